@@ -7,3 +7,4 @@ pub mod asset;
 pub mod digest;
 pub mod id;
 pub mod job;
+pub mod program;
