@@ -104,7 +104,7 @@ pub enum Loss {
     Mse,
 }
 
-/// How parameters move; the update formulas are `PyTorch`'s.
+/// How parameters move; the update formulas are PyTorch's.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
@@ -128,7 +128,7 @@ pub enum Optimizer {
     Adamw(AdamOptions),
 }
 
-/// Options of Adam and `AdamW`.
+/// Options of Adam and AdamW.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AdamOptions {

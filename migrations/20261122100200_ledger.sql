@@ -1,0 +1,185 @@
+-- Double-entry ledger. The database, not the application, keeps balances and refuses what does not add up:
+-- a balance is written by the posting trigger alone, and no service role may update it.
+
+CREATE TABLE assets (
+    asset_id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    chain_id bigint NOT NULL CHECK (chain_id > 0),
+    token bytea NOT NULL CHECK (octet_length(token) = 20),
+    contract bytea NOT NULL CHECK (octet_length(contract) = 20),
+    symbol text NOT NULL,
+    decimals smallint NOT NULL CHECK (decimals BETWEEN 0 AND 30),
+    platform bytea NOT NULL CHECK (octet_length(platform) = 20), -- the address that fees and dust belong to
+    created_at timestamptz NOT NULL,
+    CONSTRAINT assets_once UNIQUE (chain_id, contract)
+);
+
+CREATE TABLE ledger_accounts (
+    ledger_account_id uuid PRIMARY KEY,
+    asset_id integer NOT NULL REFERENCES assets,
+    owner bytea CHECK (octet_length(owner) = 20),        -- NULL: the house
+    code text NOT NULL CHECK (code IN ('available', 'held', 'held_back', 'payable', 'fees', 'split_dust', 'deposits')),
+    scope uuid,                          -- the split version of a `split_dust` account
+    balance_base numeric(39, 0) NOT NULL DEFAULT 0,
+    version bigint NOT NULL DEFAULT 0,   -- postings so far
+    UNIQUE (ledger_account_id, asset_id),
+    CONSTRAINT ledger_accounts_once UNIQUE NULLS NOT DISTINCT (asset_id, owner, code, scope),
+    CONSTRAINT ledger_accounts_owner_fits_code CHECK ((owner IS NULL) = (code IN ('fees', 'split_dust', 'deposits'))),
+    CONSTRAINT ledger_accounts_scope_fits_code CHECK ((scope IS NOT NULL) = (code = 'split_dust')),
+    -- `deposits` is the contra account of what the contract holds: it alone goes below zero, and never above.
+    CONSTRAINT ledger_accounts_not_overdrawn CHECK (CASE WHEN code = 'deposits' THEN balance_base <= 0 ELSE balance_base >= 0 END)
+) WITH (fillfactor = 70);
+
+CREATE TABLE journal_entries (
+    journal_entry_id uuid PRIMARY KEY,
+    asset_id integer NOT NULL REFERENCES assets,
+    kind text NOT NULL CHECK (kind IN ('deposit', 'hold', 'hold_release', 'charge', 'release', 'reversal')),
+    source_kind text NOT NULL,
+    source_id text NOT NULL,
+    reverses uuid REFERENCES journal_entries,
+    posted_at timestamptz NOT NULL,
+    UNIQUE (journal_entry_id, asset_id),
+    CONSTRAINT journal_entries_source_once UNIQUE (source_kind, source_id)
+);
+
+CREATE TABLE postings (
+    journal_entry_id uuid NOT NULL,
+    line smallint NOT NULL CHECK (line >= 0),
+    asset_id integer NOT NULL,
+    ledger_account_id uuid NOT NULL,
+    -- Signed base units: a credit is positive, a debit negative.
+    amount_base numeric(39, 0) NOT NULL CHECK (amount_base <> 0),
+    -- Set by the trigger: the account's balance and version after this posting.
+    balance_after_base numeric(39, 0) NOT NULL,
+    account_version bigint NOT NULL,
+    PRIMARY KEY (journal_entry_id, line),
+    FOREIGN KEY (journal_entry_id, asset_id) REFERENCES journal_entries (journal_entry_id, asset_id),
+    FOREIGN KEY (ledger_account_id, asset_id) REFERENCES ledger_accounts (ledger_account_id, asset_id),
+    CONSTRAINT postings_version_once UNIQUE (ledger_account_id, account_version)
+);
+
+CREATE FUNCTION apply_posting() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    UPDATE ledger_accounts
+    SET balance_base = balance_base + NEW.amount_base, version = version + 1
+    WHERE ledger_account_id = NEW.ledger_account_id
+    RETURNING balance_base, version INTO STRICT NEW.balance_after_base, NEW.account_version;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER postings_apply BEFORE INSERT ON postings FOR EACH ROW EXECUTE FUNCTION apply_posting();
+
+CREATE FUNCTION assert_entry_balances() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+DECLARE
+    lines bigint;
+    total numeric;
+BEGIN
+    SELECT count(*), sum(amount_base) INTO lines, total FROM postings WHERE journal_entry_id = NEW.journal_entry_id;
+    IF lines < 2 OR total <> 0 THEN
+        RAISE EXCEPTION 'journal entry % has % lines that sum to %', NEW.journal_entry_id, lines, total
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'journal_entry_balances';
+    END IF;
+    RETURN NULL;
+END $$;
+-- Deferred: the entry is judged at COMMIT, once all its postings are in; once when it is made, and once for
+-- every posting, so that no line can be added to an entry of an earlier transaction.
+CREATE CONSTRAINT TRIGGER journal_entry_balances AFTER INSERT ON journal_entries
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION assert_entry_balances();
+CREATE CONSTRAINT TRIGGER postings_balance AFTER INSERT ON postings
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION assert_entry_balances();
+
+CREATE TRIGGER journal_entries_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON journal_entries
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+CREATE TRIGGER postings_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON postings
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- Locks ledger accounts in one order, before anything else touches them: two opposite transfers cannot deadlock.
+-- NO KEY, because the foreign keys of the postings share-lock the same rows. A function, because the services
+-- have no right to update the table, which a locking SELECT of their own would need.
+CREATE FUNCTION lock_ledger_accounts(ids uuid[]) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+BEGIN
+    PERFORM 1 FROM ledger_accounts WHERE ledger_account_id = ANY (ids) ORDER BY ledger_account_id FOR NO KEY UPDATE;
+END $$;
+
+-- What is locked for one job or one withdrawal. `amount_base` is what stands in the owner's `held` for it.
+CREATE TABLE holds (
+    hold_id uuid PRIMARY KEY,
+    asset_id integer NOT NULL REFERENCES assets,
+    owner bytea NOT NULL CHECK (octet_length(owner) = 20),
+    source_kind text NOT NULL CHECK (source_kind IN ('job', 'withdrawal')),
+    source_id uuid NOT NULL,
+    amount_base numeric(39, 0) NOT NULL CHECK (amount_base > 0),
+    created_at timestamptz NOT NULL,
+    ended_at timestamptz,                -- NULL: still locked
+    CONSTRAINT holds_source_once UNIQUE (source_kind, source_id)
+);
+CREATE INDEX holds_open ON holds (asset_id, owner) WHERE ended_at IS NULL;
+
+-- Prices per device class, never edited: a job keeps the version it was quoted.
+CREATE TABLE price_versions (
+    price_version_id integer PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    asset_id integer NOT NULL REFERENCES assets,
+    device text NOT NULL CHECK (device IN ('cpu', 'cuda')),
+    -- Nano base units (1e-9) per 10^9 multiply-adds, which is atto base units (1e-18) per multiply-add.
+    rate_nano numeric(39, 0) NOT NULL CHECK (rate_nano > 0),
+    minimum_base numeric(39, 0) NOT NULL CHECK (minimum_base > 0),
+    platform_ppm integer NOT NULL CHECK (platform_ppm BETWEEN 0 AND 200000),
+    effective_at timestamptz NOT NULL
+);
+CREATE INDEX price_versions_current ON price_versions (asset_id, device, effective_at DESC);
+
+-- What a payer has used of a price stream, exactly; the charge is the whole base units that the sum passes.
+CREATE TABLE charge_carries (
+    asset_id integer NOT NULL REFERENCES assets,
+    payer bytea NOT NULL CHECK (octet_length(payer) = 20),
+    price_version_id integer NOT NULL REFERENCES price_versions,
+    cum_atto numeric(60, 0) NOT NULL CHECK (cum_atto >= 0),   -- 1e-18 base units
+    charged_base numeric(39, 0) NOT NULL CHECK (charged_base >= 0),
+    PRIMARY KEY (asset_id, payer, price_version_id),
+    CONSTRAINT charge_carries_round_down CHECK (charged_base = div(cum_atto, 1000000000000000000))
+);
+
+CREATE TABLE split_versions (
+    split_version_id uuid PRIMARY KEY,
+    asset_id integer NOT NULL REFERENCES assets,
+    parties_sha256 bytea NOT NULL CHECK (octet_length(parties_sha256) = 32),
+    created_at timestamptz NOT NULL,
+    CONSTRAINT split_versions_once UNIQUE (asset_id, parties_sha256)
+);
+
+CREATE TABLE split_parties (
+    split_version_id uuid NOT NULL REFERENCES split_versions,
+    party smallint NOT NULL CHECK (party >= 0),
+    payee bytea NOT NULL CHECK (octet_length(payee) = 20),
+    platform boolean NOT NULL,           -- credited to `fees`, not to the payee's `available`
+    ppm integer NOT NULL CHECK (ppm BETWEEN 0 AND 1000000),
+    carry numeric(60, 0) NOT NULL DEFAULT 0 CHECK (carry BETWEEN 0 AND 999999),   -- millionths of a base unit
+    PRIMARY KEY (split_version_id, party)
+);
+
+-- Money on its way from `available` to `payable`, oldest first, as the contract's caps allow.
+CREATE TABLE releases (
+    release_id uuid PRIMARY KEY,
+    asset_id integer NOT NULL REFERENCES assets,
+    owner bytea NOT NULL CHECK (octet_length(owner) = 20),
+    kind text NOT NULL CHECK (kind IN ('earning', 'withdrawal')), -- a withdrawal is backed by a hold
+    amount_base numeric(39, 0) NOT NULL CHECK (amount_base > 0),
+    released_base numeric(39, 0) NOT NULL DEFAULT 0,
+    state text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'released', 'cancelled')),
+    account_id uuid REFERENCES accounts, -- who asked, for a withdrawal
+    created_at timestamptz NOT NULL,
+    released_at timestamptz,
+    CONSTRAINT releases_not_more CHECK (released_base BETWEEN 0 AND amount_base),
+    CONSTRAINT releases_state_has_time CHECK ((state = 'released') = (released_at IS NOT NULL))
+);
+CREATE INDEX releases_queued ON releases (asset_id, release_id) WHERE state = 'queued';
+CREATE INDEX releases_owner ON releases (asset_id, owner, release_id);
+
+GRANT SELECT ON assets, ledger_accounts, journal_entries, postings, holds, price_versions, charge_carries, split_versions, split_parties, releases
+    TO comptoir_api, comptoir_scheduler, comptoir_settler;
+GRANT INSERT ON journal_entries, postings TO comptoir_api, comptoir_scheduler, comptoir_settler;
+GRANT INSERT (ledger_account_id, asset_id, owner, code, scope) ON ledger_accounts TO comptoir_api, comptoir_scheduler, comptoir_settler;
+GRANT INSERT, UPDATE (ended_at) ON holds TO comptoir_api, comptoir_scheduler, comptoir_settler;
+GRANT INSERT, UPDATE ON charge_carries TO comptoir_scheduler;
+GRANT INSERT ON split_versions, split_parties TO comptoir_scheduler;
+GRANT UPDATE (carry) ON split_parties TO comptoir_scheduler;
+GRANT INSERT, UPDATE (state) ON releases TO comptoir_api, comptoir_scheduler;
+GRANT UPDATE (state, released_base, released_at) ON releases TO comptoir_settler;

@@ -1,0 +1,64 @@
+//! Connections: one pool per service, in that service's database role.
+
+use std::time::Duration;
+
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+/// How long a request waits for a connection before it is refused.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Which service connects; each has only the rights that it needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceRole {
+    /// The client-facing API.
+    Api,
+    /// The worker-facing scheduler.
+    Scheduler,
+    /// The chain-facing settler.
+    Settler,
+}
+
+impl ServiceRole {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Api => "comptoir_api",
+            Self::Scheduler => "comptoir_scheduler",
+            Self::Settler => "comptoir_settler",
+        }
+    }
+}
+
+/// Opens a pool whose sessions hold the rights of `role` and nothing more.
+///
+/// # Errors
+/// When the first connection fails, or the login may not become the role.
+pub async fn connect(
+    options: PgConnectOptions,
+    role: ServiceRole,
+    connections_max: u32,
+) -> sqlx::Result<PgPool> {
+    let options = options.application_name(role.name()).options([
+        ("role", role.name()),
+        ("statement_timeout", "60s"),
+        ("lock_timeout", "5s"),
+        ("idle_in_transaction_session_timeout", "10s"),
+        // A table that was never analysed must not drop a hot statement to a bad generic plan.
+        ("plan_cache_mode", "force_custom_plan"),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // A request that was cancelled inside `begin` leaves a transaction open (sqlx 0.9.0).
+                sqlx::raw_sql("ROLLBACK").execute(connection).await?;
+                Ok(true)
+            })
+        })
+        .connect_with(options)
+        .await
+}
