@@ -1,0 +1,3 @@
+//! The worker: joins a service, runs its jobs on libtorch in child processes, and reports what came out.
+
+pub mod aten;
