@@ -4,8 +4,12 @@
 //! A function that runs one statement takes `&mut PgConnection`. One that must be all-or-nothing
 //! takes `&mut PgTransaction<'_>`. The caller commits.
 
+pub mod blobs;
 pub mod codec;
+pub mod events;
+pub mod objects;
 pub mod pool;
+pub mod wake;
 
 /// The schema, in order.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
