@@ -8,3 +8,4 @@ pub mod digest;
 pub mod id;
 pub mod job;
 pub mod program;
+pub mod shuffle;

@@ -60,7 +60,10 @@ impl Node {
     /// The argument of this schema name, if the export recorded one (defaults are left out).
     #[must_use]
     pub fn input(&self, name: &str) -> Option<&Argument> {
-        self.inputs.iter().find(|input| input.name == name).map(|input| &input.arg)
+        self.inputs
+            .iter()
+            .find(|input| input.name == name)
+            .map(|input| &input.arg)
     }
 }
 
@@ -392,12 +395,18 @@ impl<'de> Deserialize<'de> for Number {
                 Ok(Number(value))
             }
 
-            #[expect(clippy::cast_precision_loss, reason = "a float written without a fraction; Python would round it the same way")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a float written without a fraction; Python would round it the same way"
+            )]
             fn visit_i64<E>(self, value: i64) -> Result<Number, E> {
                 Ok(Number(value as f64))
             }
 
-            #[expect(clippy::cast_precision_loss, reason = "a float written without a fraction; Python would round it the same way")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a float written without a fraction; Python would round it the same way"
+            )]
             fn visit_u64<E>(self, value: u64) -> Result<Number, E> {
                 Ok(Number(value as f64))
             }
@@ -438,7 +447,9 @@ where
             let mut map = BTreeMap::new();
             while let Some((name, value)) = access.next_entry::<String, V>()? {
                 if map.contains_key(&name) {
-                    return Err(de::Error::custom(format_args!("the name {name:?} stands twice")));
+                    return Err(de::Error::custom(format_args!(
+                        "the name {name:?} stands twice"
+                    )));
                 }
                 map.insert(name, value);
             }

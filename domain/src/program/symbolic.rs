@@ -35,7 +35,9 @@ pub enum Expr {
 /// Why an expression has no value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ExprError {
-    #[error("expression is longer than {EXPRESSION_BYTES_MAX} bytes or nested deeper than {EXPRESSION_DEPTH_MAX}")]
+    #[error(
+        "expression is longer than {EXPRESSION_BYTES_MAX} bytes or nested deeper than {EXPRESSION_DEPTH_MAX}"
+    )]
     TooLarge,
     #[error("expression is not readable at byte {0}")]
     Syntax(usize),
@@ -58,25 +60,37 @@ impl Expr {
         let mut parser = Parser { text, at: 0 };
         let expr = parser.expr(0)?;
         parser.spaces();
-        if parser.at == text.len() { Ok(expr) } else { Err(ExprError::Syntax(parser.at)) }
+        if parser.at == text.len() {
+            Ok(expr)
+        } else {
+            Err(ExprError::Syntax(parser.at))
+        }
     }
 
     /// The value with every symbol bound.
     pub fn evaluate(&self, bindings: &BTreeMap<String, i64>) -> Result<i64, ExprError> {
         let value = |expr: &Self| expr.evaluate(bindings);
         let fold = |terms: &[Self], start: i64, step: fn(i64, i64) -> Option<i64>| {
-            terms.iter().try_fold(start, |acc, term| step(acc, value(term)?).ok_or(ExprError::Overflow))
+            terms.iter().try_fold(start, |acc, term| {
+                step(acc, value(term)?).ok_or(ExprError::Overflow)
+            })
         };
         match self {
             Self::Int(int) => Ok(*int),
-            Self::Symbol(name) => bindings.get(name).copied().ok_or_else(|| ExprError::Unbound(name.clone())),
+            Self::Symbol(name) => bindings
+                .get(name)
+                .copied()
+                .ok_or_else(|| ExprError::Unbound(name.clone())),
             Self::Add(terms) => fold(terms, 0, i64::checked_add),
             Self::Mul(terms) => fold(terms, 1, i64::checked_mul),
             Self::Min(terms) => fold(terms, i64::MAX, |a, b| Some(a.min(b))),
             Self::Max(terms) => fold(terms, i64::MIN, |a, b| Some(a.max(b))),
             Self::Pow(base, exponent) => {
-                let exponent = u32::try_from(value(exponent)?).map_err(|_| ExprError::NotPolynomial)?;
-                value(base)?.checked_pow(exponent).ok_or(ExprError::Overflow)
+                let exponent =
+                    u32::try_from(value(exponent)?).map_err(|_| ExprError::NotPolynomial)?;
+                value(base)?
+                    .checked_pow(exponent)
+                    .ok_or(ExprError::Overflow)
             }
             Self::FloorDiv(a, b) => floor_div(value(a)?, value(b)?).map(|(quotient, _)| quotient),
             Self::Mod(a, b) => floor_div(value(a)?, value(b)?).map(|(_, remainder)| remainder),
@@ -90,14 +104,18 @@ impl Expr {
             Self::Int(int) => Ok(Polynomial::constant(i128::from(*int))),
             Self::Symbol(name) if name == symbol => Ok(Polynomial::symbol()),
             Self::Symbol(name) => Err(ExprError::Unbound(name.clone())),
-            Self::Add(terms) => terms
-                .iter()
-                .try_fold(Polynomial::constant(0), |sum, term| sum.add(&term.polynomial(symbol)?)),
+            Self::Add(terms) => terms.iter().try_fold(Polynomial::constant(0), |sum, term| {
+                sum.add(&term.polynomial(symbol)?)
+            }),
             Self::Mul(terms) => terms
                 .iter()
-                .try_fold(Polynomial::constant(1), |product, term| product.mul(&term.polynomial(symbol)?)),
+                .try_fold(Polynomial::constant(1), |product, term| {
+                    product.mul(&term.polynomial(symbol)?)
+                }),
             Self::Pow(base, exponent) => {
-                let Self::Int(exponent) = **exponent else { return Err(ExprError::NotPolynomial) };
+                let Self::Int(exponent) = **exponent else {
+                    return Err(ExprError::NotPolynomial);
+                };
                 let exponent = usize::try_from(exponent).map_err(|_| ExprError::NotPolynomial)?;
                 if exponent > DEGREE_MAX {
                     return Err(ExprError::NotPolynomial);
@@ -105,11 +123,13 @@ impl Expr {
                 let base = base.polynomial(symbol)?;
                 (0..exponent).try_fold(Polynomial::constant(1), |product, _| product.mul(&base))
             }
-            Self::Min(_) | Self::Max(_) | Self::FloorDiv(..) | Self::Mod(..) => match self.evaluate(&BTreeMap::new()) {
-                Ok(int) => Ok(Polynomial::constant(i128::from(int))),
-                Err(ExprError::Unbound(_)) => Err(ExprError::NotPolynomial),
-                Err(error) => Err(error),
-            },
+            Self::Min(_) | Self::Max(_) | Self::FloorDiv(..) | Self::Mod(..) => {
+                match self.evaluate(&BTreeMap::new()) {
+                    Ok(int) => Ok(Polynomial::constant(i128::from(int))),
+                    Err(ExprError::Unbound(_)) => Err(ExprError::NotPolynomial),
+                    Err(error) => Err(error),
+                }
+            }
             Self::Opaque(name) => Err(ExprError::Unsupported(name.clone())),
         }
     }
@@ -120,7 +140,10 @@ fn floor_div(a: i64, b: i64) -> Result<(i64, i64), ExprError> {
     let quotient = a.checked_div_euclid(b).ok_or(ExprError::Overflow)?;
     // Euclid keeps the remainder positive, floor gives it the divisor's sign: they differ for a negative divisor.
     if b < 0 && remainder != 0 {
-        return Ok((quotient.checked_sub(1).ok_or(ExprError::Overflow)?, remainder + b));
+        return Ok((
+            quotient.checked_sub(1).ok_or(ExprError::Overflow)?,
+            remainder + b,
+        ));
     }
     Ok((quotient, remainder))
 }
@@ -157,7 +180,11 @@ impl Polynomial {
     /// The sum.
     pub fn add(&self, other: &Self) -> Result<Self, ExprError> {
         (0..self.0.len().max(other.0.len()))
-            .map(|power| self.coefficient(power).checked_add(other.coefficient(power)).ok_or(ExprError::Overflow))
+            .map(|power| {
+                self.coefficient(power)
+                    .checked_add(other.coefficient(power))
+                    .ok_or(ExprError::Overflow)
+            })
             .collect::<Result<_, _>>()
             .map(|coefficients| Self(coefficients).trimmed())
     }
@@ -171,7 +198,9 @@ impl Polynomial {
         for (i, a) in self.0.iter().enumerate() {
             for (j, b) in other.0.iter().enumerate() {
                 let term = a.checked_mul(*b).ok_or(ExprError::Overflow)?;
-                product[i + j] = product[i + j].checked_add(term).ok_or(ExprError::Overflow)?;
+                product[i + j] = product[i + j]
+                    .checked_add(term)
+                    .ok_or(ExprError::Overflow)?;
             }
         }
         Ok(Self(product).trimmed())
@@ -180,17 +209,23 @@ impl Polynomial {
     /// The quotient, where every coefficient divides without a remainder.
     #[must_use]
     pub fn div_exact(&self, divisor: i128) -> Option<Self> {
-        let parts = self.0.iter().map(|coefficient| match coefficient.checked_rem(divisor) {
-            Some(0) => coefficient.checked_div(divisor),
-            _ => None,
-        });
+        let parts = self
+            .0
+            .iter()
+            .map(|coefficient| match coefficient.checked_rem(divisor) {
+                Some(0) => coefficient.checked_div(divisor),
+                _ => None,
+            });
         parts.collect::<Option<_>>().map(Self)
     }
 
     /// The value for a batch.
     pub fn evaluate(&self, batch: i128) -> Result<i128, ExprError> {
         self.0.iter().rev().try_fold(0_i128, |value, coefficient| {
-            value.checked_mul(batch).and_then(|value| value.checked_add(*coefficient)).ok_or(ExprError::Overflow)
+            value
+                .checked_mul(batch)
+                .and_then(|value| value.checked_add(*coefficient))
+                .ok_or(ExprError::Overflow)
         })
     }
 
@@ -216,7 +251,9 @@ impl<'a> Parser<'a> {
         let name = self.word()?;
         self.spaces();
         if self.peek() != Some('(') {
-            return Ok(name.parse().map_or_else(|_| Expr::Opaque(name.to_owned()), Expr::Int));
+            return Ok(name
+                .parse()
+                .map_or_else(|_| Expr::Opaque(name.to_owned()), Expr::Int));
         }
         self.take('(')?;
         match name {
@@ -272,7 +309,9 @@ impl<'a> Parser<'a> {
     fn word(&mut self) -> Result<&'a str, ExprError> {
         self.spaces();
         let rest = &self.text[self.at..];
-        let end = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.')).unwrap_or(rest.len());
+        let end = rest
+            .find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-' || c == '.'))
+            .unwrap_or(rest.len());
         if end == 0 {
             return Err(ExprError::Syntax(self.at));
         }
@@ -313,7 +352,9 @@ fn build(name: &str, mut arguments: Vec<Expr>) -> Option<Expr> {
     let mut two = |make: fn(Box<Expr>, Box<Expr>) -> Expr| {
         let second = arguments.pop()?;
         let first = arguments.pop()?;
-        arguments.is_empty().then(|| make(Box::new(first), Box::new(second)))
+        arguments
+            .is_empty()
+            .then(|| make(Box::new(first), Box::new(second)))
     };
     match name {
         "Pow" | "PowByNatural" => two(Expr::Pow),
@@ -344,42 +385,81 @@ mod tests {
     const BATCH: &str = "Symbol('s77', positive=True, integer=True)";
 
     fn at(text: &str, batch: i64) -> i64 {
-        Expr::parse(text).unwrap().evaluate(&BTreeMap::from([("s77".to_owned(), batch)])).unwrap()
+        Expr::parse(text)
+            .unwrap()
+            .evaluate(&BTreeMap::from([("s77".to_owned(), batch)]))
+            .unwrap()
     }
 
     #[test]
     fn expressions_of_real_exports_have_their_value() {
         assert_eq!(at(BATCH, 4), 4);
         assert_eq!(at(&format!("Mul(Integer(384), {BATCH})"), 4), 1_536);
-        assert_eq!(at(&format!("Min(Integer(16), Mul(Integer(16), {BATCH}))"), 4), 16);
-        assert_eq!(at(&format!("Add(Integer(-1), Pow({BATCH}, Integer(2)))"), 5), 24);
-        assert_eq!(at(&format!("FloorDiv(Mul(Integer(-7), {BATCH}), Integer(2))"), 1), -4);
+        assert_eq!(
+            at(&format!("Min(Integer(16), Mul(Integer(16), {BATCH}))"), 4),
+            16
+        );
+        assert_eq!(
+            at(&format!("Add(Integer(-1), Pow({BATCH}, Integer(2)))"), 5),
+            24
+        );
+        assert_eq!(
+            at(
+                &format!("FloorDiv(Mul(Integer(-7), {BATCH}), Integer(2))"),
+                1
+            ),
+            -4
+        );
         assert_eq!(at(&format!("Mod({BATCH}, Integer(-4))"), 7), -1);
     }
 
     #[test]
     fn a_function_without_meaning_may_stand_but_has_no_value() {
         let expr = Expr::parse(&format!("Mul(Rational(1, 2), {BATCH})")).unwrap();
-        assert_eq!(expr.polynomial("s77"), Err(ExprError::Unsupported("Rational".to_owned())));
+        assert_eq!(
+            expr.polynomial("s77"),
+            Err(ExprError::Unsupported("Rational".to_owned()))
+        );
     }
 
     #[test]
     fn polynomials_agree_with_values_and_know_their_degree() {
-        let expr = Expr::parse(&format!("Add(Integer(3), Mul(Integer(5), {BATCH}, Add({BATCH}, Integer(2))))")).unwrap();
+        let expr = Expr::parse(&format!(
+            "Add(Integer(3), Mul(Integer(5), {BATCH}, Add({BATCH}, Integer(2))))"
+        ))
+        .unwrap();
         let polynomial = expr.polynomial("s77").unwrap();
-        assert_eq!((polynomial.coefficient(0), polynomial.coefficient(1), polynomial.coefficient(2)), (3, 10, 5));
+        assert_eq!(
+            (
+                polynomial.coefficient(0),
+                polynomial.coefficient(1),
+                polynomial.coefficient(2)
+            ),
+            (3, 10, 5)
+        );
         assert_eq!(polynomial.degree(), 2);
         assert_eq!(polynomial.evaluate(7), Ok(318));
-        assert_eq!(Expr::parse(BATCH).unwrap().polynomial("s0"), Err(ExprError::Unbound("s77".to_owned())));
+        assert_eq!(
+            Expr::parse(BATCH).unwrap().polynomial("s0"),
+            Err(ExprError::Unbound("s77".to_owned()))
+        );
     }
 
     #[test]
     fn nesting_and_length_are_bounded() {
         let deep = format!("{}Integer(1){}", "Add(".repeat(100), ")".repeat(100));
         assert_eq!(Expr::parse(&deep), Err(ExprError::TooLarge));
-        assert_eq!(Expr::parse(&" ".repeat(EXPRESSION_BYTES_MAX + 1)), Err(ExprError::TooLarge));
+        assert_eq!(
+            Expr::parse(&" ".repeat(EXPRESSION_BYTES_MAX + 1)),
+            Err(ExprError::TooLarge)
+        );
         let wide = format!("Pow(Integer(9), {BATCH})");
-        assert_eq!(Expr::parse(&wide).unwrap().evaluate(&BTreeMap::from([("s77".to_owned(), 99)])), Err(ExprError::Overflow));
+        assert_eq!(
+            Expr::parse(&wide)
+                .unwrap()
+                .evaluate(&BTreeMap::from([("s77".to_owned(), 99)])),
+            Err(ExprError::Overflow)
+        );
     }
 
     proptest! {
