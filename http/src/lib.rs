@@ -1,1 +1,16 @@
-//! What every HTTP service of ours shares: the server, problem documents, extractors, request ids, metrics.
+//! What every HTTP service of ours shares: the server, problem documents, extractors, request ids,
+//! metrics and tokens.
+//!
+//! A service builds its routes, passes them through [`finish`] and gives the result to [`server::serve`].
+
+pub mod codes;
+pub mod extract;
+pub mod jwt;
+pub mod metrics;
+mod observe;
+pub mod problem;
+pub mod request_id;
+pub mod server;
+
+pub use observe::finish;
+pub use problem::{FieldError, Problem};

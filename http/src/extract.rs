@@ -1,0 +1,237 @@
+//! axum's extractors, with rejections that are problem documents rather than plain text.
+
+use axum::{
+    body::Bytes,
+    extract::{
+        FromRequest, FromRequestParts, Request,
+        rejection::{BytesRejection, PathRejection, QueryRejection},
+    },
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::problem::{FieldError, Problem};
+
+/// A JSON body, in and out.
+#[derive(Debug, Clone, Copy)]
+pub struct Json<T>(pub T);
+
+/// The parameters in the path.
+#[derive(Debug, Clone, Copy, FromRequestParts)]
+#[from_request(via(axum::extract::Path), rejection(Problem))]
+pub struct Path<T>(pub T);
+
+/// The parameters behind the `?`.
+#[derive(Debug, Clone, Copy, FromRequestParts)]
+#[from_request(via(axum::extract::Query), rejection(Problem))]
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let headers = request.headers().clone();
+        let body = Bytes::from_request(request, state).await?;
+        parse_json(&headers, &body).map(Self)
+    }
+}
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        axum::Json(self.0).into_response()
+    }
+}
+
+/// Reads a JSON body that was sent with these headers.
+///
+/// # Errors
+/// 415 for another content type, 400 for what is not JSON, 422 for JSON of another shape (unknown
+/// fields too, where the type denies them) and for text that Postgres cannot hold.
+pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
+    let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
+    let kind = kinds
+        .next()
+        .and_then(|kind| kind.to_str().ok())
+        .unwrap_or_default();
+    if kinds.next().is_some() || !is_json(kind) {
+        return Err(Problem::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "The body must be sent as application/json",
+        ));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let pointer = pointer(error.path());
+        match error.into_inner() {
+            cause if cause.is_data() => Problem::invalid(pointer, without_position(&cause)),
+            cause => Problem::malformed(cause.to_string()),
+        }
+    })?;
+    json.end()
+        .map_err(|error| Problem::malformed(error.to_string()))?;
+    if escapes_nul(body) {
+        return Err(Problem::invalid(
+            "",
+            "text must not contain the character U+0000",
+        ));
+    }
+    Ok(value)
+}
+
+fn is_json(content_type: &str) -> bool {
+    let mut parts = content_type.split(';').map(str::trim);
+    parts
+        .next()
+        .is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+        && parts.all(|parameter| parameter.eq_ignore_ascii_case("charset=utf-8"))
+}
+
+/// Postgres holds no NUL in text, and only an escape can bring one through JSON.
+fn escapes_nul(json: &[u8]) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        if rest[at + 1..].starts_with(b"u0000") {
+            return true;
+        }
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    false
+}
+
+fn pointer(path: &serde_path_to_error::Path) -> String {
+    use serde_path_to_error::Segment;
+    path.iter()
+        .map(|segment| match segment {
+            Segment::Seq { index } => format!("/{index}"),
+            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
+            Segment::Enum { .. } | Segment::Unknown => String::new(),
+        })
+        .collect()
+}
+
+/// The position in the text helps nobody who sent a structure.
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
+impl From<BytesRejection> for Problem {
+    fn from(rejection: BytesRejection) -> Self {
+        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+            Self::too_large()
+        } else {
+            Self::malformed("The body ended early")
+        }
+    }
+}
+
+impl From<PathRejection> for Problem {
+    /// A path that no identifier can have names nothing.
+    fn from(rejection: PathRejection) -> Self {
+        if rejection.status().is_server_error() {
+            Self::internal(&rejection)
+        } else {
+            Self::not_found()
+        }
+    }
+}
+
+impl From<QueryRejection> for Problem {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::malformed(rejection.body_text())
+    }
+}
+
+impl Problem {
+    /// The body is larger than the route takes: 413.
+    #[must_use]
+    pub fn too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "payload_too_large",
+            "The body is larger than this route takes",
+        )
+    }
+
+    /// One parameter of the query cannot be accepted: 400.
+    #[must_use]
+    pub fn bad_parameter(name: &str, detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "malformed_request",
+            "The request is not well formed",
+        )
+        .errors([FieldError::new(format!("?{name}"), detail)])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Order {
+        #[expect(dead_code, reason = "only the shape matters")]
+        items: Vec<Item>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Item {
+        #[expect(dead_code, reason = "only the shape matters")]
+        name: String,
+    }
+
+    fn parse(kind: &'static str, body: &str) -> Result<Order, Problem> {
+        let headers =
+            HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]);
+        parse_json(&headers, body.as_bytes())
+    }
+
+    #[test]
+    fn a_refused_value_is_named_by_a_pointer() {
+        let problem =
+            parse("application/json", r#"{"items":[{"name":"a"},{"name":7}]}"#).unwrap_err();
+        let problem = serde_json::to_value(problem).unwrap();
+        assert_eq!(problem["status"], 422);
+        assert_eq!(problem["errors"][0]["pointer"], "/items/1/name");
+        assert_eq!(
+            problem["errors"][0]["detail"],
+            "invalid type: integer `7`, expected a string"
+        );
+    }
+
+    #[test]
+    fn each_kind_of_bad_body_has_its_status() {
+        let cases = [
+            ("application/json; charset=utf-8", r#"{"items":[]}"#, 200),
+            ("text/plain", r#"{"items":[]}"#, 415),
+            ("application/json; charset=latin-1", r#"{"items":[]}"#, 415),
+            ("application/json", r#"{"items":["#, 400),
+            ("application/json", r#"{"items":[]} x"#, 400),
+            ("application/json", r#"{"items":[],"extra":1}"#, 422),
+            ("application/json", r#"{"items":[],"items":[]}"#, 422),
+            ("application/json", r#"{"items":[{"name":"a\u0000"}]}"#, 422),
+            (
+                "application/json",
+                r#"{"items":[{"name":"a\\u0000"}]}"#,
+                200,
+            ),
+            ("application/json", r#"{"items":[{"name":"\ud800"}]}"#, 400),
+        ];
+        for (kind, body, expected) in cases {
+            let status =
+                parse(kind, body).map_or_else(|problem| problem.status().as_u16(), |_| 200);
+            assert_eq!(status, expected, "{kind} {body}");
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! What surrounds every route: identifiers, log lines, metrics, limits, and problems for what no
+//! route answers.
+
+use std::{
+    any::Any,
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{DefaultBodyLimit, MatchedPath, Request},
+    http::{Method, StatusCode},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutBody};
+use tracing::Instrument as _;
+
+use crate::{
+    metrics::{IN_FLIGHT, PANICS, REQUEST_SECONDS, REQUESTS},
+    problem::Problem,
+    request_id::{self, RequestId},
+};
+
+/// A body may not stand still for longer.
+const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
+/// The route of requests that no route answers; the path itself would be an unbounded label.
+const UNMATCHED: &str = "unmatched";
+
+/// Makes a service of some routes: problems for unknown routes and methods, `body_bytes_max` for
+/// bodies that are read whole, request ids, log lines, metrics, and a 500 instead of a panic.
+pub fn finish(routes: Router, body_bytes_max: usize) -> Router {
+    routes
+        .fallback(async || {
+            Problem::new(
+                StatusCode::NOT_FOUND,
+                "no_such_route",
+                "There is no such route",
+            )
+        })
+        .method_not_allowed_fallback(async || {
+            Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "The route does not take this method",
+            )
+        })
+        .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(observe))
+}
+
+async fn observe(request: Request, next: Next) -> Response {
+    let id = RequestId::of(request.headers());
+    let method = method_label(request.method());
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| UNMATCHED.to_owned(), |path| path.as_str().to_owned());
+    let span = tracing::info_span!(
+        "request",
+        request_id = id.as_str(),
+        trace_id = request_id::trace_id(request.headers()),
+        method,
+        route,
+    );
+    let header = id.to_header();
+    let answer = async move {
+        let started = Instant::now();
+        metrics::gauge!(IN_FLIGHT).increment(1.0);
+        let answering = Answering;
+        let mut response = id.scope(admit(request, next)).await;
+        drop(answering);
+        let elapsed = started.elapsed();
+        record(method, route, &response, elapsed);
+        response.headers_mut().insert(request_id::HEADER, header);
+        response
+    };
+    answer.instrument(span).await
+}
+
+/// Counts down when the answer is there, or when the client went away before.
+struct Answering;
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        metrics::gauge!(IN_FLIGHT).decrement(1.0);
+    }
+}
+
+async fn admit(request: Request, next: Next) -> Response {
+    // Postgres holds no NUL in text; no name of ours contains one.
+    let uri = request.uri();
+    if uri.path().contains("%00") || uri.query().is_some_and(|query| query.contains("%00")) {
+        return Problem::malformed("The address contains the character U+0000").into_response();
+    }
+    next.run(request.map(|body| Body::new(TimeoutBody::new(BODY_IDLE_MAX, body))))
+        .await
+}
+
+fn record(method: &'static str, route: String, response: &Response, elapsed: Duration) {
+    let status = response.status();
+    let elapsed_ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+    tracing::info!(status = status.as_u16(), elapsed_ms, "request answered");
+    metrics::counter!(REQUESTS, "method" => method, "route" => route.clone(), "status" => status.as_str().to_owned())
+        .increment(1);
+    metrics::histogram!(REQUEST_SECONDS, "method" => method, "route" => route)
+        .record(elapsed.as_secs_f64());
+}
+
+/// Clients may invent methods; labels may not grow with them.
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        _ => "other",
+    }
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that the layer calls"
+)]
+fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
+    let message = cause
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| cause.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown");
+    tracing::error!(panic = message, "handler panicked");
+    metrics::counter!(PANICS).increment(1);
+    Problem::unexpected().into_response()
+}
