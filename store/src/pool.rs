@@ -62,3 +62,15 @@ pub async fn connect(
         .connect_with(options)
         .await
 }
+
+/// Makes the database that `url` names, unless it is there.
+///
+/// # Errors
+/// When the server does not answer, or refuses.
+pub async fn create_database(url: &str) -> sqlx::Result<()> {
+    use sqlx::migrate::MigrateDatabase as _;
+    if sqlx::Postgres::database_exists(url).await? {
+        return Ok(());
+    }
+    sqlx::Postgres::create_database(url).await
+}
