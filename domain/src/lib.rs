@@ -4,8 +4,15 @@
 
 pub mod amount;
 pub mod asset;
+pub mod atto;
+pub mod bill;
+pub mod charge;
 pub mod digest;
 pub mod id;
 pub mod job;
+pub mod ledger;
+pub mod price;
 pub mod program;
+pub mod settlement;
 pub mod shuffle;
+pub mod split;

@@ -1,0 +1,277 @@
+//! Documents that prove a part of a batch to someone who trusts nobody: with one of these and a chain to read, no server
+//! is needed. Everything in a document is bound by the leaf or the header; a change of any value is found.
+
+use alloy_primitives::{Address, B256};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::{
+    header::Header,
+    leaf::{Account, Domain, Receipt, salted},
+    merkle, text,
+};
+use crate::digest::Sha256;
+
+/// What a salted hash hides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Disclosure {
+    /// The digest of the input or the result.
+    pub sha256: Sha256,
+    /// The 32 random bytes that were hashed with it.
+    #[serde(with = "text::bytes")]
+    #[schema(value_type = String)]
+    pub salt: B256,
+}
+
+/// A receipt that anyone can check against the chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReceiptDocument {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The settlement contract.
+    #[serde(with = "text::address")]
+    #[schema(value_type = String)]
+    pub contract: Address,
+    /// The batch that the receipt is in.
+    pub header: Header,
+    /// The receipt.
+    pub receipt: Receipt,
+    /// What was computed on; `null` to everyone but the payer.
+    pub input: Option<Disclosure>,
+    /// What came out; `null` to everyone but the payer.
+    pub result: Option<Disclosure>,
+    /// The terms of the price.
+    #[schema(value_type = Object)]
+    pub meter: serde_json::Value,
+    /// From the receipt's leaf to the header's `receipts_root`.
+    #[serde(with = "text::hashes")]
+    #[schema(value_type = Vec<String>)]
+    pub proof: Vec<B256>,
+}
+
+/// An account's leaf with its proof: what a claim takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AccountDocument {
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// The settlement contract.
+    #[serde(with = "text::address")]
+    #[schema(value_type = String)]
+    pub contract: Address,
+    /// The batch that the account is in.
+    pub header: Header,
+    /// The account.
+    pub account: Account,
+    /// From the account's leaf to the header's `accounts_root`.
+    #[serde(with = "text::hashes")]
+    #[schema(value_type = Vec<String>)]
+    pub proof: Vec<B256>,
+}
+
+/// What a document proves, once the chain says that `header_hash` is the batch's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// The leaf.
+    pub leaf: B256,
+    /// What the contract must hold for the batch, or have held.
+    pub header_hash: B256,
+    /// The number of the batch.
+    pub batch: u64,
+}
+
+/// What does not fit together in a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Mismatch {
+    /// The receipt names another batch, or a place that the batch does not have.
+    #[error("the receipt is not of this batch")]
+    Batch,
+    /// The shares are not the gross.
+    #[error("the shares do not add up to the gross")]
+    Shares,
+    /// The input is not the one that was hashed.
+    #[error("the input is not the one in the leaf")]
+    Input,
+    /// The result is not the one that was hashed.
+    #[error("the result is not the one in the leaf")]
+    Result,
+    /// The meter is not the one that was hashed.
+    #[error("the meter is not the one in the leaf")]
+    Meter,
+    /// What is payable and available is not what was deposited.
+    #[error("the sums of the batch do not balance")]
+    Balance,
+    /// The leaf is not under the root.
+    #[error("the proof does not lead from the leaf to the root")]
+    Proof,
+}
+
+impl ReceiptDocument {
+    /// Checks everything that can be checked without the chain.
+    ///
+    /// # Errors
+    /// When a part does not fit the others.
+    pub fn verify(&self) -> Result<Verified, Mismatch> {
+        let Self {
+            header, receipt, ..
+        } = self;
+        if receipt.batch_id != header.id || receipt.index >= header.receipt_count {
+            return Err(Mismatch::Batch);
+        }
+        if !shares_fit(receipt) {
+            return Err(Mismatch::Shares);
+        }
+        let opens = |disclosure: Option<Disclosure>, hash| {
+            disclosure.is_none_or(|it| salted(it.salt, it.sha256) == hash)
+        };
+        if !opens(self.input, receipt.input_hash) {
+            return Err(Mismatch::Input);
+        }
+        if !opens(self.result, receipt.result_hash) {
+            return Err(Mismatch::Result);
+        }
+        let meter = Sha256::of_document(&self.meter).map_err(|_| Mismatch::Meter)?;
+        if meter.0 != receipt.meter_hash.0 {
+            return Err(Mismatch::Meter);
+        }
+        let domain = Domain::new(self.chain_id, self.contract);
+        prove(
+            &domain,
+            header,
+            receipt.leaf(&domain),
+            header.receipts_root,
+            &self.proof,
+        )
+    }
+}
+
+impl AccountDocument {
+    /// Checks everything that can be checked without the chain.
+    ///
+    /// # Errors
+    /// When a part does not fit the others.
+    pub fn verify(&self) -> Result<Verified, Mismatch> {
+        let domain = Domain::new(self.chain_id, self.contract);
+        let leaf = self.account.leaf(&domain);
+        prove(
+            &domain,
+            &self.header,
+            leaf,
+            self.header.accounts_root,
+            &self.proof,
+        )
+    }
+}
+
+fn prove(
+    domain: &Domain,
+    header: &Header,
+    leaf: B256,
+    root: B256,
+    proof: &[B256],
+) -> Result<Verified, Mismatch> {
+    if !header.balances() {
+        return Err(Mismatch::Balance);
+    }
+    if !merkle::verify(root, leaf, proof) {
+        return Err(Mismatch::Proof);
+    }
+    Ok(Verified {
+        leaf,
+        header_hash: header.hash(domain),
+        batch: header.id,
+    })
+}
+
+/// Splits go by carry: what is not divisible now waits in the dust account, which takes or gives less than one base unit
+/// for each party.
+fn shares_fit(receipt: &Receipt) -> bool {
+    let shares = receipt
+        .splits
+        .iter()
+        .try_fold(0_u128, |sum, split| sum.checked_add(split.amount));
+    let parties = receipt.splits.len() as u128;
+    shares.is_some_and(|shares| receipt.gross == shares || receipt.gross.abs_diff(shares) < parties)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settlement::file::{seal, tests as batch};
+    use proptest::prelude::*;
+
+    fn document() -> (ReceiptDocument, B256) {
+        let (sealed, _) = seal(
+            &batch::opening(),
+            batch::receipts(&[10, 20, 30]),
+            batch::accounts(&[(30, 30)]),
+        )
+        .unwrap();
+        let document = ReceiptDocument {
+            chain_id: batch::opening().chain_id,
+            contract: batch::opening().contract,
+            header: sealed.header,
+            receipt: sealed.receipts[1].clone(),
+            input: Some(Disclosure {
+                sha256: Sha256::of(b"input"),
+                salt: B256::repeat_byte(1),
+            }),
+            result: Some(Disclosure {
+                sha256: Sha256::of(b"result"),
+                salt: B256::repeat_byte(1),
+            }),
+            meter: serde_json::from_str(batch::METER).unwrap(),
+            proof: sealed.receipts_tree.proof(1).unwrap(),
+        };
+        (document, sealed.hash)
+    }
+
+    /// Does this text still prove what the batch `hash` says?
+    fn proves(text: &[u8], hash: B256) -> bool {
+        serde_json::from_slice::<ReceiptDocument>(text)
+            .ok()
+            .and_then(|document| document.verify().ok())
+            .is_some_and(|verified| verified.header_hash == hash)
+    }
+
+    #[test]
+    fn a_document_proves_its_leaf_with_and_without_what_is_hidden() {
+        let (mut document, hash) = document();
+        assert_eq!(document.verify().unwrap().header_hash, hash);
+        document.input = None;
+        document.result = None;
+        assert_eq!(document.verify().unwrap().header_hash, hash);
+    }
+
+    #[test]
+    fn shares_may_differ_from_the_gross_by_the_dust_of_their_carry_only() {
+        let mut receipt = batch::receipts(&[10]).remove(0);
+        assert!(shares_fit(&receipt));
+        receipt.splits.push(receipt.splits[0]);
+        receipt.splits[1].amount = 1;
+        assert!(shares_fit(&receipt));
+        receipt.splits[1].amount = 2;
+        assert!(!shares_fit(&receipt));
+    }
+
+    #[test]
+    fn a_wrong_opening_is_named() {
+        let (mut document, _) = document();
+        document.input.as_mut().unwrap().salt = B256::ZERO;
+        assert_eq!(document.verify(), Err(Mismatch::Input));
+    }
+
+    proptest! {
+        #[test]
+        fn no_byte_of_a_document_can_change(place: prop::sample::Index, bit in 0..8_u32) {
+            let (document, hash) = document();
+            let mut text = serde_json::to_vec(&document).unwrap();
+            prop_assert!(proves(&text, hash));
+            let place = place.index(text.len());
+            text[place] ^= 1 << bit;
+            prop_assert!(!proves(&text, hash), "{}", String::from_utf8_lossy(&text));
+        }
+    }
+}
