@@ -15,4 +15,5 @@ pub mod price;
 pub mod program;
 pub mod settlement;
 pub mod shuffle;
+pub mod tensors;
 pub mod split;

@@ -1,0 +1,265 @@
+//! The document that explains a charge: its hash is in the receipt, and whoever has it can compute the charge
+//! again, to the base unit, without asking the service.
+#![deny(clippy::float_arithmetic, clippy::arithmetic_side_effects)]
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::{
+    amount::Amount,
+    atto::Atto,
+    charge::ChargeCarry,
+    digest::Sha256,
+    id::SplitVersionId,
+    price::{self, Meter, PriceVersion},
+    split::{InvalidSplit, Party, Shared, Split},
+};
+
+/// Everything that a charge was computed from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Bill {
+    /// What was counted.
+    pub meter: Meter,
+    /// What it cost.
+    pub price: PriceVersion,
+    /// The exact price of all replicas, in atto base units (10^-18 of a base unit).
+    #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
+    pub amount_atto: Atto,
+    /// What the payer had used of this price version before, in atto base units.
+    #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
+    pub used_before_atto: Atto,
+    /// The charge: the whole base units that the payer's use passed.
+    #[serde(rename = "gross_base")]
+    #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
+    pub gross: Amount,
+    /// The split that shared it.
+    #[schema(value_type = String, pattern = "^spl_[0-9a-z]{26}$")]
+    pub split_version: SplitVersionId,
+    /// Its parties, in order.
+    pub parties: Vec<BilledParty>,
+}
+
+/// One party of the charge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BilledParty {
+    /// Who, and its weight.
+    pub party: Party,
+    /// What it carried from charges before, in millionths of a base unit.
+    pub carry_before: u32,
+    /// What it was credited.
+    #[serde(rename = "credit_base")]
+    #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
+    pub credit: Amount,
+}
+
+/// What a charge becomes: the document, and the state after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Billed {
+    /// The document.
+    pub bill: Bill,
+    /// The payer's carry after it.
+    pub carry: ChargeCarry,
+    /// Credits, carries and dust of the split.
+    pub shared: Shared,
+}
+
+/// Why there is no bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BillError {
+    /// A product or sum is larger than any amount.
+    #[error("the charge is larger than any amount")]
+    TooLarge,
+    /// The split does not share it.
+    #[error("share the charge")]
+    Split(#[from] InvalidSplit),
+}
+
+/// What a bill says and what it must say differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BillMismatch {
+    /// The meter is not that of the program and its data.
+    #[error("the meter is not that of the program and its data")]
+    Meter,
+    /// The price is not the published one.
+    #[error("the price is not the published one")]
+    Price,
+    /// The exact amount is not meter times price.
+    #[error("the exact amount is not meter times price")]
+    Amount,
+    /// The charge is not what the payer's use passed.
+    #[error("the charge is not what the payer's use passed")]
+    Gross,
+    /// A credit is not the party's part.
+    #[error("a credit is not the party's part")]
+    Split,
+}
+
+impl Bill {
+    /// Bills a metered amount.
+    ///
+    /// # Errors
+    /// When a number is out of bounds or the carries are not those of the split.
+    pub fn charge(
+        (meter, price): (Meter, PriceVersion),
+        before: ChargeCarry,
+        split_version: SplitVersionId,
+        split: &Split,
+        carries: &[u32],
+    ) -> Result<Billed, BillError> {
+        let amount = price::amount(&meter, &price).ok_or(BillError::TooLarge)?;
+        let (gross, carry) = before.charge(amount).ok_or(BillError::TooLarge)?;
+        let shared = split.share(gross, carries)?;
+        let parties = split.parties().iter().zip(carries).zip(&shared.credits);
+        let parties = parties
+            .map(|((party, carry), credit)| BilledParty {
+                party: *party,
+                carry_before: *carry,
+                credit: *credit,
+            })
+            .collect();
+        let used_before_atto = before.used();
+        let bill = Self {
+            meter,
+            price,
+            amount_atto: amount,
+            used_before_atto,
+            gross,
+            split_version,
+            parties,
+        };
+        Ok(Billed {
+            bill,
+            carry,
+            shared,
+        })
+    }
+
+    /// The digest of the document in canonical form: the `meterHash` of the receipt's leaf.
+    #[must_use]
+    pub fn digest(&self) -> Sha256 {
+        Sha256::of_document(self).expect("strings and integers have a JSON form")
+    }
+
+    /// Computes the charge again. `meter` is counted by the reader from the program's archive and the data;
+    /// `price` is the published version.
+    ///
+    /// # Errors
+    /// The first number that differs.
+    pub fn recompute(&self, meter: &Meter, price: &PriceVersion) -> Result<(), BillMismatch> {
+        if self.meter != *meter {
+            return Err(BillMismatch::Meter);
+        }
+        if self.price != *price {
+            return Err(BillMismatch::Price);
+        }
+        let split = Split::from_parties(self.parties.iter().map(|it| it.party).collect())
+            .map_err(|_| BillMismatch::Split)?;
+        let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
+        let before = ChargeCarry::new(self.used_before_atto);
+        let again = Self::charge(
+            (*meter, *price),
+            before,
+            self.split_version,
+            &split,
+            &carries,
+        );
+        let again = again.map_err(|error| match error {
+            BillError::TooLarge => BillMismatch::Amount,
+            BillError::Split(_) => BillMismatch::Split,
+        })?;
+        if again.bill.amount_atto != self.amount_atto {
+            return Err(BillMismatch::Amount);
+        }
+        if again.bill.gross != self.gross {
+            return Err(BillMismatch::Gross);
+        }
+        if again.bill.parties == self.parties {
+            Ok(())
+        } else {
+            Err(BillMismatch::Split)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        job::{Device, Tier},
+        price::Rate,
+    };
+    use alloy_primitives::Address;
+
+    fn billed() -> Billed {
+        let meter = Meter::training(5_000, 1_437, 4, Tier::Replicated).unwrap();
+        let price = PriceVersion {
+            id: 3,
+            device: Device::Cpu,
+            rate_nano: Rate::from_nano(1_234_567_890_123).unwrap(),
+            minimum: Amount::from_base(1).unwrap(),
+            platform_ppm: 50_000,
+        };
+        let shares = [(Address::repeat_byte(1), 2), (Address::repeat_byte(2), 1)];
+        let split = Split::new(Address::repeat_byte(9), price.platform_ppm, &shares).unwrap();
+        let before = ChargeCarry::new("700000000000000000".parse().unwrap());
+        Bill::charge(
+            (meter, price),
+            before,
+            SplitVersionId::generate(),
+            &split,
+            &[500_000, 250_000, 250_000],
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_bill_is_computed_again_from_its_own_document() {
+        let Billed { bill, .. } = billed();
+        assert_eq!(bill.gross.base(), 213, "0.7 carried + 212.887... used");
+        let read: Bill = serde_json::from_value(serde_json::to_value(&bill).unwrap()).unwrap();
+        assert_eq!(read, bill);
+        assert_eq!(read.digest(), bill.digest());
+        assert_eq!(read.recompute(&bill.meter, &bill.price), Ok(()));
+    }
+
+    #[test]
+    fn one_changed_number_is_found_and_named() {
+        let bill = billed().bill;
+        let mismatch = |change: fn(&mut Bill)| {
+            let mut changed = bill.clone();
+            change(&mut changed);
+            changed.recompute(&bill.meter, &bill.price).unwrap_err()
+        };
+        assert_eq!(
+            mismatch(|it| it.meter = Meter::inference(1, 1, Tier::None).unwrap()),
+            BillMismatch::Meter
+        );
+        assert_eq!(
+            mismatch(|it| it.price.platform_ppm = 0),
+            BillMismatch::Price
+        );
+        assert_eq!(
+            mismatch(|it| it.amount_atto = Atto::ZERO),
+            BillMismatch::Amount
+        );
+        assert_eq!(mismatch(|it| it.gross = Amount::ZERO), BillMismatch::Gross);
+        assert_eq!(
+            mismatch(|it| it.used_before_atto = Atto::ZERO),
+            BillMismatch::Gross
+        );
+        assert_eq!(
+            mismatch(|it| it.parties[1].credit = Amount::ZERO),
+            BillMismatch::Split
+        );
+        assert_eq!(
+            mismatch(|it| it.parties[1].party.ppm = 0),
+            BillMismatch::Split
+        );
+        assert_eq!(
+            mismatch(|it| it.parties[0].carry_before = 0),
+            BillMismatch::Split
+        );
+    }
+}
