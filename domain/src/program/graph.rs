@@ -430,7 +430,7 @@ fn skipped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
 }
 
 /// A map in which a name may stand only once: with "last wins" two readers could see two programs.
-pub(super) fn unique_map<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
+pub(crate) fn unique_map<'de, D, V>(deserializer: D) -> Result<BTreeMap<String, V>, D::Error>
 where
     D: Deserializer<'de>,
     V: Deserialize<'de>,
