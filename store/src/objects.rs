@@ -1,7 +1,7 @@
 //! The object store: content-addressed bytes in a local folder or in S3. An object at its final place is
 //! whole and has the digest that names it: it gets there in one step, after it was checked.
 
-use std::{error::Error as StdError, ops::Range, sync::Arc};
+use std::{error::Error as StdError, io, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use comptoir_domain::digest::Sha256;
@@ -18,6 +18,9 @@ use uuid::Uuid;
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one upload on their way at once.
 const PARTS_IN_FLIGHT: usize = 2;
+
+/// Bytes that a [`Reader`] fetches at once, at least.
+const READ_AHEAD_BYTES: u64 = 1 << 20;
 
 /// A cause from outside, whatever its type.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -338,5 +341,233 @@ impl Drop for Upload {
                 );
             }
         });
+    }
+}
+
+/// An object as a seekable file, for parsers that run on a blocking thread.
+#[derive(Debug)]
+pub struct Reader {
+    objects: Objects,
+    runtime: tokio::runtime::Handle,
+    sha256: Sha256,
+    bytes: u64,
+    at: u64,
+    ahead: Bytes,
+    ahead_at: u64,
+}
+
+impl Objects {
+    /// Reads an object of `bytes` bytes piece by piece. Use it on a blocking thread: reading waits there.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[must_use]
+    pub fn reader(&self, sha256: Sha256, bytes: u64) -> Reader {
+        let runtime = tokio::runtime::Handle::current();
+        let objects = self.clone();
+        Reader {
+            objects,
+            runtime,
+            sha256,
+            bytes,
+            at: 0,
+            ahead: Bytes::new(),
+            ahead_at: 0,
+        }
+    }
+}
+
+impl Reader {
+    /// What is read ahead from the current position on.
+    fn buffered(&self) -> &[u8] {
+        let skip = self
+            .at
+            .checked_sub(self.ahead_at)
+            .and_then(|skip| usize::try_from(skip).ok());
+        skip.and_then(|skip| self.ahead.get(skip..))
+            .unwrap_or_default()
+    }
+}
+
+impl io::Read for Reader {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.at >= self.bytes || into.is_empty() {
+            return Ok(0);
+        }
+        if self.buffered().is_empty() {
+            let end = self
+                .at
+                .saturating_add(READ_AHEAD_BYTES.max(into.len() as u64))
+                .min(self.bytes);
+            let read = self.objects.get_range(self.sha256, self.at..end);
+            self.ahead = self.runtime.block_on(read).map_err(io::Error::other)?;
+            self.ahead_at = self.at;
+        }
+        let buffered = self.buffered();
+        let count = buffered.len().min(into.len());
+        into[..count].copy_from_slice(&buffered[..count]);
+        self.at = self.at.saturating_add(count as u64);
+        Ok(count)
+    }
+}
+
+impl io::Seek for Reader {
+    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
+        let at = match to {
+            io::SeekFrom::Start(at) => Some(at),
+            io::SeekFrom::End(by) => self.bytes.checked_add_signed(by),
+            io::SeekFrom::Current(by) => self.at.checked_add_signed(by),
+        };
+        self.at = at.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        Ok(self.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+
+    use futures::stream;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Objects) {
+        let folder = tempfile::tempdir().unwrap();
+        let objects = Objects::open(&Url::from_directory_path(folder.path()).unwrap()).unwrap();
+        (folder, objects)
+    }
+
+    fn body(bytes: &[u8]) -> impl Stream<Item = Result<Bytes, io::Error>> + Send + use<> {
+        let chunks: Vec<_> = bytes
+            .chunks(1 << 20)
+            .map(|it| Ok(Bytes::copy_from_slice(it)))
+            .collect();
+        stream::iter(chunks)
+    }
+
+    fn files(folder: &tempfile::TempDir) -> usize {
+        let mut folders = vec![folder.path().to_owned()];
+        let mut files = 0;
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path)
+                } else {
+                    files += 1
+                }
+            }
+        }
+        files
+    }
+
+    /// Two and a half parts, all different.
+    fn large() -> Vec<u8> {
+        (0..PART_BYTES / 8 * 20)
+            .map(|at| (at % 251) as u8 ^ (at >> 16) as u8)
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn bytes_are_found_under_their_digest_whatever_their_size() {
+        let (folder, objects) = store();
+        for bytes in [Vec::new(), b"small".to_vec(), large()] {
+            let expected = Stored {
+                sha256: Sha256::of(&bytes),
+                bytes: bytes.len() as u64,
+            };
+            for announced in [None, Some(expected.sha256)] {
+                let stored = objects
+                    .put_stream(body(&bytes), u64::MAX, announced)
+                    .await
+                    .unwrap();
+                assert_eq!(stored, expected);
+            }
+            assert_eq!(
+                objects
+                    .get_all(expected.sha256, expected.bytes)
+                    .await
+                    .unwrap(),
+                bytes
+            );
+        }
+        assert_eq!(
+            files(&folder),
+            3,
+            "nothing is left beside the three objects"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refused_upload_leaves_nothing() {
+        let (folder, objects) = store();
+        let bytes = large();
+        let limit = bytes.len() as u64 - 1;
+        let too_large = objects.put_stream(body(&bytes), limit, None).await;
+        assert!(
+            matches!(too_large, Err(PutError::TooLarge { .. })),
+            "{too_large:?}"
+        );
+        let other = objects
+            .put_stream(body(&bytes), u64::MAX, Some(Sha256::of(b"other")))
+            .await;
+        assert!(
+            matches!(other, Err(PutError::DigestMismatch { actual }) if actual == Sha256::of(&bytes))
+        );
+        let broken = body(&bytes).chain(stream::iter([Err(io::Error::other("gone"))]));
+        let broken = objects
+            .put_stream(broken, u64::MAX, Some(Sha256::of(&bytes)))
+            .await;
+        assert!(matches!(broken, Err(PutError::Body(_))), "{broken:?}");
+        // Taking an upload back happens in the background.
+        tokio::time::timeout(std::time::Duration::from_secs(10), async {
+            while files(&folder) > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        assert!(matches!(
+            objects.get_all(Sha256::of(&bytes), u64::MAX).await,
+            Err(GetError::Missing(_))
+        ));
+    }
+
+    #[tokio::test]
+    async fn changed_bytes_are_noticed() {
+        let (folder, objects) = store();
+        let stored = objects.put(Bytes::from_static(b"weights")).await.unwrap();
+        let path = folder.path().join(place(stored.sha256).to_string());
+        std::fs::write(path, b"Weights").unwrap();
+        let read = objects.get_all(stored.sha256, 100).await;
+        assert!(matches!(read, Err(GetError::Corrupt { .. })), "{read:?}");
+    }
+
+    #[tokio::test]
+    async fn a_reader_seeks_like_a_file() {
+        let (_folder, objects) = store();
+        let bytes = large();
+        let stored = objects.put(bytes.clone().into()).await.unwrap();
+        let mut reader = objects.reader(stored.sha256, stored.bytes);
+        let read = move || {
+            let mut read = |to, count| {
+                let at = reader.seek(to).unwrap();
+                let mut into = vec![0; count];
+                reader.read_exact(&mut into).unwrap();
+                (at, into)
+            };
+            let end = read(SeekFrom::End(-22), 22);
+            let start = read(SeekFrom::Start(0), 4);
+            let far = read(SeekFrom::Current(1_500_000), 3_000_000);
+            let rest = reader
+                .seek(SeekFrom::End(0))
+                .and_then(|_| reader.read(&mut [0; 8]));
+            (end, start, far, rest.unwrap())
+        };
+        let (end, start, far, rest) = tokio::task::spawn_blocking(read).await.unwrap();
+        assert_eq!(end, (stored.bytes - 22, bytes[bytes.len() - 22..].to_vec()));
+        assert_eq!(start, (0, bytes[..4].to_vec()));
+        assert_eq!(far, (1_500_004, bytes[1_500_004..4_500_004].to_vec()));
+        assert_eq!(rest, 0);
     }
 }
