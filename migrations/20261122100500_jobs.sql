@@ -78,6 +78,8 @@ CREATE TABLE queue (
     )
 ) WITH (fillfactor = 50);
 CREATE INDEX queue_job ON queue (job_id);
+-- Names no column that a lease or a heartbeat changes, so that those updates stay HOT.
+CREATE INDEX queue_order ON queue (priority DESC, ready_at, replica_id);
 
 CREATE TABLE attempts (
     attempt_id uuid PRIMARY KEY,
@@ -96,12 +98,22 @@ CREATE TABLE attempts (
     code text,
     detail text,
     compute_ms bigint CHECK (compute_ms >= 0),   -- as the worker says; shown, never charged
+    event_seq bigint NOT NULL DEFAULT 0,         -- the last event that the worker reported
     started_at timestamptz NOT NULL,
     ended_at timestamptz,
     CONSTRAINT attempts_once UNIQUE (replica_id, number)
 );
 CREATE INDEX attempts_job ON attempts (job_id);
 CREATE INDEX attempts_worker ON attempts (worker_id, attempt_id);
+-- What timed steps look through: leases to expire, reveals that are due.
+CREATE INDEX attempts_open ON attempts (attempt_id) WHERE ended_at IS NULL;
+
+-- What an attempt uploaded, and so may name as its checkpoint or output.
+CREATE TABLE attempt_blobs (
+    attempt_id uuid NOT NULL REFERENCES attempts,
+    sha256 bytea NOT NULL REFERENCES blobs (sha256),
+    PRIMARY KEY (attempt_id, sha256)
+);
 
 -- A checkpoint that a worker reached. Each segment of a replica counts once, for whoever ran it first.
 CREATE TABLE segments (
@@ -121,6 +133,12 @@ CREATE TABLE job_outputs (
     name text NOT NULL CHECK (length(name) BETWEEN 1 AND 100),
     sha256 bytea NOT NULL REFERENCES blobs,
     PRIMARY KEY (job_id, name)
+);
+
+-- Jobs whose results are all shown and wait for their verdict.
+CREATE TABLE verdicts_due (
+    job_id uuid PRIMARY KEY REFERENCES jobs,
+    due_at timestamptz NOT NULL
 );
 
 CREATE TABLE verdicts (
@@ -146,12 +164,13 @@ CREATE TRIGGER verdicts_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON verdi
 CREATE TRIGGER job_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON job_events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
-GRANT SELECT ON quotes, jobs, replicas, queue, attempts, segments, job_outputs, verdicts, job_events TO comptoir_api, comptoir_scheduler;
+GRANT SELECT ON quotes, jobs, replicas, queue, attempts, attempt_blobs, segments, job_outputs, verdicts, job_events TO comptoir_api, comptoir_scheduler;
 GRANT SELECT ON jobs TO comptoir_settler;
 GRANT INSERT ON quotes, jobs, replicas, queue, job_events TO comptoir_api;
 GRANT UPDATE ON jobs, replicas TO comptoir_api;
 GRANT UPDATE (state, ended_at) ON attempts TO comptoir_api;
 GRANT DELETE ON queue TO comptoir_api;
-GRANT INSERT ON replicas, queue, attempts, segments, job_outputs, verdicts, job_events TO comptoir_scheduler;
+GRANT INSERT ON replicas, queue, attempts, attempt_blobs, segments, job_outputs, verdicts, job_events TO comptoir_scheduler;
 GRANT UPDATE ON jobs, replicas, queue, attempts TO comptoir_scheduler;
 GRANT DELETE ON queue TO comptoir_scheduler;
+GRANT SELECT, INSERT, UPDATE, DELETE ON verdicts_due TO comptoir_scheduler;

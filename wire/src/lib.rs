@@ -16,19 +16,17 @@ pub mod seal;
 pub mod token;
 pub mod work;
 
+pub use comptoir_domain::lease::{LEASE_MS, REVEAL_MS};
+
 /// The header that carries the lease token of an attempt's own routes.
 pub const LEASE_TOKEN_HEADER: &str = "comptoir-lease-token";
 
-/// How long a lease lives from its grant and from each heartbeat, in milliseconds.
-pub const LEASE_MS: u32 = 30_000;
 /// How often a worker sends heartbeats, in milliseconds.
 pub const HEARTBEAT_EVERY_MS: u32 = 10_000;
 /// A worker without an answered heartbeat for this long stops the attempt by itself, in milliseconds.
 pub const SELF_CANCEL_AFTER_MS: u32 = 20_000;
 /// Longest hold of `POST /v1/work`, in milliseconds.
 pub const WAIT_MS_MAX: u32 = 30_000;
-/// How long a worker has to reveal a sealed result once it is told to, in milliseconds.
-pub const REVEAL_MS: u32 = 60_000;
 
 /// Most leases of one exchange.
 pub const LEASES_MAX: usize = 256;

@@ -210,6 +210,8 @@ pub enum AckOutcome {
     BlobMissing,
     /// The reveal does not open the seal. The attempt has failed.
     SealMismatch,
+    /// The result lacks the output that every job of its kind has. The attempt has failed.
+    OutputMissing,
 }
 
 /// Show the result of a sealed attempt.
