@@ -13,6 +13,15 @@ CREATE TABLE assets (
     CONSTRAINT assets_once UNIQUE (chain_id, contract)
 );
 
+-- The identifier of a ledger account follows from what it is for, so that nobody has to look it up and two that
+-- create it at once create the same one. `domain` computes the same.
+CREATE FUNCTION ledger_account_key(asset integer, code text, owner bytea, scope uuid) RETURNS uuid
+LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT encode(substring(sha256(
+        int4send(asset) || code::bytea || '\x00'::bytea || coalesce(owner, ''::bytea) || coalesce(uuid_send(scope), ''::bytea)
+    ) FROM 1 FOR 16), 'hex')::uuid
+$$;
+
 CREATE TABLE ledger_accounts (
     ledger_account_id uuid PRIMARY KEY,
     asset_id integer NOT NULL REFERENCES assets,
@@ -23,6 +32,7 @@ CREATE TABLE ledger_accounts (
     version bigint NOT NULL DEFAULT 0,   -- postings so far
     UNIQUE (ledger_account_id, asset_id),
     CONSTRAINT ledger_accounts_once UNIQUE NULLS NOT DISTINCT (asset_id, owner, code, scope),
+    CONSTRAINT ledger_accounts_key CHECK (ledger_account_id = ledger_account_key(asset_id, code, owner, scope)),
     CONSTRAINT ledger_accounts_owner_fits_code CHECK ((owner IS NULL) = (code IN ('fees', 'split_dust', 'deposits'))),
     CONSTRAINT ledger_accounts_scope_fits_code CHECK ((scope IS NOT NULL) = (code = 'split_dust')),
     -- `deposits` is the contra account of what the contract holds: it alone goes below zero, and never above.
@@ -32,7 +42,7 @@ CREATE TABLE ledger_accounts (
 CREATE TABLE journal_entries (
     journal_entry_id uuid PRIMARY KEY,
     asset_id integer NOT NULL REFERENCES assets,
-    kind text NOT NULL CHECK (kind IN ('deposit', 'hold', 'hold_release', 'charge', 'release', 'reversal')),
+    kind text NOT NULL CHECK (kind IN ('deposit', 'hold', 'hold_release', 'charge', 'release', 'split_close', 'reversal')),
     source_kind text NOT NULL,
     source_id text NOT NULL,
     reverses uuid REFERENCES journal_entries,
@@ -56,6 +66,9 @@ CREATE TABLE postings (
     FOREIGN KEY (ledger_account_id, asset_id) REFERENCES ledger_accounts (ledger_account_id, asset_id),
     CONSTRAINT postings_version_once UNIQUE (ledger_account_id, account_version)
 );
+
+-- Statement pages, newest first.
+CREATE INDEX postings_account ON postings (ledger_account_id, journal_entry_id);
 
 CREATE FUNCTION apply_posting() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 BEGIN
@@ -99,7 +112,7 @@ BEGIN
     PERFORM 1 FROM ledger_accounts WHERE ledger_account_id = ANY (ids) ORDER BY ledger_account_id FOR NO KEY UPDATE;
 END $$;
 
--- What is locked for one job or one withdrawal. `amount_base` is what stands in the owner's `held` for it.
+-- What is locked for one job or one withdrawal: while it is open, `amount_base - moved_base` stands in the owner's `held`.
 CREATE TABLE holds (
     hold_id uuid PRIMARY KEY,
     asset_id integer NOT NULL REFERENCES assets,
@@ -107,8 +120,10 @@ CREATE TABLE holds (
     source_kind text NOT NULL CHECK (source_kind IN ('job', 'withdrawal')),
     source_id uuid NOT NULL,
     amount_base numeric(39, 0) NOT NULL CHECK (amount_base > 0),
+    moved_base numeric(39, 0) NOT NULL DEFAULT 0, -- a withdrawal's part that earlier seals released
     created_at timestamptz NOT NULL,
     ended_at timestamptz,                -- NULL: still locked
+    CONSTRAINT holds_not_more CHECK (moved_base BETWEEN 0 AND amount_base),
     CONSTRAINT holds_source_once UNIQUE (source_kind, source_id)
 );
 CREATE INDEX holds_open ON holds (asset_id, owner) WHERE ended_at IS NULL;
@@ -142,8 +157,9 @@ CREATE TABLE split_versions (
     asset_id integer NOT NULL REFERENCES assets,
     parties_sha256 bytea NOT NULL CHECK (octet_length(parties_sha256) = 32),
     created_at timestamptz NOT NULL,
-    CONSTRAINT split_versions_once UNIQUE (asset_id, parties_sha256)
+    closed_at timestamptz                -- its dust was handed out; the same parties start a new version
 );
+CREATE UNIQUE INDEX split_versions_open_once ON split_versions (asset_id, parties_sha256) WHERE closed_at IS NULL;
 
 CREATE TABLE split_parties (
     split_version_id uuid NOT NULL REFERENCES split_versions,
@@ -160,7 +176,7 @@ CREATE TABLE releases (
     release_id uuid PRIMARY KEY,
     asset_id integer NOT NULL REFERENCES assets,
     owner bytea NOT NULL CHECK (octet_length(owner) = 20),
-    kind text NOT NULL CHECK (kind IN ('earning', 'withdrawal')), -- a withdrawal is backed by a hold
+    kind text NOT NULL CHECK (kind IN ('earning', 'fees', 'withdrawal')), -- a withdrawal is backed by a hold; fees are the platform's
     amount_base numeric(39, 0) NOT NULL CHECK (amount_base > 0),
     released_base numeric(39, 0) NOT NULL DEFAULT 0,
     state text NOT NULL DEFAULT 'queued' CHECK (state IN ('queued', 'released', 'cancelled')),
@@ -177,9 +193,12 @@ GRANT SELECT ON assets, ledger_accounts, journal_entries, postings, holds, price
     TO comptoir_api, comptoir_scheduler, comptoir_settler;
 GRANT INSERT ON journal_entries, postings TO comptoir_api, comptoir_scheduler, comptoir_settler;
 GRANT INSERT (ledger_account_id, asset_id, owner, code, scope) ON ledger_accounts TO comptoir_api, comptoir_scheduler, comptoir_settler;
-GRANT INSERT, UPDATE (ended_at) ON holds TO comptoir_api, comptoir_scheduler, comptoir_settler;
+GRANT INSERT, UPDATE (ended_at) ON holds TO comptoir_api, comptoir_scheduler;
+GRANT UPDATE (ended_at, moved_base) ON holds TO comptoir_settler;
 GRANT INSERT, UPDATE ON charge_carries TO comptoir_scheduler;
 GRANT INSERT ON split_versions, split_parties TO comptoir_scheduler;
+GRANT UPDATE (closed_at) ON split_versions TO comptoir_scheduler;
 GRANT UPDATE (carry) ON split_parties TO comptoir_scheduler;
-GRANT INSERT, UPDATE (state) ON releases TO comptoir_api, comptoir_scheduler;
+GRANT INSERT ON releases TO comptoir_api, comptoir_scheduler;
+GRANT UPDATE (state) ON releases TO comptoir_api;
 GRANT UPDATE (state, released_base, released_at) ON releases TO comptoir_settler;

@@ -42,7 +42,6 @@ impl ChargeCarry {
 #[cfg(test)]
 #[expect(
     clippy::arithmetic_side_effects,
-    reason = "a test that overflows fails"
 )]
 mod tests {
     use super::*;

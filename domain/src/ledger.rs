@@ -5,9 +5,12 @@ use std::{collections::BTreeMap, fmt};
 
 use alloy_primitives::Address;
 
+use sha2::Digest as _;
+use uuid::Uuid;
+
 use crate::{
     amount::Amount,
-    id::{JobId, JournalEntryId, ReleaseId, SplitVersionId},
+    id::{JobId, JournalEntryId, LedgerAccountId, ReleaseId, SplitVersionId},
 };
 
 /// A ledger account, by what it is for. An owner is an on-chain address.
@@ -30,6 +33,24 @@ pub enum AccountKey {
 }
 
 impl AccountKey {
+    /// Its identifier, which follows from what it is for; the database computes the same.
+    #[must_use]
+    pub fn id(self, asset_id: i32) -> LedgerAccountId {
+        let mut hash = sha2::Sha256::new();
+        hash.update(asset_id.to_be_bytes());
+        hash.update(self.code());
+        hash.update([0]);
+        if let Some(owner) = self.owner() {
+            hash.update(owner);
+        }
+        if let Some(scope) = self.scope() {
+            hash.update(scope.0.as_bytes());
+        }
+        let digest: [u8; 32] = hash.finalize().into();
+        let (key, _) = digest.split_first_chunk().expect("32 bytes hold 16");
+        LedgerAccountId(Uuid::from_bytes(*key))
+    }
+
     /// The text form of what it is for.
     #[must_use]
     pub const fn code(self) -> &'static str {

@@ -4,11 +4,19 @@
 //! A function that runs one statement takes `&mut PgConnection`. One that must be all-or-nothing
 //! takes `&mut PgTransaction<'_>`. The caller commits.
 
+pub mod accounts;
+pub mod api_keys;
+pub mod assets;
 pub mod blobs;
 pub mod codec;
 pub mod events;
+pub mod holds;
+pub mod idempotency;
+pub mod ledger;
 pub mod objects;
 pub mod pool;
+pub mod prices;
+pub mod sessions;
 pub mod wake;
 
 /// The schema, in order.
