@@ -10,6 +10,7 @@ contract Ledger {
     Settlement public immutable SETTLEMENT;
 
     address[] public people;
+    address[] private _newcomers;
     mapping(address person => Account) internal _book;
     uint64 public depositSeqSeen;
 
@@ -38,8 +39,19 @@ contract Ledger {
         return _book[person];
     }
 
+    /// @notice An account that gets a leaf once its first deposit is credited.
+    function expect(address newcomer) external {
+        _newcomers.push(newcomer);
+    }
+
     /// @notice Credits every deposit the contract knows of.
-    function credit() public {
+    function credit() external {
+        while (_newcomers.length != 0) {
+            address newcomer = _newcomers[_newcomers.length - 1];
+            _newcomers.pop();
+            people.push(newcomer);
+            _book[newcomer].account = newcomer;
+        }
         for (uint256 i; i < people.length; ++i) {
             Account storage account = _book[people[i]];
             (uint128 deposited,,,) = SETTLEMENT.depositors(people[i]);
@@ -54,7 +66,7 @@ contract Ledger {
         _book[to].available += amount;
     }
 
-    function release(address person, uint128 amount) public {
+    function release(address person, uint128 amount) external {
         _book[person].available -= amount;
         _book[person].payable_ += amount;
     }
@@ -88,9 +100,16 @@ contract Ledger {
         Snapshot storage snapshot = _snapshots[SETTLEMENT.lastBatch()];
         for (uint256 i; i < people.length; ++i) {
             Account storage account = _book[people[i]];
-            uint128 stands = snapshot.accounts.length == 0 ? 0 : snapshot.accounts[i].payable_;
+            uint128 stands = i < snapshot.accounts.length ? snapshot.accounts[i].payable_ : 0;
             account.available += account.payable_ - stands;
             account.payable_ = stands;
+        }
+    }
+
+    /// @notice All that was released so far.
+    function totalPayable() external view returns (uint128 total) {
+        for (uint256 i; i < people.length; ++i) {
+            total += _book[people[i]].payable_;
         }
     }
 
