@@ -1,0 +1,227 @@
+//! API keys. The key itself is never stored: only its HMAC under a secret that is not in the database.
+
+use alloy_primitives::Address;
+use comptoir_domain::{
+    id::{AccountId, ApiKeyId},
+    scope::{Scope, Scopes},
+};
+use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
+
+use crate::codec;
+
+/// How exactly the last use of a key is known; a write per request would be waste.
+const LAST_USED_PRECISION: Duration = Duration::minutes(1);
+
+/// An API key, without its secret.
+#[derive(Debug, Clone)]
+pub struct ApiKeyRow {
+    /// Its identifier.
+    pub id: ApiKeyId,
+    /// What its owner calls it.
+    pub name: String,
+    /// The beginning of the key.
+    pub prefix: String,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// Until when it works.
+    pub expires_at: Option<OffsetDateTime>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<OffsetDateTime>,
+    /// Since when it no longer works.
+    pub revoked_at: Option<OffsetDateTime>,
+}
+
+/// A key to be made.
+#[derive(Debug, Clone)]
+pub struct NewApiKey<'a> {
+    /// What its owner calls it.
+    pub name: &'a str,
+    /// The beginning of the key.
+    pub prefix: &'a str,
+    /// The HMAC of the key.
+    pub hmac: [u8; 32],
+    /// What it may do.
+    pub scopes: &'a Scopes,
+    /// Until when it works.
+    pub expires_at: Option<OffsetDateTime>,
+}
+
+/// Whose key was shown, and what it may do.
+#[derive(Debug, Clone)]
+pub struct Holder {
+    /// The key.
+    pub key: ApiKeyId,
+    /// Whose it is.
+    pub account: AccountId,
+    /// The account's bound address.
+    pub address: Option<Address>,
+    /// What it may do.
+    pub scopes: Scopes,
+}
+
+struct Row {
+    api_key_id: uuid::Uuid,
+    name: String,
+    prefix: String,
+    scopes: Vec<String>,
+    created_at: OffsetDateTime,
+    expires_at: Option<OffsetDateTime>,
+    last_used_at: Option<OffsetDateTime>,
+    revoked_at: Option<OffsetDateTime>,
+}
+
+impl TryFrom<Row> for ApiKeyRow {
+    type Error = sqlx::Error;
+
+    fn try_from(row: Row) -> sqlx::Result<Self> {
+        Ok(Self {
+            id: ApiKeyId(row.api_key_id),
+            name: row.name,
+            prefix: row.prefix,
+            scopes: to_scopes(&row.scopes)?,
+            created_at: row.created_at,
+            expires_at: row.expires_at,
+            last_used_at: row.last_used_at,
+            revoked_at: row.revoked_at,
+        })
+    }
+}
+
+fn to_scopes(stored: &[String]) -> sqlx::Result<Scopes> {
+    stored
+        .iter()
+        .map(|scope| codec::to_enum("scopes", scope, |text| text.parse::<Scope>().ok()))
+        .collect()
+}
+
+/// Stores a key.
+pub async fn create(
+    connection: &mut PgConnection,
+    account: AccountId,
+    key: &NewApiKey<'_>,
+    now: OffsetDateTime,
+) -> sqlx::Result<ApiKeyRow> {
+    let scopes: Vec<String> = key.scopes.iter().map(|scope| scope.to_string()).collect();
+    sqlx::query_as!(
+        Row,
+        "INSERT INTO api_keys (api_key_id, account_id, name, prefix, key_hmac, scopes, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+         RETURNING api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at",
+        ApiKeyId::generate().0,
+        account.0,
+        key.name,
+        key.prefix,
+        key.hmac.as_slice(),
+        &scopes,
+        now,
+        key.expires_at,
+    )
+    .fetch_one(connection)
+    .await?
+    .try_into()
+}
+
+/// Whose key has this HMAC, if it works now.
+pub async fn find_holder(
+    connection: &mut PgConnection,
+    hmac: [u8; 32],
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<Holder>> {
+    let row = sqlx::query!(
+        "SELECT api_key_id, account_id, address, scopes, last_used_at
+         FROM api_keys JOIN accounts USING (account_id)
+         WHERE key_hmac = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+        hmac.as_slice(),
+        now,
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    if row
+        .last_used_at
+        .is_none_or(|last| last + LAST_USED_PRECISION <= now)
+    {
+        sqlx::query!(
+            "UPDATE api_keys SET last_used_at = $2 WHERE api_key_id = $1",
+            row.api_key_id,
+            now
+        )
+        .execute(connection)
+        .await?;
+    }
+    Ok(Some(Holder {
+        key: ApiKeyId(row.api_key_id),
+        account: AccountId(row.account_id),
+        address: row
+            .address
+            .map(|stored| codec::to_address("address", &stored))
+            .transpose()?,
+        scopes: to_scopes(&row.scopes)?,
+    }))
+}
+
+/// One key of the account.
+pub async fn find(
+    connection: &mut PgConnection,
+    account: AccountId,
+    id: ApiKeyId,
+) -> sqlx::Result<Option<ApiKeyRow>> {
+    sqlx::query_as!(
+        Row,
+        "SELECT api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at
+         FROM api_keys WHERE api_key_id = $1 AND account_id = $2",
+        id.0,
+        account.0,
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(ApiKeyRow::try_from)
+    .transpose()
+}
+
+/// The account's keys, newest first, from before `before`.
+pub async fn list(
+    connection: &mut PgConnection,
+    account: AccountId,
+    before: Option<ApiKeyId>,
+    limit: i64,
+) -> sqlx::Result<Vec<ApiKeyRow>> {
+    sqlx::query_as!(
+        Row,
+        "SELECT api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at
+         FROM api_keys WHERE account_id = $1 AND ($2::uuid IS NULL OR api_key_id < $2)
+         ORDER BY api_key_id DESC LIMIT $3",
+        account.0,
+        before.map(|id| id.0),
+        limit,
+    )
+    .fetch_all(connection)
+    .await?
+    .into_iter()
+    .map(ApiKeyRow::try_from)
+    .collect()
+}
+
+/// Ends a key; one that was ended stays as it was. `None` when the account has no such key.
+pub async fn revoke(
+    connection: &mut PgConnection,
+    account: AccountId,
+    id: ApiKeyId,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<ApiKeyRow>> {
+    sqlx::query_as!(
+        Row,
+        "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE api_key_id = $1 AND account_id = $2
+         RETURNING api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at",
+        id.0,
+        account.0,
+        now,
+    )
+    .fetch_optional(connection)
+    .await?
+    .map(ApiKeyRow::try_from)
+    .transpose()
+}
