@@ -1,1 +1,25 @@
-//! Placeholder.
+//! The REST API. [`app`] is the whole service as one tower `Service`, which the tests call directly.
+
+pub mod auth;
+pub mod idempotency;
+pub mod money;
+pub mod openapi;
+pub mod page;
+pub mod routes;
+mod state;
+
+use axum::Router;
+use utoipa::openapi::OpenApi;
+
+pub use comptoir_http::{FieldError, Problem, extract};
+pub use state::{AppState, Config};
+
+/// Bodies that are read whole may have this many bytes; routes that stream set their own limit.
+pub const BODY_BYTES_MAX: usize = 1 << 20;
+
+/// The service, and the document that describes it.
+pub fn app(state: AppState) -> (Router, OpenApi) {
+    let (router, openapi) = routes::document_router().split_for_parts();
+    let router = router.with_state(state);
+    (comptoir_http::finish(router, BODY_BYTES_MAX), openapi)
+}

@@ -1,0 +1,247 @@
+//! The service's secrets: the keys of access tokens, and what is derived from the pepper.
+
+use std::fmt;
+
+use aws_lc_rs::{
+    aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
+    constant_time, hmac, rand,
+};
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use comptoir_domain::{credential::ApiKey, id::AccountId};
+use comptoir_http::jwt::{Claims, Grant, InvalidKey, Jwks, SigningKey, TokenError, Verifier};
+use time::{Duration, OffsetDateTime};
+
+/// The audience of tokens for this service.
+pub const AUDIENCE: &str = "comptoir-api";
+/// How long an access token holds.
+pub const ACCESS_LIFETIME: Duration = Duration::minutes(15);
+/// How many bytes the pepper has at least.
+pub const PEPPER_BYTES_MIN: usize = 32;
+/// Bytes of a signed cursor that are its tag.
+const TAG_BYTES: usize = 16;
+
+/// What [`Keys`] are made from.
+#[derive(Clone, Copy)]
+pub struct Secrets<'a> {
+    /// The Ed25519 key that signs access tokens, PKCS#8 in PEM.
+    pub signing_pem: &'a str,
+    /// Public keys that signed tokens before, or will soon.
+    pub other_public_keys: &'a [[u8; 32]],
+    /// What stored credentials are hashed with; not in the database.
+    pub pepper: &'a [u8],
+}
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// Not a key.
+    #[error("read the signing key")]
+    Signing(#[from] InvalidKey),
+    /// Too little to resist guessing.
+    #[error("the pepper must have {PEPPER_BYTES_MIN} bytes or more")]
+    ShortPepper,
+}
+
+/// The service's secrets, ready for use.
+pub struct Keys {
+    signing: SigningKey,
+    verifier: Verifier,
+    public: Vec<[u8; 32]>,
+    issuer: String,
+    api_keys: hmac::Key,
+    cursors: hmac::Key,
+    replies: RandomizedNonceKey,
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keys")
+            .field("issuer", &self.issuer)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The sealed bytes were not sealed by us for this purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("open a sealed reply")]
+pub struct NotSealedHere;
+
+impl Keys {
+    /// Derives every key; `issuer` is the public origin.
+    ///
+    /// # Errors
+    /// When a secret cannot be used.
+    pub fn new(secrets: Secrets<'_>, issuer: &str) -> Result<Self, KeysError> {
+        if secrets.pepper.len() < PEPPER_BYTES_MIN {
+            return Err(KeysError::ShortPepper);
+        }
+        let signing = SigningKey::from_pem(secrets.signing_pem)?;
+        let mut public = vec![signing.public()];
+        public.extend_from_slice(secrets.other_public_keys);
+        let root = hmac::Key::new(hmac::HMAC_SHA256, secrets.pepper);
+        let derive = |purpose: &str| hmac::sign(&root, purpose.as_bytes());
+        let replies = RandomizedNonceKey::new(&AES_256_GCM, derive("kept replies").as_ref())
+            .expect("an HMAC-SHA256 has the 32 bytes of the cipher's key");
+        Ok(Self {
+            verifier: Verifier::new(&public, issuer, AUDIENCE),
+            signing,
+            public,
+            issuer: issuer.to_owned(),
+            api_keys: hmac::Key::new(hmac::HMAC_SHA256, derive("api keys").as_ref()),
+            cursors: hmac::Key::new(hmac::HMAC_SHA256, derive("cursors").as_ref()),
+            replies,
+        })
+    }
+
+    /// The public keys, as others read them.
+    #[must_use]
+    pub fn jwks(&self) -> Jwks {
+        Jwks::of(&self.public)
+    }
+
+    /// An access token for the account.
+    #[must_use]
+    pub fn access_token(&self, account: AccountId, now: OffsetDateTime) -> String {
+        let subject = account.to_string();
+        let grant = Grant {
+            issuer: &self.issuer,
+            audience: AUDIENCE,
+            subject: &subject,
+        };
+        self.signing.sign(&grant, now, ACCESS_LIFETIME)
+    }
+
+    /// What a valid access token says.
+    pub(super) fn verify(&self, token: &str, now: OffsetDateTime) -> Result<Claims, TokenError> {
+        self.verifier.verify(token, now)
+    }
+
+    /// What is stored of an API key.
+    #[must_use]
+    pub fn api_key_hmac(&self, key: &ApiKey) -> [u8; 32] {
+        hmac::sign(&self.api_keys, key.reveal().as_bytes())
+            .as_ref()
+            .try_into()
+            .expect("an HMAC-SHA256 has 32 bytes")
+    }
+
+    /// Signs a cursor of the list named by `context`.
+    pub(crate) fn sign_cursor(&self, context: &str, position: &[u8]) -> String {
+        let mut signed = self.cursor_tag(context, position)[..TAG_BYTES].to_vec();
+        signed.extend_from_slice(position);
+        BASE64_URL_SAFE_NO_PAD.encode(signed)
+    }
+
+    /// The position in a cursor of the list named by `context`.
+    pub(crate) fn open_cursor(&self, context: &str, cursor: &str) -> Option<Vec<u8>> {
+        let signed = BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?;
+        let (tag, position) = signed.split_at_checked(TAG_BYTES)?;
+        let expected = self.cursor_tag(context, position);
+        constant_time::verify_slices_are_equal(tag, &expected[..TAG_BYTES]).ok()?;
+        Some(position.to_vec())
+    }
+
+    fn cursor_tag(&self, context: &str, position: &[u8]) -> Vec<u8> {
+        let mut signing = hmac::Context::with_key(&self.cursors);
+        let length = u64::try_from(context.len()).unwrap_or(u64::MAX);
+        signing.update(&length.to_be_bytes());
+        signing.update(context.as_bytes());
+        signing.update(position);
+        signing.sign().as_ref().to_vec()
+    }
+
+    /// Seals a reply that is kept for repeated requests: it may show a secret that is stored nowhere else.
+    pub(crate) fn seal_reply(&self, context: &str, reply: &[u8]) -> Vec<u8> {
+        let mut sealed = reply.to_vec();
+        let nonce = self
+            .replies
+            .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut sealed)
+            .expect("a reply is shorter than the cipher's limit");
+        sealed.splice(..0, nonce.as_ref().iter().copied());
+        sealed
+    }
+
+    /// Opens what [`Self::seal_reply`] sealed.
+    pub(crate) fn open_reply(
+        &self,
+        context: &str,
+        sealed: &[u8],
+    ) -> Result<Vec<u8>, NotSealedHere> {
+        let (nonce, reply) = sealed.split_at_checked(NONCE_LEN).ok_or(NotSealedHere)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| NotSealedHere)?;
+        let mut reply = reply.to_vec();
+        let opened = self
+            .replies
+            .open_in_place(nonce, Aad::from(context.as_bytes()), &mut reply)
+            .map_err(|_| NotSealedHere)?
+            .len();
+        reply.truncate(opened);
+        Ok(reply)
+    }
+}
+
+/// Fresh random bytes.
+#[must_use]
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::fill(&mut bytes).expect("the system has randomness");
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> Keys {
+        let pem = SigningKey::generate_pem();
+        let secrets = Secrets {
+            signing_pem: &pem,
+            other_public_keys: &[],
+            pepper: &[7; 32],
+        };
+        Keys::new(secrets, "https://comptoir.test").unwrap()
+    }
+
+    #[test]
+    fn a_short_pepper_is_refused() {
+        let pem = SigningKey::generate_pem();
+        let secrets = Secrets {
+            signing_pem: &pem,
+            other_public_keys: &[],
+            pepper: &[7; 31],
+        };
+        assert!(matches!(
+            Keys::new(secrets, "x"),
+            Err(KeysError::ShortPepper)
+        ));
+    }
+
+    #[test]
+    fn a_cursor_belongs_to_its_list_and_notices_any_change() {
+        let keys = keys();
+        let cursor = keys.sign_cursor("jobs of a", b"position");
+        assert_eq!(keys.open_cursor("jobs of a", &cursor).unwrap(), b"position");
+        assert_eq!(keys.open_cursor("jobs of b", &cursor), None);
+        assert_eq!(keys.open_cursor("jobs of a", ""), None);
+        let mut bytes = BASE64_URL_SAFE_NO_PAD.decode(&cursor).unwrap();
+        for at in 0..bytes.len() {
+            bytes[at] ^= 1;
+            let changed = BASE64_URL_SAFE_NO_PAD.encode(&bytes);
+            assert_eq!(keys.open_cursor("jobs of a", &changed), None);
+            bytes[at] ^= 1;
+        }
+    }
+
+    #[test]
+    fn a_kept_reply_is_unreadable_at_rest_and_opens_for_its_request_only() {
+        let keys = keys();
+        let sealed = keys.seal_reply("request 1", b"ck_live_secret");
+        assert!(!sealed.windows(9).any(|part| part == b"ck_live_s"));
+        assert_eq!(
+            keys.open_reply("request 1", &sealed).unwrap(),
+            b"ck_live_secret"
+        );
+        assert_eq!(keys.open_reply("request 2", &sealed), Err(NotSealedHere));
+        assert_eq!(keys.open_reply("request 1", b"short"), Err(NotSealedHere));
+    }
+}

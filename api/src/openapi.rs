@@ -1,0 +1,79 @@
+//! The OpenAPI document: made from the routes, committed, and served as it is committed.
+
+use utoipa::{
+    Modify, OpenApi as _,
+    openapi::{
+        OpenApi,
+        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+/// What the document says beside the routes.
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "Comptoir",
+        description = "AI compute, bought and sold for an ERC-20 token; every charge has a receipt that anyone can check \
+                       against the chain.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0"),
+    ),
+    servers((url = "/", description = "This service")),
+    modifiers(&Security),
+    tags(
+        (name = "auth", description = "Sign in, stay signed in, sign out"),
+        (name = "accounts", description = "The account and its on-chain address"),
+        (name = "keys", description = "API keys with scopes"),
+        (name = "service", description = "How the service is"),
+    ),
+)]
+struct Document;
+
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut OpenApi) {
+        let bearer = |format: &str, description: &str| {
+            SecurityScheme::Http(
+                HttpBuilder::new()
+                    .scheme(HttpAuthScheme::Bearer)
+                    .bearer_format(format)
+                    .description(Some(description))
+                    .build(),
+            )
+        };
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(
+            "session",
+            bearer(
+                "JWT",
+                "An access token from POST /v1/auth/token: 15 minutes, every scope.",
+            ),
+        );
+        components.add_security_scheme(
+            "api_key",
+            bearer(
+                "API key",
+                "A key from POST /v1/keys; it needs the scopes that the operation names.",
+            ),
+        );
+    }
+}
+
+/// What routes are added to.
+pub(crate) fn base() -> OpenApi {
+    Document::openapi()
+}
+
+/// The document of every route, as it is committed in `openapi/api.json`.
+#[must_use]
+pub fn document() -> String {
+    let (_, openapi) = crate::routes::document_router().split_for_parts();
+    to_text(&openapi)
+}
+
+/// The document as text: readable, with an end of line at the end.
+pub(crate) fn to_text(openapi: &OpenApi) -> String {
+    let mut text = openapi.to_pretty_json().expect("a document serialises");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,46 @@
+//! What every handler can reach, and what the deployment decides.
+
+use std::sync::Arc;
+
+use comptoir_domain::credential::Environment;
+use comptoir_store::{objects::Objects, wake::Wake};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use crate::auth::{keys::Keys, password::Hasher};
+
+/// The state of the service; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    /// Postgres, in the role `comptoir_api`.
+    pub db: PgPool,
+    /// Injected so that a test decides what time it is.
+    pub clock: fn() -> OffsetDateTime,
+    /// The blobs.
+    pub objects: Objects,
+    /// Wake-ups between processes.
+    pub wake: Wake,
+    /// What the deployment decides.
+    pub config: Arc<Config>,
+    /// The service's secrets.
+    pub keys: Arc<Keys>,
+    /// Hashes passwords, a few at a time.
+    pub passwords: Hasher,
+}
+
+impl AppState {
+    /// What time it is.
+    #[must_use]
+    pub fn now(&self) -> OffsetDateTime {
+        (self.clock)()
+    }
+}
+
+/// What the deployment decides; the caller of the crate reads it from wherever it is kept.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How the service is reached from outside, such as `https://comptoir.example`; no slash at the end.
+    pub public_origin: String,
+    /// Is the money worth something?
+    pub environment: Environment,
+}

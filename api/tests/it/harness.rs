@@ -1,0 +1,311 @@
+//! The whole API over one test database, in the rights that it has in production.
+
+use std::cell::Cell;
+
+use alloy_primitives::Address;
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request::Builder},
+};
+use comptoir_api::{
+    AppState, Config,
+    auth::{
+        keys::{Keys, Secrets, random},
+        password::Hasher,
+    },
+};
+use comptoir_domain::{
+    credential::{ApiKey, Environment},
+    id::{AccountId, ChallengeId},
+    scope::Scopes,
+};
+use comptoir_http::jwt::SigningKey;
+use comptoir_store::{
+    accounts::{self, Challenge},
+    api_keys::{self, NewApiKey},
+    objects::Objects,
+    pool::{self, ServiceRole},
+    wake::Wake,
+};
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use sqlx::PgPool;
+use time::{Duration, OffsetDateTime, macros::datetime};
+use tower::ServiceExt as _;
+use utoipa::openapi::OpenApi;
+
+pub const NOW: OffsetDateTime = datetime!(2026-11-22 09:00 UTC);
+pub const ORIGIN: &str = "https://comptoir.test";
+
+thread_local! {
+    /// Each test has its own thread, and with it its own clock.
+    static PASSED: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+}
+
+/// The database, the service on it, and what tests need beside.
+pub struct TestApp {
+    /// The database with the rights of its owner, to arrange what other services do.
+    pub owner: PgPool,
+    pub state: AppState,
+    pub openapi: OpenApi,
+    pub signing_pem: String,
+    router: Router,
+    _blobs: tempfile::TempDir,
+}
+
+/// Somebody who may call.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub account: AccountId,
+    pub email: String,
+    /// An access token or an API key.
+    pub token: String,
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub bytes: Vec<u8>,
+    /// The body when it is JSON, else null.
+    pub json: Value,
+}
+
+impl Reply {
+    pub fn header(&self, name: impl Into<HeaderName>) -> &str {
+        self.headers
+            .get(name.into())
+            .map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// The `code` of a problem document, "" for anything else.
+    pub fn code(&self) -> &str {
+        if self.header(header::CONTENT_TYPE) != "application/problem+json" {
+            return "";
+        }
+        self.json["code"].as_str().unwrap()
+    }
+
+    /// The text at this JSON pointer.
+    pub fn text(&self, pointer: &str) -> &str {
+        let value = self.json.pointer(pointer);
+        value
+            .and_then(Value::as_str)
+            .unwrap_or_else(|| panic!("no text at {pointer} in {self:?}"))
+    }
+
+    #[track_caller]
+    pub fn expect(self, status: StatusCode) -> Self {
+        assert_eq!(
+            self.status,
+            status,
+            "{}",
+            String::from_utf8_lossy(&self.bytes)
+        );
+        self
+    }
+
+    #[track_caller]
+    pub fn expect_problem(self, status: StatusCode, code: &str) -> Self {
+        let reply = self.expect(status);
+        assert_eq!(reply.code(), code);
+        reply
+    }
+}
+
+impl TestApp {
+    pub async fn new(owner: PgPool) -> Self {
+        PASSED.set(Duration::ZERO);
+        let options = owner.connect_options().as_ref().clone();
+        let db = pool::connect(options, ServiceRole::Api, 8).await.unwrap();
+        let blobs = tempfile::tempdir().unwrap();
+        let blobs_url = url::Url::from_directory_path(blobs.path()).unwrap();
+        let signing_pem = SigningKey::generate_pem();
+        let secrets = Secrets {
+            signing_pem: &signing_pem,
+            other_public_keys: &[],
+            pepper: &[7; 32],
+        };
+        let keys = Keys::new(secrets, ORIGIN).unwrap();
+        let config = Config {
+            public_origin: ORIGIN.to_owned(),
+            environment: Environment::Test,
+        };
+        let state = AppState {
+            db,
+            clock: || NOW + PASSED.get(),
+            objects: Objects::open(&blobs_url).unwrap(),
+            wake: Wake::local(),
+            config: config.into(),
+            keys: keys.into(),
+            passwords: Hasher::default(),
+        };
+        let (router, openapi) = comptoir_api::app(state.clone());
+        Self {
+            owner,
+            state,
+            openapi,
+            signing_pem,
+            router,
+            _blobs: blobs,
+        }
+    }
+
+    /// Lets time pass.
+    pub fn pass(&self, time: Duration) {
+        PASSED.set(PASSED.get() + time);
+    }
+
+    pub fn now(&self) -> OffsetDateTime {
+        self.state.now()
+    }
+
+    /// Somebody who signed in and has no address yet.
+    pub async fn session(&self) -> Session {
+        let email = format!("{}@example.org", uuid::Uuid::now_v7());
+        let mut connection = self.state.db.acquire().await.unwrap();
+        let account = accounts::create(
+            &mut connection,
+            &email.parse().unwrap(),
+            "no password",
+            self.now(),
+        )
+        .await
+        .unwrap()
+        .id;
+        Session {
+            account,
+            email,
+            token: self.state.keys.access_token(account, self.now()),
+        }
+    }
+
+    /// Somebody who signed in and has bound an address.
+    pub async fn bound_session(&self) -> (Session, Address) {
+        let session = self.session().await;
+        let address = Address::from(random::<20>());
+        let challenge = Challenge {
+            id: ChallengeId::generate(),
+            address,
+            message: String::new(),
+            expires_at: self.now() + Duration::minutes(5),
+        };
+        let mut tx = self.state.db.begin().await.unwrap();
+        accounts::create_challenge(&mut tx, session.account, &challenge)
+            .await
+            .unwrap();
+        accounts::bind(&mut tx, session.account, &challenge, self.now())
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        (session, address)
+    }
+
+    /// An API key of the same account with these scopes.
+    pub async fn api_key(&self, session: &Session, scopes: &Scopes) -> Session {
+        let key = ApiKey::from_random(Environment::Test, random());
+        let new = NewApiKey {
+            name: "test",
+            prefix: key.shown(),
+            hmac: self.state.keys.api_key_hmac(&key),
+            scopes,
+            expires_at: None,
+        };
+        let mut connection = self.state.db.acquire().await.unwrap();
+        api_keys::create(&mut connection, session.account, &new, self.now())
+            .await
+            .unwrap();
+        Session {
+            token: key.reveal().to_owned(),
+            ..session.clone()
+        }
+    }
+
+    /// Begins a request.
+    pub fn request(&self, method: Method, path: &str) -> Call<'_> {
+        Call {
+            app: self,
+            request: Request::builder().method(method).uri(path),
+            body: Body::empty(),
+        }
+    }
+
+    pub fn get(&self, path: &str) -> Call<'_> {
+        self.request(Method::GET, path)
+    }
+
+    /// A POST with an `Idempotency-Key` of its own.
+    pub fn post(&self, path: &str, body: &Value) -> Call<'_> {
+        let key = uuid::Uuid::now_v7().to_string();
+        self.request(Method::POST, path)
+            .json(body)
+            .idempotency_key(&key)
+    }
+
+    pub async fn send(&self, request: Request<Body>) -> Reply {
+        let response = self.router.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let bytes = body.collect().await.unwrap().to_bytes().to_vec();
+        let json = serde_json::from_slice(&bytes).unwrap_or_default();
+        Reply {
+            status: head.status,
+            headers: head.headers,
+            bytes,
+            json,
+        }
+    }
+}
+
+/// A request that is being put together.
+pub struct Call<'a> {
+    app: &'a TestApp,
+    request: Builder,
+    body: Body,
+}
+
+impl Call<'_> {
+    pub fn by(self, session: &Session) -> Self {
+        let token = format!("Bearer {}", session.token);
+        self.header(header::AUTHORIZATION, &token)
+    }
+
+    pub fn header(self, name: impl Into<HeaderName>, value: &str) -> Self {
+        Self {
+            request: self.request.header(name.into(), value),
+            ..self
+        }
+    }
+
+    /// Replaces the key that [`TestApp::post`] chose.
+    pub fn idempotency_key(mut self, key: &str) -> Self {
+        let headers = self.request.headers_mut().unwrap();
+        headers.insert("idempotency-key", key.parse().unwrap());
+        self
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        let call = self.header(header::CONTENT_TYPE, "application/json");
+        Self {
+            body: Body::from(body.to_string()),
+            ..call
+        }
+    }
+
+    pub fn body(self, body: impl Into<Body>) -> Self {
+        Self {
+            body: body.into(),
+            ..self
+        }
+    }
+
+    pub fn build(self) -> Request<Body> {
+        self.request.body(self.body).unwrap()
+    }
+
+    pub async fn send(self) -> Reply {
+        let app = self.app;
+        app.send(self.build()).await
+    }
+}
