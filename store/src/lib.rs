@@ -7,17 +7,34 @@
 pub mod accounts;
 pub mod api_keys;
 pub mod assets;
+pub mod attempts;
+pub mod batches;
 pub mod blobs;
+pub mod chain;
+pub mod charges;
 pub mod codec;
+pub mod deposits;
 pub mod events;
+pub mod exits;
 pub mod holds;
 pub mod idempotency;
+pub mod jobs;
+pub mod leader;
 pub mod ledger;
 pub mod objects;
 pub mod pool;
 pub mod prices;
+pub mod queue;
+pub mod receipts;
+pub mod reconciliation;
+pub mod releases;
+pub mod seals;
 pub mod sessions;
+pub mod splits;
+pub mod statement;
+pub mod transactions;
 pub mod wake;
+pub mod workers;
 
 /// The schema, in order.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
