@@ -66,11 +66,10 @@ CREATE TABLE queue (
     worker_id uuid REFERENCES workers,
     lease_token uuid,
     lease_expires_at timestamptz,
-    -- What a worker must offer, copied from the quote so that matching reads no other table.
+    -- What a worker must offer, copied from the quote; the numeric class of training is the job's.
     device text NOT NULL,
     min_memory_bytes bigint NOT NULL,
     rate_nano numeric(39, 0) NOT NULL,
-    numeric_class text,
     CONSTRAINT queue_lease_is_whole CHECK (
         (lease_token IS NULL) = (lease_expires_at IS NULL)
         AND (lease_token IS NULL) = (worker_id IS NULL)
@@ -79,7 +78,7 @@ CREATE TABLE queue (
 ) WITH (fillfactor = 50);
 CREATE INDEX queue_job ON queue (job_id);
 -- Names no column that a lease or a heartbeat changes, so that those updates stay HOT.
-CREATE INDEX queue_order ON queue (priority DESC, ready_at, replica_id);
+CREATE INDEX queue_order ON queue (device, priority, replica_id);
 
 CREATE TABLE attempts (
     attempt_id uuid PRIMARY KEY,

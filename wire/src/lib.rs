@@ -16,7 +16,10 @@ pub mod seal;
 pub mod token;
 pub mod work;
 
-pub use comptoir_domain::lease::{LEASE_MS, REVEAL_MS};
+pub use comptoir_domain::{
+    lease::{LEASE_MS, REVEAL_MS},
+    seal::{OUTPUT_TENSORS, OUTPUT_WEIGHTS},
+};
 
 /// The header that carries the lease token of an attempt's own routes.
 pub const LEASE_TOKEN_HEADER: &str = "comptoir-lease-token";
@@ -46,9 +49,3 @@ pub const FACT_CHARS_MAX: usize = 100;
 pub const CODE_CHARS_MAX: usize = 64;
 /// Longest failure detail, in characters.
 pub const DETAIL_CHARS_MAX: usize = 2_000;
-
-/// The output of a training job: a safetensors blob of trained parameters and buffers, by name.
-pub const OUTPUT_WEIGHTS: &str = "weights";
-/// The output of an inference job: a safetensors blob of the program's output tensors, named
-/// `output_0`, `output_1`, … in the program's order.
-pub const OUTPUT_TENSORS: &str = "outputs";

@@ -1,32 +1,9 @@
 //! What is hashed: the result of an attempt, the seal that commits to it, and signed documents.
 
-use std::collections::BTreeMap;
-
-use comptoir_domain::{
-    digest::Sha256,
-    id::{AttemptId, WorkerId},
-};
+use comptoir_domain::digest::Sha256;
 use serde::Serialize;
 
-/// The SHA-256 of the canonical JSON (RFC 8785) of `{output name: blob digest}`.
-#[must_use]
-pub fn result_sha256(outputs: &BTreeMap<String, Sha256>) -> Sha256 {
-    Sha256::of_document(outputs).expect("a map of texts has a JSON form")
-}
-
-/// The SHA-256 of the 16 bytes of the worker's UUID, the 16 of the attempt's, 32 random bytes and the
-/// result digest. Bound to worker and attempt, so that a copied seal opens for nobody else.
-#[must_use]
-pub fn seal(worker: WorkerId, attempt: AttemptId, salt: &[u8; 32], result: Sha256) -> Sha256 {
-    let bytes = [
-        worker.0.as_bytes().as_slice(),
-        attempt.0.as_bytes(),
-        salt,
-        &result.0,
-    ]
-    .concat();
-    Sha256::of(&bytes)
-}
+pub use comptoir_domain::seal::{output_of, result_sha256, seal};
 
 /// A context, and the digest of a document's canonical form.
 pub(crate) fn document_signature_bytes(
@@ -34,33 +11,4 @@ pub(crate) fn document_signature_bytes(
     document: &impl Serialize,
 ) -> Result<Vec<u8>, serde_json::Error> {
     Ok([context, Sha256::of_document(document)?.0.as_slice()].concat())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_result_is_the_digest_of_its_canonical_json() {
-        let outputs = BTreeMap::from([
-            ("b".to_owned(), Sha256([1; 32])),
-            ("a".to_owned(), Sha256([2; 32])),
-        ]);
-        let json = format!(
-            "{{\"a\":\"{}\",\"b\":\"{}\"}}",
-            "02".repeat(32),
-            "01".repeat(32)
-        );
-        assert_eq!(result_sha256(&outputs), Sha256::of(json.as_bytes()));
-    }
-
-    #[test]
-    fn a_copied_seal_fits_no_other_worker_or_attempt() {
-        let (worker, attempt) = (WorkerId::generate(), AttemptId::generate());
-        let (salt, result) = ([5; 32], Sha256([6; 32]));
-        let sealed = seal(worker, attempt, &salt, result);
-        assert_eq!(sealed, seal(worker, attempt, &salt, result));
-        assert_ne!(sealed, seal(WorkerId::generate(), attempt, &salt, result));
-        assert_ne!(sealed, seal(worker, AttemptId::generate(), &salt, result));
-    }
 }
