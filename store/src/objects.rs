@@ -141,15 +141,13 @@ impl Objects {
         let mut body = Hashing::new(body, limit);
         let mut head = BytesMut::new();
         while head.len() < PART_BYTES {
-            match body.next().await? {
-                Some(chunk) => head.extend_from_slice(&chunk),
-                None => {
-                    let stored = body.finish(expected)?;
-                    let whole = PutPayload::from_bytes(head.freeze());
-                    self.0.put(&place(stored.sha256), whole).await?;
-                    return Ok(stored);
-                }
-            }
+            let Some(chunk) = body.next().await? else {
+                let stored = body.finish(expected)?;
+                let whole = PutPayload::from_bytes(head.freeze());
+                self.0.put(&place(stored.sha256), whole).await?;
+                return Ok(stored);
+            };
+            head.extend_from_slice(&chunk);
         }
         // A large body whose name is not known yet grows elsewhere and is moved.
         let target = expected.map_or_else(incoming, place);

@@ -2,6 +2,7 @@
 
 pub mod spec;
 pub mod state;
+pub mod waiting;
 
 pub use spec::{
     InferenceSpec, InvalidSpec, JobSpec, Loss, Optimizer, Schedule, TensorRef, TrainingSpec,

@@ -240,7 +240,11 @@ impl JobSpec {
             Self::Inference(_) => None,
         };
         let inputs = self.inputs().values().map(|input| input.blob);
-        inputs.chain([self.program()]).chain(self.weights()).chain(target).collect()
+        inputs
+            .chain([self.program()])
+            .chain(self.weights())
+            .chain(target)
+            .collect()
     }
 
     /// Checks every number and name against its limits; shapes are checked against the program
@@ -250,11 +254,19 @@ impl JobSpec {
     /// The first field that breaks a rule.
     pub fn validate(&self) -> Result<(), InvalidSpec> {
         let inputs = self.inputs();
-        require("/inputs", "1 to 64 inputs", (1..=INPUTS_MAX).contains(&inputs.len()))?;
+        require(
+            "/inputs",
+            "1 to 64 inputs",
+            (1..=INPUTS_MAX).contains(&inputs.len()),
+        )?;
         for (name, tensor) in inputs {
             let pointer = format!("/inputs/{}", name.replace('~', "~0").replace('/', "~1"));
             require(&pointer, "a name of 1 to 255 bytes", is_name(name))?;
-            require(&format!("{pointer}/tensor"), "a name of 1 to 255 bytes", is_name(&tensor.tensor))?;
+            require(
+                &format!("{pointer}/tensor"),
+                "a name of 1 to 255 bytes",
+                is_name(&tensor.tensor),
+            )?;
         }
         match self {
             Self::Inference(spec) => validate_batch_size(spec.batch_size),
@@ -266,21 +278,38 @@ impl JobSpec {
 impl TrainingSpec {
     fn validate(&self) -> Result<(), InvalidSpec> {
         validate_batch_size(self.batch_size)?;
-        require("/target/tensor", "a name of 1 to 255 bytes", is_name(&self.target.tensor))?;
-        require("/epochs", "1 to 10000", (1..=EPOCHS_MAX).contains(&self.epochs))?;
+        require(
+            "/target/tensor",
+            "a name of 1 to 255 bytes",
+            is_name(&self.target.tensor),
+        )?;
+        require(
+            "/epochs",
+            "1 to 10000",
+            (1..=EPOCHS_MAX).contains(&self.epochs),
+        )?;
         require("/seed", "at most 2^53 - 1", self.seed <= SEED_MAX)?;
         let steps = (1..=SEGMENT_STEPS_MAX).contains(&self.segment_steps);
         require("/segment_steps", "1 to 100000", steps)?;
         self.optimizer.validate()?;
         match self.schedule {
             Schedule::Constant => Ok(()),
-            Schedule::Step { every_epochs, gamma } => {
+            Schedule::Step {
+                every_epochs,
+                gamma,
+            } => {
                 require("/schedule/every_epochs", "at least 1", every_epochs >= 1)?;
-                require("/schedule/gamma", "above 0 and at most 1", gamma > 0.0 && gamma <= 1.0)
+                require(
+                    "/schedule/gamma",
+                    "above 0 and at most 1",
+                    gamma > 0.0 && gamma <= 1.0,
+                )
             }
-            Schedule::Cosine { min_learning_rate } => {
-                require("/schedule/min_learning_rate", "0 to 1000", is_rate(min_learning_rate))
-            }
+            Schedule::Cosine { min_learning_rate } => require(
+                "/schedule/min_learning_rate",
+                "0 to 1000",
+                is_rate(min_learning_rate),
+            ),
             Schedule::LinearWarmup { steps } => {
                 require("/schedule/steps", "at least 1", steps >= 1)
             }
@@ -300,34 +329,62 @@ impl Optimizer {
 
     fn validate(&self) -> Result<(), InvalidSpec> {
         let rate = self.learning_rate();
-        require("/optimizer/learning_rate", "above 0, at most 1000", rate > 0.0 && is_rate(rate))?;
+        require(
+            "/optimizer/learning_rate",
+            "above 0, at most 1000",
+            rate > 0.0 && is_rate(rate),
+        )?;
         match self {
-            Self::Sgd { momentum, weight_decay, nesterov, .. } => {
+            Self::Sgd {
+                momentum,
+                weight_decay,
+                nesterov,
+                ..
+            } => {
                 require("/optimizer/momentum", "0 to below 1", is_share(*momentum))?;
-                require("/optimizer/weight_decay", "0 to 1000", is_rate(*weight_decay))?;
+                require(
+                    "/optimizer/weight_decay",
+                    "0 to 1000",
+                    is_rate(*weight_decay),
+                )?;
                 let has_momentum = *momentum > 0.0 || !nesterov;
-                require("/optimizer/nesterov", "needs a momentum above 0", has_momentum)
+                require(
+                    "/optimizer/nesterov",
+                    "needs a momentum above 0",
+                    has_momentum,
+                )
             }
             Self::Adam(options) | Self::Adamw(options) => {
                 require("/optimizer/beta1", "0 to below 1", is_share(options.beta1))?;
                 require("/optimizer/beta2", "0 to below 1", is_share(options.beta2))?;
                 let epsilon = options.epsilon > 0.0 && options.epsilon <= 1.0;
                 require("/optimizer/epsilon", "above 0, at most 1", epsilon)?;
-                require("/optimizer/weight_decay", "0 to 1000", is_rate(options.weight_decay))
+                require(
+                    "/optimizer/weight_decay",
+                    "0 to 1000",
+                    is_rate(options.weight_decay),
+                )
             }
         }
     }
 }
 
 fn validate_batch_size(batch_size: u32) -> Result<(), InvalidSpec> {
-    require("/batch_size", "1 to 65536", (1..=BATCH_SIZE_MAX).contains(&batch_size))
+    require(
+        "/batch_size",
+        "1 to 65536",
+        (1..=BATCH_SIZE_MAX).contains(&batch_size),
+    )
 }
 
 fn require(pointer: &str, detail: &'static str, holds: bool) -> Result<(), InvalidSpec> {
     if holds {
         Ok(())
     } else {
-        Err(InvalidSpec { pointer: pointer.to_owned(), detail })
+        Err(InvalidSpec {
+            pointer: pointer.to_owned(),
+            detail,
+        })
     }
 }
 
@@ -352,8 +409,17 @@ mod tests {
         TrainingSpec {
             program: Sha256::of(b"program"),
             weights: None,
-            inputs: BTreeMap::from([("x".into(), TensorRef { blob, tensor: "images".into() })]),
-            target: TensorRef { blob, tensor: "labels".into() },
+            inputs: BTreeMap::from([(
+                "x".into(),
+                TensorRef {
+                    blob,
+                    tensor: "images".into(),
+                },
+            )]),
+            target: TensorRef {
+                blob,
+                tensor: "labels".into(),
+            },
             output: 0,
             loss: Loss::CrossEntropy,
             optimizer: Optimizer::Sgd {
@@ -385,7 +451,10 @@ mod tests {
         assert_eq!(JobSpec::Training(training()).validate(), Ok(()));
         assert_eq!(pointer(|it| it.epochs = 0), "/epochs");
         assert_eq!(pointer(|it| it.seed = 1 << 53), "/seed");
-        assert_eq!(pointer(|it| it.batch_size = BATCH_SIZE_MAX + 1), "/batch_size");
+        assert_eq!(
+            pointer(|it| it.batch_size = BATCH_SIZE_MAX + 1),
+            "/batch_size"
+        );
         assert_eq!(pointer(|it| it.inputs.clear()), "/inputs");
         assert_eq!(
             pointer(|it| it.optimizer = Optimizer::Adam(AdamOptions {

@@ -220,7 +220,12 @@ mod tests {
 
     #[test]
     fn a_final_state_allows_nothing() {
-        for state in [JobState::Completed, JobState::Failed, JobState::Cancelled, JobState::Expired] {
+        for state in [
+            JobState::Completed,
+            JobState::Failed,
+            JobState::Cancelled,
+            JobState::Expired,
+        ] {
             assert!(state.is_final());
             assert!(state.lease().is_err() && state.requeue().is_err() && state.verify().is_err());
             assert!(state.complete().is_err() && state.end(EndedAs::Cancelled).is_err());

@@ -1,0 +1,329 @@
+//! Does a job fit its program? Everything that can be said from the heads of files is said before money is
+//! held: names, element types, shapes, rows, batches, weights; and how much memory a run needs.
+
+mod facts;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::{
+    digest::Sha256,
+    job::{InferenceSpec, JobSpec, Loss, TensorRef, Tier, TrainingSpec},
+    price::Meter,
+    tensors::{TensorInfo, TensorsHeader, dtype_name},
+};
+
+pub use facts::{FACTS_VERSION, NoFacts, ProgramFacts, RowShape, Shape};
+
+/// Bytes of the largest result.
+pub const OUTPUT_BYTES_MAX: u64 = 1 << 30;
+/// Memory of a run beside its tensors: the graph, allocators, scratch of operators.
+const MEMORY_FIXED_BYTES: u64 = 256 << 20;
+/// Misfits that are told at once.
+const MISFITS_MAX: usize = 20;
+
+/// One thing that does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misfit {
+    /// RFC 6901 pointer into the specification.
+    pub pointer: String,
+    /// What is wrong.
+    pub detail: String,
+}
+
+/// What a fitting job comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fit {
+    /// What is counted of it.
+    pub meter: Meter,
+    /// Memory that a worker must offer.
+    pub min_memory_bytes: u64,
+}
+
+/// Checks a job against its program and the heads of the tensor files that it names. A file that is not in
+/// `files` was refused before and is passed over.
+///
+/// # Errors
+/// What does not fit, at most the first twenty.
+pub fn check(
+    spec: &JobSpec,
+    tier: Tier,
+    program: &ProgramFacts,
+    files: &BTreeMap<Sha256, TensorsHeader>,
+) -> Result<Fit, Vec<Misfit>> {
+    let mut check = Check {
+        program,
+        files,
+        rows: None,
+        misfits: Vec::new(),
+    };
+    check.inputs(spec.inputs());
+    match spec {
+        JobSpec::Training(training) => check.training(training),
+        JobSpec::Inference(inference) => check.inference(inference),
+    }
+    if let Some(weights) = spec.weights() {
+        check.weights(weights);
+    }
+    let rows = check.rows.unwrap_or_default();
+    let counted = match spec {
+        JobSpec::Training(it) => {
+            Meter::training(program.madds_per_row.into(), rows, it.epochs, tier)
+        }
+        JobSpec::Inference(_) => Meter::inference(program.madds_per_row.into(), rows, tier),
+    };
+    if counted.is_none() {
+        check.misfit("", "the job is too large to be priced");
+    }
+    match counted {
+        Some(meter) if check.misfits.is_empty() => Ok(Fit {
+            meter,
+            min_memory_bytes: memory(spec, rows, program, files),
+        }),
+        _ => {
+            check.misfits.truncate(MISFITS_MAX);
+            Err(check.misfits)
+        }
+    }
+}
+
+struct Check<'a> {
+    program: &'a ProgramFacts,
+    files: &'a BTreeMap<Sha256, TensorsHeader>,
+    /// Of the first tensor that was found.
+    rows: Option<u64>,
+    misfits: Vec<Misfit>,
+}
+
+impl<'a> Check<'a> {
+    fn misfit(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
+        self.misfits.push(Misfit {
+            pointer: pointer.into(),
+            detail: detail.into(),
+        });
+    }
+
+    fn inputs(&mut self, inputs: &BTreeMap<String, TensorRef>) {
+        let program = self.program;
+        let names: BTreeSet<&str> = program.inputs.iter().map(|it| it.name.as_str()).collect();
+        for input in &program.inputs {
+            if !inputs.contains_key(&input.name) {
+                self.misfit(
+                    "/inputs",
+                    format!("the program's input `{}` is missing", input.name),
+                );
+            }
+        }
+        for (name, tensor) in inputs {
+            let pointer = format!("/inputs/{}", escape(name));
+            let Some(expected) = program.inputs.iter().find(|it| it.name == *name) else {
+                let names = names.iter().copied().collect::<Vec<_>>().join("`, `");
+                self.misfit(
+                    pointer,
+                    format!("the program has no such input; it has `{names}`"),
+                );
+                continue;
+            };
+            if let Some(found) = self.tensor(&pointer, tensor) {
+                self.shape(&pointer, found, &expected.dtype, &expected.row);
+            }
+        }
+    }
+
+    /// The tensor that is referred to; its rows must be those of the others.
+    fn tensor(&mut self, pointer: &str, tensor: &TensorRef) -> Option<&'a TensorInfo> {
+        let Some(found) = self.files.get(&tensor.blob)?.tensors.get(&tensor.tensor) else {
+            self.misfit(
+                format!("{pointer}/tensor"),
+                format!("the file has no tensor `{}`", tensor.tensor),
+            );
+            return None;
+        };
+        match (found.rows(), self.rows) {
+            (None | Some(0), _) => self.misfit(pointer, "the tensor has no rows"),
+            (rows, None) => self.rows = rows,
+            (Some(rows), Some(others)) if rows != others => {
+                self.misfit(
+                    pointer,
+                    format!("it has {rows} rows where others have {others}"),
+                );
+            }
+            (Some(_), Some(_)) => {}
+        }
+        Some(found)
+    }
+
+    fn shape(&mut self, pointer: &str, found: &TensorInfo, dtype: &str, row: &[u64]) {
+        let found_dtype = dtype_name(found.dtype);
+        if found_dtype != dtype {
+            self.misfit(
+                pointer,
+                format!("it holds {found_dtype}; the program takes {dtype}"),
+            );
+        }
+        let found_row = found.shape.get(1..).unwrap_or_default();
+        if found_row != row {
+            let detail = format!("a row has the shape {found_row:?}; the program takes {row:?}");
+            self.misfit(pointer, detail);
+        }
+    }
+
+    fn batches(&mut self, batch_size: u32) {
+        if let Some(rows) = self.rows
+            && let Err(error) = self.program.batch().allows(rows, batch_size.into())
+        {
+            self.misfit("/batch_size", error.to_string());
+        }
+    }
+
+    fn inference(&mut self, spec: &InferenceSpec) {
+        self.batches(spec.batch_size);
+        let row: u64 = self
+            .program
+            .outputs
+            .iter()
+            .fold(0, |sum, it| sum.saturating_add(it.row_bytes));
+        let bytes = row.saturating_mul(self.rows.unwrap_or_default());
+        if bytes > OUTPUT_BYTES_MAX {
+            self.misfit(
+                "/inputs",
+                format!(
+                    "the outputs would be {bytes} bytes; at most {OUTPUT_BYTES_MAX} are stored"
+                ),
+            );
+        }
+    }
+
+    fn training(&mut self, spec: &TrainingSpec) {
+        if !self.program.is_trainable {
+            let detail =
+                "the program was not exported as training IR, or has no parameter to learn";
+            self.misfit("/program", detail);
+        }
+        let target = self.tensor("/target", &spec.target);
+        self.batches(spec.batch_size);
+        let index = usize::try_from(spec.output).unwrap_or(usize::MAX);
+        let Some(output) = self.program.outputs.get(index) else {
+            self.misfit(
+                "/output",
+                format!("the program has {} outputs", self.program.outputs.len()),
+            );
+            return;
+        };
+        if !matches!(output.dtype.as_str(), "F16" | "BF16" | "F32" | "F64") {
+            self.misfit(
+                "/output",
+                format!("the output holds {}, which has no gradient", output.dtype),
+            );
+        }
+        let (dtype, row) = match (spec.loss, output.row.split_last()) {
+            (Loss::Mse, _) => (output.dtype.as_str(), output.row.as_slice()),
+            (Loss::CrossEntropy, Some((1.., positions))) => ("I64", positions),
+            (Loss::CrossEntropy, Some(_) | None) => {
+                self.misfit("/loss", "the output has no dimension of classes");
+                return;
+            }
+        };
+        if let Some(target) = target {
+            self.shape("/target", target, dtype, row);
+        }
+    }
+
+    fn weights(&mut self, weights: Sha256) {
+        let Some(file) = self.files.get(&weights) else {
+            return;
+        };
+        for name in file
+            .tensors
+            .keys()
+            .filter(|name| !self.program.weights.contains_key(*name))
+        {
+            self.misfit(
+                "/weights",
+                format!("the program has no parameter or saved buffer `{name}`"),
+            );
+        }
+        for (name, expected) in &self.program.weights {
+            let Some(found) = file.tensors.get(name) else {
+                self.misfit("/weights", format!("`{name}` is missing"));
+                continue;
+            };
+            let dtype = dtype_name(found.dtype);
+            if (dtype, &found.shape) != (expected.dtype.as_str(), &expected.sizes) {
+                let Shape {
+                    dtype: expected_dtype,
+                    sizes,
+                } = expected;
+                self.misfit(
+                    "/weights",
+                    format!(
+                        "`{name}` is {dtype} {:?}; the program has {expected_dtype} {sizes:?}",
+                        found.shape
+                    ),
+                );
+            }
+        }
+    }
+}
+
+/// An estimate that errs upwards: a worker gives a run this much and ends it at more.
+fn memory(
+    spec: &JobSpec,
+    rows: u64,
+    program: &ProgramFacts,
+    files: &BTreeMap<Sha256, TensorsHeader>,
+) -> u64 {
+    let data = |tensors: &[&TensorRef]| {
+        let infos = tensors
+            .iter()
+            .filter_map(|it| files.get(&it.blob)?.tensors.get(&it.tensor));
+        infos.fold(0_u64, |sum, info| {
+            sum.saturating_add(info.bytes.end.saturating_sub(info.bytes.start))
+        })
+    };
+    let mut tensors: Vec<&TensorRef> = spec.inputs().values().collect();
+    // Twice: once as read, once as the tensors that are computed with.
+    let stored = program.stored_bytes.saturating_mul(2);
+    let batch = |batch_size: u32| values(program, u64::from(batch_size).min(rows));
+    let working = match spec {
+        JobSpec::Training(it) => {
+            tensors.push(&it.target);
+            // Gradients, two moments, and the checkpoint being written.
+            let learned = program.learned_bytes.saturating_mul(4);
+            // Values, their gradients, and scratch.
+            learned.saturating_add(batch(it.batch_size).saturating_mul(3))
+        }
+        JobSpec::Inference(it) => {
+            let row = program
+                .outputs
+                .iter()
+                .fold(0_u64, |sum, it| sum.saturating_add(it.row_bytes));
+            let outputs = row.saturating_mul(rows).saturating_mul(2);
+            outputs.saturating_add(batch(it.batch_size).saturating_mul(2))
+        }
+    };
+    [stored, data(&tensors).saturating_mul(2), working]
+        .into_iter()
+        .fold(MEMORY_FIXED_BYTES, u64::saturating_add)
+        .min(i64::MAX.unsigned_abs())
+}
+
+/// Bytes of all values of one run with this batch.
+fn values(program: &ProgramFacts, batch: u64) -> u64 {
+    let value = program
+        .value_bytes
+        .iter()
+        .rev()
+        .fold(0_i128, |value, coefficient| {
+            value
+                .saturating_mul(batch.into())
+                .saturating_add((*coefficient).into())
+        });
+    u64::try_from(value.max(0)).unwrap_or(u64::MAX)
+}
+
+fn escape(name: &str) -> String {
+    name.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests;
