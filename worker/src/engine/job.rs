@@ -1,0 +1,395 @@
+//! A job in its child process, seen from the worker: starts it, passes its events on, and ends it.
+
+use std::{
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt,
+    path::{Component, Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    process::{Child, ChildStdin, Command},
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    failure::{Code, Failure},
+    limits::Limits,
+    message::{self, Description, Event, LENGTH_BYTES, MessageError, Order},
+};
+
+/// Events that wait for whoever reads them; then the child waits.
+pub const EVENTS_MAX: usize = 64;
+/// How long a cancelled child may take to end by itself, and any child after its last event.
+pub const GRACE: Duration = Duration::from_secs(5);
+/// What is kept of a child's standard error.
+const STDERR_BYTES_MAX: usize = 4_096;
+/// What a child sees of the worker's environment: where libraries and devices are, and which instructions to use.
+const INHERITED: [&str; 6] = [
+    "LD_LIBRARY_PATH",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+];
+
+/// How children are started.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    executable: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Launcher {
+    /// Children of an executable that knows the verb `child`, with what they may see of this environment.
+    #[must_use]
+    pub fn new(executable: PathBuf) -> Self {
+        let inherit = |name: &str| Some((name.into(), std::env::var_os(name)?));
+        Self { executable, environment: INHERITED.into_iter().filter_map(inherit).collect() }
+    }
+
+    /// Children of the running executable.
+    pub fn current() -> io::Result<Self> {
+        std::env::current_exe().map(Self::new)
+    }
+
+    /// Sets a variable for children.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        let name = name.into();
+        self.environment.retain(|(present, _)| *present != name);
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    /// Starts a child in a scratch folder. Call it on a thread that lives as long as the runtime (a task, not
+    /// `spawn_blocking`): the kernel ends a child with the thread that started it.
+    pub fn spawn(&self, limits: Limits, description: Description, scratch: &Path) -> io::Result<Job> {
+        let scratch = scratch.canonicalize()?;
+        let mut child = Command::new(&self.executable)
+            .arg("child")
+            .args(limits.arguments(description.device, description.threads))
+            .env_clear()
+            .envs(environment(&scratch, description.threads))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&scratch)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        let pipe = "the pipe was asked for";
+        let stdin = child.stdin.take().expect(pipe);
+        let messages = read_messages(child.stdout.take().expect(pipe));
+        let stderr = tokio::spawn(read_tail(child.stderr.take().expect(pipe)));
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let cancel = CancellationToken::new();
+        let supervisor = Supervisor {
+            group: child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            child,
+            stdin,
+            messages,
+            stderr,
+            events,
+            cancel: cancel.clone(),
+            cancelling: false,
+            deadline: Instant::now() + limits.wall,
+            scratch,
+        };
+        tokio::spawn(supervisor.run(description));
+        Ok(Job { events: receiver, cancel })
+    }
+}
+
+fn environment(scratch: &Path, threads: u16) -> [(&'static str, OsString); 8] {
+    [
+        ("HOME", scratch.into()),
+        ("TMPDIR", scratch.into()),
+        ("LANG", "C".into()),
+        ("OMP_NUM_THREADS", threads.to_string().into()),
+        ("MKL_NUM_THREADS", threads.to_string().into()),
+        ("MKL_DYNAMIC", "FALSE".into()),
+        // What cuBLAS needs to give the same result twice.
+        ("CUBLAS_WORKSPACE_CONFIG", ":4096:8".into()),
+        ("NVIDIA_TF32_OVERRIDE", "0".into()),
+    ]
+}
+
+/// A running child. Dropping it ends the child.
+#[derive(Debug)]
+pub struct Job {
+    events: mpsc::Receiver<Event>,
+    cancel: CancellationToken,
+}
+
+impl Job {
+    /// The next event. Exactly one event is the last (`Event::is_last`), whatever happens to the child; then `None`.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// A handle that cancels it from elsewhere: the child stops at its next step, or is ended after a moment.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle(self.cancel.clone())
+    }
+
+    /// Its last event, all others let go.
+    pub async fn last(mut self) -> Event {
+        while let Some(event) = self.next().await {
+            if event.is_last() {
+                return event;
+            }
+        }
+        Event::Failed(Failure::new(Code::Machine, "the runtime of the worker has ended"))
+    }
+}
+
+/// Cancels a job.
+#[derive(Debug, Clone)]
+pub struct Handle(CancellationToken);
+
+impl Handle {
+    /// Cancels it; more than once is once.
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+struct Supervisor {
+    child: Child,
+    group: Option<Pid>,
+    stdin: ChildStdin,
+    messages: mpsc::Receiver<Result<Event, MessageError>>,
+    stderr: JoinHandle<String>,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+    cancelling: bool,
+    deadline: Instant,
+    scratch: PathBuf,
+}
+
+impl Supervisor {
+    async fn run(mut self, description: Description) {
+        let started = self.order(&Order::Start(description)).await;
+        let last = match started {
+            Ok(()) => self.pass_on().await,
+            // A child that does not read its order has ended; its exit says why.
+            Err(MessageError::Pipe(_)) => None,
+            Err(error) => Some(Event::Failed(Failure::new(Code::Protocol, error))),
+        };
+        let Self { mut child, group, stdin, events, stderr, .. } = self;
+        let ended = timeout(GRACE, child.wait()).await;
+        // Whatever it may have started ends with it, and it with its pipe.
+        kill_group(group);
+        drop(stdin);
+        let last = match (last, ended) {
+            (Some(last), _) => last,
+            (None, Ok(status)) => {
+                let said = timeout(GRACE, stderr).await.ok().and_then(Result::ok).unwrap_or_default();
+                Event::Failed(autopsy(status, &said))
+            }
+            (None, Err(_)) => Event::Failed(Failure::new(Code::Crashed, "the child fell silent and did not end")),
+        };
+        // Nobody may be listening any more, and then nobody misses it.
+        events.send(last).await.ok();
+        // Reaped last, since a killed process ends soon but not at once.
+        child.wait().await.ok();
+    }
+
+    /// Passes events on until the last one, which it returns; `None` if the child falls silent.
+    async fn pass_on(&mut self) -> Option<Event> {
+        loop {
+            tokio::select! {
+                message = self.messages.recv() => match message? {
+                    Ok(event) => match located(event, &self.scratch) {
+                        Ok(event) if event.is_last() => return Some(event),
+                        Ok(event) => {
+                            // Room in the channel is waited for no longer than the job may take.
+                            if timeout_at(self.deadline, self.events.send(event)).await.is_err() {
+                                return Some(self.out_of_time().await);
+                            }
+                        }
+                        Err(failure) => return Some(self.refuse(failure).await),
+                    },
+                    Err(MessageError::Pipe(_)) => return None,
+                    Err(error) => return Some(self.refuse(Failure::new(Code::Protocol, error)).await),
+                },
+                () = self.cancel.cancelled(), if !self.cancelling => {
+                    self.cancelling = true;
+                    self.deadline = self.deadline.min(Instant::now() + GRACE);
+                    if self.order(&Order::Cancel).await.is_err() {
+                        return None;
+                    }
+                }
+                () = self.events.closed() => return Some(self.refuse(Failure::new(Code::Machine, "nobody listens")).await),
+                () = tokio::time::sleep_until(self.deadline) => return Some(self.out_of_time().await),
+            }
+        }
+    }
+
+    async fn order(&mut self, order: &Order) -> Result<(), MessageError> {
+        let frame = message::encode(order)?;
+        self.stdin.write_all(&frame).await?;
+        Ok(self.stdin.flush().await?)
+    }
+
+    async fn out_of_time(&mut self) -> Event {
+        end(&mut self.child, self.group).await.ok();
+        if self.cancelling {
+            Event::Cancelled
+        } else {
+            Event::Failed(Failure::new(Code::TimeLimit, "the job took longer than its time limit"))
+        }
+    }
+
+    async fn refuse(&mut self, failure: Failure) -> Event {
+        end(&mut self.child, self.group).await.ok();
+        Event::Failed(failure)
+    }
+}
+
+fn kill_group(group: Option<Pid>) {
+    if let Some(group) = group {
+        // An empty group is what is wanted, and an error.
+        killpg(group, Signal::SIGKILL).ok();
+    }
+}
+
+async fn end(child: &mut Child, group: Option<Pid>) -> io::Result<ExitStatus> {
+    kill_group(group);
+    child.start_kill().ok();
+    child.wait().await
+}
+
+/// Reads messages in a task of its own: a half-read message must not be lost when something else happens.
+fn read_messages(
+    mut from: impl AsyncRead + Unpin + Send + 'static,
+) -> mpsc::Receiver<Result<Event, MessageError>> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        loop {
+            let message = match read_message(&mut from).await {
+                Ok(None) => return,
+                Ok(Some(event)) => Ok(event),
+                Err(error) => Err(error),
+            };
+            let is_end = message.is_err();
+            if sender.send(message).await.is_err() || is_end {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Event>, MessageError> {
+    let mut header = [0; LENGTH_BYTES];
+    match from.read_exact(&mut header).await {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        other => other?,
+    };
+    let mut body = vec![0; message::decode_length(header)?];
+    from.read_exact(&mut body).await?;
+    Ok(Some(serde_json::from_slice(&body)?))
+}
+
+/// The end of what a child says on standard error.
+async fn read_tail(mut from: impl AsyncRead + Unpin) -> String {
+    let (mut tail, mut buffer) = (Vec::new(), [0; 1024]);
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        tail.extend_from_slice(&buffer[..read]);
+        let over = tail.len().saturating_sub(STDERR_BYTES_MAX);
+        tail.drain(..over);
+    }
+    String::from_utf8_lossy(&tail).into_owned()
+}
+
+/// Why a child ended without a last event.
+fn autopsy(status: io::Result<ExitStatus>, said: &str) -> Failure {
+    let status = match status {
+        Ok(status) => status,
+        Err(error) => return Failure::new(Code::Machine, format_args!("wait for the child: {error}")),
+    };
+    let is_memory = ["memory allocation of", "bad_alloc"].iter().any(|sign| said.contains(sign));
+    let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
+    let code = match signal {
+        Some(Signal::SIGXCPU) => Code::TimeLimit,
+        // Nobody here sends it to a child that still works: the kernel does when the machine's memory is full.
+        Some(Signal::SIGKILL) => Code::OutOfMemory,
+        _ if is_memory => Code::OutOfMemory,
+        _ => Code::Crashed,
+    };
+    let last_words = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
+    Failure::new(code, format_args!("the child ended with {status}: {last_words}"))
+}
+
+/// The event with its files in the scratch folder. A child names plain files there and nothing else.
+fn located(event: Event, scratch: &Path) -> Result<Event, Failure> {
+    let locate = |path: &mut PathBuf| {
+        let mut parts = path.components();
+        let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) else {
+            return Err(Failure::new(Code::Protocol, "the child named a file outside of its folder"));
+        };
+        let located = scratch.join(name);
+        let is_file = std::fs::symlink_metadata(&located).is_ok_and(|metadata| metadata.is_file());
+        if !is_file {
+            return Err(Failure::new(Code::Protocol, "the child named a file that is none"));
+        }
+        *path = located;
+        Ok(())
+    };
+    match event {
+        Event::Segment(mut segment) => locate(&mut segment.path).map(|()| Event::Segment(segment)),
+        Event::Done { mut outputs } => {
+            outputs.iter_mut().try_for_each(|output| locate(&mut output.path))?;
+            Ok(Event::Done { outputs })
+        }
+        other => Ok(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comptoir_domain::digest::Sha256;
+
+    use super::*;
+    use crate::engine::message::Output;
+
+    #[test]
+    fn a_child_names_only_files_of_its_own_folder() {
+        let scratch = tempfile::tempdir().unwrap();
+        std::fs::write(scratch.path().join("weights"), b"").unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", scratch.path().join("link")).unwrap();
+        let named = |path: &str| {
+            let output = Output { name: "weights".into(), path: path.into(), sha256: Sha256::of(b""), bytes: 0 };
+            located(Event::Done { outputs: vec![output] }, scratch.path())
+        };
+        assert!(matches!(named("weights"), Ok(Event::Done { outputs }) if outputs[0].path.is_absolute()));
+        for outside in ["/etc/passwd", "../x", "a/b", ".", "link", "absent"] {
+            assert_eq!(named(outside).unwrap_err().code, Code::Protocol, "{outside}");
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_child_says_who_answers() {
+        let code = |raw, said: &str| autopsy(Ok(ExitStatus::from_raw(raw)), said).code;
+        assert_eq!(code(Signal::SIGXCPU as i32, ""), Code::TimeLimit);
+        assert_eq!(code(Signal::SIGKILL as i32, ""), Code::OutOfMemory);
+        assert_eq!(code(Signal::SIGABRT as i32, "memory allocation of 8 bytes failed"), Code::OutOfMemory);
+        assert_eq!(code(Signal::SIGSEGV as i32, ""), Code::Crashed);
+        assert_eq!(code(256, "thread 'main' panicked"), Code::Crashed);
+    }
+}

@@ -1,0 +1,24 @@
+//! Runs jobs on libtorch, each in a child process of its own.
+
+pub mod checkpoint;
+pub mod child;
+pub mod failure;
+pub mod files;
+pub mod infer;
+pub mod job;
+pub mod limits;
+pub mod message;
+pub mod objective;
+pub mod optimizer;
+pub mod plan;
+pub mod rows;
+pub mod runner;
+pub mod schedule;
+pub mod state;
+pub mod train;
+
+pub use child::{Context, Stop};
+pub use failure::{Code, Failure};
+pub use job::{Handle, Job, Launcher};
+pub use limits::{ChildLimits, Limits};
+pub use message::{Description, EpochMetrics, Event, JobTask, Output, Segment, Task};
