@@ -113,6 +113,14 @@ typed_ids! {
     ReceiptId = "rcpt",
     /// A split version: the parties of a charge and their weights.
     SplitVersionId = "spl",
+    /// A deposit that was seen on the chain.
+    DepositId = "dep",
+    /// A settlement batch.
+    BatchId = "bat",
+    /// A transaction that is wanted on the chain.
+    IntentId = "int",
+    /// A contradiction that stopped settling.
+    HaltId = "halt",
 }
 
 #[cfg(test)]

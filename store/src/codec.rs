@@ -1,7 +1,7 @@
 //! How domain values cross into Postgres and back. A stored value outside the domain is corruption:
 //! it is reported as a decode error, never rounded or skipped.
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::{Address, B256, U256};
 use comptoir_domain::{amount::Amount, digest::Sha256};
 use sqlx::types::BigDecimal;
 
@@ -57,6 +57,14 @@ pub fn to_digest(column: &'static str, stored: &[u8]) -> Result<Sha256, sqlx::Er
         .try_into()
         .map(Sha256)
         .map_err(|_| corrupt(column, stored, "a SHA-256 digest"))
+}
+
+/// A hash of the chain from `bytea`.
+///
+/// # Errors
+/// When the value does not have 32 bytes.
+pub fn to_hash(column: &'static str, stored: &[u8]) -> Result<B256, sqlx::Error> {
+    B256::try_from(stored).map_err(|_| corrupt(column, stored, "a hash"))
 }
 
 /// One of our text enumerations from `text`.

@@ -1,0 +1,292 @@
+//! Transactions that are wanted on the chain. What was signed is stored before it is sent, and sent again as the same
+//! bytes; a row without `first_sent_block` was never sent.
+
+use alloy_primitives::{Address, B256};
+use comptoir_domain::{
+    amount::Amount,
+    id::{BatchId, IntentId},
+};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+
+use crate::{
+    PgTransaction,
+    codec::{to_address, to_amount, to_enum, to_hash, to_numeric},
+};
+
+/// What a transaction is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IntentKind {
+    /// Commits a batch.
+    Commit,
+    /// Answers an exit.
+    AnswerExit,
+}
+
+impl IntentKind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::AnswerExit => "answer_exit",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Commit, Self::AnswerExit]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+    }
+}
+
+/// How an intent ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Its effect is final.
+    Done,
+    /// Its nonce was used without the effect, and that is final.
+    Failed,
+}
+
+/// A transaction to be stored before it is sent.
+#[derive(Debug, Clone)]
+pub struct NewIntent {
+    /// What it is for.
+    pub kind: IntentKind,
+    /// What it is about; an intent of one kind is about one thing, once.
+    pub subject: String,
+    /// The batch that it commits or answers with.
+    pub batch: BatchId,
+    /// EIP-155 chain id.
+    pub chain_id: u64,
+    /// Whose nonce it takes.
+    pub signer: Address,
+    /// The nonce.
+    pub nonce: u64,
+    /// The contract that is called.
+    pub target: Address,
+    /// What it is called with.
+    pub calldata: Vec<u8>,
+}
+
+/// The signed bytes of an intent, with the fees they offer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The hash of the transaction.
+    pub tx_hash: B256,
+    /// The bytes.
+    pub raw: Vec<u8>,
+    /// Gas it may use.
+    pub gas_limit: u64,
+    /// Most it pays for a unit of gas.
+    pub fee_cap_wei: Amount,
+    /// What the proposer gets of that.
+    pub tip_wei: Amount,
+}
+
+/// An intent whose end is not known, with its newest attempt.
+#[derive(Debug, Clone)]
+pub struct OpenIntent {
+    /// Which.
+    pub id: IntentId,
+    /// What it is for.
+    pub kind: IntentKind,
+    /// What it is about.
+    pub subject: String,
+    /// The batch that it commits or answers with.
+    pub batch: Option<BatchId>,
+    /// Whose nonce it takes.
+    pub signer: Address,
+    /// The nonce.
+    pub nonce: u64,
+    /// The contract that is called.
+    pub target: Address,
+    /// What it is called with.
+    pub calldata: Vec<u8>,
+    /// The bytes that are sent.
+    pub attempt: Attempt,
+    /// At which block they were sent first.
+    pub first_sent_block: Option<u64>,
+    /// At which block they were sent last.
+    pub last_sent_block: Option<u64>,
+}
+
+/// The nonce after the last that was ever given out to this signer; `None` when none was.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn next_nonce(
+    conn: &mut PgConnection,
+    chain_id: u64,
+    signer: Address,
+) -> sqlx::Result<Option<u64>> {
+    let last = sqlx::query_scalar!(
+        "SELECT max(nonce) FROM eth_intents WHERE chain_id = $1 AND signer = $2",
+        chain_id.cast_signed(),
+        signer.as_slice()
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(last.map(|last| last.cast_unsigned() + 1))
+}
+
+/// Stores an intent and its signed bytes.
+///
+/// # Errors
+/// When its subject or its nonce is taken, or the database refuses.
+pub async fn create(
+    tx: &mut PgTransaction<'_>,
+    asset: i32,
+    intent: &NewIntent,
+    attempt: &Attempt,
+    now: OffsetDateTime,
+) -> sqlx::Result<IntentId> {
+    let id = IntentId::generate();
+    sqlx::query!(
+        "INSERT INTO eth_intents (intent_id, asset_id, chain_id, kind, subject, batch_id, signer, nonce, target, calldata, state, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 'open', $11)",
+        id.0,
+        asset,
+        intent.chain_id.cast_signed(),
+        intent.kind.as_str(),
+        intent.subject,
+        intent.batch.0,
+        intent.signer.as_slice(),
+        intent.nonce.cast_signed(),
+        intent.target.as_slice(),
+        intent.calldata,
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    add_attempt(tx, id, attempt, now).await?;
+    Ok(id)
+}
+
+/// Stores other bytes of the same nonce and calldata: a replacement that pays more.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn add_attempt(
+    tx: &mut PgTransaction<'_>,
+    intent: IntentId,
+    attempt: &Attempt,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "INSERT INTO eth_attempts (tx_hash, intent_id, raw_tx, gas_limit, fee_cap_wei, tip_wei, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        attempt.tx_hash.as_slice(),
+        intent.0,
+        attempt.raw,
+        attempt.gas_limit.cast_signed(),
+        to_numeric(attempt.fee_cap_wei),
+        to_numeric(attempt.tip_wei),
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// The intents whose end is not known, by nonce, each with its newest attempt.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn open(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Vec<OpenIntent>> {
+    let rows = sqlx::query!(
+        "SELECT i.intent_id, i.kind, i.subject, i.batch_id, i.signer, i.nonce, i.target, i.calldata,
+                a.tx_hash, a.raw_tx, a.gas_limit, a.fee_cap_wei, a.tip_wei, a.first_sent_block, a.last_sent_block
+         FROM eth_intents i
+         CROSS JOIN LATERAL (
+             SELECT tx_hash, raw_tx, gas_limit, fee_cap_wei, tip_wei, first_sent_block, last_sent_block
+             FROM eth_attempts WHERE intent_id = i.intent_id ORDER BY fee_cap_wei DESC, created_at DESC LIMIT 1
+         ) a
+         WHERE i.asset_id = $1 AND i.state = 'open' ORDER BY i.nonce",
+        asset
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            Ok(OpenIntent {
+                id: IntentId(row.intent_id),
+                kind: to_enum("kind", &row.kind, IntentKind::parse)?,
+                subject: row.subject,
+                batch: row.batch_id.map(BatchId),
+                signer: to_address("signer", &row.signer)?,
+                nonce: row.nonce.cast_unsigned(),
+                target: to_address("target", &row.target)?,
+                calldata: row.calldata,
+                attempt: Attempt {
+                    tx_hash: to_hash("tx_hash", &row.tx_hash)?,
+                    raw: row.raw_tx,
+                    gas_limit: row.gas_limit.cast_unsigned(),
+                    fee_cap_wei: to_amount("fee_cap_wei", &row.fee_cap_wei)?,
+                    tip_wei: to_amount("tip_wei", &row.tip_wei)?,
+                },
+                first_sent_block: row.first_sent_block.map(i64::cast_unsigned),
+                last_sent_block: row.last_sent_block.map(i64::cast_unsigned),
+            })
+        })
+        .collect()
+}
+
+/// How many intents of a kind were ever made about a subject that begins so.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn count_about(
+    conn: &mut PgConnection,
+    kind: IntentKind,
+    prefix: &str,
+) -> sqlx::Result<i64> {
+    sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM eth_intents WHERE kind = $1 AND starts_with(subject, $2)"#,
+        kind.as_str(),
+        prefix
+    )
+    .fetch_one(conn)
+    .await
+}
+
+/// Notes that the bytes were handed to a node at `block`, and what it said against them.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn sent(
+    tx: &mut PgTransaction<'_>,
+    tx_hash: B256,
+    block: u64,
+    error: Option<&str>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE eth_attempts
+         SET first_sent_block = COALESCE(first_sent_block, $2), last_sent_block = $2, last_error = $3
+         WHERE tx_hash = $1",
+        tx_hash.as_slice(),
+        block.cast_signed(),
+        error
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// Ends an intent.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn end(tx: &mut PgTransaction<'_>, intent: IntentId, ended: Ended) -> sqlx::Result<()> {
+    let state = match ended {
+        Ended::Done => "done",
+        Ended::Failed => "failed",
+    };
+    sqlx::query!(
+        "UPDATE eth_intents SET state = $2 WHERE intent_id = $1 AND state = 'open'",
+        intent.0,
+        state
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
