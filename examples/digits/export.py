@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 HERE = Path(__file__).resolve().parent
 VECTORS = HERE / "vectors"
@@ -126,6 +128,14 @@ def export(name: str, module: nn.Module, example: torch.Tensor) -> None:
     torch.export.save(program, HERE / f"{name}.pt2")
 
 
+def multiply_adds(module: nn.Module, row: torch.Tensor) -> int:
+    """PyTorch's own count for one row; it counts 2 operations for each multiply-add."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        copy.deepcopy(module).train()(row)  # eval would take a fused path that the counter does not know
+    assert counter.get_total_flops() % 2 == 0
+    return counter.get_total_flops() // 2
+
+
 def state(module: nn.Module) -> dict[str, torch.Tensor]:
     """Parameters and persistent buffers; a tied tensor stands under each of its names."""
     return {name: value.detach().clone().contiguous() for name, value in module.state_dict().items()}
@@ -193,6 +203,7 @@ def main() -> None:
     torch.manual_seed(1)
     mlp = Mlp()
     export("mlp", mlp, train_x[:4])
+    save_file(state(mlp), VECTORS / "mlp_start.safetensors")
     torch.manual_seed(2)
     convnet = ConvNet(0.1)
     export("convnet", convnet, train_x[:4])
@@ -277,6 +288,11 @@ def main() -> None:
         "torch": torch.__version__,
         "rule": "rows of epoch e: shuffled(rows, seed, e); steps take batch_size rows in that order, the last what is left",
         "trained": {"spec": promise, "epoch_losses": means, "test_accuracy": accuracy},
+        "multiply_adds_per_row": {
+            "mlp": multiply_adds(mlp, train_x[:1]),
+            "convnet": multiply_adds(convnet, train_x[:1]),
+            "encoder": multiply_adds(encoder, tokens[:1]),
+        },
         "shuffles": [{"rows": n, "seed": s, "epoch": e, "order": shuffled(n, s, e)} for n, s, e in
                      ((1, 0, 0), (10, 7, 0), (10, 7, 1), (33, (1 << 53) - 1, 3))],
         "cases": cases,

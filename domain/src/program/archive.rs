@@ -9,11 +9,17 @@ use std::{
 };
 
 use serde::Deserialize;
-use zip::{CompressionMethod, ZipArchive, result::ZipError};
+use zip::{
+    CompressionMethod, ZipArchive,
+    read::{ArchiveOffset, Config},
+    result::ZipError,
+};
+
+use crate::tensors::are_booleans;
 
 use super::{
     InvalidProgram, Program,
-    graph::{ExportedProgram, SchemaVersion},
+    graph::{ExportedProgram, ScalarType, SchemaVersion},
     stored::{InvalidTensor, PayloadConfig, StoredTensor, TENSORS_MAX, check_overlaps},
 };
 
@@ -105,7 +111,12 @@ impl<R: Read + Seek> Archive<R> {
     /// Reads and checks everything but the payload bytes.
     pub fn open(mut reader: R) -> Result<Self, ArchiveError> {
         check_envelope(&mut reader)?;
-        let mut zip = ZipArchive::new(reader)?;
+        // PyTorch writes both end records. Told to detect where the archive starts, the zip reader trusts the directory's size
+        // alone and stumbles when the first entry is as long as the second record; an archive starts at 0 anyway.
+        let config = Config {
+            archive_offset: ArchiveOffset::Known(0),
+        };
+        let mut zip = ZipArchive::with_config(config, reader)?;
         let mut listing = Listing::of(&mut zip)?;
         listing.check_notes(&mut zip)?;
         let exported = listing.graph(&mut zip)?;
@@ -129,10 +140,19 @@ impl<R: Read + Seek> Archive<R> {
         self.program
     }
 
-    /// The bytes of a payload that a [`StoredTensor`] names; their checksum is verified.
+    /// The bytes of a payload that a [`StoredTensor`] names; their checksum is verified, and that booleans are booleans.
     pub fn payload(&mut self, payload: &str) -> Result<Vec<u8>, ArchiveError> {
         let path = format!("{}/{payload}", self.root);
-        read_entry(&mut self.zip, &path, PAYLOAD_BYTES_MAX)
+        let bytes = read_entry(&mut self.zip, &path, PAYLOAD_BYTES_MAX)?;
+        let has_booleans =
+            |it: &StoredTensor| it.payload == payload && it.dtype == ScalarType::Bool;
+        if self.program.tensors.values().any(has_booleans) && !are_booleans(&bytes) {
+            return Err(ArchiveError::Tensor {
+                name: payload.to_owned(),
+                reason: InvalidTensor::Boolean,
+            });
+        }
+        Ok(bytes)
     }
 }
 

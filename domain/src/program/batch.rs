@@ -87,7 +87,17 @@ impl Batch {
                 "no batch is in {min} to {max}"
             )));
         }
-        Ok(Self { symbol, min, max })
+        let batch = Self { symbol, min, max };
+        for (name, meta) in &graph.tensor_values {
+            // Sizes that depend on anything but the batch could be neither priced nor compared.
+            if !batch
+                .sizes(meta, min)
+                .is_ok_and(|sizes| sizes.iter().all(|size| *size >= 0))
+            {
+                return Err(InvalidProgram::Undescribed(name.clone()));
+            }
+        }
+        Ok(batch)
     }
 
     /// Whether a job of these rows can run in batches of this size: every batch, the last one too, must be in range.

@@ -84,6 +84,8 @@ pub enum InvalidTensor {
     SelfOverlap,
     #[error("it overlaps another tensor in memory without being the same")]
     Overlap,
+    #[error("it has a boolean that is neither 0 nor 1")]
+    Boolean,
     #[error("the name is stored twice")]
     Repeated,
 }
