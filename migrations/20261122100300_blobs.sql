@@ -13,11 +13,13 @@ CREATE TABLE blob_owners (
     PRIMARY KEY (account_id, sha256)
 );
 
--- What a `.pt2` blob was found to be, once: the facts that a price needs.
+-- What a `.pt2` blob was found to be: the facts that a price needs, by the version of the rules that read it.
 CREATE TABLE programs (
-    sha256 bytea PRIMARY KEY REFERENCES blobs,
+    sha256 bytea NOT NULL REFERENCES blobs,
+    facts_version integer NOT NULL,
     facts jsonb NOT NULL,
-    created_at timestamptz NOT NULL
+    created_at timestamptz NOT NULL,
+    PRIMARY KEY (sha256, facts_version)
 );
 
 GRANT SELECT, INSERT ON blobs, blob_owners TO comptoir_api, comptoir_scheduler;

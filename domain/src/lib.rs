@@ -12,6 +12,7 @@ pub mod digest;
 pub mod fit;
 pub mod id;
 pub mod job;
+pub mod join_token;
 pub mod lease;
 pub mod ledger;
 pub mod price;

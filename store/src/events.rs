@@ -7,28 +7,28 @@ use time::OffsetDateTime;
 
 use crate::PgTransaction;
 
-/// Kinds of events. `job.queued` … `job.expired` tell the state; the others what happens in between.
+/// Kinds of events. `queued` … `expired` are states; the others what happens in between.
 pub mod kind {
     /// The job waits for a worker: at creation, and whenever it must run again.
-    pub const QUEUED: &str = "job.queued";
+    pub const QUEUED: &str = "queued";
     /// A worker took a replica.
-    pub const LEASED: &str = "job.leased";
+    pub const LEASED: &str = "leased";
     /// Metrics of one epoch.
-    pub const METRICS: &str = "job.metrics";
+    pub const METRICS: &str = "metrics";
     /// A checkpoint was reached.
-    pub const CHECKPOINT: &str = "job.checkpoint";
+    pub const CHECKPOINT: &str = "checkpoint";
     /// An attempt failed or was lost; the job goes on.
-    pub const ATTEMPT_FAILED: &str = "job.attempt_failed";
+    pub const ATTEMPT_FAILED: &str = "attempt_failed";
     /// Every replica has sealed its result.
-    pub const VERIFYING: &str = "job.verifying";
+    pub const VERIFYING: &str = "verifying";
     /// Verified, charged, receipted.
-    pub const COMPLETED: &str = "job.completed";
+    pub const COMPLETED: &str = "completed";
     /// Ended without a result.
-    pub const FAILED: &str = "job.failed";
+    pub const FAILED: &str = "failed";
     /// Taken back by its owner.
-    pub const CANCELLED: &str = "job.cancelled";
+    pub const CANCELLED: &str = "cancelled";
     /// Not done by its deadline.
-    pub const EXPIRED: &str = "job.expired";
+    pub const EXPIRED: &str = "expired";
 }
 
 /// One event.

@@ -1,0 +1,225 @@
+//! Binding prices, each for one job of one account; and what archives were found to be.
+
+use comptoir_domain::{
+    amount::Amount,
+    atto::Atto,
+    digest::Sha256,
+    fit::{FACTS_VERSION, ProgramFacts},
+    id::{AccountId, QuoteId},
+    job::{Device, JobSpec, Tier},
+    price::Meter,
+};
+use sqlx::{PgConnection, types::BigDecimal};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::codec::{
+    to_amount, to_digest, to_document, to_enum, to_numeric, to_wide, wide_to_numeric,
+};
+
+/// A quote to be made.
+#[derive(Debug, Clone)]
+pub struct NewQuote {
+    /// For whom.
+    pub account: AccountId,
+    /// Row of `assets`.
+    pub asset_id: i32,
+    /// What is to be computed.
+    pub spec: JobSpec,
+    /// How the result is verified.
+    pub tier: Tier,
+    /// What it runs on.
+    pub device: Device,
+    /// The terms of the price.
+    pub meter: Meter,
+    /// Row of `price_versions`.
+    pub price_version: i32,
+    /// The exact price of all replicas.
+    pub amount: Atto,
+    /// Memory that a worker must offer.
+    pub min_memory_bytes: u64,
+    /// Until when it binds.
+    pub expires_at: OffsetDateTime,
+}
+
+/// A quote.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quote {
+    /// Its identifier.
+    pub id: QuoteId,
+    /// Row of `assets`.
+    pub asset_id: i32,
+    /// What is to be computed.
+    pub spec: JobSpec,
+    /// The digest of the specification in canonical form: the `inputHash` of a receipt.
+    pub spec_sha256: Sha256,
+    /// How the result is verified.
+    pub tier: Tier,
+    /// What it runs on.
+    pub device: Device,
+    /// The terms of the price.
+    pub meter: Meter,
+    /// Row of `price_versions`.
+    pub price_version: i32,
+    /// The exact price of all replicas.
+    pub amount: Atto,
+    /// The same in whole base units, rounded up.
+    pub hold: Amount,
+    /// Memory that a worker must offer.
+    pub min_memory_bytes: u64,
+    /// When it was made.
+    pub created_at: OffsetDateTime,
+    /// Until when it binds.
+    pub expires_at: OffsetDateTime,
+}
+
+/// Why a quote was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum QuoteError {
+    /// The specification has a number that JSON cannot hold.
+    #[error("hash the specification")]
+    Document(#[from] serde_json::Error),
+    /// The database failed.
+    #[error("create a quote")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Makes a quote.
+pub async fn create(
+    conn: &mut PgConnection,
+    new: NewQuote,
+    now: OffsetDateTime,
+) -> Result<Quote, QuoteError> {
+    let quote = Quote {
+        id: QuoteId::generate(),
+        asset_id: new.asset_id,
+        spec_sha256: Sha256::of_document(&new.spec)?,
+        spec: new.spec,
+        tier: new.tier,
+        device: new.device,
+        meter: new.meter,
+        price_version: new.price_version,
+        amount: new.amount,
+        hold: new.amount.ceil(),
+        min_memory_bytes: new.min_memory_bytes,
+        created_at: now,
+        expires_at: new.expires_at,
+    };
+    sqlx::query!(
+        "INSERT INTO quotes (quote_id, account_id, asset_id, spec, spec_sha256, tier, device, meter, madds,
+             price_version_id, amount_atto, hold_base, min_memory_bytes, created_at, expires_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
+        quote.id.0,
+        new.account.0,
+        quote.asset_id,
+        serde_json::to_value(&quote.spec)?,
+        &quote.spec_sha256.0,
+        quote.tier.as_str(),
+        quote.device.as_str(),
+        serde_json::to_value(quote.meter)?,
+        BigDecimal::from(quote.meter.madds()),
+        quote.price_version,
+        wide_to_numeric(quote.amount.atto()),
+        to_numeric(quote.hold),
+        i64::try_from(quote.min_memory_bytes).unwrap_or(i64::MAX),
+        now,
+        quote.expires_at,
+    )
+    .execute(conn)
+    .await?;
+    Ok(quote)
+}
+
+struct Row {
+    quote_id: Uuid,
+    asset_id: i32,
+    spec: serde_json::Value,
+    spec_sha256: Vec<u8>,
+    tier: String,
+    device: String,
+    meter: serde_json::Value,
+    price_version_id: i32,
+    amount_atto: BigDecimal,
+    hold_base: BigDecimal,
+    min_memory_bytes: i64,
+    created_at: OffsetDateTime,
+    expires_at: OffsetDateTime,
+}
+
+/// The account's quote of this identifier.
+pub async fn find(
+    conn: &mut PgConnection,
+    account: AccountId,
+    quote: QuoteId,
+) -> sqlx::Result<Option<Quote>> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT quote_id, asset_id, spec, spec_sha256, tier, device, meter, price_version_id, amount_atto, hold_base,
+             min_memory_bytes, created_at, expires_at
+         FROM quotes WHERE quote_id = $1 AND account_id = $2",
+        quote.0,
+        account.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(Row::into_quote).transpose()
+}
+
+impl Row {
+    fn into_quote(self) -> sqlx::Result<Quote> {
+        let amount = Atto::from_atto(to_wide("amount_atto", &self.amount_atto)?);
+        Ok(Quote {
+            id: QuoteId(self.quote_id),
+            asset_id: self.asset_id,
+            spec: to_document("spec", self.spec)?,
+            spec_sha256: to_digest("spec_sha256", &self.spec_sha256)?,
+            tier: to_enum("tier", &self.tier, Tier::parse)?,
+            device: to_enum("device", &self.device, Device::parse)?,
+            meter: to_document("meter", self.meter)?,
+            price_version: self.price_version_id,
+            amount: amount.ok_or_else(|| sqlx::Error::ColumnDecode {
+                index: "amount_atto".into(),
+                source: "larger than any amount".into(),
+            })?,
+            hold: to_amount("hold_base", &self.hold_base)?,
+            min_memory_bytes: self.min_memory_bytes.unsigned_abs(),
+            created_at: self.created_at,
+            expires_at: self.expires_at,
+        })
+    }
+}
+
+/// What an archive was found to be, if it was read by the rules of this version.
+pub async fn find_facts(
+    conn: &mut PgConnection,
+    program: Sha256,
+) -> sqlx::Result<Option<ProgramFacts>> {
+    let facts = sqlx::query_scalar!(
+        "SELECT facts FROM programs WHERE sha256 = $1 AND facts_version = $2",
+        &program.0,
+        FACTS_VERSION,
+    )
+    .fetch_optional(conn)
+    .await?;
+    facts.map(|facts| to_document("facts", facts)).transpose()
+}
+
+/// Keeps what an archive was found to be. The same archive has the same facts: keeping them again changes nothing.
+pub async fn keep_facts(
+    conn: &mut PgConnection,
+    program: Sha256,
+    facts: &ProgramFacts,
+    now: OffsetDateTime,
+) -> Result<(), QuoteError> {
+    sqlx::query!(
+        "INSERT INTO programs (sha256, facts_version, facts, created_at) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (sha256, facts_version) DO NOTHING",
+        &program.0,
+        FACTS_VERSION,
+        serde_json::to_value(facts)?,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
