@@ -1,0 +1,286 @@
+//! Attempts that end without a result: the replica goes back to the queue, or the job fails.
+
+use comptoir_domain::{
+    id::{AttemptId, JobId, WorkerId},
+    job::{
+        Cause, JobState,
+        state::{EndedAs, InvalidTransition},
+    },
+    lease::{self, AfterFailure},
+};
+use serde_json::json;
+use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
+
+use crate::{
+    PgTransaction, attempts,
+    codec::to_enum,
+    events,
+    jobs::{self, EndError, Failure},
+    queue::interval,
+};
+
+/// The code of a job whose attempts are spent.
+pub const ATTEMPTS_EXHAUSTED: &str = "attempts_exhausted";
+/// The code of an attempt whose lease ran out.
+pub const LEASE_LOST: &str = "lease_lost";
+/// The code of an attempt that did not show the result that it had sealed.
+pub const REVEAL_MISSING: &str = "reveal_missing";
+
+/// How an attempt ended without a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Who answers for it.
+    pub cause: Cause,
+    /// A stable word for programs.
+    pub code: String,
+    /// A sentence for people.
+    pub detail: String,
+    /// When this fault still applies.
+    pub condition: Condition,
+}
+
+/// What must still hold of the attempt for a fault to apply, judged under its lock by the database's clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// It runs or is sealed.
+    Open,
+    /// Its lease has run out.
+    LeaseRunOut,
+    /// It did not reveal in time.
+    RevealOverdue,
+}
+
+/// What a fault led to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The job.
+    pub job: JobId,
+    /// Is it tried again? Else the job has failed.
+    pub retried: bool,
+    /// Workers whose lease on the job ended with it.
+    pub workers: Vec<WorkerId>,
+}
+
+/// Why a fault was not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum FaultError {
+    /// The job could not be ended.
+    #[error("end the job of a failed attempt")]
+    End(#[from] EndError),
+    /// The job is in a state that has no open attempts.
+    #[error("requeue the replica of a failed attempt")]
+    Invalid(#[from] InvalidTransition),
+    /// The database failed.
+    #[error("record a failed attempt")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Ends an attempt without a result, if that still applies: `None` where it does not. One per transaction: ending the
+/// job moves money.
+pub async fn settle(
+    tx: &mut PgTransaction<'_>,
+    attempt: AttemptId,
+    fault: &Fault,
+    now: OffsetDateTime,
+) -> Result<Option<Settled>, FaultError> {
+    let Some(job) = sqlx::query_scalar!(
+        "SELECT job_id FROM attempts WHERE attempt_id = $1",
+        attempt.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    else {
+        return Ok(None);
+    };
+    attempts::lock_jobs(tx, &[job]).await?;
+    let Some(ended) = end_attempt(tx, attempt, fault, now).await? else {
+        return Ok(None);
+    };
+    let after = lease::after_failure(ended.number.unsigned_abs(), fault.cause);
+    let data = json!({
+        "replica": ended.ordinal, "attempt": ended.number, "cause": fault.cause, "code": fault.code,
+        "detail": fault.detail, "retried": matches!(after, AfterFailure::Retry { .. }),
+    });
+    let job = JobId(job);
+    events::append(tx, job, events::kind::ATTEMPT_FAILED, &data, now).await?;
+    match after {
+        AfterFailure::Retry { after } => {
+            requeue(tx, job, ended.replica, after, now).await?;
+            Ok(Some(Settled {
+                job,
+                retried: true,
+                workers: Vec::new(),
+            }))
+        }
+        AfterFailure::GiveUp => {
+            let workers = give_up(tx, job, fault, now).await?;
+            Ok(Some(Settled {
+                job,
+                retried: false,
+                workers,
+            }))
+        }
+    }
+}
+
+struct EndedAttempt {
+    replica: Uuid,
+    ordinal: i16,
+    number: i32,
+}
+
+async fn end_attempt(
+    conn: &mut PgConnection,
+    attempt: AttemptId,
+    fault: &Fault,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<EndedAttempt>> {
+    let (run_out, overdue) = (
+        fault.condition == Condition::LeaseRunOut,
+        fault.condition == Condition::RevealOverdue,
+    );
+    let state = if run_out { "lost" } else { "failed" };
+    sqlx::query_as!(
+        EndedAttempt,
+        "UPDATE attempts
+         SET state = $2, cause = $3, code = $4, detail = $5, ended_at = $6
+         FROM queue, replicas
+         WHERE attempts.attempt_id = $1 AND attempts.state IN ('running', 'sealed')
+           AND queue.replica_id = attempts.replica_id AND queue.attempt_id = attempts.attempt_id
+           AND replicas.replica_id = attempts.replica_id
+           AND (NOT $7 OR queue.lease_expires_at <= clock_timestamp())
+           AND (NOT $8 OR attempts.reveal_by <= clock_timestamp())
+         RETURNING attempts.replica_id AS replica, replicas.ordinal, attempts.number",
+        attempt.0,
+        state,
+        fault.cause.as_str(),
+        fault.code,
+        fault.detail,
+        now,
+        run_out,
+        overdue,
+    )
+    .fetch_optional(conn)
+    .await
+}
+
+/// Puts the replica back. A training job that nobody has begun may settle on another numeric class.
+async fn requeue(
+    tx: &mut PgTransaction<'_>,
+    job: JobId,
+    replica: Uuid,
+    after: Duration,
+    now: OffsetDateTime,
+) -> Result<(), FaultError> {
+    sqlx::query!(
+        "UPDATE queue
+         SET worker_id = NULL, attempt_id = NULL, lease_token = NULL, lease_expires_at = NULL,
+             ready_at = clock_timestamp() + $2::interval
+         WHERE replica_id = $1",
+        replica,
+        interval(after),
+    )
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "UPDATE replicas SET state = 'queued', owner_account_id = NULL WHERE replica_id = $1",
+        replica
+    )
+    .execute(&mut **tx)
+    .await?;
+    let row = sqlx::query!(
+        r#"SELECT state,
+             EXISTS (SELECT FROM replicas WHERE job_id = $1 AND replicas.state = 'leased') AS "running!",
+             NOT EXISTS (SELECT FROM replicas WHERE job_id = $1 AND replicas.state <> 'queued')
+                 AND NOT EXISTS (SELECT FROM segments JOIN replicas USING (replica_id) WHERE job_id = $1) AS "untouched!"
+           FROM jobs WHERE job_id = $1"#,
+        job.0,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    let state = to_enum("state", &row.state, JobState::parse)?;
+    let state = if row.running {
+        state.lease()?
+    } else {
+        state.requeue()?
+    };
+    sqlx::query!(
+        "UPDATE jobs SET state = $2, numeric_class = CASE WHEN NOT $3 THEN numeric_class END WHERE job_id = $1",
+        job.0,
+        state.as_str(),
+        row.untouched,
+    )
+    .execute(&mut **tx)
+    .await?;
+    if state == JobState::Queued {
+        events::append(
+            tx,
+            job,
+            events::kind::QUEUED,
+            &json!({ "state": state }),
+            now,
+        )
+        .await?;
+    }
+    Ok(())
+}
+
+/// Fails the job. What the client got wrong is told as it is; else the last of the attempts is told.
+async fn give_up(
+    tx: &mut PgTransaction<'_>,
+    job: JobId,
+    fault: &Fault,
+    now: OffsetDateTime,
+) -> Result<Vec<WorkerId>, FaultError> {
+    let failure = match fault.cause {
+        Cause::Client => Failure {
+            cause: fault.cause,
+            code: fault.code.clone(),
+            detail: Some(fault.detail.clone()),
+        },
+        Cause::Worker | Cause::Operator | Cause::Chain => Failure {
+            cause: fault.cause,
+            code: ATTEMPTS_EXHAUSTED.to_owned(),
+            detail: Some(format!(
+                "the last of {} attempts ended with {}: {}",
+                lease::ATTEMPTS_MAX,
+                fault.code,
+                fault.detail
+            )),
+        },
+    };
+    Ok(jobs::end(tx, job, EndedAs::Failed, Some(&failure), now)
+        .await?
+        .workers)
+}
+
+/// Sealed attempts that did not reveal in time.
+pub async fn reveals_overdue(conn: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<AttemptId>> {
+    let rows = sqlx::query_scalar!(
+        "SELECT attempt_id FROM attempts
+         WHERE ended_at IS NULL AND state = 'sealed' AND reveal_by <= clock_timestamp()
+         ORDER BY reveal_by LIMIT $1",
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(AttemptId).collect())
+}
+
+/// Jobs whose deadline has passed.
+pub async fn past_deadline(
+    conn: &mut PgConnection,
+    now: OffsetDateTime,
+    limit: i64,
+) -> sqlx::Result<Vec<JobId>> {
+    let rows = sqlx::query_scalar!(
+        "SELECT job_id FROM jobs WHERE finished_at IS NULL AND deadline_at <= $1 ORDER BY deadline_at LIMIT $2",
+        now,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(rows.into_iter().map(JobId).collect())
+}

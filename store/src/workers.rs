@@ -1,0 +1,265 @@
+//! Workers: how one joins, who it is, and when it was last seen.
+
+use comptoir_domain::{
+    amount::Amount,
+    digest::Sha256,
+    id::{AccountId, JoinTokenId, WorkerId},
+    job::Device,
+};
+use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
+
+use crate::{
+    PgTransaction,
+    codec::{to_amount, to_enum, to_numeric},
+};
+
+/// A worker that was seen this recently is not written down again.
+const SEEN_EVERY: Duration = Duration::seconds(5);
+
+/// What a worker says about itself when it joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewWorker {
+    /// What its owner calls it.
+    pub name: String,
+    /// Its Ed25519 key.
+    pub public_key: [u8; 32],
+    /// The kind of device that runs its jobs.
+    pub device: Device,
+    /// The device's own name.
+    pub device_name: String,
+    /// Memory for one job.
+    pub memory_bytes: u64,
+    /// Threads per job.
+    pub threads: u32,
+    /// Whose results it equals bit by bit.
+    pub numeric_class: String,
+    /// Version of libtorch.
+    pub libtorch: String,
+    /// Version of the worker.
+    pub version: String,
+    /// The lowest rate it works for.
+    pub price_floor_nano: Amount,
+}
+
+/// A worker, as the protocol needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Worker {
+    /// Its id.
+    pub id: WorkerId,
+    /// Whom it earns for.
+    pub account: AccountId,
+    /// Its Ed25519 key.
+    pub public_key: [u8; 32],
+    /// The kind of device that runs its jobs.
+    pub device: Device,
+    /// Memory for one job.
+    pub memory_bytes: u64,
+    /// Whose results it equals bit by bit.
+    pub numeric_class: String,
+    /// The lowest rate it works for.
+    pub price_floor_nano: Amount,
+    /// Its owner took it out.
+    pub revoked: bool,
+}
+
+/// Why a worker may not join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The token is unknown, expired, revoked or used up.
+    #[error("the join token is not valid")]
+    Token,
+    /// Earnings would have no address to go to.
+    #[error("the token's account has no bound address")]
+    AddressNotBound,
+    /// Another worker has this key.
+    #[error("the public key belongs to another worker")]
+    KeyTaken,
+    /// The database failed.
+    #[error("join a worker")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Trades one use of a join token for a worker. A repetition, by the same key with the same token, is answered
+/// with the worker that the first made.
+pub async fn join(
+    tx: &mut PgTransaction<'_>,
+    token: JoinTokenId,
+    secret: Sha256,
+    worker: &NewWorker,
+    now: OffsetDateTime,
+) -> Result<WorkerId, JoinError> {
+    let account = sqlx::query_scalar!(
+        "SELECT account_id FROM join_tokens
+         WHERE join_token_id = $1 AND secret_sha256 = $2 AND expires_at > $3 AND revoked_at IS NULL
+         FOR NO KEY UPDATE",
+        token.0,
+        &secret.0,
+        now,
+    )
+    .fetch_optional(&mut **tx)
+    .await?
+    .ok_or(JoinError::Token)?;
+    if let Some(known) = find_by_key(tx, &worker.public_key).await? {
+        return if known.1 == token {
+            Ok(known.0)
+        } else {
+            Err(JoinError::KeyTaken)
+        };
+    }
+    let bound = sqlx::query_scalar!(
+        r#"SELECT address IS NOT NULL AS "bound!" FROM accounts WHERE account_id = $1"#,
+        account,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    if !bound {
+        return Err(JoinError::AddressNotBound);
+    }
+    let used = sqlx::query!(
+        "UPDATE join_tokens SET uses = uses + 1 WHERE join_token_id = $1 AND uses < max_uses",
+        token.0,
+    )
+    .execute(&mut **tx)
+    .await?;
+    if used.rows_affected() == 0 {
+        return Err(JoinError::Token);
+    }
+    insert(tx, AccountId(account), token, worker, now).await
+}
+
+async fn find_by_key(
+    conn: &mut PgConnection,
+    public_key: &[u8; 32],
+) -> sqlx::Result<Option<(WorkerId, JoinTokenId)>> {
+    let row = sqlx::query!(
+        "SELECT worker_id, join_token_id FROM workers WHERE public_key = $1",
+        public_key
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(row.map(|row| (WorkerId(row.worker_id), JoinTokenId(row.join_token_id))))
+}
+
+async fn insert(
+    tx: &mut PgTransaction<'_>,
+    account: AccountId,
+    token: JoinTokenId,
+    worker: &NewWorker,
+    now: OffsetDateTime,
+) -> Result<WorkerId, JoinError> {
+    let id = WorkerId::generate();
+    sqlx::query!(
+        "INSERT INTO workers (worker_id, account_id, join_token_id, name, public_key, device, device_name,
+             memory_bytes, threads, numeric_class, libtorch, version, price_floor_nano, joined_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        id.0,
+        account.0,
+        token.0,
+        worker.name,
+        &worker.public_key,
+        worker.device.as_str(),
+        worker.device_name,
+        saturate(worker.memory_bytes),
+        i32::try_from(worker.threads).unwrap_or(i32::MAX),
+        worker.numeric_class,
+        worker.libtorch,
+        worker.version,
+        to_numeric(worker.price_floor_nano),
+        now,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| {
+        if crate::violates(&error, "workers_key_once") { JoinError::KeyTaken } else { error.into() }
+    })?;
+    sqlx::query!(
+        "UPDATE accounts SET roles = array_append(roles, 'provider')
+         WHERE account_id = $1 AND NOT 'provider' = ANY (roles)",
+        account.0,
+    )
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO worker_heartbeats (worker_id, seen_at) VALUES ($1, $2)",
+        id.0,
+        now
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(id)
+}
+
+/// The worker, revoked ones too.
+pub async fn find(conn: &mut PgConnection, worker: WorkerId) -> sqlx::Result<Option<Worker>> {
+    let row = sqlx::query!(
+        r#"SELECT account_id, public_key, device, memory_bytes, numeric_class, price_floor_nano,
+             revoked_at IS NOT NULL AS "revoked!"
+           FROM workers WHERE worker_id = $1"#,
+        worker.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(|row| {
+        let public_key =
+            row.public_key
+                .as_slice()
+                .try_into()
+                .map_err(|_| sqlx::Error::ColumnDecode {
+                    index: "public_key".into(),
+                    source: "not 32 bytes".into(),
+                })?;
+        Ok(Worker {
+            id: worker,
+            account: AccountId(row.account_id),
+            public_key,
+            device: to_enum("device", &row.device, Device::parse)?,
+            memory_bytes: row.memory_bytes.unsigned_abs(),
+            numeric_class: row.numeric_class,
+            price_floor_nano: to_amount("price_floor_nano", &row.price_floor_nano)?,
+            revoked: row.revoked,
+        })
+    })
+    .transpose()
+}
+
+/// Takes note that a token request of this moment was answered. False when it, or a later one, was answered before.
+pub async fn note_token(
+    conn: &mut PgConnection,
+    worker: WorkerId,
+    issued_at_ms: u64,
+) -> sqlx::Result<bool> {
+    let noted = sqlx::query!(
+        "UPDATE workers SET token_issued_at = $2
+         WHERE worker_id = $1 AND token_issued_at < $2 AND revoked_at IS NULL",
+        worker.0,
+        saturate(issued_at_ms),
+    )
+    .execute(conn)
+    .await?;
+    Ok(noted.rows_affected() == 1)
+}
+
+/// Writes down that the worker was heard; not more often than matters, and not worth waiting for the disk.
+pub async fn note_seen(
+    tx: &mut PgTransaction<'_>,
+    worker: WorkerId,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "INSERT INTO worker_heartbeats (worker_id, seen_at) VALUES ($1, $2)
+         ON CONFLICT (worker_id) DO UPDATE SET seen_at = EXCLUDED.seen_at
+         WHERE worker_heartbeats.seen_at < $3",
+        worker.0,
+        now,
+        now.saturating_sub(SEEN_EVERY),
+    )
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// Quantities from outside are limited far below 2^63 where they come in.
+fn saturate(quantity: u64) -> i64 {
+    i64::try_from(quantity).unwrap_or(i64::MAX)
+}
