@@ -335,6 +335,14 @@ async fn record(
     Ok(())
 }
 
+/// What the event of a deposit says.
+struct Arrival {
+    owner: Address,
+    sender: Address,
+    deposit_seq: u64,
+    amount: u128,
+}
+
 /// What a payment of the contract says.
 struct Payment {
     kind: &'static str,
@@ -357,22 +365,13 @@ async fn apply(
             deposit_seq,
             amount,
         } => {
-            sqlx::query!(
-                "INSERT INTO deposits (deposit_id, asset_id, event_seq, deposit_seq, owner, sender, amount_base, block_number, tx_hash, seen_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-                DepositId::generate().0,
-                asset,
-                logged.event_seq.cast_signed(),
-                deposit_seq.cast_signed(),
-                account.as_slice(),
-                from.as_slice(),
-                base(logged, amount)?,
-                logged.block_number.cast_signed(),
-                logged.tx_hash.as_slice(),
-                now,
-            )
-            .execute(&mut **tx)
-            .await?;
+            let deposit = Arrival {
+                owner: account,
+                sender: from,
+                deposit_seq,
+                amount,
+            };
+            show_deposit(tx, asset, logged, &deposit, now).await?;
         }
         Event::Claimed {
             account: owner,
@@ -404,7 +403,7 @@ async fn apply(
             pay_out(tx, asset, logged, &payment, now).await?;
         }
         Event::ExitRequested { account, due_at } => {
-            open_exit(tx, asset, logged, (account, due_at), now).await?
+            open_exit(tx, asset, logged, (account, due_at), now).await?;
         }
         Event::ExitAnswered { account } => {
             sqlx::query!(
@@ -423,6 +422,32 @@ async fn apply(
         | Event::Paused { .. }
         | Event::Other { .. } => {}
     }
+    Ok(())
+}
+
+async fn show_deposit(
+    tx: &mut PgTransaction<'_>,
+    asset: i32,
+    logged: &Logged,
+    deposit: &Arrival,
+    now: OffsetDateTime,
+) -> Result<(), FollowError> {
+    sqlx::query!(
+        "INSERT INTO deposits (deposit_id, asset_id, event_seq, deposit_seq, owner, sender, amount_base, block_number, tx_hash, seen_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        DepositId::generate().0,
+        asset,
+        logged.event_seq.cast_signed(),
+        deposit.deposit_seq.cast_signed(),
+        deposit.owner.as_slice(),
+        deposit.sender.as_slice(),
+        base(logged, deposit.amount)?,
+        logged.block_number.cast_signed(),
+        logged.tx_hash.as_slice(),
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
     Ok(())
 }
 

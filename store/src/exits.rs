@@ -2,10 +2,21 @@
 //! it at the next seal instead.
 
 use alloy_primitives::Address;
+use comptoir_domain::{
+    amount::Amount,
+    ledger::{AccountKey, EntryKind, Lines, Source},
+};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use crate::codec::to_address;
+use crate::{
+    PgTransaction,
+    codec::to_address,
+    ledger::{self, PostError},
+};
+
+/// Exits that one seal serves.
+const EXITS_MAX: i64 = 1_000;
 
 /// An exit that was not answered yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,4 +65,48 @@ pub async fn open(conn: &mut PgConnection, asset: i32, limit: i64) -> sqlx::Resu
         })
     })
     .collect()
+}
+
+/// Moves what leaving owners have available to `payable`, oldest exit first, `at_most` in all, in one entry that `seal`
+/// names. What is locked for a job follows when the job has ended. What it returns is how much it moved.
+///
+/// Wants READ COMMITTED: it waits for the accounts and then reads what they became.
+///
+/// # Errors
+/// When the seal has its entry already, or a statement fails.
+pub async fn release(
+    tx: &mut PgTransaction<'_>,
+    asset: i32,
+    seal: &str,
+    at_most: Amount,
+    now: OffsetDateTime,
+) -> Result<Amount, PostError> {
+    let leaving = open(tx, asset, EXITS_MAX).await?;
+    let accounts = leaving.iter().flat_map(|exit| {
+        [
+            AccountKey::Available(exit.owner),
+            AccountKey::Payable(exit.owner),
+        ]
+    });
+    ledger::lock(tx, asset, accounts).await?;
+    let mut left = at_most;
+    let mut lines = Lines::default();
+    for Exit { owner, .. } in leaving {
+        let amount = ledger::balances(tx, owner, asset)
+            .await?
+            .available
+            .min(left);
+        left = left.checked_sub(amount).expect("no more than what is left");
+        lines = lines
+            .debit(AccountKey::Available(owner), amount)
+            .credit(AccountKey::Payable(owner), amount);
+    }
+    let moved = at_most
+        .checked_sub(left)
+        .expect("what is left is a part of it");
+    if !moved.is_zero() {
+        let entry = lines.into_entry(EntryKind::Release, Source::Seal(seal.to_owned()))?;
+        ledger::post(tx, asset, &entry, now).await?;
+    }
+    Ok(moved)
 }
