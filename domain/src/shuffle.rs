@@ -90,6 +90,20 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_draw_is_even_because_the_uneven_part_is_drawn_again() {
+        // Of 2^64 numbers, the lowest 2^63 - 1 would favour small draws below this bound: about half are drawn again.
+        let bound = (1 << 63) + 1;
+        let (mut generator, mut raw) = (SplitMix64(7), SplitMix64(7));
+        for _ in 0..100 {
+            let kept = std::iter::repeat_with(|| raw.next()).find(|value| *value >= (1 << 63) - 1);
+            assert_eq!(
+                Some(generator.below(bound)),
+                kept.map(|value| value % bound)
+            );
+        }
+    }
+
     proptest! {
         #[test]
         fn every_row_is_read_once(rows in 0_usize..500, seed: u64, epoch: u64) {

@@ -4,7 +4,7 @@
 //! inputs (a pickle) and extra files may be present and are never opened.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{self, Read, Seek, SeekFrom},
 };
 
@@ -32,7 +32,7 @@ pub const INFLATED_BYTES_MAX: u64 = 8 << 30;
 /// Bytes of one payload.
 pub const PAYLOAD_BYTES_MAX: u64 = 4 << 30;
 /// Bytes of the graph.
-pub const MODEL_JSON_BYTES_MAX: u64 = 64 << 20;
+pub const MODEL_JSON_BYTES_MAX: u64 = 32 << 20;
 /// Bytes of each tensor configuration.
 pub const CONFIG_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of each of the archive's own small files.
@@ -105,6 +105,8 @@ pub struct Archive<R> {
     zip: ZipArchive<R>,
     root: String,
     program: Program,
+    /// Payloads that hold booleans.
+    booleans: BTreeSet<String>,
 }
 
 impl<R: Read + Seek> Archive<R> {
@@ -122,7 +124,13 @@ impl<R: Read + Seek> Archive<R> {
         let exported = listing.graph(&mut zip)?;
         let tensors = listing.tensors(&mut zip)?;
         let program = Program::check(exported, tensors)?;
+        let booleans = program
+            .tensors
+            .values()
+            .filter(|tensor| tensor.dtype == ScalarType::Bool);
+        let booleans = booleans.map(|tensor| tensor.payload.clone()).collect();
         Ok(Self {
+            booleans,
             zip,
             root: listing.root,
             program,
@@ -144,9 +152,7 @@ impl<R: Read + Seek> Archive<R> {
     pub fn payload(&mut self, payload: &str) -> Result<Vec<u8>, ArchiveError> {
         let path = format!("{}/{payload}", self.root);
         let bytes = read_entry(&mut self.zip, &path, PAYLOAD_BYTES_MAX)?;
-        let has_booleans =
-            |it: &StoredTensor| it.payload == payload && it.dtype == ScalarType::Bool;
-        if self.program.tensors.values().any(has_booleans) && !are_booleans(&bytes) {
+        if self.booleans.contains(payload) && !are_booleans(&bytes) {
             return Err(ArchiveError::Tensor {
                 name: payload.to_owned(),
                 reason: InvalidTensor::Boolean,

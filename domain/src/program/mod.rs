@@ -22,7 +22,7 @@ use graph::{
 /// Dimensions of one tensor.
 pub const DIMENSIONS_MAX: usize = 16;
 /// Operator calls of one program.
-pub const NODES_MAX: usize = 100_000;
+pub const NODES_MAX: usize = 50_000;
 /// Named values of one program, its inputs included.
 pub const VALUES_MAX: usize = 200_000;
 
@@ -42,6 +42,7 @@ pub struct Program {
     pub training_ir: bool,
     /// The version of PyTorch that exported it, for display.
     pub torch_version: String,
+    saved_names: BTreeMap<String, String>,
 }
 
 /// Why a graph is not a program that can run here.
@@ -99,6 +100,7 @@ impl Program {
         operators::check(&graph, &signature)?;
         let tensors = match_stored(&graph, &signature, tensors)?;
         let batch = Batch::of(&graph, &signature, &range_constraints)?;
+        let saved_names = stored::saved_names(&tensors);
         Ok(Self {
             graph,
             signature,
@@ -106,6 +108,7 @@ impl Program {
             batch,
             training_ir,
             torch_version,
+            saved_names,
         })
     }
 
@@ -149,14 +152,10 @@ impl Program {
         self.training_ir && self.tensors.values().any(learns)
     }
 
-    /// For each tensor that has several names, the one under which it is saved: the first in byte order.
+    /// For a tensor of several names, the one under which it is saved: the first in byte order.
     #[must_use]
-    pub fn saved_name<'a>(&'a self, name: &'a str) -> Option<&'a str> {
-        let tensor = self.tensors.get(name)?;
-        self.tensors
-            .iter()
-            .find(|(_, other)| other.is_same_memory(tensor))
-            .map(|(first, _)| first.as_str())
+    pub fn saved_name(&self, name: &str) -> Option<&str> {
+        self.saved_names.get(name).map(String::as_str)
     }
 
     fn described<'a>(&'a self, name: &'a str) -> Option<(&'a str, &'a TensorMeta)> {

@@ -253,6 +253,26 @@ pub(super) fn check_overlaps(
     Ok(())
 }
 
+/// For each name the first of those that the same tensor has.
+pub(super) fn saved_names(tensors: &BTreeMap<String, StoredTensor>) -> BTreeMap<String, String> {
+    let mut firsts = BTreeMap::new();
+    let first = |(name, it): (&String, &StoredTensor)| {
+        // What `is_same_memory` compares.
+        let place = (
+            it.payload.clone(),
+            it.dtype,
+            it.sizes.clone(),
+            it.strides.clone(),
+            it.storage_offset,
+        );
+        (
+            name.clone(),
+            firsts.entry(place).or_insert_with(|| name.clone()).clone(),
+        )
+    };
+    tensors.iter().map(first).collect()
+}
+
 /// A dtype and shape for people.
 pub(super) fn describe<T: std::fmt::Debug>(dtype: ScalarType, sizes: &[T]) -> String {
     let mut text = format!("{dtype:?}");
