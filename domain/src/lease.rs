@@ -38,10 +38,12 @@ pub enum AfterFailure {
 pub fn after_failure(number: u32, cause: Cause) -> AfterFailure {
     match cause {
         Cause::Client => AfterFailure::GiveUp,
-        Cause::Worker | Cause::Operator | Cause::Chain if number >= ATTEMPTS_MAX => AfterFailure::GiveUp,
-        Cause::Worker | Cause::Operator | Cause::Chain => {
-            AfterFailure::Retry { after: BACKOFF.saturating_mul(1 << number.saturating_sub(1)) }
+        Cause::Worker | Cause::Operator | Cause::Chain if number >= ATTEMPTS_MAX => {
+            AfterFailure::GiveUp
         }
+        Cause::Worker | Cause::Operator | Cause::Chain => AfterFailure::Retry {
+            after: BACKOFF.saturating_mul(1 << number.saturating_sub(1)),
+        },
     }
 }
 
@@ -52,8 +54,18 @@ mod tests {
     #[test]
     fn a_worker_s_failure_is_tried_again_until_attempts_are_spent() {
         let after = |number| after_failure(number, Cause::Worker);
-        assert_eq!(after(1), AfterFailure::Retry { after: Duration::seconds(1) });
-        assert_eq!(after(4), AfterFailure::Retry { after: Duration::seconds(8) });
+        assert_eq!(
+            after(1),
+            AfterFailure::Retry {
+                after: Duration::seconds(1)
+            }
+        );
+        assert_eq!(
+            after(4),
+            AfterFailure::Retry {
+                after: Duration::seconds(8)
+            }
+        );
         assert_eq!(after(ATTEMPTS_MAX), AfterFailure::GiveUp);
     }
 

@@ -8,6 +8,7 @@ pub mod atto;
 pub mod bill;
 pub mod charge;
 pub mod credential;
+pub mod deviation;
 pub mod digest;
 pub mod fit;
 pub mod id;

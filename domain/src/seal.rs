@@ -33,7 +33,13 @@ pub fn result_sha256(outputs: &BTreeMap<String, Sha256>) -> Sha256 {
 /// result digest. Bound to worker and attempt, so that a copied seal opens for nobody else.
 #[must_use]
 pub fn seal(worker: WorkerId, attempt: AttemptId, salt: &[u8; 32], result: Sha256) -> Sha256 {
-    let bytes = [worker.0.as_bytes().as_slice(), attempt.0.as_bytes(), salt, &result.0].concat();
+    let bytes = [
+        worker.0.as_bytes().as_slice(),
+        attempt.0.as_bytes(),
+        salt,
+        &result.0,
+    ]
+    .concat();
     Sha256::of(&bytes)
 }
 
@@ -43,8 +49,15 @@ mod tests {
 
     #[test]
     fn a_result_is_the_digest_of_its_canonical_json() {
-        let outputs = BTreeMap::from([("b".to_owned(), Sha256([1; 32])), ("a".to_owned(), Sha256([2; 32]))]);
-        let json = format!("{{\"a\":\"{}\",\"b\":\"{}\"}}", "02".repeat(32), "01".repeat(32));
+        let outputs = BTreeMap::from([
+            ("b".to_owned(), Sha256([1; 32])),
+            ("a".to_owned(), Sha256([2; 32])),
+        ]);
+        let json = format!(
+            "{{\"a\":\"{}\",\"b\":\"{}\"}}",
+            "02".repeat(32),
+            "01".repeat(32)
+        );
         assert_eq!(result_sha256(&outputs), Sha256::of(json.as_bytes()));
     }
 

@@ -51,7 +51,10 @@ mod tests {
             program: blob,
             weights: None,
             inputs: BTreeMap::new(),
-            target: TensorRef { blob, tensor: "y".into() },
+            target: TensorRef {
+                blob,
+                tensor: "y".into(),
+            },
             output: 0,
             loss: Loss::Mse,
             optimizer: Optimizer::Sgd {
@@ -76,15 +79,26 @@ mod tests {
 
     #[test]
     fn no_segment_ends_past_the_run() {
-        let ends: Vec<_> = (0..4).map(|segment| step_at_end(&spec(), 13, segment)).collect();
+        let ends: Vec<_> = (0..4)
+            .map(|segment| step_at_end(&spec(), 13, segment))
+            .collect();
         assert_eq!(ends, [Some(4), Some(8), Some(12), None]);
     }
 
     #[test]
     fn every_step_is_counted_once() {
-        assert_eq!(steps_by_worker(9, [("a", 4), ("b", 4)], "b"), BTreeMap::from([("a", 4), ("b", 5)]));
-        assert_eq!(steps_by_worker(8, [("a", 4), ("a", 4)], "b"), BTreeMap::from([("a", 8)]));
+        assert_eq!(
+            steps_by_worker(9, [("a", 4), ("b", 4)], "b"),
+            BTreeMap::from([("a", 4), ("b", 5)])
+        );
+        assert_eq!(
+            steps_by_worker(8, [("a", 4), ("a", 4)], "b"),
+            BTreeMap::from([("a", 8)])
+        );
         assert_eq!(steps_by_worker(9, [], "b"), BTreeMap::from([("b", 9)]));
-        assert_eq!(steps_by_worker(4, [("a", 4), ("a", 4)], "b"), BTreeMap::from([("a", 4)]));
+        assert_eq!(
+            steps_by_worker(4, [("a", 4), ("a", 4)], "b"),
+            BTreeMap::from([("a", 4)])
+        );
     }
 }

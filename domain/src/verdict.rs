@@ -29,12 +29,18 @@ pub struct Deviation {
 
 impl Deviation {
     /// Two results that cannot be told to agree, whatever the tolerance.
-    pub const TOTAL: Self = Self { rel_l2: f64::INFINITY, max_ref: f64::INFINITY };
+    pub const TOTAL: Self = Self {
+        rel_l2: f64::INFINITY,
+        max_ref: f64::INFINITY,
+    };
 
     /// The deviation of two fp32 tensors of one shape. Elements of equal bits agree, not-a-number too;
     /// an element that is finite in one tensor alone is a total deviation.
     #[must_use]
-    pub fn between(left: impl IntoIterator<Item = f32>, right: impl IntoIterator<Item = f32>) -> Self {
+    pub fn between(
+        left: impl IntoIterator<Item = f32>,
+        right: impl IntoIterator<Item = f32>,
+    ) -> Self {
         let (mut distance, mut squares) = (0.0_f64, [0.0_f64; 2]);
         let (mut deviation, mut largest) = (0.0_f64, 0.0_f64);
         for (left, right) in left.into_iter().zip(right) {
@@ -62,7 +68,10 @@ impl Deviation {
     /// The worse of both, metric by metric.
     #[must_use]
     pub const fn worse(self, other: Self) -> Self {
-        Self { rel_l2: self.rel_l2.max(other.rel_l2), max_ref: self.max_ref.max(other.max_ref) }
+        Self {
+            rel_l2: self.rel_l2.max(other.rel_l2),
+            max_ref: self.max_ref.max(other.max_ref),
+        }
     }
 
     /// Is it small enough for two numeric classes that both computed honestly?
@@ -119,7 +128,11 @@ impl Agreement {
     /// The agreement of two results whose tensors deviate this much.
     #[must_use]
     pub const fn of(deviation: Deviation) -> Self {
-        if deviation.is_tolerable() { Self::Tolerance(deviation) } else { Self::None(Some(deviation)) }
+        if deviation.is_tolerable() {
+            Self::Tolerance(deviation)
+        } else {
+            Self::None(Some(deviation))
+        }
     }
 
     /// Do they agree at all?
@@ -181,28 +194,48 @@ pub enum Ruling {
 #[must_use]
 pub fn rule(tier: Tier, results: usize, agreement: impl Fn(usize, usize) -> Agreement) -> Ruling {
     match tier {
-        Tier::None => {
-            Ruling::Accept { kind: VerdictKind::Unverified, reference: 0, accepted: vec![true; results] }
-        }
+        Tier::None => Ruling::Accept {
+            kind: VerdictKind::Unverified,
+            reference: 0,
+            accepted: vec![true; results],
+        },
         Tier::Replicated => majority(results, agreement),
     }
 }
 
 fn majority(results: usize, agreement: impl Fn(usize, usize) -> Agreement) -> Ruling {
     let between = |a: usize, b: usize| {
-        if a == b { Agreement::Bitwise } else { agreement(a.min(b), a.max(b)) }
+        if a == b {
+            Agreement::Bitwise
+        } else {
+            agreement(a.min(b), a.max(b))
+        }
     };
-    let peers = |of: usize| (0..results).filter(|other| between(of, *other).holds()).count();
+    let peers = |of: usize| {
+        (0..results)
+            .filter(|other| between(of, *other).holds())
+            .count()
+    };
     // The result that most agree with; of equals the first.
     let reference = (0..results).max_by_key(|place| (peers(*place), results - place));
     match reference {
         Some(reference) if peers(reference) >= 2 => {
-            let accepted: Vec<bool> = (0..results).map(|place| between(reference, place).holds()).collect();
+            let accepted: Vec<bool> = (0..results)
+                .map(|place| between(reference, place).holds())
+                .collect();
             let bitwise = (0..results)
                 .filter(|place| accepted[*place])
                 .all(|place| between(reference, place) == Agreement::Bitwise);
-            let kind = if bitwise { VerdictKind::Bitwise } else { VerdictKind::Tolerance };
-            Ruling::Accept { kind, reference, accepted }
+            let kind = if bitwise {
+                VerdictKind::Bitwise
+            } else {
+                VerdictKind::Tolerance
+            };
+            Ruling::Accept {
+                kind,
+                reference,
+                accepted,
+            }
         }
         Some(_) | None if results < REPLICAS_MAX => Ruling::Another,
         Some(_) | None => Ruling::Unstable,
@@ -216,37 +249,57 @@ mod tests {
     const NO: Agreement = Agreement::None(None);
 
     fn near() -> Agreement {
-        Agreement::of(Deviation { rel_l2: 3e-7, max_ref: 5e-7 })
+        Agreement::of(Deviation {
+            rel_l2: 3e-7,
+            max_ref: 5e-7,
+        })
     }
 
     #[test]
     fn the_measured_cheats_fail_and_honest_classes_pass() {
         // VERIFICATION.md §4.1: honest ISA difference, one element + 1e-3, fp16 weights.
-        for (rel_l2, max_ref, tolerable) in
-            [(4.8e-7, 5.8e-7, true), (2.0e-6, 7.2e-5, false), (3.6e-4, 1e-6, false)]
-        {
-            assert_eq!(Deviation { rel_l2, max_ref }.is_tolerable(), tolerable, "{rel_l2} {max_ref}");
+        for (rel_l2, max_ref, tolerable) in [
+            (4.8e-7, 5.8e-7, true),
+            (2.0e-6, 7.2e-5, false),
+            (3.6e-4, 1e-6, false),
+        ] {
+            assert_eq!(
+                Deviation { rel_l2, max_ref }.is_tolerable(),
+                tolerable,
+                "{rel_l2} {max_ref}"
+            );
         }
     }
 
     #[test]
     fn one_changed_element_among_many_is_seen() {
-        let honest: Vec<f32> = (0..50_000_u16).map(|place| f32::from(place).sin()).collect();
+        let honest: Vec<f32> = (0..50_000_u16)
+            .map(|place| f32::from(place).sin())
+            .collect();
         let mut tampered = honest.clone();
         tampered[77] += 1e-3;
         let deviation = Deviation::between(honest.iter().copied(), tampered);
-        assert!(deviation.rel_l2 <= REL_L2_MAX && deviation.max_ref > MAX_REF_MAX, "{deviation:?}");
+        assert!(
+            deviation.rel_l2 <= REL_L2_MAX && deviation.max_ref > MAX_REF_MAX,
+            "{deviation:?}"
+        );
         assert!(!deviation.is_tolerable());
     }
 
     #[test]
     fn what_is_not_a_number_agrees_with_itself_alone() {
         let nan = f32::NAN;
-        assert_eq!(Deviation::between([nan, 1.0], [nan, 1.0]), Deviation::default());
+        assert_eq!(
+            Deviation::between([nan, 1.0], [nan, 1.0]),
+            Deviation::default()
+        );
         for other in [0.0, f32::INFINITY] {
             assert!(!Deviation::between([nan, 1.0], [other, 1.0]).is_tolerable());
         }
-        assert_eq!(Deviation::between([0.0, -0.0], [-0.0, 0.0]), Deviation::default());
+        assert_eq!(
+            Deviation::between([0.0, -0.0], [-0.0, 0.0]),
+            Deviation::default()
+        );
         assert!(!Deviation::between([0.0], [f32::MIN_POSITIVE]).is_tolerable());
     }
 
@@ -254,14 +307,31 @@ mod tests {
     fn tier_none_takes_the_one_result() {
         let ruling = rule(Tier::None, 1, |_, _| NO);
         let kind = VerdictKind::Unverified;
-        assert_eq!(ruling, Ruling::Accept { kind, reference: 0, accepted: vec![true] });
+        assert_eq!(
+            ruling,
+            Ruling::Accept {
+                kind,
+                reference: 0,
+                accepted: vec![true]
+            }
+        );
     }
 
     #[test]
     fn two_that_agree_are_accepted_and_two_that_differ_ask_for_a_third() {
-        let accept = |kind| Ruling::Accept { kind, reference: 0, accepted: vec![true, true] };
-        assert_eq!(rule(Tier::Replicated, 2, |_, _| Agreement::Bitwise), accept(VerdictKind::Bitwise));
-        assert_eq!(rule(Tier::Replicated, 2, |_, _| near()), accept(VerdictKind::Tolerance));
+        let accept = |kind| Ruling::Accept {
+            kind,
+            reference: 0,
+            accepted: vec![true, true],
+        };
+        assert_eq!(
+            rule(Tier::Replicated, 2, |_, _| Agreement::Bitwise),
+            accept(VerdictKind::Bitwise)
+        );
+        assert_eq!(
+            rule(Tier::Replicated, 2, |_, _| near()),
+            accept(VerdictKind::Tolerance)
+        );
         assert_eq!(rule(Tier::Replicated, 2, |_, _| NO), Ruling::Another);
         assert_eq!(rule(Tier::Replicated, 1, |_, _| NO), Ruling::Another);
     }
@@ -269,11 +339,24 @@ mod tests {
     #[test]
     fn the_majority_of_three_is_accepted_and_the_rest_rejected() {
         for odd in 0..3 {
-            let agree = |a, b| if a == odd || b == odd { NO } else { Agreement::Bitwise };
+            let agree = |a, b| {
+                if a == odd || b == odd {
+                    NO
+                } else {
+                    Agreement::Bitwise
+                }
+            };
             let accepted = (0..3).map(|place| place != odd).collect();
             let reference = usize::from(odd == 0);
             let kind = VerdictKind::Bitwise;
-            assert_eq!(rule(Tier::Replicated, 3, agree), Ruling::Accept { kind, reference, accepted });
+            assert_eq!(
+                rule(Tier::Replicated, 3, agree),
+                Ruling::Accept {
+                    kind,
+                    reference,
+                    accepted
+                }
+            );
         }
     }
 
@@ -287,6 +370,13 @@ mod tests {
         let agree = |a, b| if (a, b) == (0, 2) { NO } else { near() };
         let accepted = vec![true; 3];
         let kind = VerdictKind::Tolerance;
-        assert_eq!(rule(Tier::Replicated, 3, agree), Ruling::Accept { kind, reference: 1, accepted });
+        assert_eq!(
+            rule(Tier::Replicated, 3, agree),
+            Ruling::Accept {
+                kind,
+                reference: 1,
+                accepted
+            }
+        );
     }
 }
