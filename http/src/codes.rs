@@ -97,6 +97,26 @@ pub const ALL: &[Code] = &[
         "A request with this Idempotency-Key is being worked on. Repeat it after Retry-After seconds.",
     ),
     code(
+        "quote_used",
+        409,
+        "A job was made from this quote already. A quote is good for one job; ask for another.",
+    ),
+    code(
+        "job_ended",
+        409,
+        "The job has ended in another way, so it cannot be cancelled.",
+    ),
+    code(
+        "job_not_completed",
+        409,
+        "The job has no results: it has not completed, or never will. Its state and its failure say more.",
+    ),
+    code(
+        "quote_expired",
+        410,
+        "The quote's 15 minutes are over. Ask for another.",
+    ),
+    code(
         "precondition_failed",
         412,
         "The object changed since you read it. Read it again and repeat with its new ETag.",
@@ -110,6 +130,11 @@ pub const ALL: &[Code] = &[
         "unsupported_media_type",
         415,
         "The body must be sent once, as application/json in UTF-8 (or as what the operation documents).",
+    ),
+    code(
+        "range_not_satisfiable",
+        416,
+        "The range begins behind the end of the blob. Content-Range tells its size.",
     ),
     code(
         "invalid_request",
@@ -127,6 +152,16 @@ pub const ALL: &[Code] = &[
         "The address cannot be an account's: it is zero, a precompile, one of our contracts, or the platform's.",
     ),
     code(
+        "digest_mismatch",
+        422,
+        "The bytes that arrived do not have the digest in the address. Nothing was stored; hash the file again.",
+    ),
+    code(
+        "max_cost_below_quote",
+        422,
+        "The quote comes to more than max_cost. Nothing is held; raise max_cost or ask for less.",
+    ),
+    code(
         "signature_mismatch",
         422,
         "The signature is not one of the challenge's message by the challenge's address.",
@@ -135,6 +170,61 @@ pub const ALL: &[Code] = &[
         "precondition_required",
         428,
         "Send If-Match with the ETag of the object that you read, so that no change is lost.",
+    ),
+    code(
+        "join_token_refused",
+        401,
+        "The join token is unknown, expired, revoked or used up. Ask its owner for a new one.",
+    ),
+    code(
+        "signature_refused",
+        401,
+        "The signature is not one of these bytes by the worker's key, or there is no such worker.",
+    ),
+    code(
+        "worker_revoked",
+        403,
+        "The worker's owner took it out of service. Nothing that it sends is taken any more.",
+    ),
+    code(
+        "stale_lease",
+        409,
+        "The lease ran out or passed to another worker. Drop the attempt: nothing of it counts.",
+    ),
+    code(
+        "worker_key_taken",
+        409,
+        "Another worker has this public key. Make a new key for each worker.",
+    ),
+    code(
+        "token_request_replayed",
+        409,
+        "A token request of this or a later moment was answered before. Sign a new one with the time of now.",
+    ),
+    code(
+        "clock_skewed",
+        422,
+        "The moment named by the request is more than a minute away from the server's clock. Set the worker's clock.",
+    ),
+    code(
+        "segment_out_of_order",
+        409,
+        "The segment is not the one after the last that is kept, or the attempt has none to come.",
+    ),
+    code(
+        "checkpoint_not_uploaded",
+        409,
+        "The checkpoint blob was not uploaded by this attempt. Upload it first.",
+    ),
+    code(
+        "too_many_blobs",
+        409,
+        "The attempt has uploaded more blobs than its outputs and checkpoints can be.",
+    ),
+    code(
+        "length_required",
+        411,
+        "Say with Content-Length how many bytes the body has.",
     ),
     code(
         "internal",
