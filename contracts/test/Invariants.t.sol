@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {Roles} from "../src/SettlementTypes.sol";
 import {Fixture} from "./support/Fixture.sol";
 import {Handler} from "./support/Handler.sol";
 import {vm} from "./support/Vm.sol";
@@ -11,7 +12,7 @@ abstract contract Invariants is Fixture {
 
     function setUpHandler(bool awake) internal {
         super.setUp();
-        handler = new Handler(token, settlement, ledger, settler, guardian, awake);
+        handler = new Handler(token, settlement, ledger, Roles(admin, settler, guardian), awake);
         require(token.transfer(address(handler), token.balanceOf(address(this))));
     }
 
@@ -26,7 +27,7 @@ abstract contract Invariants is Fixture {
     }
 
     function targetSelectors() external view returns (FuzzSelector[] memory targets) {
-        bytes4[22] memory list = [
+        bytes4[26] memory list = [
             Handler.deposit.selector,
             Handler.deposit.selector,
             Handler.depositOfANewcomer.selector,
@@ -37,8 +38,11 @@ abstract contract Invariants is Fixture {
             Handler.credit.selector,
             Handler.spend.selector,
             Handler.release.selector,
+            Handler.release.selector,
             Handler.commit.selector,
             Handler.commit.selector,
+            Handler.commit.selector,
+            Handler.answerExit.selector,
             Handler.answerExit.selector,
             Handler.vetoHonest.selector,
             Handler.pause.selector,
@@ -46,7 +50,8 @@ abstract contract Invariants is Fixture {
             Handler.stealByClaim.selector,
             Handler.commitAgainstTheRules.selector,
             Handler.wait.selector,
-            Handler.waitLong.selector,
+            Handler.wait.selector,
+            Handler.unpause.selector,
             Handler.freeze.selector,
             Handler.escape.selector
         ];

@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {ComptoirToken} from "../../src/ComptoirToken.sol";
 import {Settlement} from "../../src/Settlement.sol";
-import {Account, Claim, Committed, Header} from "../../src/SettlementTypes.sol";
+import {Account, Claim, Header, Roles} from "../../src/SettlementTypes.sol";
 import {Ledger} from "./Ledger.sol";
 import {vm} from "./Vm.sol";
 
@@ -14,6 +14,7 @@ contract Handler {
     ComptoirToken private immutable TOKEN;
     Settlement private immutable SETTLEMENT;
     Ledger private immutable LEDGER;
+    address private immutable ADMIN;
     address private immutable SETTLER;
     address private immutable GUARDIAN;
     bool private immutable AWAKE;
@@ -32,15 +33,9 @@ contract Handler {
     /// @notice How often each thing happened, to see that the histories are not empty.
     mapping(string what => uint256) public times;
 
-    constructor(
-        ComptoirToken token,
-        Settlement settlement,
-        Ledger ledger,
-        address settler,
-        address guardian,
-        bool awake
-    ) {
-        (TOKEN, SETTLEMENT, LEDGER, SETTLER, GUARDIAN, AWAKE) = (token, settlement, ledger, settler, guardian, awake);
+    constructor(ComptoirToken token, Settlement settlement, Ledger ledger, Roles memory roles, bool awake) {
+        (TOKEN, SETTLEMENT, LEDGER, AWAKE) = (token, settlement, ledger, awake);
+        (ADMIN, SETTLER, GUARDIAN) = (roles.admin, roles.settler, roles.guardian);
         for (uint256 i; i < ledger.count(); ++i) {
             everybody.push(ledger.people(i));
         }
@@ -113,21 +108,28 @@ contract Handler {
         LEDGER.credit();
     }
 
+    /// @dev Nothing is spent for an account that is leaving.
     function spend(uint256 from, uint256 to, uint128 amount) external {
         address payer = LEDGER.people(from % LEDGER.count());
+        if (_isLeaving(payer)) return;
         LEDGER.spend(payer, LEDGER.people(to % LEDGER.count()), _within(amount, LEDGER.book(payer).available));
     }
 
     function release(uint256 who, uint128 amount) external {
         address account = LEDGER.people(who % LEDGER.count());
-        uint256 room = _room();
-        uint128 available = LEDGER.book(account).available;
-        LEDGER.release(account, _within(amount, available < room ? available : uint128(room)));
+        _release(account, _within(amount, LEDGER.book(account).available));
     }
 
-    function commit() external {
+    /// @dev A seal releases what those who are leaving hold, as far as the caps allow.
+    function commit(bool credited) external {
+        _guard();
         if (!_canCommit() || !LEDGER.isOurs(SETTLEMENT.lastBatch())) return;
         if (_growth() > SETTLEMENT.releasable()) LEDGER.reopen();
+        if (credited) LEDGER.credit();
+        for (uint256 i; i < LEDGER.count(); ++i) {
+            address account = LEDGER.people(i);
+            if (_isLeaving(account)) _release(account, LEDGER.book(account).available);
+        }
         Header memory header = LEDGER.seal();
         vm.prank(SETTLER);
         SETTLEMENT.commitBatch(header);
@@ -161,19 +163,27 @@ contract Handler {
         times["veto"]++;
     }
 
-    function pause(uint8 bits) external {
+    function pause(uint256 seed) external {
         (, uint64 until) = SETTLEMENT.paused();
-        if (bits % 8 == 0 || (until != 0 && block.timestamp < until + SETTLEMENT.PAUSE_COOLDOWN())) return;
+        if (_roll(seed, 10) != 0 || (until != 0 && block.timestamp < until + SETTLEMENT.PAUSE_COOLDOWN())) return;
         vm.prank(GUARDIAN);
-        SETTLEMENT.pause(bits % 8);
+        SETTLEMENT.pause(uint8(1 + _roll(~seed, 7)));
         times["pause"]++;
+    }
+
+    function unpause(uint256 seed) external {
+        (uint8 bits,) = SETTLEMENT.paused();
+        if (bits == 0 || _roll(seed, 3) != 0) return;
+        vm.prank(ADMIN);
+        SETTLEMENT.unpause();
     }
 
     // ---- the thief, who holds the settler's key
 
-    /// @dev Commits a root under which the thief owns everything, with as much of it payable as the caps allow.
+    /// @dev Commits a root under which the thief owns everything, with as much of it payable as the caps allow. Bides its
+    /// time where nobody looks: a theft at once would find nothing.
     function steal(uint128 growth, bool empty) external {
-        if (!_canCommit()) return;
+        if (!_canCommit() || (!AWAKE && !robbed && _roll(growth, 6) != 0)) return;
         uint64 last = SETTLEMENT.lastBatch();
         Header memory header = _falseHeader(last, _within(growth, SETTLEMENT.releasable()));
         Account memory loot = Account(thief, header.totalPayable, empty ? 0 : header.totalAvailable, 0);
@@ -190,8 +200,7 @@ contract Handler {
     }
 
     function stealByClaim(uint64 back) external {
-        uint64 id = SETTLEMENT.lastBatch();
-        id -= back % 4 > id ? 0 : back % 4;
+        uint64 id = _recent(back);
         try SETTLEMENT.claim(id, _loot[id], new bytes32[](0)) {
             times["theft"]++;
         } catch {}
@@ -234,12 +243,11 @@ contract Handler {
 
     // ---- time
 
-    function wait(uint24 time) external {
-        _wait(1 + time % 15 minutes);
-    }
-
-    function waitLong(uint24 time) external {
-        if (time % 8 == 0) _wait(time % 2 days);
+    function wait(uint256 seed) external {
+        uint256 roll = _roll(seed, 32);
+        if (roll == 0) _wait(_roll(~seed, 1 days));
+        else if (roll < 4) _wait(_roll(~seed, 50 minutes));
+        else _wait(1 + _roll(~seed, 40));
     }
 
     function freeze(uint256 who) external {
@@ -290,12 +298,22 @@ contract Handler {
     // ---- private
 
     function _wait(uint256 time) private {
+        _guard();
+        vm.warp(block.timestamp + time);
+    }
+
+    /// @dev A guardian that is awake vetoes every false root before any time passes.
+    function _guard() private {
         uint64 last = SETTLEMENT.lastBatch();
         while (AWAKE && !SETTLEMENT.frozen() && !LEDGER.isOurs(last)) {
             vm.prank(GUARDIAN);
             SETTLEMENT.cancelBatch(last--);
         }
-        vm.warp(block.timestamp + time);
+    }
+
+    function _release(address account, uint128 amount) private {
+        uint256 room = _room();
+        LEDGER.release(account, amount < room ? amount : uint128(room));
     }
 
     function _deposit(address account, uint128 amount) private {
@@ -332,13 +350,24 @@ contract Handler {
         }
     }
 
+    function _isLeaving(address account) private view returns (bool) {
+        (,, uint40 requestedAt,) = SETTLEMENT.depositors(account);
+        return requestedAt != 0;
+    }
+
     /// @dev Someone's leaf in one of the last batches, if that is one of ours; else zero.
     function _item(uint256 who, uint64 back) private view returns (uint64 id, Claim memory item) {
-        id = SETTLEMENT.lastBatch();
-        id -= back % 4 > id ? 0 : back % 4;
+        id = _recent(back);
         if (id == 0 || SETTLEMENT.batchHash(id) == 0 || !LEDGER.isOurs(id)) return (0, item);
         (Account[] memory accounts,) = LEDGER.snapshotOf(id);
         item = LEDGER.claimOf(id, accounts[who % accounts.length].account);
+    }
+
+    /// @dev Mostly the latest active batch, else one of the last four.
+    function _recent(uint64 back) private view returns (uint64 id) {
+        id = SETTLEMENT.lastBatch();
+        if (_roll(back, 4) == 0) return id > back % 4 ? id - back % 4 : id;
+        while (id != 0 && !SETTLEMENT.isActive(id)) --id;
     }
 
     function _owed(Account memory leaf) private view returns (uint256) {
@@ -386,6 +415,11 @@ contract Handler {
     function _open(uint8 bit, bool otherwise) private view returns (bool) {
         (uint8 bits,) = SETTLEMENT.paused();
         return otherwise && bits & bit == 0;
+    }
+
+    /// @dev Evenly below `sides`; fuzzed numbers are far from it.
+    function _roll(uint256 seed, uint256 sides) private pure returns (uint256) {
+        return uint256(keccak256(abi.encode(seed))) % sides;
     }
 
     function _within(uint128 value, uint128 most) private pure returns (uint128) {
