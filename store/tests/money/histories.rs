@@ -1,0 +1,690 @@
+//! Random histories of everything that moves money, checked after each step against a model in plain maps
+//! and against what must hold of every ledger.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use alloy_primitives::{Address, U256};
+use comptoir_domain::{
+    atto::Atto,
+    digest::Sha256,
+    id::{AccountId, JobId, JournalEntryId, ReleaseId},
+    job::Tier,
+    price::{self, Meter},
+    split::Split,
+};
+use comptoir_store::{
+    charges::{self, ChargeError, JobCharge},
+    holds::{self, Hold, HoldError, HoldSource},
+    ledger::{self, PostError},
+    receipts,
+    releases::{self, WithdrawalError},
+    splits,
+};
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{Config, RngAlgorithm, TestRng, TestRunner},
+};
+use sqlx::PgPool;
+
+use crate::harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM, amount, register};
+
+const HISTORIES: u64 = 8;
+const STEPS: usize = 70;
+const OWNERS: [Address; 4] = [ALICE, BOB, CAROL, PLATFORM];
+const AUTO_RELEASE: [Address; 2] = [ALICE, PLATFORM];
+const ATTO: u64 = 1_000_000_000_000_000_000;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Deposit {
+        owner: usize,
+        base: u128,
+    },
+    Reverse {
+        which: usize,
+    },
+    Hold {
+        owner: usize,
+        madds: u128,
+    },
+    EndHold {
+        which: usize,
+    },
+    Settle {
+        which: usize,
+        shares: Vec<(usize, u64)>,
+    },
+    SettleAgain {
+        which: usize,
+    },
+    Withdraw {
+        owner: usize,
+        base: u128,
+    },
+    Cancel {
+        which: usize,
+    },
+    Seal {
+        at_most: u128,
+    },
+    CloseSplit {
+        which: usize,
+    },
+}
+
+fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
+    let owner = 0..OWNERS.len();
+    let base = prop_oneof![1..40_u128, 1..3_000_u128, Just(1_u128 << 100)];
+    let shares = prop::collection::vec((owner.clone(), prop_oneof![0..4_u64, any::<u64>()]), 0..5);
+    let step = prop_oneof![
+        4 => (owner.clone(), base.clone()).prop_map(|(owner, base)| Step::Deposit { owner, base }),
+        1 => any::<usize>().prop_map(|which| Step::Reverse { which }),
+        6 => (owner.clone(), 0..120_u128).prop_map(|(owner, madds)| Step::Hold { owner, madds }),
+        1 => any::<usize>().prop_map(|which| Step::EndHold { which }),
+        6 => (any::<usize>(), shares).prop_map(|(which, shares)| Step::Settle { which, shares }),
+        1 => any::<usize>().prop_map(|which| Step::SettleAgain { which }),
+        2 => (owner, base.clone()).prop_map(|(owner, base)| Step::Withdraw { owner, base }),
+        1 => any::<usize>().prop_map(|which| Step::Cancel { which }),
+        2 => prop_oneof![0..60_u128, Just(1 << 110)].prop_map(|at_most| Step::Seal { at_most }),
+        1 => any::<usize>().prop_map(|which| Step::CloseSplit { which }),
+    ];
+    // One transaction in eight is rolled back at its end.
+    prop::collection::vec((step, prop::bool::weighted(0.875)), STEPS)
+}
+
+/// A release as the model keeps it: what it still wants, and from which account.
+#[derive(Debug, Clone)]
+struct Queued {
+    id: Option<ReleaseId>,
+    owner: Address,
+    from: &'static str,
+    wants: u128,
+}
+
+#[derive(Debug, Clone, Default)]
+struct SplitState {
+    parties: Vec<(Address, bool, u32)>,
+    total: U256,
+    paid: Vec<U256>,
+    dust: u128,
+    id: Option<comptoir_domain::id::SplitVersionId>,
+}
+
+/// The ledger in plain maps.
+#[derive(Debug, Clone, Default)]
+struct Model {
+    balances: BTreeMap<(Address, &'static str), u128>,
+    fees: u128,
+    dust: u128,
+    deposited: u128,
+    deposits: Vec<(JournalEntryId, Address, u128)>,
+    used: BTreeMap<Address, U256>,
+    splits: Vec<SplitState>,
+    jobs: Vec<(JobCharge, u128)>,
+    settled: Vec<JobCharge>,
+    withdrawals: Vec<ReleaseId>,
+    queue: VecDeque<Queued>,
+}
+
+impl Model {
+    fn has(&mut self, owner: Address, code: &'static str) -> &mut u128 {
+        self.balances.entry((owner, code)).or_default()
+    }
+
+    fn transfer(&mut self, owner: Address, from: &'static str, to: &'static str, base: u128) {
+        *self.has(owner, from) -= base;
+        *self.has(owner, to) += base;
+    }
+
+    fn settle(&mut self, charge: &JobCharge, hold: u128, platform_ppm: u32) -> u128 {
+        let used = self.used.entry(charge.payer).or_default();
+        let before = *used / U256::from(ATTO);
+        *used += charge.amount.atto();
+        let gross: u128 = (*used / U256::from(ATTO) - before).to();
+        assert!(gross <= hold, "a hold covers its charge");
+        *self.has(charge.payer, "held") -= hold;
+        *self.has(charge.payer, "available") += hold - gross;
+        let split = Split::new(PLATFORM, platform_ppm, &charge.shares).unwrap();
+        let parties: Vec<_> = split
+            .parties()
+            .iter()
+            .map(|it| (it.payee, it.platform, it.ppm))
+            .collect();
+        let found = self.splits.iter().position(|it| it.parties == parties);
+        let index = found.unwrap_or_else(|| {
+            let paid = vec![U256::ZERO; parties.len()];
+            self.splits.push(SplitState {
+                parties: parties.clone(),
+                paid,
+                ..SplitState::default()
+            });
+            self.splits.len() - 1
+        });
+        // Each party has, over all charges, the whole units of its exact part.
+        let state = &mut self.splits[index];
+        state.total += U256::from(gross);
+        let mut credits = Vec::new();
+        for ((_, _, ppm), paid) in state.parties.iter().zip(&mut state.paid) {
+            let due = state.total * U256::from(*ppm) / U256::from(1_000_000);
+            credits.push((due - *paid).to::<u128>());
+            *paid = due;
+        }
+        let given: u128 = credits.iter().sum();
+        state.dust = state.dust + gross - given;
+        self.dust = self.dust + gross - given;
+        for ((payee, platform, _), credit) in parties.into_iter().zip(credits) {
+            if platform {
+                self.fees += credit;
+            } else {
+                *self.has(payee, "available") += credit;
+            }
+            // Fees are released by themselves, and earnings of those who want it.
+            if credit > 0 && (platform || AUTO_RELEASE.contains(&payee)) {
+                let from = if platform { "fees" } else { "available" };
+                self.queue.push_back(Queued {
+                    id: None,
+                    owner: payee,
+                    from,
+                    wants: credit,
+                });
+            }
+        }
+        gross
+    }
+
+    fn seal(&mut self, mut allowed: u128) -> u128 {
+        let mut total = 0;
+        let mut rest = VecDeque::new();
+        for mut it in std::mem::take(&mut self.queue) {
+            let has = if it.from == "fees" {
+                self.fees
+            } else {
+                *self.has(it.owner, it.from)
+            };
+            if allowed == 0 {
+                rest.push_back(it);
+                continue;
+            }
+            let wants = it.wants.min(has);
+            let moved = wants.min(allowed);
+            if it.from == "fees" {
+                self.fees -= moved;
+            } else {
+                *self.has(it.owner, it.from) -= moved;
+            }
+            *self.has(it.owner, "payable") += moved;
+            allowed -= moved;
+            total += moved;
+            it.wants -= moved;
+            if moved < wants {
+                rest.push_back(it);
+            }
+        }
+        self.queue = rest;
+        total
+    }
+
+    fn close(&mut self, index: usize) {
+        let split = self.splits.remove(index);
+        let carry =
+            |paid: U256, ppm: u32| split.total * U256::from(ppm) - paid * U256::from(1_000_000);
+        let mut order: Vec<_> = split.parties.iter().zip(&split.paid).collect();
+        order.sort_by_key(|((payee, platform, ppm), paid)| {
+            (std::cmp::Reverse(carry(**paid, *ppm)), *payee, *platform)
+        });
+        let winners = usize::try_from(split.dust).unwrap();
+        for ((payee, platform, _), _) in order.into_iter().take(winners) {
+            if *platform {
+                self.fees += 1;
+            } else {
+                *self.has(*payee, "available") += 1;
+            }
+        }
+        self.dust -= split.dust;
+    }
+}
+
+/// One history: its own asset, the model beside it.
+struct History {
+    money: Money,
+    accounts: Vec<AccountId>,
+    model: Model,
+    sequence: u32,
+}
+
+fn pick<T>(items: &[T], which: usize) -> Option<usize> {
+    (!items.is_empty()).then(|| which % items.len())
+}
+
+impl History {
+    /// Runs a step in one transaction of the service that would; the model follows if it commits. Did it?
+    async fn run(&mut self, step: Step, commit: bool) -> bool {
+        self.sequence += 1;
+        let mut after = self.model.clone();
+        let service = match step {
+            Step::Deposit { .. } | Step::Reverse { .. } | Step::Seal { .. } => &self.money.settler,
+            Step::Settle { .. } | Step::SettleAgain { .. } | Step::CloseSplit { .. } => {
+                &self.money.scheduler
+            }
+            Step::Hold { .. }
+            | Step::EndHold { .. }
+            | Step::Withdraw { .. }
+            | Step::Cancel { .. } => &self.money.api,
+        };
+        let mut tx = service.begin().await.unwrap();
+        let happened = match step {
+            Step::Deposit { .. } | Step::Reverse { .. } => {
+                self.deposit(&mut tx, &mut after, step).await
+            }
+            Step::Hold { .. } | Step::EndHold { .. } => self.hold(&mut tx, &mut after, step).await,
+            Step::Settle { .. } | Step::SettleAgain { .. } | Step::CloseSplit { .. } => {
+                self.settle(&mut tx, &mut after, step).await
+            }
+            Step::Withdraw { .. } | Step::Cancel { .. } | Step::Seal { .. } => {
+                self.release(&mut tx, &mut after, step).await
+            }
+        };
+        if happened && commit {
+            tx.commit().await.unwrap();
+            self.model = after;
+        } else {
+            tx.rollback().await.unwrap();
+        }
+        happened && commit
+    }
+
+    async fn deposit(
+        &self,
+        tx: &mut comptoir_store::PgTransaction<'_>,
+        after: &mut Model,
+        step: Step,
+    ) -> bool {
+        match step {
+            Step::Deposit { owner, base } => {
+                let source = format!("{}:{}", self.money.asset, self.sequence);
+                let owner = OWNERS[owner];
+                let entry =
+                    ledger::deposit(tx, self.money.asset, owner, amount(base), &source, NOW)
+                        .await
+                        .unwrap();
+                *after.has(owner, "available") += base;
+                after.deposited += base;
+                after.deposits.push((entry, owner, base));
+                true
+            }
+            Step::Reverse { which } => {
+                let Some(index) = pick(&after.deposits, which) else {
+                    return false;
+                };
+                let (entry, owner, base) = after.deposits.remove(index);
+                let reversed = ledger::reverse(tx, entry, NOW).await;
+                if *after.has(owner, "available") < base {
+                    assert!(
+                        matches!(reversed, Err(PostError::InsufficientFunds)),
+                        "{reversed:?}"
+                    );
+                    return false;
+                }
+                reversed.unwrap();
+                *after.has(owner, "available") -= base;
+                after.deposited -= base;
+                true
+            }
+            _ => unreachable!("dispatched by `run`"),
+        }
+    }
+
+    async fn hold(
+        &self,
+        tx: &mut comptoir_store::PgTransaction<'_>,
+        after: &mut Model,
+        step: Step,
+    ) -> bool {
+        match step {
+            Step::Hold { owner, madds } => {
+                let (payer, account) = (OWNERS[owner], self.accounts[owner]);
+                let meter = Meter::inference(madds, 1, Tier::None).unwrap();
+                let exact = price::amount(&meter, &self.money.price).unwrap();
+                let charge = self.charge(account, payer, meter, exact).await;
+                let base = exact.ceil().base();
+                let hold = Hold {
+                    source: HoldSource::Job(charge.job),
+                    owner: payer,
+                    asset_id: self.money.asset,
+                    amount: amount(base),
+                };
+                let placed = holds::place(tx, &hold, NOW).await;
+                if *after.has(payer, "available") < base {
+                    assert!(
+                        matches!(placed, Err(HoldError::InsufficientFunds { .. })),
+                        "{placed:?}"
+                    );
+                    return false;
+                }
+                placed.unwrap();
+                after.transfer(payer, "available", "held", base);
+                after.jobs.push((charge, base));
+                true
+            }
+            Step::EndHold { which } => {
+                let Some(index) = pick(&after.jobs, which) else {
+                    return false;
+                };
+                let (charge, base) = after.jobs.remove(index);
+                let released = holds::release(tx, HoldSource::Job(charge.job), NOW)
+                    .await
+                    .unwrap();
+                assert_eq!(released, amount(base));
+                after.transfer(charge.payer, "held", "available", base);
+                true
+            }
+            _ => unreachable!("dispatched by `run`"),
+        }
+    }
+
+    async fn charge(
+        &self,
+        account: AccountId,
+        payer: Address,
+        meter: Meter,
+        exact: Atto,
+    ) -> JobCharge {
+        let job = self.money.job(account, payer, &meter).await;
+        JobCharge {
+            job,
+            account,
+            payer,
+            asset_id: self.money.asset,
+            meter,
+            price: self.money.price,
+            amount: exact,
+            shares: Vec::new(),
+            input: Sha256::of(b"input"),
+            result: Sha256::of(b"result"),
+            verdict: Sha256::of(b"verdict"),
+        }
+    }
+
+    async fn settle(
+        &self,
+        tx: &mut comptoir_store::PgTransaction<'_>,
+        after: &mut Model,
+        step: Step,
+    ) -> bool {
+        match step {
+            Step::Settle { which, shares } => {
+                let Some(index) = pick(&after.jobs, which) else {
+                    return false;
+                };
+                let (mut charge, hold) = after.jobs.remove(index);
+                charge.shares = shares
+                    .into_iter()
+                    .map(|(owner, weight)| (OWNERS[owner], weight))
+                    .collect();
+                let settled = charges::settle_job(tx, &charge, NOW).await;
+                if charge.shares.iter().all(|(_, weight)| *weight == 0) {
+                    assert!(matches!(settled, Err(ChargeError::Split(_))), "{settled:?}");
+                    return false;
+                }
+                let receipt = receipts::find(tx, settled.unwrap()).await.unwrap().unwrap();
+                let gross = after.settle(&charge, hold, self.money.price.platform_ppm);
+                assert_eq!(receipt.gross, amount(gross));
+                assert_eq!(receipt.bill.recompute(&charge.meter, &charge.price), Ok(()));
+                let parties = receipt.bill.parties.iter();
+                let parties: Vec<_> = parties
+                    .map(|it| (it.party.payee, it.party.platform, it.party.ppm))
+                    .collect();
+                let split = after
+                    .splits
+                    .iter_mut()
+                    .find(|it| it.parties == parties)
+                    .unwrap();
+                split.id = Some(receipt.split_version);
+                after.settled.push(charge);
+                true
+            }
+            Step::SettleAgain { which } => {
+                let Some(index) = pick(&after.settled, which) else {
+                    return false;
+                };
+                charges::settle_job(tx, &after.settled[index], NOW)
+                    .await
+                    .unwrap();
+                true
+            }
+            Step::CloseSplit { which } => {
+                let Some(index) = pick(&after.splits, which) else {
+                    return false;
+                };
+                splits::close(tx, after.splits[index].id.unwrap(), NOW)
+                    .await
+                    .unwrap();
+                after.close(index);
+                true
+            }
+            _ => unreachable!("dispatched by `run`"),
+        }
+    }
+
+    async fn release(
+        &self,
+        tx: &mut comptoir_store::PgTransaction<'_>,
+        after: &mut Model,
+        step: Step,
+    ) -> bool {
+        match step {
+            Step::Withdraw { owner, base } => {
+                let (account, owner) = (self.accounts[owner], OWNERS[owner]);
+                let asked = releases::request_withdrawal(
+                    tx,
+                    self.money.asset,
+                    (account, owner),
+                    amount(base),
+                    NOW,
+                )
+                .await;
+                if *after.has(owner, "available") < base {
+                    assert!(
+                        matches!(
+                            asked,
+                            Err(WithdrawalError::Hold(HoldError::InsufficientFunds { .. }))
+                        ),
+                        "{asked:?}"
+                    );
+                    return false;
+                }
+                let id = asked.unwrap().id;
+                after.transfer(owner, "available", "held", base);
+                after.withdrawals.push(id);
+                after.queue.push_back(Queued {
+                    id: Some(id),
+                    owner,
+                    from: "held",
+                    wants: base,
+                });
+                true
+            }
+            Step::Cancel { which } => {
+                let Some(index) = pick(&after.withdrawals, which) else {
+                    return false;
+                };
+                let id = after.withdrawals.remove(index);
+                let waiting = after.queue.iter().position(|it| it.id == Some(id));
+                let owner = match waiting {
+                    Some(position) => after.queue[position].owner,
+                    None => OWNERS[0],
+                };
+                let account = self.accounts[OWNERS.iter().position(|it| *it == owner).unwrap()];
+                let cancelled = releases::cancel_withdrawal(tx, account, id, NOW).await;
+                let Some(it) = waiting.and_then(|position| after.queue.remove(position)) else {
+                    assert!(
+                        cancelled.is_err(),
+                        "it is released, or another account's: {cancelled:?}"
+                    );
+                    return false;
+                };
+                cancelled.unwrap();
+                after.transfer(it.owner, "held", "available", it.wants);
+                true
+            }
+            Step::Seal { at_most } => {
+                let seal = format!("{}:{}", self.money.asset, self.sequence);
+                let released =
+                    releases::release_queued(tx, self.money.asset, &seal, amount(at_most), NOW)
+                        .await
+                        .unwrap();
+                assert_eq!(released, amount(after.seal(at_most)));
+                true
+            }
+            _ => unreachable!("dispatched by `run`"),
+        }
+    }
+
+    /// What must hold of every ledger, and that it is the model's.
+    async fn check(&self, context: &str) {
+        let asset = self.money.asset;
+        let broken: Vec<String> = sqlx::query_scalar(INVARIANTS)
+            .bind(asset)
+            .fetch_all(&self.money.owner)
+            .await
+            .unwrap();
+        assert_eq!(broken, Vec::<String>::new(), "{context}");
+        let mut conn = self.money.settler.acquire().await.unwrap();
+        let owners = ledger::all_owner_balances(&mut conn, asset).await.unwrap();
+        for owner in OWNERS {
+            let it = owners.get(&owner).copied().unwrap_or_default();
+            let of = |code| {
+                self.model
+                    .balances
+                    .get(&(owner, code))
+                    .copied()
+                    .unwrap_or_default()
+            };
+            let stored = (
+                it.available.base(),
+                it.held.base(),
+                it.held_back.base(),
+                it.payable.base(),
+            );
+            assert_eq!(
+                stored,
+                (of("available"), of("held"), 0, of("payable")),
+                "{owner} {context}"
+            );
+        }
+        let house = ledger::house_balances(&mut conn, asset).await.unwrap();
+        let house = (
+            house.fees.base(),
+            house.split_dust.base(),
+            house.deposits.base(),
+        );
+        assert_eq!(
+            house,
+            (self.model.fees, self.model.dust, self.model.deposited),
+            "{context}"
+        );
+        let total: u128 =
+            self.model.balances.values().sum::<u128>() + self.model.fees + self.model.dust;
+        assert_eq!(total, self.model.deposited, "{context}");
+    }
+}
+
+/// Names each rule that the ledger of asset `$1` breaks.
+const INVARIANTS: &str = "
+    SELECT 'the balances do not sum to zero' FROM ledger_accounts WHERE asset_id = $1 HAVING sum(balance_base) <> 0
+    UNION ALL
+    SELECT 'the balance of ' || code || ' is not the sum of its postings, or its versions have a gap'
+    FROM ledger_accounts la
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS lines, coalesce(sum(amount_base), 0) AS total, coalesce(min(account_version), 1) AS first,
+            coalesce(max(account_version), 0) AS last
+        FROM postings WHERE ledger_account_id = la.ledger_account_id
+    ) p
+    WHERE asset_id = $1 AND (balance_base, version, 1, version) IS DISTINCT FROM (p.total, p.lines, p.first, p.last)
+    UNION ALL
+    SELECT 'a posting does not follow from the one before'
+    FROM (
+        SELECT balance_after_base - amount_base AS before,
+            lag(balance_after_base, 1, 0) OVER (PARTITION BY ledger_account_id ORDER BY account_version) AS previous
+        FROM postings WHERE asset_id = $1
+    ) p
+    WHERE before <> previous
+    UNION ALL
+    SELECT 'the dust is not what the parties carry'
+    FROM split_versions v
+    JOIN (SELECT split_version_id, sum(carry) AS carried, count(*) AS parties FROM split_parties GROUP BY 1) p USING (split_version_id)
+    LEFT JOIN ledger_accounts la ON la.scope = v.split_version_id
+    WHERE v.asset_id = $1
+      AND (coalesce(la.balance_base, 0) * 1000000 <> p.carried OR coalesce(la.balance_base, 0) >= p.parties)
+    UNION ALL
+    SELECT 'what is held is not what the open holds lock'
+    FROM ledger_accounts la
+    WHERE asset_id = $1 AND code = 'held' AND balance_base <> (
+        SELECT coalesce(sum(amount_base - moved_base), 0) FROM holds
+        WHERE holds.asset_id = $1 AND holds.owner = la.owner AND ended_at IS NULL
+    )
+    UNION ALL
+    SELECT 'a receipt is not explained by its entry'
+    FROM receipts r
+    WHERE asset_id = $1 AND gross_base <> (
+        SELECT sum(s.amount_base) FROM receipt_splits s WHERE s.receipt_id = r.receipt_id
+    ) + (
+        SELECT coalesce(sum(p.amount_base), 0) FROM postings p JOIN ledger_accounts la USING (ledger_account_id)
+        WHERE p.journal_entry_id = r.journal_entry_id AND la.code = 'split_dust'
+    )";
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn every_history_keeps_every_base_unit(db: PgPool) {
+    let mut money = Money::new(db).await;
+    let mut accounts = Vec::new();
+    for owner in OWNERS {
+        accounts.push(money.bind(owner, AUTO_RELEASE.contains(&owner)).await);
+    }
+    let mut happened: BTreeMap<String, u32> = BTreeMap::new();
+    for seed in 0..HISTORIES {
+        let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[u8::try_from(seed).unwrap(); 32]);
+        let mut runner = TestRunner::new_with_rng(Config::default(), rng);
+        // Prices around one base unit, so that fractions matter; 0 to 20 % for the platform.
+        let price = (1..1_500_000_000_000_000_000_u128, 0..=200_000_u32);
+        let (rate, ppm) = price.new_tree(&mut runner).unwrap().current();
+        (money.asset, money.price) = register(&money.owner, 100 + seed, rate, ppm).await;
+        let history = steps().new_tree(&mut runner).unwrap().current();
+        let model = Model::default();
+        let mut run = History {
+            money,
+            accounts,
+            model,
+            sequence: 0,
+        };
+        for (number, (step, commit)) in history.into_iter().enumerate() {
+            let context = format!("history {seed}, step {number}: {step:?}, commit {commit}");
+            let name = name_of(&step);
+            if run.run(step, commit).await {
+                *happened.entry(name).or_default() += 1;
+            }
+            run.check(&context).await;
+        }
+        (money, accounts) = (run.money, run.accounts);
+    }
+    // Histories in which something never happens say nothing about it.
+    assert_eq!(happened.len(), 10, "{happened:?}");
+    assert!(happened.values().all(|times| *times >= 5), "{happened:?}");
+}
+
+/// What a step is called.
+fn name_of(step: &Step) -> String {
+    let debug = format!("{step:?}");
+    debug.split(' ').next().unwrap().to_owned()
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_hold_of_a_job_is_placed_once(db: PgPool) {
+    let money = Money::new(db).await;
+    money.deposit(ALICE, 100).await;
+    let source = HoldSource::Job(JobId::generate());
+    money.hold(source, ALICE, 10).await.unwrap();
+    let again = money.hold(source, ALICE, 10).await;
+    assert!(matches!(again, Err(HoldError::AlreadyPlaced)), "{again:?}");
+    assert_eq!(money.bases(ALICE).await, (90, 10, 0));
+}

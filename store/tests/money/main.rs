@@ -1,0 +1,12 @@
+//! The ledger and everything that moves money through it, each path in the database role of its service.
+
+#[cfg(test)]
+mod guards;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod releases;
+#[cfg(test)]
+mod settling;
