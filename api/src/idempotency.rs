@@ -36,7 +36,7 @@ const RETRY_AFTER_SECONDS: u32 = 1;
 pub struct Key {
     method: Method,
     path: String,
-    key: String,
+    chosen: String,
     body_sha256: Sha256,
 }
 
@@ -55,20 +55,20 @@ impl<T: DeserializeOwned> FromRequest<AppState> for IdempotentJson<T> {
     async fn from_request(request: Request, state: &AppState) -> Result<Self, Problem> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let headers = request.headers().clone();
-        let key = key_of(&headers)?;
+        let chosen = chosen_key(&headers)?;
         let bytes = Bytes::from_request(request, state).await?;
         let body = parse_json(&headers, &bytes)?;
         let key = Key {
             method,
             path,
-            key,
+            chosen,
             body_sha256: Sha256::of(&bytes),
         };
         Ok(Self { key, body })
     }
 }
 
-fn key_of(headers: &HeaderMap) -> Result<String, Problem> {
+fn chosen_key(headers: &HeaderMap) -> Result<String, Problem> {
     let mut values = headers.get_all(HEADER).iter();
     let key = values.next().and_then(|value| value.to_str().ok());
     match key {
@@ -160,7 +160,7 @@ where
             account,
             method: key.method.as_str(),
             path: &key.path,
-            key: &key.key,
+            key: &key.chosen,
         };
         once(&state, &request, key.body_sha256, effect).await
     };

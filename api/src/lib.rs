@@ -1,11 +1,14 @@
 //! The REST API. [`app`] is the whole service as one tower `Service`, which the tests call directly.
 
 pub mod auth;
+mod docs;
+pub mod etag;
 pub mod idempotency;
 pub mod money;
 pub mod openapi;
 pub mod page;
-pub mod routes;
+mod routes;
+pub mod server;
 mod state;
 
 use axum::Router;
@@ -18,8 +21,15 @@ pub use state::{AppState, Config};
 pub const BODY_BYTES_MAX: usize = 1 << 20;
 
 /// The service, and the document that describes it.
+///
+/// # Panics
+/// Never: the document of our routes serialises.
 pub fn app(state: AppState) -> (Router, OpenApi) {
     let (router, openapi) = routes::document_router().split_for_parts();
-    let router = router.with_state(state);
+    let document = openapi.to_json().expect("a document serialises");
+    let router = router
+        .merge(routes::pages())
+        .with_state(state)
+        .merge(docs::router(document));
     (comptoir_http::finish(router, BODY_BYTES_MAX), openapi)
 }

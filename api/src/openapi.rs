@@ -64,16 +64,9 @@ pub(crate) fn base() -> OpenApi {
     Document::openapi()
 }
 
-/// The document of every route, as it is committed in `openapi/api.json`.
+/// The document of every route, as it is committed in `openapi/api.json` (which ends with an end of line).
 #[must_use]
-pub fn document() -> String {
+pub fn committed() -> String {
     let (_, openapi) = crate::routes::document_router().split_for_parts();
-    to_text(&openapi)
-}
-
-/// The document as text: readable, with an end of line at the end.
-pub(crate) fn to_text(openapi: &OpenApi) -> String {
-    let mut text = openapi.to_pretty_json().expect("a document serialises");
-    text.push('\n');
-    text
+    openapi.to_pretty_json().expect("a document serialises")
 }

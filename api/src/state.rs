@@ -41,6 +41,8 @@ impl AppState {
 pub struct Config {
     /// How the service is reached from outside, such as `https://comptoir.example`; no slash at the end.
     pub public_origin: String,
+    /// How workers reach the scheduler; told to whoever makes a join token.
+    pub scheduler_url: String,
     /// Is the money worth something?
     pub environment: Environment,
 }

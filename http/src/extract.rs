@@ -82,9 +82,10 @@ pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Resu
 
 fn is_json(content_type: &str) -> bool {
     let mut parts = content_type.split(';').map(str::trim);
+    let kinds = ["application/json", "application/merge-patch+json"];
     parts
         .next()
-        .is_some_and(|kind| kind.eq_ignore_ascii_case("application/json"))
+        .is_some_and(|kind| kinds.iter().any(|known| kind.eq_ignore_ascii_case(known)))
         && parts.all(|parameter| parameter.eq_ignore_ascii_case("charset=utf-8"))
 }
 

@@ -8,7 +8,7 @@ use aws_lc_rs::{
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use comptoir_domain::{credential::ApiKey, id::AccountId};
-use comptoir_http::jwt::{Claims, Grant, InvalidKey, Jwks, SigningKey, TokenError, Verifier};
+use comptoir_http::jwt::{Claims, Grant, Jwks, SigningKey, TokenError, Verifier};
 use time::{Duration, OffsetDateTime};
 
 /// The audience of tokens for this service.
@@ -21,10 +21,10 @@ pub const PEPPER_BYTES_MIN: usize = 32;
 const TAG_BYTES: usize = 16;
 
 /// What [`Keys`] are made from.
-#[derive(Clone, Copy)]
+#[derive(Debug)]
 pub struct Secrets<'a> {
-    /// The Ed25519 key that signs access tokens, PKCS#8 in PEM.
-    pub signing_pem: &'a str,
+    /// Signs access tokens.
+    pub signing: SigningKey,
     /// Public keys that signed tokens before, or will soon.
     pub other_public_keys: &'a [[u8; 32]],
     /// What stored credentials are hashed with; not in the database.
@@ -34,9 +34,6 @@ pub struct Secrets<'a> {
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
-    /// Not a key.
-    #[error("read the signing key")]
-    Signing(#[from] InvalidKey),
     /// Too little to resist guessing.
     #[error("the pepper must have {PEPPER_BYTES_MIN} bytes or more")]
     ShortPepper,
@@ -48,7 +45,7 @@ pub struct Keys {
     verifier: Verifier,
     public: Vec<[u8; 32]>,
     issuer: String,
-    api_keys: hmac::Key,
+    credentials: hmac::Key,
     cursors: hmac::Key,
     replies: RandomizedNonceKey,
 }
@@ -75,7 +72,7 @@ impl Keys {
         if secrets.pepper.len() < PEPPER_BYTES_MIN {
             return Err(KeysError::ShortPepper);
         }
-        let signing = SigningKey::from_pem(secrets.signing_pem)?;
+        let signing = secrets.signing;
         let mut public = vec![signing.public()];
         public.extend_from_slice(secrets.other_public_keys);
         let root = hmac::Key::new(hmac::HMAC_SHA256, secrets.pepper);
@@ -87,7 +84,7 @@ impl Keys {
             signing,
             public,
             issuer: issuer.to_owned(),
-            api_keys: hmac::Key::new(hmac::HMAC_SHA256, derive("api keys").as_ref()),
+            credentials: hmac::Key::new(hmac::HMAC_SHA256, derive("api keys").as_ref()),
             cursors: hmac::Key::new(hmac::HMAC_SHA256, derive("cursors").as_ref()),
             replies,
         })
@@ -119,7 +116,7 @@ impl Keys {
     /// What is stored of an API key.
     #[must_use]
     pub fn api_key_hmac(&self, key: &ApiKey) -> [u8; 32] {
-        hmac::sign(&self.api_keys, key.reveal().as_bytes())
+        hmac::sign(&self.credentials, key.reveal().as_bytes())
             .as_ref()
             .try_into()
             .expect("an HMAC-SHA256 has 32 bytes")
@@ -193,9 +190,8 @@ mod tests {
     use super::*;
 
     fn keys() -> Keys {
-        let pem = SigningKey::generate_pem();
         let secrets = Secrets {
-            signing_pem: &pem,
+            signing: SigningKey::from_pem(&SigningKey::generate_pem()).unwrap(),
             other_public_keys: &[],
             pepper: &[7; 32],
         };
@@ -204,9 +200,8 @@ mod tests {
 
     #[test]
     fn a_short_pepper_is_refused() {
-        let pem = SigningKey::generate_pem();
         let secrets = Secrets {
-            signing_pem: &pem,
+            signing: SigningKey::from_pem(&SigningKey::generate_pem()).unwrap(),
             other_public_keys: &[],
             pepper: &[7; 31],
         };

@@ -26,13 +26,21 @@ use crate::{AppState, Problem};
 
 /// A scope, as a type that a handler can name.
 pub trait Need: Send + Sync + 'static {
-    /// The scope.
-    const SCOPE: Scope;
+    /// The scope; none where any credential will do.
+    const SCOPE: Option<Scope>;
 }
 
 /// The scopes that a handler can name in [`Caller`]; the document names the same.
 pub mod needs {
     use super::{Need, Scope};
+
+    /// Any credential will do.
+    #[derive(Debug)]
+    pub enum Nothing {}
+
+    impl Need for Nothing {
+        const SCOPE: Option<Scope> = None;
+    }
 
     macro_rules! needs {
         ($($name:ident),+ $(,)?) => {$(
@@ -41,7 +49,7 @@ pub mod needs {
             pub enum $name {}
 
             impl Need for $name {
-                const SCOPE: Scope = Scope::$name;
+                const SCOPE: Option<Scope> = Some(Scope::$name);
             }
         )+};
     }
@@ -109,8 +117,10 @@ impl<N: Need> FromRequestParts<AppState> for Caller<N> {
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
         let identity = authenticate(&parts.headers, state).await?;
-        if !identity.scopes.allow(N::SCOPE) {
-            return Err(insufficient_scope(N::SCOPE));
+        if let Some(scope) = N::SCOPE
+            && !identity.scopes.allow(scope)
+        {
+            return Err(insufficient_scope(scope));
         }
         Ok(Self {
             identity,

@@ -124,13 +124,14 @@ impl TestApp {
         let blobs_url = url::Url::from_directory_path(blobs.path()).unwrap();
         let signing_pem = SigningKey::generate_pem();
         let secrets = Secrets {
-            signing_pem: &signing_pem,
+            signing: SigningKey::from_pem(&signing_pem).unwrap(),
             other_public_keys: &[],
             pepper: &[7; 32],
         };
         let keys = Keys::new(secrets, ORIGIN).unwrap();
         let config = Config {
             public_origin: ORIGIN.to_owned(),
+            scheduler_url: "https://workers.comptoir.test".to_owned(),
             environment: Environment::Test,
         };
         let state = AppState {

@@ -1,0 +1,150 @@
+//! From a specification to a priced quote: whose blobs, what program, does it fit, what does it cost.
+
+use std::collections::BTreeMap;
+
+use comptoir_domain::{
+    digest::Sha256,
+    fit::{self, ProgramFacts},
+    id::AccountId,
+    job::{Device, JobSpec, TensorRef, Tier},
+    price,
+    tensors::TensorsHeader,
+};
+use comptoir_store::{
+    assets::{self, AssetError},
+    blobs::{self, Blob},
+    prices::{self, PriceError},
+    quotes::NewQuote,
+};
+use time::Duration;
+
+use crate::{
+    AppState, FieldError, Problem,
+    reading::{self, ReadError},
+};
+
+/// How long a quote binds.
+pub(crate) const QUOTE_LIFETIME: Duration = Duration::minutes(15);
+
+/// What is to be priced.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub spec: JobSpec,
+    pub tier: Tier,
+    pub device: Device,
+}
+
+/// Prices a job. Nothing is written but what was found out about its program.
+///
+/// # Errors
+/// 422 with every field that cannot be accepted. A blob that is another account's is as unknown as one that is
+/// nobody's.
+pub(crate) async fn price(state: &AppState, account: AccountId, wanted: Wanted) -> Result<NewQuote, Problem> {
+    let Wanted { spec, tier, device } = wanted;
+    spec.validate().map_err(|error| Problem::invalid(in_spec(&error.pointer), error.detail))?;
+    let files = owned(state, account, &spec).await?;
+    let now = state.now();
+    let mut connection = state.db.acquire().await?;
+    let asset = assets::current(&mut connection).await.map_err(no_asset)?;
+    let version = prices::current(&mut connection, asset.id, device, now).await.map_err(no_price)?;
+    drop(connection);
+    let (program, heads) = read(state, &spec, &files).await?;
+    let fit = fit::check(&spec, tier, &program, &heads).map_err(|misfits| {
+        let error = |it: fit::Misfit| FieldError::new(in_spec(&it.pointer), it.detail);
+        Problem::invalid_fields(misfits.into_iter().map(error))
+    })?;
+    let amount = price::amount(&fit.meter, &version)
+        .ok_or_else(|| Problem::invalid("/spec", "the job is too large to be priced"))?;
+    Ok(NewQuote {
+        account,
+        asset_id: asset.id,
+        spec,
+        tier,
+        device,
+        meter: fit.meter,
+        price_version: version.id,
+        amount,
+        min_memory_bytes: fit.min_memory_bytes,
+        expires_at: now + QUOTE_LIFETIME,
+    })
+}
+
+/// The blobs of the specification, all of them the account's.
+async fn owned(
+    state: &AppState,
+    account: AccountId,
+    spec: &JobSpec,
+) -> Result<BTreeMap<Sha256, Blob>, Problem> {
+    let wanted: Vec<Sha256> = spec.blobs().into_iter().collect();
+    let found = blobs::find_all(&mut *state.db.acquire().await?, account, &wanted).await?;
+    let found: BTreeMap<Sha256, Blob> = found.into_iter().map(|blob| (blob.sha256, blob)).collect();
+    let missing = wanted.iter().filter(|sha256| !found.contains_key(*sha256));
+    let errors = missing.flat_map(|sha256| at_each(spec, *sha256, "no such blob; upload it first"));
+    let errors: Vec<FieldError> = errors.collect();
+    if errors.is_empty() { Ok(found) } else { Err(Problem::invalid_fields(errors)) }
+}
+
+async fn read(
+    state: &AppState,
+    spec: &JobSpec,
+    files: &BTreeMap<Sha256, Blob>,
+) -> Result<(ProgramFacts, BTreeMap<Sha256, TensorsHeader>), Problem> {
+    let (mut heads, mut errors) = (BTreeMap::new(), Vec::new());
+    let is_data = |sha256: Sha256| !at_each(spec, sha256, "").iter().all(|it| it.pointer == "/spec/program");
+    for (sha256, blob) in files.iter().filter(|(sha256, _)| is_data(**sha256)) {
+        match reading::tensors(state, blob).await {
+            Ok(head) => drop(heads.insert(*sha256, head)),
+            Err(error) => {
+                let at = at_each(spec, *sha256, &error.into_reason()?);
+                errors.extend(at.into_iter().filter(|it| it.pointer != "/spec/program"));
+            }
+        }
+    }
+    let program = reading::program(state, &files[&spec.program()]).await;
+    match program.map_err(ReadError::into_reason) {
+        Ok(program) if errors.is_empty() => Ok((program, heads)),
+        Ok(_) => Err(Problem::invalid_fields(errors)),
+        Err(reason) => {
+            errors.push(FieldError::new("/spec/program", reason?));
+            Err(Problem::invalid_fields(errors))
+        }
+    }
+}
+
+/// The same error at each place where the specification names the blob.
+fn at_each(spec: &JobSpec, sha256: Sha256, detail: &str) -> Vec<FieldError> {
+    let escape = |name: &str| name.replace('~', "~0").replace('/', "~1");
+    let mut pointers = Vec::new();
+    if spec.program() == sha256 {
+        pointers.push("/spec/program".to_owned());
+    }
+    if spec.weights() == Some(sha256) {
+        pointers.push("/spec/weights".to_owned());
+    }
+    let is_it = |tensor: &TensorRef| tensor.blob == sha256;
+    let inputs = spec.inputs().iter().filter(|(_, tensor)| is_it(tensor));
+    pointers.extend(inputs.map(|(name, _)| format!("/spec/inputs/{}/blob", escape(name))));
+    if matches!(spec, JobSpec::Training(training) if is_it(&training.target)) {
+        pointers.push("/spec/target/blob".to_owned());
+    }
+    pointers.into_iter().map(|pointer| FieldError::new(pointer, detail)).collect()
+}
+
+fn in_spec(pointer: &str) -> String {
+    format!("/spec{pointer}")
+}
+
+fn no_price(error: PriceError) -> Problem {
+    match error {
+        PriceError::NotPublished => Problem::invalid("/device", "no price is published for this kind of device"),
+        PriceError::Database(error) => error.into(),
+    }
+}
+
+/// There is no money yet, so there are no prices: an operator's matter.
+pub(crate) fn no_asset(error: AssetError) -> Problem {
+    match error {
+        AssetError::NoneRegistered => Problem::unavailable("The deployment has no token yet"),
+        AssetError::Database(error) => error.into(),
+    }
+}

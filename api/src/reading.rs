@@ -1,0 +1,154 @@
+//! Reads what an uploaded file is, without running anything in it: a program, tensors, or neither.
+
+use std::{error::Error as StdError, sync::Arc};
+
+use comptoir_domain::{
+    digest::Sha256,
+    fit::{NoFacts, ProgramFacts},
+    program::{Archive, ArchiveError},
+    tensors::{InvalidTensors, PREFIX_BYTES, TensorsHeader, head_bytes},
+};
+use comptoir_store::{
+    blobs::Blob,
+    objects::GetError,
+    quotes::{self, QuoteError},
+};
+use tokio::{sync::Semaphore, task::JoinError};
+
+use crate::{AppState, Problem};
+
+/// Archives that are read at once: each takes a thread and up to some hundred megabytes.
+const ARCHIVES_AT_ONCE: usize = 4;
+
+static ARCHIVES: Semaphore = Semaphore::const_new(ARCHIVES_AT_ONCE);
+
+/// Why a file could not be read as what it should be.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadError {
+    /// It is not that, and this is why.
+    #[error("{0}")]
+    Refused(String),
+    /// The object store failed.
+    #[error("read a blob")]
+    Objects(#[from] GetError),
+    /// Parsing ended in a panic.
+    #[error("parse an archive")]
+    Parse(#[from] JoinError),
+    /// The facts could not be kept.
+    #[error("keep the facts of a program")]
+    Facts(#[from] QuoteError),
+    /// The database failed.
+    #[error("find the facts of a program")]
+    Database(#[from] sqlx::Error),
+}
+
+impl ReadError {
+    /// The reason for the client, or the problem of a service that failed.
+    pub(crate) fn into_reason(self) -> Result<String, Problem> {
+        match self {
+            Self::Refused(reason) => Ok(reason),
+            Self::Database(error) => Err(error.into()),
+            error => Err(Problem::internal(&error)),
+        }
+    }
+}
+
+/// What a blob was found to be as a program. Read once, then remembered.
+pub(crate) async fn program(state: &AppState, blob: &Blob) -> Result<ProgramFacts, ReadError> {
+    let known = quotes::find_facts(&mut *state.db.acquire().await?, blob.sha256).await?;
+    if let Some(facts) = known {
+        return Ok(facts);
+    }
+    let facts = parse(state, blob).await?;
+    let mut connection = state.db.acquire().await?;
+    quotes::keep_facts(&mut connection, blob.sha256, &facts, state.now()).await?;
+    Ok(facts)
+}
+
+async fn parse(state: &AppState, blob: &Blob) -> Result<ProgramFacts, ReadError> {
+    let _permit = ARCHIVES.acquire().await.expect("it is never closed");
+    let reader = state.objects.reader(blob.sha256, blob.bytes);
+    let parsed = tokio::task::spawn_blocking(move || {
+        let archive = Archive::open(reader)?;
+        Ok(ProgramFacts::of(archive.program()))
+    });
+    match parsed.await? {
+        Ok(Ok(facts)) => Ok(facts),
+        Ok(Err(error @ (NoFacts::Meter(_) | NoFacts::TooLarge(_)))) => Err(ReadError::Refused(chain(&error))),
+        Err(ArchiveError::Io(error)) => Err(io(blob.sha256, error)),
+        Err(error) => Err(ReadError::Refused(chain(&error))),
+    }
+}
+
+/// A failure of the object store comes through the reader as one of the file.
+fn io(sha256: Sha256, error: std::io::Error) -> ReadError {
+    let text = error.to_string();
+    match error.into_inner().map(|inner| inner.downcast::<GetError>()) {
+        Some(Ok(error)) => ReadError::Objects(*error),
+        Some(Err(_)) | None => {
+            tracing::debug!(%sha256, text, "not an archive");
+            ReadError::Refused("not a `.pt2` archive: it ends early".to_owned())
+        }
+    }
+}
+
+/// The head of a blob of tensors.
+pub(crate) async fn tensors(state: &AppState, blob: &Blob) -> Result<TensorsHeader, ReadError> {
+    let refused = |error: InvalidTensors| ReadError::Refused(chain(&error));
+    let prefix = match blob.bytes {
+        0 => None,
+        bytes => {
+            let prefix = state.objects.get_range(blob.sha256, 0..bytes.min(PREFIX_BYTES as u64)).await?;
+            prefix.first_chunk::<PREFIX_BYTES>().copied()
+        }
+    };
+    let prefix = prefix.ok_or_else(|| refused(InvalidTensors::Truncated))?;
+    let end = head_bytes(prefix).map_err(refused)?.min(blob.bytes);
+    let head = state.objects.get_range(blob.sha256, 0..end).await?;
+    TensorsHeader::read_sized(&head, blob.bytes).map_err(refused)
+}
+
+/// What a file is, by its content.
+pub(crate) enum Content {
+    /// A program that can be priced.
+    Program(Arc<ProgramFacts>),
+    /// Tensors.
+    Tensors,
+    /// Neither, and this is why no program: only told of what looks like an archive or a pickle.
+    Other(Option<String>),
+}
+
+/// Looks at a file.
+pub(crate) async fn content(state: &AppState, blob: &Blob) -> Result<Content, ReadError> {
+    let head = match blob.bytes {
+        0 => bytes::Bytes::new(),
+        bytes => state.objects.get_range(blob.sha256, 0..bytes.min(2)).await?,
+    };
+    // A zip file, or a pickle, whose owner will ask why it is none.
+    if head.starts_with(b"PK") || head.starts_with(&[0x80]) {
+        return match program(state, blob).await {
+            Ok(facts) => Ok(Content::Program(Arc::new(facts))),
+            Err(ReadError::Refused(reason)) => Ok(Content::Other(Some(reason))),
+            Err(error) => Err(error),
+        };
+    }
+    match tensors(state, blob).await {
+        Ok(_) => Ok(Content::Tensors),
+        Err(ReadError::Refused(_)) => Ok(Content::Other(None)),
+        Err(error) => Err(error),
+    }
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
