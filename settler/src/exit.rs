@@ -1,0 +1,129 @@
+//! Answers exits: once an active batch shows that nothing is left off-chain of who leaves, the contract is told.
+
+use alloy::{primitives::Bytes, sol_types::SolCall as _};
+use comptoir_contracts_bindings::Settlement::{self, answerExitCall};
+use comptoir_domain::settlement::file;
+use comptoir_store::{
+    batches::{self, Batch},
+    exits::{self, Exit},
+    transactions::{self, IntentKind},
+};
+use time::OffsetDateTime;
+
+use crate::{chain::Tips, error::StepError, send::Wanted, settler::Settler};
+
+/// Exits that one step answers.
+const ANSWERS_MAX: i64 = 16;
+/// Largest leaf file that is read back.
+pub const LEAF_FILE_MAX: u64 = 4 << 30;
+
+/// What intents about an exit are named after.
+pub(crate) fn subject(exit: &Exit) -> String {
+    format!("{}:{}/", exit.owner, exit.event_seq)
+}
+
+impl Settler {
+    /// Signs an answer for each open exit that the newest claimable batch serves.
+    pub(crate) async fn sign_answers(
+        &self,
+        tips: &Tips,
+        now: OffsetDateTime,
+    ) -> Result<(), StepError> {
+        let mut db = self.db.acquire().await?;
+        let open = exits::open(&mut db, self.asset.id, ANSWERS_MAX).await?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let Some(batch) = batches::active_for_claims(&mut db, self.asset.id).await? else {
+            return Ok(());
+        };
+        let intents = transactions::open(&mut db, self.asset.id).await?;
+        drop(db);
+        let mut file = None;
+        for exit in open {
+            let subject = subject(&exit);
+            if intents
+                .iter()
+                .any(|intent| intent.subject.starts_with(&subject))
+            {
+                continue;
+            }
+            let sealed = match &file {
+                Some(sealed) => sealed,
+                None => file.insert(self.leaves(&batch).await?),
+            };
+            self.sign_answer(&exit, &batch, sealed, tips, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn sign_answer(
+        &self,
+        exit: &Exit,
+        batch: &Batch,
+        sealed: &file::Sealed,
+        tips: &Tips,
+        now: OffsetDateTime,
+    ) -> Result<(), StepError> {
+        let place = sealed
+            .accounts
+            .iter()
+            .position(|account| account.account == exit.owner);
+        let Some((place, proof)) =
+            place.and_then(|place| Some((place, sealed.accounts_tree.proof(place)?)))
+        else {
+            return Ok(());
+        };
+        let account = sealed.accounts[place];
+        if account.available != 0 {
+            return Ok(());
+        }
+        let leaf = Settlement::Account {
+            account: account.account,
+            payable_: account.payable,
+            available: account.available,
+            depositsSeen: account.deposits_seen,
+        };
+        let calldata = answerExitCall {
+            id: batch.header.id,
+            leaf,
+            proof,
+        }
+        .abi_encode();
+        // A batch that is older than the request, or a deposit that it has not seen: the next one will do.
+        let Ok(gas) = self
+            .chain
+            .preflight(self.config.signer.address(), Bytes::from(calldata.clone()))
+            .await?
+        else {
+            return Ok(());
+        };
+        let prefix = subject(exit);
+        let mut db = self.db.acquire().await?;
+        let tries = transactions::count_about(&mut db, IntentKind::AnswerExit, &prefix).await?;
+        drop(db);
+        let subject = format!("{prefix}{}", tries + 1);
+        self.sign(
+            Wanted {
+                kind: IntentKind::AnswerExit,
+                subject,
+                batch: batch.id,
+                calldata,
+                gas,
+            },
+            tips,
+            now,
+        )
+        .await
+    }
+
+    /// The leaves of a batch, from its published file.
+    async fn leaves(&self, batch: &Batch) -> Result<file::Sealed, StepError> {
+        let bytes = self
+            .objects
+            .get_all(batch.data_hash(), LEAF_FILE_MAX)
+            .await?;
+        let (_, sealed) = tokio::task::spawn_blocking(move || file::read(&bytes)).await??;
+        Ok(sealed)
+    }
+}

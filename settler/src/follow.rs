@@ -1,0 +1,303 @@
+//! Follows the chain by parent hash. Bad news count at the head, good news when they are final.
+
+use alloy::eips::BlockId;
+use comptoir_store::{
+    chain::{self, Cursor, FollowError},
+    deposits, reconciliation,
+};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+
+use crate::{
+    chain::{Tip, Tips},
+    error::StepError,
+    settler::Settler,
+};
+
+/// Blocks that one step reads one by one.
+const BLOCKS_MAX: u64 = 256;
+/// Final blocks whose events are read with one question.
+const RANGE_MAX: u64 = 2_000;
+/// The last block read, for the watcher of the service.
+const HEAD: &str = "settler_head_block";
+/// The last final block acted on.
+const FINAL: &str = "settler_final_block";
+/// Blocks that left the chain after they were read.
+const REORGANISED: &str = "settler_reorganised_blocks_total";
+
+impl Settler {
+    /// Reads the blocks that are new; returns how many.
+    pub(crate) async fn follow(&self, tips: &Tips, now: OffsetDateTime) -> Result<u64, StepError> {
+        let mut cursor = self.go_back(now).await?;
+        let mut read = 0;
+        while cursor.head_number < tips.head.block.number && read < BLOCKS_MAX {
+            let far = tips.final_.block.number.saturating_sub(cursor.head_number);
+            let followed = if far > 1 {
+                self.read_range(&cursor, far.min(RANGE_MAX), now).await
+            } else {
+                self.read_block(&cursor, now).await
+            };
+            match followed {
+                Ok(true) => {}
+                // The chain changed under our hands; the next step walks back.
+                Ok(false) => break,
+                Err(StepError::Follow(gap @ FollowError::Gap { .. })) => {
+                    self.read_again(&cursor, now).await?;
+                    return Err(gap.into());
+                }
+                Err(error) => return Err(error),
+            }
+            read += 1;
+            cursor = self.cursor(now).await?;
+        }
+        metrics::gauge!(HEAD).set(approximate(cursor.head_number));
+        Ok(read)
+    }
+
+    /// Walks back to the newest block that is still on the chain.
+    async fn go_back(&self, now: OffsetDateTime) -> Result<Cursor, StepError> {
+        let cursor = self.cursor(now).await?;
+        let kept = chain::kept(&mut *self.db.acquire().await?, self.asset.id).await?;
+        for (number, hash) in kept {
+            let block = self.chain.find(BlockId::number(number)).await?;
+            if block.is_some_and(|it| it.block.hash == hash) {
+                if number == cursor.head_number {
+                    return Ok(cursor);
+                }
+                let depth = cursor.head_number - number;
+                tracing::warn!(depth, number, "the chain was reorganised");
+                metrics::counter!(REORGANISED).increment(depth);
+                self.give_back(number, now).await?;
+                return self.cursor(now).await;
+            }
+        }
+        let detail = format!(
+            "no block of the last {} is on the chain any more",
+            chain::BLOCKS_KEPT
+        );
+        self.halt("chain_replaced", &detail, now).await?;
+        Err(FollowError::FinalReorganised {
+            number: cursor.final_number,
+        }
+        .into())
+    }
+
+    async fn give_back(&self, number: u64, now: OffsetDateTime) -> Result<(), StepError> {
+        let mut tx = self.begin().await?;
+        match chain::give_back(&mut tx, self.asset.id, number, now).await {
+            Ok(()) => Ok(tx.commit().await?),
+            Err(error @ FollowError::FinalReorganised { .. }) => {
+                tx.rollback().await?;
+                self.halt("final_reorganised", &error.to_string(), now)
+                    .await?;
+                Err(error.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The node left out an event: everything after the last final block is read anew.
+    async fn read_again(&self, cursor: &Cursor, now: OffsetDateTime) -> Result<(), StepError> {
+        tracing::warn!(
+            from = cursor.final_number,
+            "events are missing, reading again"
+        );
+        self.give_back(cursor.final_number, now).await
+    }
+
+    async fn read_block(&self, cursor: &Cursor, now: OffsetDateTime) -> Result<bool, StepError> {
+        let Some(next) = self
+            .chain
+            .find(BlockId::number(cursor.head_number + 1))
+            .await?
+        else {
+            return Ok(false);
+        };
+        if next.block.parent_hash != cursor.head_hash {
+            return Ok(false);
+        }
+        let events = self.chain.events_of(next.block.hash).await?;
+        let mut tx = self.begin().await?;
+        chain::append(&mut tx, self.asset.id, &next.block, &events, now).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Final blocks are read many at a time: they cannot change between two questions.
+    async fn read_range(
+        &self,
+        cursor: &Cursor,
+        blocks: u64,
+        now: OffsetDateTime,
+    ) -> Result<bool, StepError> {
+        let (from, to) = (cursor.head_number + 1, cursor.head_number + blocks);
+        let last = self.chain.tip(BlockId::number(to)).await?;
+        let events = self.chain.events_between(from, to).await?;
+        let mut tx = self.begin().await?;
+        chain::append(&mut tx, self.asset.id, &last.block, &events, now).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    async fn cursor(&self, now: OffsetDateTime) -> Result<Cursor, StepError> {
+        if let Some(cursor) = chain::cursor(&mut *self.db.acquire().await?, self.asset.id).await? {
+            return Ok(cursor);
+        }
+        let start = self
+            .chain
+            .tip(BlockId::number(self.config.start_block))
+            .await?;
+        let mut tx = self.begin().await?;
+        chain::begin(&mut tx, self.asset.id, &start.block, now).await?;
+        tx.commit().await?;
+        chain::cursor(&mut *self.db.acquire().await?, self.asset.id)
+            .await?
+            .ok_or(StepError::Database(sqlx::Error::RowNotFound))
+    }
+
+    /// Acts on what became final: credits deposits, then compares ledger and contract. Returns how many it credited.
+    pub(crate) async fn finalize(
+        &mut self,
+        tips: &Tips,
+        now: OffsetDateTime,
+    ) -> Result<u64, StepError> {
+        let cursor = self.cursor(now).await?;
+        let kept = chain::kept(&mut *self.db.acquire().await?, self.asset.id).await?;
+        let newest = kept
+            .into_iter()
+            .find(|(number, _)| *number <= tips.final_.block.number);
+        let Some((number, hash)) = newest.filter(|(number, _)| *number >= cursor.final_number)
+        else {
+            return Ok(0);
+        };
+        if self.reconciled == Some(number) {
+            return Ok(0);
+        }
+        let block = self.chain.tip(BlockId::number(number)).await?;
+        if block.block.hash != hash {
+            return Ok(0);
+        }
+        let said = self.chain.totals(hash).await?;
+        let mut credited = 0;
+        let mut tx = self.begin().await?;
+        chain::make_final(&mut tx, self.asset.id, number, hash, now).await?;
+        loop {
+            let some = deposits::credit(&mut tx, &self.asset, number, now).await?;
+            credited += some;
+            if some == 0 {
+                break;
+            }
+        }
+        let final_seq = chain::cursor(&mut tx, self.asset.id)
+            .await?
+            .map_or(0, |cursor| cursor.final_event_seq);
+        if final_seq != said.event_seq {
+            tx.rollback().await?;
+            self.read_again(&cursor, now).await?;
+            return Err(FollowError::Gap {
+                last: final_seq,
+                found: said.event_seq,
+            }
+            .into());
+        }
+        tx.commit().await?;
+        self.reconcile(&block, &said, now).await?;
+        self.reconciled = Some(number);
+        metrics::gauge!(FINAL).set(approximate(number));
+        Ok(credited)
+    }
+
+    /// Every unit in the contract has its owner in the ledger, and the other way round. A difference halts.
+    async fn reconcile(
+        &self,
+        at: &Tip,
+        said: &crate::chain::Totals,
+        now: OffsetDateTime,
+    ) -> Result<(), StepError> {
+        let ours = totals(&self.db, self.asset.id, at.block.number).await?;
+        let differences: Vec<String> = [
+            (
+                "deposits by the index",
+                ours.credited.base(),
+                "deposits",
+                said.deposited,
+            ),
+            (
+                "deposits by the ledger",
+                ours.deposits.base(),
+                "deposits",
+                said.deposited,
+            ),
+            (
+                "what the ledger owes",
+                ours.owed.base(),
+                "deposits",
+                said.deposited,
+            ),
+            (
+                "claims by the index",
+                ours.claimed.base(),
+                "claims",
+                said.claimed,
+            ),
+            (
+                "the last deposit",
+                u128::from(ours.deposit_seq),
+                "the last deposit",
+                u128::from(said.deposit_seq),
+            ),
+        ]
+        .into_iter()
+        .filter(|(_, ours, _, theirs)| ours != theirs)
+        .map(|(what, ours, of, theirs)| format!("{what}: {ours}, {of} of the contract: {theirs}"))
+        .chain(shortfalls(&ours, said))
+        .collect();
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let detail = format!("at block {}: {}", at.block.number, differences.join("; "));
+        self.halt("ledger_differs", &detail, now).await
+    }
+}
+
+fn shortfalls(ours: &reconciliation::Totals, said: &crate::chain::Totals) -> Vec<String> {
+    let held = said.deposited.saturating_sub(said.claimed);
+    let mut shortfalls = Vec::new();
+    if said.balance < alloy::primitives::U256::from(held) {
+        shortfalls.push(format!(
+            "the contract holds {} tokens and owes {held}",
+            said.balance
+        ));
+    }
+    if ours.payable.base() < said.claimed {
+        shortfalls.push(format!(
+            "{} were paid, {} were released",
+            said.claimed, ours.payable
+        ));
+    }
+    if ours.overpaid_owners > 0 {
+        shortfalls.push(format!(
+            "{} owners were paid more than was released to them",
+            ours.overpaid_owners
+        ));
+    }
+    shortfalls
+}
+
+async fn totals(db: &PgPool, asset: i32, number: u64) -> Result<reconciliation::Totals, StepError> {
+    let mut tx = db
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await?;
+    let totals = reconciliation::totals(&mut tx, asset, number).await?;
+    tx.commit().await?;
+    Ok(totals)
+}
+
+/// A block number as a gauge takes it.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "block numbers are far below 2^53"
+)]
+const fn approximate(number: u64) -> f64 {
+    number as f64
+}
