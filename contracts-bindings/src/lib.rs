@@ -1,6 +1,6 @@
 //! Bindings of the chain contracts, from their committed ABI and bytecode: building them needs no Solidity compiler.
 //!
-//! `contracts/build` rewrites the files in `abi/`; `contracts/test` proves that they are what the sources compile to.
+//! `contracts/build` rewrites the files in `abi/`; `contracts/check` proves that they are what the sources compile to.
 
 #![expect(
     clippy::too_many_arguments,

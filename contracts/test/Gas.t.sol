@@ -7,7 +7,7 @@ import {Tree} from "./support/Tree.sol";
 import {vm} from "./support/Vm.sol";
 
 /// @notice What transactions cost in full: 21,000, calldata, execution, refunds. The figures are in `snapshots/Gas.json` and
-/// a difference fails `contracts/test`. Taken after 70 batches, when every slot of the ring has been used.
+/// a difference fails `contracts/check`. Taken after 70 batches, when every slot of the ring has been used.
 /// forge-config: default.isolate = true
 contract GasTest is Fixture {
     uint256 private constant DEPTH = 15;
