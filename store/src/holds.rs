@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::{
     PgTransaction,
     codec::{to_address, to_amount, to_numeric},
+    exits,
     ledger::{self, PostError},
 };
 
@@ -60,6 +61,9 @@ pub enum HoldError {
         /// What the owner has.
         available: Amount,
     },
+    /// The owner asked the contract to leave: nothing is spent for it until that is answered.
+    #[error("the owner is leaving")]
+    Leaving,
     /// The source has its hold already.
     #[error("the source has its hold already")]
     AlreadyPlaced,
@@ -77,7 +81,7 @@ pub enum HoldError {
 /// Moves money from `available` to `held`.
 ///
 /// # Errors
-/// When the owner has less available; the transaction stays usable.
+/// When the owner has less available or is leaving; the transaction stays usable.
 pub async fn place(
     tx: &mut PgTransaction<'_>,
     wanted: &Hold,
@@ -91,6 +95,9 @@ pub async fn place(
     } = *wanted;
     let (available, held) = (AccountKey::Available(owner), AccountKey::Held(owner));
     ledger::lock(tx, asset_id, [available, held]).await?;
+    if exits::is_leaving(tx, asset_id, owner).await? {
+        return Err(HoldError::Leaving);
+    }
     let balance = ledger::balances(tx, owner, asset_id).await?.available;
     if balance < amount {
         return Err(HoldError::InsufficientFunds { available: balance });

@@ -171,7 +171,7 @@ pub async fn list_for(
     conn: &mut PgConnection,
     reader: Reader,
     before: Option<ReceiptId>,
-    limit: u16,
+    limit: i64,
 ) -> sqlx::Result<Vec<Receipt>> {
     let ids = sqlx::query_scalar!(
         r#"(SELECT receipt_id AS "id!" FROM receipts
@@ -185,7 +185,7 @@ pub async fn list_for(
         reader.account.0,
         reader.address.map(|address| address.to_vec()),
         before.map(|id| id.0),
-        i64::from(limit),
+        limit,
     )
     .fetch_all(&mut *conn)
     .await?;

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Most rows that one call of [`release_queued`] takes.
-pub const RELEASES_MAX: u16 = 5_000;
+pub const RELEASES_MAX: i64 = 5_000;
 
 /// Where released money comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -245,7 +245,7 @@ pub async fn list_withdrawals(
     conn: &mut PgConnection,
     account: AccountId,
     before: Option<ReleaseId>,
-    limit: u16,
+    limit: i64,
 ) -> sqlx::Result<Vec<Release>> {
     let rows = sqlx::query_as!(
         Row,
@@ -254,7 +254,7 @@ pub async fn list_withdrawals(
          ORDER BY release_id DESC LIMIT $3",
         account.0,
         before.map(|id| id.0),
-        i64::from(limit),
+        limit,
     )
     .fetch_all(conn)
     .await?;
@@ -268,14 +268,14 @@ pub async fn list_withdrawals(
 pub async fn queued(
     conn: &mut PgConnection,
     asset_id: i32,
-    limit: u16,
+    limit: i64,
 ) -> sqlx::Result<Vec<Release>> {
     let rows = sqlx::query_as!(
         Row,
         "SELECT release_id, owner, kind, amount_base, released_base, state, created_at, released_at
          FROM releases WHERE asset_id = $1 AND state = 'queued' ORDER BY release_id LIMIT $2",
         asset_id,
-        i64::from(limit),
+        limit,
     )
     .fetch_all(conn)
     .await?;

@@ -46,7 +46,7 @@ pub async fn page(
     owner: Address,
     asset_id: i32,
     before: Option<Position>,
-    limit: u16,
+    limit: i64,
 ) -> sqlx::Result<Vec<StatementLine>> {
     // Each of the owner's few accounts gives its newest lines by index; the page is the newest of those.
     let rows = sqlx::query!(
@@ -66,7 +66,7 @@ pub async fn page(
         owner.as_slice(),
         before.map(|it| it.entry.0),
         before.map(|it| it.line),
-        i64::from(limit),
+        limit,
     )
     .fetch_all(conn)
     .await?;

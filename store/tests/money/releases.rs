@@ -212,3 +212,29 @@ async fn a_cancellation_and_a_seal_of_one_moment_move_the_money_once(db: PgPool)
     let (available, held, payable) = money.bases(ALICE).await;
     assert_eq!((available + payable, held), (100, 0));
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nothing_is_spent_for_an_owner_that_asked_to_leave(db: PgPool) {
+    let money = Money::new(db).await;
+    let alice = money.bind(ALICE, true).await;
+    money.deposit(ALICE, 100).await;
+    sqlx::query(
+        "INSERT INTO exits (asset_id, event_seq, owner, block_number, due_at, seen_at) VALUES ($1, 1, $2, 1, $3, $3)",
+    )
+    .bind(money.asset)
+    .bind(ALICE.as_slice())
+    .bind(NOW)
+    .execute(&money.owner)
+    .await
+    .unwrap();
+    let refused = withdraw(&money, alice, 10).await;
+    assert!(
+        matches!(refused, Err(WithdrawalError::Hold(HoldError::Leaving))),
+        "{refused:?}"
+    );
+    sqlx::query("UPDATE exits SET answered_block_number = 2")
+        .execute(&money.owner)
+        .await
+        .unwrap();
+    withdraw(&money, alice, 10).await.unwrap();
+}
