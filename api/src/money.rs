@@ -1,5 +1,6 @@
-//! Money on the wire: base units in a string, beside the token that they are of.
+//! Money on the wire: base units in a string, beside the token that they are of; and whose it is.
 
+use alloy_primitives::Address;
 use comptoir_domain::{amount::Amount, asset::Asset};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -52,5 +53,16 @@ impl MoneyBody {
         } else {
             Err(Problem::invalid_fields(errors))
         }
+    }
+}
+
+/// An address, with the checksum of EIP-55; serde's own form of it has none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = Address, value_type = String, pattern = "^0x[0-9a-fA-F]{40}$")]
+pub struct AddressBody(pub Address);
+
+impl Serialize for AddressBody {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
     }
 }

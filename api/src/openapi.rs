@@ -23,6 +23,9 @@ use utoipa::{
         (name = "auth", description = "Sign in, stay signed in, sign out"),
         (name = "accounts", description = "The account and its on-chain address"),
         (name = "keys", description = "API keys with scopes"),
+        (name = "blobs", description = "Files by the digest of their bytes: programs, data, results"),
+        (name = "jobs", description = "Prices, jobs, their events and results"),
+        (name = "workers", description = "Your own workers, and tokens that join new ones"),
         (name = "service", description = "How the service is"),
     ),
 )]

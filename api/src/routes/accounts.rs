@@ -27,6 +27,7 @@ use crate::{
     auth::{Caller, keys::random, needs},
     etag::Conditions,
     extract::Json,
+    money::AddressBody,
 };
 
 /// How long an address may take to sign.
@@ -79,8 +80,8 @@ struct AccountBody {
     /// Of `user`, `provider`, `platform`.
     roles: Vec<String>,
     /// The bound address; `null` before one is bound.
-    #[schema(value_type = Option<String>, required = true)]
-    address: Option<Address>,
+    #[schema(required = true)]
+    address: Option<AddressBody>,
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(required = true)]
     address_bound_at: Option<OffsetDateTime>,
@@ -97,7 +98,7 @@ impl From<Account> for AccountBody {
             object: AccountObject::Account,
             email: account.email,
             roles: account.roles,
-            address: account.address,
+            address: account.address.map(AddressBody),
             address_bound_at: account.address_bound_at,
             auto_release: account.auto_release,
             created_at: account.created_at,
@@ -217,8 +218,7 @@ struct ChallengeBody {
     #[schema(value_type = String)]
     id: ChallengeId,
     object: ChallengeObject,
-    #[schema(value_type = String)]
-    address: Address,
+    address: AddressBody,
     /// Sign exactly this with the address's key, as EIP-191 says (`personal_sign`).
     message: String,
     #[serde(with = "time::serde::rfc3339")]
@@ -278,7 +278,7 @@ async fn create_challenge(
     let body = ChallengeBody {
         id: challenge.id,
         object: ChallengeObject::AddressChallenge,
-        address,
+        address: AddressBody(address),
         message: challenge.message,
         created_at,
         expires_at,

@@ -58,7 +58,6 @@ pub struct TestApp {
 #[derive(Debug, Clone)]
 pub struct Session {
     pub account: AccountId,
-    pub email: String,
     /// An access token or an API key.
     pub token: String,
 }
@@ -178,7 +177,6 @@ impl TestApp {
         .id;
         Session {
             account,
-            email,
             token: self.state.keys.access_token(account, self.now()),
         }
     }
