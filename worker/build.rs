@@ -14,8 +14,9 @@ fn main() {
 }
 
 fn libtorch() -> Result<PathBuf, String> {
-    let told = std::env::var_os("LIBTORCH")
-        .ok_or("the worker needs libtorch 2.13.0: run `make setup`, or set LIBTORCH to its folder")?;
+    let told = std::env::var_os("LIBTORCH").ok_or(
+        "the worker needs libtorch 2.13.0: run `make setup`, or set LIBTORCH to its folder",
+    )?;
     let headers = Path::new(&told).join("include/ATen/core/Tensor.h");
     if !headers.exists() {
         let told = Path::new(&told).display();
@@ -24,7 +25,9 @@ fn libtorch() -> Result<PathBuf, String> {
         ));
     }
     // The real folder: the binary must find its libraries when the link that led here has gone.
-    Path::new(&told).canonicalize().map_err(|error| format!("LIBTORCH cannot be opened: {error}"))
+    Path::new(&told)
+        .canonicalize()
+        .map_err(|error| format!("LIBTORCH cannot be opened: {error}"))
 }
 
 fn build(libtorch: &Path) {
@@ -35,7 +38,10 @@ fn build(libtorch: &Path) {
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         // As system headers, so that only warnings of the shim itself are shown.
         .flag(format!("-isystem{}", include.display()))
-        .flag(format!("-isystem{}", include.join("torch/csrc/api/include").display()))
+        .flag(format!(
+            "-isystem{}",
+            include.join("torch/csrc/api/include").display()
+        ))
         .compile("comptoir_shim");
     let lib = libtorch.join("lib");
     println!("cargo::rustc-link-search=native={}", lib.display());

@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/ScalarOps.h>
 #include <ATen/Version.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/List.h>
@@ -63,6 +64,10 @@ c10::IValue coerce(c10::IValue value, const c10::Argument &argument) {
       return std::vector<std::int64_t>(static_cast<std::size_t>(*argument.N()), value.toInt());
     }
     return coerce_list(value, *list->getElementType());
+  }
+  // A number where a tensor is wanted is what Python makes of it: a tensor that does not decide the result's type.
+  if (type->kind() == c10::TypeKind::TensorType && (value.isScalar() || value.isBool())) {
+    return at::native::wrapped_scalar_tensor(value.toScalar());
   }
   if (type->kind() == c10::TypeKind::FloatType && value.isInt()) {
     return static_cast<double>(value.toInt());
@@ -195,7 +200,7 @@ std::int64_t Call::integer(std::size_t index) const { return stack_.at(index).to
 double Call::real(std::size_t index) const { return stack_.at(index).toDouble(); }
 bool Call::boolean(std::size_t index) const { return stack_.at(index).toBool(); }
 
-void configure(std::int32_t threads) {
+void configure(std::int32_t threads, bool cuda) {
   at::set_num_threads(threads);
   at::set_num_interop_threads(1);
   at::Context &context = at::globalContext();
@@ -208,11 +213,13 @@ void configure(std::int32_t threads) {
   context.setFloat32MatmulPrecision("highest");
   context.setAllowTF32CuBLAS(false);
   context.setAllowTF32CuDNN(false);
-  // Only the plain attention kernel is the same run to run on every device.
-  context.setSDPUseFlash(false);
-  context.setSDPUseMemEfficient(false);
-  context.setSDPUseCuDNN(false);
-  context.setSDPUseMath(true);
+  if (cuda) {
+    // Of the attention kernels only the plain one gives the same gradients twice there; on the CPU all do.
+    context.setSDPUseFlash(false);
+    context.setSDPUseMemEfficient(false);
+    context.setSDPUseCuDNN(false);
+    context.setSDPUseMath(true);
+  }
 }
 
 at::Tensor *generator_state(std::int32_t cuda_index) {

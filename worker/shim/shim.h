@@ -89,7 +89,7 @@ class Call {
 std::unique_ptr<Call> new_call(const Operator &op);
 
 // Threads may be set once per process, before any work.
-void configure(std::int32_t threads);
+void configure(std::int32_t threads, bool cuda);
 at::Tensor *generator_state(std::int32_t cuda_index);
 void set_generator_state(std::int32_t cuda_index, const at::Tensor *state);
 

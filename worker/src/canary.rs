@@ -37,7 +37,13 @@ impl std::fmt::Display for Class {
     /// Such as `cpu-1t-0123456789abcdef`.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let digest = self.digest.to_string();
-        write!(f, "{}-{}t-{}", self.device, self.threads, &digest[..NAME_DIGITS])
+        write!(
+            f,
+            "{}-{}t-{}",
+            self.device,
+            self.threads,
+            &digest[..NAME_DIGITS]
+        )
     }
 }
 
@@ -51,14 +57,33 @@ pub fn measure(kind: job::Device, device: Device, threads: u16) -> Result<Class,
         Ok(())
     };
     forward(device, &mut add)?;
-    let adam = AdamOptions { learning_rate: 0.01, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01 };
-    let sgd = Rule::Sgd { learning_rate: 0.05, momentum: 0.9, weight_decay: 0.001, nesterov: true };
-    for (name, rule) in [("sgd", sgd), ("adam", Rule::Adam(adam.clone())), ("adamw", Rule::Adamw(adam))] {
+    let adam = AdamOptions {
+        learning_rate: 0.01,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.01,
+    };
+    let sgd = Rule::Sgd {
+        learning_rate: 0.05,
+        momentum: 0.9,
+        weight_decay: 0.001,
+        nesterov: true,
+    };
+    for (name, rule) in [
+        ("sgd", sgd),
+        ("adam", Rule::Adam(adam.clone())),
+        ("adamw", Rule::Adamw(adam)),
+    ] {
         for weight in train(rule, device)? {
             add(name, &weight)?;
         }
     }
-    Ok(Class { device: kind, threads, digest: Sha256(digest.finalize().into()) })
+    Ok(Class {
+        device: kind,
+        threads,
+        digest: Sha256(digest.finalize().into()),
+    })
 }
 
 type Add<'a> = dyn FnMut(&str, &Tensor) -> Result<(), AtenError> + 'a;
@@ -77,12 +102,18 @@ fn forward(device: Device, add: &mut Add<'_>) -> Result<(), AtenError> {
     add("rsqrt", &a.f_square()?.f_add_scalar(1.0)?.f_rsqrt()?)?;
     add("softmax", &a.f_softmax(-1, Kind::Float)?)?;
     add("log_softmax", &a.f_log_softmax(-1, Kind::Float)?)?;
-    add("layer_norm", &a.f_layer_norm([320], none.as_ref(), none.as_ref(), 1e-5, false)?)?;
+    add(
+        "layer_norm",
+        &a.f_layer_norm([320], none.as_ref(), none.as_ref(), 1e-5, false)?,
+    )?;
     let image = integers(3, &[4, 8, 24, 24], device)?;
     let filter = integers(4, &[16, 8, 3, 3], device)?;
     let convolved = image.f_conv2d(&filter, none.as_ref(), [1, 1], [1, 1], [1, 1], 1)?;
     add("conv2d", &convolved)?;
-    add("max_pool2d", &convolved.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?)?;
+    add(
+        "max_pool2d",
+        &convolved.f_max_pool2d([2, 2], [2, 2], [0, 0], [1, 1], false)?,
+    )?;
     let normed = convolved.f_batch_norm(
         none.as_ref(),
         none.as_ref(),
@@ -96,8 +127,9 @@ fn forward(device: Device, add: &mut Add<'_>) -> Result<(), AtenError> {
     add("batch_norm", &normed)?;
     let heads = |seed| integers(seed, &[2, 4, 48, 16], device);
     let (query, key, value) = (heads(5)?, heads(6)?, heads(7)?);
-    let attention =
-        Tensor::f_scaled_dot_product_attention(&query, &key, &value, none, 0.0, false, None, false)?;
+    let attention = Tensor::f_scaled_dot_product_attention(
+        &query, &key, &value, none, 0.0, false, None, false,
+    )?;
     add("attention", &attention)?;
     add("dropout", &a.f_dropout(0.5, true)?)
 }
@@ -105,18 +137,24 @@ fn forward(device: Device, add: &mut Add<'_>) -> Result<(), AtenError> {
 /// Trains a small classifier; its weights at the end.
 fn train(rule: Rule, device: Device) -> Result<Vec<Tensor>, AtenError> {
     let input = integers(8, &[64, 48], device)?;
-    let target = Tensor::from_slice(&(0..64).map(|row| row * 7 % 10).collect::<Vec<i64>>()).f_to_device(device)?;
+    let target = Tensor::from_slice(&(0..64).map(|row| row * 7 % 10).collect::<Vec<i64>>())
+        .f_to_device(device)?;
     let shapes: [&[i64]; 4] = [&[96, 48], &[96], &[10, 96], &[10]];
     let weights = (9..)
         .zip(shapes)
-        .map(|(seed, shape)| Ok(integers(seed, shape, device)?.f_mul_scalar(0.125)?.f_set_requires_grad(true)?))
+        .map(|(seed, shape)| {
+            Ok(integers(seed, shape, device)?
+                .f_mul_scalar(0.125)?
+                .f_set_requires_grad(true)?)
+        })
         .collect::<Result<Vec<_>, AtenError>>()?;
     let learning_rate = rule.learning_rate();
     let mut optimizer = Optimizer::new(rule, weights.len())?;
     for _ in 0..STEPS {
         let hidden = input.f_linear(&weights[0], Some(&weights[1]))?.f_relu()?;
         let logits = hidden.f_linear(&weights[2], Some(&weights[3]))?;
-        let loss = logits.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::Mean, -100, 0.0)?;
+        let loss =
+            logits.f_cross_entropy_loss::<Tensor>(&target, None, Reduction::Mean, -100, 0.0)?;
         let gradients = Tensor::f_run_backward(&[&loss], &weights, false, false)?;
         optimizer.step(&weights, &gradients, learning_rate)?;
     }
@@ -134,5 +172,7 @@ fn integers(seed: u32, shape: &[i64], device: Device) -> Result<Tensor, AtenErro
             f32::from(high) / 32_768.0
         })
         .collect();
-    Ok(Tensor::f_from_slice(&numbers)?.f_reshape(shape)?.f_to_device(device)?)
+    Ok(Tensor::f_from_slice(&numbers)?
+        .f_reshape(shape)?
+        .f_to_device(device)?)
 }

@@ -29,7 +29,11 @@ pub struct Facts {
 /// Looks around. Loads libtorch's CUDA half where that is possible.
 pub fn collect() -> Result<Facts, AtenError> {
     let opened = aten::open_cuda();
-    let cuda_memory_bytes = if opened.is_ok() { aten::cuda_devices()? } else { Vec::new() };
+    let cuda_memory_bytes = if opened.is_ok() {
+        aten::cuda_devices()?
+    } else {
+        Vec::new()
+    };
     let cuda_missing = match opened {
         Err(error) => Some(error.to_string()),
         Ok(()) if cuda_memory_bytes.is_empty() => Some("libtorch sees no CUDA device".to_owned()),

@@ -1,5 +1,8 @@
 //! The boundary to C++ (`shim/shim.h`): raw, used by `aten` alone.
-#![expect(unsafe_code, reason = "calls into C++; each pointer passed is borrowed from a live tch tensor or owned by the caller")]
+#![expect(
+    unsafe_code,
+    reason = "calls into C++; each pointer passed is borrowed from a live tch tensor or owned by the caller"
+)]
 
 #[cxx::bridge(namespace = "comptoir")]
 pub(super) mod ffi {
@@ -29,8 +32,13 @@ pub(super) mod ffi {
 
         fn new_call(op: &Operator) -> UniquePtr<Call>;
         fn set_none(self: Pin<&mut Call>, name: &str) -> Result<()>;
-        unsafe fn set_tensor(self: Pin<&mut Call>, name: &str, tensor: *const Tensor) -> Result<()>;
-        unsafe fn append_tensor(self: Pin<&mut Call>, name: &str, tensor: *const Tensor) -> Result<()>;
+        unsafe fn set_tensor(self: Pin<&mut Call>, name: &str, tensor: *const Tensor)
+        -> Result<()>;
+        unsafe fn append_tensor(
+            self: Pin<&mut Call>,
+            name: &str,
+            tensor: *const Tensor,
+        ) -> Result<()>;
         fn set_empty_tensors(self: Pin<&mut Call>, name: &str) -> Result<()>;
         fn set_int(self: Pin<&mut Call>, name: &str, value: i64) -> Result<()>;
         fn set_ints(self: Pin<&mut Call>, name: &str, values: &[i64]) -> Result<()>;
@@ -51,7 +59,7 @@ pub(super) mod ffi {
         fn real(self: &Call, index: usize) -> Result<f64>;
         fn boolean(self: &Call, index: usize) -> Result<bool>;
 
-        fn configure(threads: i32) -> Result<()>;
+        fn configure(threads: i32, cuda: bool) -> Result<()>;
         fn generator_state(cuda_index: i32) -> Result<*mut Tensor>;
         unsafe fn set_generator_state(cuda_index: i32, state: *const Tensor) -> Result<()>;
 

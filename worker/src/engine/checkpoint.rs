@@ -38,7 +38,10 @@ pub struct Progress {
 
 impl Progress {
     /// A step over so many rows was taken.
-    #[expect(clippy::cast_precision_loss, reason = "rows of a batch are far below 2^53")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "rows of a batch are far below 2^53"
+    )]
     pub fn took(&mut self, rows: u64, loss: f64, correct: Option<(i64, i64)>) {
         self.step += 1;
         self.rows += rows;
@@ -51,7 +54,10 @@ impl Progress {
 
     /// Forgets the epoch that has ended.
     pub fn start_epoch(&mut self) {
-        *self = Self { step: self.step, ..Self::default() };
+        *self = Self {
+            step: self.step,
+            ..Self::default()
+        };
     }
 
     /// The mean over the rows of this epoch.
@@ -99,15 +105,29 @@ pub fn save(
             }
         }
     }
-    let steps: Vec<i64> = optimizer.memories().iter().map(|memory| i64::from(memory.steps)).collect();
-    let counts = [progress.step, progress.rows, progress.correct, progress.judged].map(u64::cast_signed);
+    let steps: Vec<i64> = optimizer
+        .memories()
+        .iter()
+        .map(|memory| i64::from(memory.steps))
+        .collect();
+    let counts = [
+        progress.step,
+        progress.rows,
+        progress.correct,
+        progress.judged,
+    ]
+    .map(u64::cast_signed);
     named.push(("steps".to_owned(), Tensor::from_slice(&steps)));
     named.push(("counts".to_owned(), Tensor::from_slice(&counts)));
     named.push(("loss".to_owned(), Tensor::from_slice(&[progress.loss])));
     let generator = aten::generator_state(device);
-    named.push(("generator".to_owned(), generator.map_err(|error| broken("save a checkpoint", &error))?));
+    named.push((
+        "generator".to_owned(),
+        generator.map_err(|error| broken("save a checkpoint", &error))?,
+    ));
     let name = format!("checkpoint-{no}.safetensors");
-    files::save(scratch, &name, &named).map_err(|error| error.into_failure(Code::Machine, "save a checkpoint"))
+    files::save(scratch, &name, &named)
+        .map_err(|error| error.into_failure(Code::Machine, "save a checkpoint"))
 }
 
 /// Puts a fresh training back to where a checkpoint was made.
@@ -118,36 +138,64 @@ pub fn restore(
     device: Device,
 ) -> Result<Progress, Failure> {
     let _guard = tch::no_grad_guard();
-    let file = TensorFile::open(path).map_err(|error| error.into_failure(Code::InvalidCheckpoint, "open a checkpoint"))?;
+    let file = TensorFile::open(path)
+        .map_err(|error| error.into_failure(Code::InvalidCheckpoint, "open a checkpoint"))?;
     let mut reader = Reader { file };
     for (index, (_, target)) in state.firsts().enumerate() {
         let tensor = reader.tensor(&format!("state.{index}"))?;
         if tensor.size() != target.size() || tensor.f_kind().ok() != target.f_kind().ok() {
-            return Err(Failure::new(Code::InvalidCheckpoint, "the checkpoint is of another program"));
+            return Err(Failure::new(
+                Code::InvalidCheckpoint,
+                "the checkpoint is of another program",
+            ));
         }
-        target.shallow_clone().f_copy_(&tensor).map_err(|error| broken("restore a tensor", &error.into()))?;
+        target
+            .shallow_clone()
+            .f_copy_(&tensor)
+            .map_err(|error| broken("restore a tensor", &error.into()))?;
     }
     let steps = reader.integers("steps")?;
     if steps.len() != optimizer.memories().len() {
-        return Err(Failure::new(Code::InvalidCheckpoint, "the checkpoint is of another program"));
+        return Err(Failure::new(
+            Code::InvalidCheckpoint,
+            "the checkpoint is of another program",
+        ));
     }
     let mut memories = Vec::with_capacity(steps.len());
     for (index, steps) in steps.into_iter().enumerate() {
-        let steps = u32::try_from(steps).map_err(|error| Failure::new(Code::InvalidCheckpoint, error))?;
+        let steps =
+            u32::try_from(steps).map_err(|error| Failure::new(Code::InvalidCheckpoint, error))?;
         let first = reader.optional(&format!("first.{index}"), device)?;
         let second = reader.optional(&format!("second.{index}"), device)?;
-        memories.push(Memory { steps, first, second });
+        memories.push(Memory {
+            steps,
+            first,
+            second,
+        });
     }
     optimizer.restore(memories);
     let generator = reader.tensor("generator")?;
-    aten::set_generator_state(device, &generator).map_err(|error| broken("restore the generator", &error))?;
+    aten::set_generator_state(device, &generator)
+        .map_err(|error| broken("restore the generator", &error))?;
     let counts = reader.integers("counts")?;
-    let loss = reader.tensor("loss")?.f_double_value(&[0]).map_err(|error| broken("read the loss", &error.into()))?;
+    let loss = reader
+        .tensor("loss")?
+        .f_double_value(&[0])
+        .map_err(|error| broken("read the loss", &error.into()))?;
     let [step, rows, correct, judged] = counts[..] else {
-        return Err(Failure::new(Code::InvalidCheckpoint, "the checkpoint does not say how far it is"));
+        return Err(Failure::new(
+            Code::InvalidCheckpoint,
+            "the checkpoint does not say how far it is",
+        ));
     };
     let [step, rows, correct, judged] = [step, rows, correct, judged].map(i64::unsigned_abs);
-    Ok(Progress { step, rows, loss, correct, judged })
+    Ok(Progress {
+        step,
+        rows,
+        loss,
+        correct,
+        judged,
+    })
 }
 
 struct Reader {
@@ -156,7 +204,9 @@ struct Reader {
 
 impl Reader {
     fn tensor(&mut self, name: &str) -> Result<Tensor, Failure> {
-        self.file.tensor(name).map_err(|error| error.into_failure(Code::InvalidCheckpoint, "read a checkpoint"))
+        self.file
+            .tensor(name)
+            .map_err(|error| error.into_failure(Code::InvalidCheckpoint, "read a checkpoint"))
     }
 
     fn optional(&mut self, name: &str, device: Device) -> Result<Option<Tensor>, Failure> {
@@ -164,14 +214,19 @@ impl Reader {
             return Ok(None);
         }
         let tensor = self.tensor(name)?;
-        tensor.f_to_device(device).map(Some).map_err(|error| broken("restore the optimizer", &error.into()))
+        tensor
+            .f_to_device(device)
+            .map(Some)
+            .map_err(|error| broken("restore the optimizer", &error.into()))
     }
 
     fn integers(&mut self, name: &str) -> Result<Vec<i64>, Failure> {
         let tensor = self.tensor(name)?;
         let mut integers = vec![0_i64; tensor.numel()];
         let length = integers.len();
-        tensor.f_copy_data(&mut integers, length).map_err(|error| broken("read a checkpoint", &error.into()))?;
+        tensor
+            .f_copy_data(&mut integers, length)
+            .map_err(|error| broken("read a checkpoint", &error.into()))?;
         Ok(integers)
     }
 }

@@ -62,7 +62,11 @@ impl Context<'_> {
 
     /// Stops if it should.
     pub fn check(&self) -> Result<(), Stop> {
-        if self.cancelled.load(Ordering::Relaxed) { Err(Stop::Cancelled) } else { Ok(()) }
+        if self.cancelled.load(Ordering::Relaxed) {
+            Err(Stop::Cancelled)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -87,11 +91,14 @@ fn serve(limits: &ChildLimits) -> Result<(), MessageError> {
     };
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);
-    std::thread::Builder::new().name("orders".to_owned()).spawn(move || listen(&flag))?;
+    std::thread::Builder::new()
+        .name("orders".to_owned())
+        .spawn(move || listen(&flag))?;
 
     let mut emit = |event: Event| {
         let frame = message::encode(&event).map_err(|error| Failure::new(Code::Protocol, error))?;
-        pipe.write_all(&frame).map_err(|error| Failure::new(Code::Machine, error))
+        pipe.write_all(&frame)
+            .map_err(|error| Failure::new(Code::Machine, error))
     };
     let last = perform(description, &cancelled, &mut emit).unwrap_or_else(|stop| match stop {
         Stop::Cancelled => Event::Cancelled,
@@ -131,12 +138,19 @@ fn perform(
             tch::Device::Cuda(0)
         }
     };
-    aten::configure(description.threads).map_err(machine)?;
-    let mut context = Context { scratch: Path::new("."), device, cancelled, emit };
+    aten::configure(description.threads, device).map_err(machine)?;
+    let mut context = Context {
+        scratch: Path::new("."),
+        device,
+        cancelled,
+        emit,
+    };
     match description.task {
         Task::Canary => canary::measure(description.device, device, description.threads)
             .map(Event::Class)
-            .map_err(|error| Failure::from_aten(Code::Machine, "run the canary suite", &error).into()),
+            .map_err(|error| {
+                Failure::from_aten(Code::Machine, "run the canary suite", &error).into()
+            }),
         Task::Job(job) => perform_job(&job, &mut context),
         Task::Facts => unreachable!("answered above, without starting a device"),
     }

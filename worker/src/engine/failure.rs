@@ -100,7 +100,11 @@ impl Failure {
     /// A failure inside libtorch: memory is the machine's matter, everything else that of `code`.
     #[must_use]
     pub fn from_aten(code: Code, during: &str, error: &AtenError) -> Self {
-        let code = if error.is_out_of_memory() { Code::OutOfMemory } else { code };
+        let code = if error.is_out_of_memory() {
+            Code::OutOfMemory
+        } else {
+            code
+        };
         Self::new(code, format_args!("{during}: {error}"))
     }
 
@@ -117,7 +121,12 @@ mod tests {
 
     #[test]
     fn a_code_has_one_word() {
-        for code in [Code::InvalidProgram, Code::OutOfMemory, Code::TimeLimit, Code::Machine] {
+        for code in [
+            Code::InvalidProgram,
+            Code::OutOfMemory,
+            Code::TimeLimit,
+            Code::Machine,
+        ] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
     }
@@ -126,6 +135,11 @@ mod tests {
     fn a_long_detail_is_cut_between_characters() {
         let failure = Failure::new(Code::Crashed, "é".repeat(DETAIL_BYTES_MAX));
         assert_eq!(failure.detail.len(), DETAIL_BYTES_MAX);
-        assert_eq!(Failure::new(Code::Crashed, format!("a{}", failure.detail)).detail.len(), DETAIL_BYTES_MAX - 1);
+        assert_eq!(
+            Failure::new(Code::Crashed, format!("a{}", failure.detail))
+                .detail
+                .len(),
+            DETAIL_BYTES_MAX - 1
+        );
     }
 }

@@ -57,7 +57,9 @@ impl TensorFile {
         let length = file.metadata()?.len();
         let mut head = Vec::new();
         (&file).take(PREFIX_BYTES as u64).read_to_end(&mut head)?;
-        let prefix = *head.first_chunk::<PREFIX_BYTES>().ok_or(InvalidTensors::Truncated)?;
+        let prefix = *head
+            .first_chunk::<PREFIX_BYTES>()
+            .ok_or(InvalidTensors::Truncated)?;
         let rest = tensors::head_bytes(prefix)? - PREFIX_BYTES as u64;
         (&file).take(rest).read_to_end(&mut head)?;
         let header = TensorsHeader::read_sized(&head, length)?;
@@ -73,7 +75,8 @@ impl TensorFile {
     /// One tensor, in host memory.
     pub fn tensor(&mut self, name: &str) -> Result<Tensor, FileError> {
         let info = self.header.tensor(name)?.clone();
-        let length = usize::try_from(info.bytes.end - info.bytes.start).map_err(io::Error::other)?;
+        let length =
+            usize::try_from(info.bytes.end - info.bytes.start).map_err(io::Error::other)?;
         let mut bytes = vec![0; length];
         self.file.seek(SeekFrom::Start(info.bytes.start))?;
         self.file.read_exact(&mut bytes)?;
@@ -87,8 +90,15 @@ impl TensorFile {
 /// A row-major tensor from little-endian bytes.
 pub fn from_bytes(dtype: ScalarType, shape: &[u64], bytes: &[u8]) -> Result<Tensor, AtenError> {
     let needed = comptoir_domain::program::contiguous_bytes(dtype, shape);
-    assert_eq!(needed, Some(bytes.len() as u64), "the bytes are those of the shape: whoever read them checked");
-    let sizes: Vec<i64> = shape.iter().map(|size| i64::try_from(*size).expect("its bytes are in memory")).collect();
+    assert_eq!(
+        needed,
+        Some(bytes.len() as u64),
+        "the bytes are those of the shape: whoever read them checked"
+    );
+    let sizes: Vec<i64> = shape
+        .iter()
+        .map(|size| i64::try_from(*size).expect("its bytes are in memory"))
+        .collect();
     Ok(Tensor::f_from_data_size(bytes, &sizes, kind_of(dtype))?)
 }
 
@@ -118,13 +128,28 @@ pub fn save(folder: &Path, name: &str, named: &[(String, Tensor)]) -> Result<Sav
         let shape: Vec<u64> = tensor.size().into_iter().map(size).collect();
         contents.push((name, dtype, shape, to_bytes(tensor)?));
     }
-    let views = contents.iter().map(|(name, dtype, shape, data)| TensorView { name, dtype: *dtype, shape, data });
+    let views = contents
+        .iter()
+        .map(|(name, dtype, shape, data)| TensorView {
+            name,
+            dtype: *dtype,
+            shape,
+            data,
+        });
     let unfinished = folder.join(format!("{name}.part"));
-    let mut out = Hashed { inner: BufWriter::new(File::create(&unfinished)?), digest: sha2::Sha256::new(), bytes: 0 };
+    let mut out = Hashed {
+        inner: BufWriter::new(File::create(&unfinished)?),
+        digest: sha2::Sha256::new(),
+        bytes: 0,
+    };
     tensors::write(&mut out, views)?;
     out.flush()?;
     std::fs::rename(&unfinished, folder.join(name))?;
-    Ok(Saved { path: name.into(), sha256: Sha256(out.digest.finalize().into()), bytes: out.bytes })
+    Ok(Saved {
+        path: name.into(),
+        sha256: Sha256(out.digest.finalize().into()),
+        bytes: out.bytes,
+    })
 }
 
 struct Hashed<W> {
@@ -170,12 +195,21 @@ mod tests {
     fn a_saved_file_is_read_back_and_its_hash_is_that_of_its_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let tensor = Tensor::from_slice(&[1_f32, -2.5, f32::NAN]).reshape([3, 1]);
-        let named = [("w".to_owned(), tensor), ("n".to_owned(), Tensor::from_slice(&[7_i64]))];
+        let named = [
+            ("w".to_owned(), tensor),
+            ("n".to_owned(), Tensor::from_slice(&[7_i64])),
+        ];
         let saved = save(folder.path(), "x.safetensors", &named).unwrap();
         let bytes = std::fs::read(folder.path().join(&saved.path)).unwrap();
-        assert_eq!((saved.sha256, saved.bytes), (Sha256::of(&bytes), bytes.len() as u64));
+        assert_eq!(
+            (saved.sha256, saved.bytes),
+            (Sha256::of(&bytes), bytes.len() as u64)
+        );
         let mut file = TensorFile::open(&folder.path().join("x.safetensors")).unwrap();
-        assert_eq!(to_bytes(&file.tensor("w").unwrap()).unwrap(), to_bytes(&named[0].1).unwrap());
+        assert_eq!(
+            to_bytes(&file.tensor("w").unwrap()).unwrap(),
+            to_bytes(&named[0].1).unwrap()
+        );
         assert!(file.tensor("absent").is_err());
     }
 }

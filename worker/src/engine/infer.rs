@@ -22,7 +22,11 @@ use crate::aten::AtenError;
 pub const OUTPUTS: &str = "outputs";
 
 /// Runs an inference job to its end.
-pub fn infer(spec: &InferenceSpec, job: &JobTask, context: &mut Context<'_>) -> Result<Vec<Output>, Stop> {
+pub fn infer(
+    spec: &InferenceSpec,
+    job: &JobTask,
+    context: &mut Context<'_>,
+) -> Result<Vec<Output>, Stop> {
     let _guard = tch::no_grad_guard();
     let mut archive = rows::open_program(job, &job.spec)?;
     let program = archive.program().clone();
@@ -36,29 +40,50 @@ pub fn infer(spec: &InferenceSpec, job: &JobTask, context: &mut Context<'_>) -> 
     tch::manual_seed(0);
     let batch_size = usize::try_from(spec.batch_size).expect("a batch size is limited");
     let batches = input.rows.div_ceil(batch_size);
-    let mut parts: Vec<Vec<Tensor>> = program.user_outputs().map(|_| Vec::with_capacity(batches)).collect();
+    let mut parts: Vec<Vec<Tensor>> = program
+        .user_outputs()
+        .map(|_| Vec::with_capacity(batches))
+        .collect();
     let mut told = Instant::now();
     for batch in 0..batches {
         context.check()?;
         let start = batch * batch_size;
         let length = batch_size.min(input.rows - start);
-        let inputs = input.slice(start, length, context.device).map_err(|error| failed(&error))?;
+        let inputs = input
+            .slice(start, length, context.device)
+            .map_err(|error| failed(&error))?;
         for (part, output) in parts.iter_mut().zip(runner.run(&state, &inputs)?) {
-            part.push(output.f_to_device(Device::Cpu).map_err(|error| failed(&error.into()))?);
+            part.push(
+                output
+                    .f_to_device(Device::Cpu)
+                    .map_err(|error| failed(&error.into()))?,
+            );
         }
         if told.elapsed() >= PROGRESS_INTERVAL {
             told = Instant::now();
-            context.emit(Event::Progress { done: batch as u64 + 1, total: batches as u64 })?;
+            context.emit(Event::Progress {
+                done: batch as u64 + 1,
+                total: batches as u64,
+            })?;
         }
     }
     let join = |(index, parts): (usize, Vec<Tensor>)| {
         let whole = Tensor::f_cat(&parts, 0).map_err(|error| failed(&error.into()))?;
         Ok((format!("output_{index}"), whole))
     };
-    let named = parts.into_iter().enumerate().map(join).collect::<Result<Vec<_>, Failure>>()?;
+    let named = parts
+        .into_iter()
+        .enumerate()
+        .map(join)
+        .collect::<Result<Vec<_>, Failure>>()?;
     let saved = files::save(context.scratch, "outputs.safetensors", &named)
         .map_err(|error| error.into_failure(Code::InvalidProgram, "save the outputs"))?;
-    Ok(vec![Output { name: OUTPUTS.to_owned(), path: saved.path, sha256: saved.sha256, bytes: saved.bytes }])
+    Ok(vec![Output {
+        name: OUTPUTS.to_owned(),
+        path: saved.path,
+        sha256: saved.sha256,
+        bytes: saved.bytes,
+    }])
 }
 
 fn failed(error: &AtenError) -> Failure {

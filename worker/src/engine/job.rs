@@ -56,7 +56,10 @@ impl Launcher {
     #[must_use]
     pub fn new(executable: PathBuf) -> Self {
         let inherit = |name: &str| Some((name.into(), std::env::var_os(name)?));
-        Self { executable, environment: INHERITED.into_iter().filter_map(inherit).collect() }
+        Self {
+            executable,
+            environment: INHERITED.into_iter().filter_map(inherit).collect(),
+        }
     }
 
     /// Children of the running executable.
@@ -75,7 +78,12 @@ impl Launcher {
 
     /// Starts a child in a scratch folder. Call it on a thread that lives as long as the runtime (a task, not
     /// `spawn_blocking`): the kernel ends a child with the thread that started it.
-    pub fn spawn(&self, limits: Limits, description: Description, scratch: &Path) -> io::Result<Job> {
+    pub fn spawn(
+        &self,
+        limits: Limits,
+        description: Description,
+        scratch: &Path,
+    ) -> io::Result<Job> {
         let scratch = scratch.canonicalize()?;
         let mut child = Command::new(&self.executable)
             .arg("child")
@@ -97,7 +105,10 @@ impl Launcher {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let cancel = CancellationToken::new();
         let supervisor = Supervisor {
-            group: child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw),
+            group: child
+                .id()
+                .and_then(|id| i32::try_from(id).ok())
+                .map(Pid::from_raw),
             child,
             stdin,
             messages,
@@ -109,7 +120,10 @@ impl Launcher {
             scratch,
         };
         tokio::spawn(supervisor.run(description));
-        Ok(Job { events: receiver, cancel })
+        Ok(Job {
+            events: receiver,
+            cancel,
+        })
     }
 }
 
@@ -153,7 +167,10 @@ impl Job {
                 return event;
             }
         }
-        Event::Failed(Failure::new(Code::Machine, "the runtime of the worker has ended"))
+        Event::Failed(Failure::new(
+            Code::Machine,
+            "the runtime of the worker has ended",
+        ))
     }
 }
 
@@ -190,7 +207,14 @@ impl Supervisor {
             Err(MessageError::Pipe(_)) => None,
             Err(error) => Some(Event::Failed(Failure::new(Code::Protocol, error))),
         };
-        let Self { mut child, group, stdin, events, stderr, .. } = self;
+        let Self {
+            mut child,
+            group,
+            stdin,
+            events,
+            stderr,
+            ..
+        } = self;
         let ended = timeout(GRACE, child.wait()).await;
         // Whatever it may have started ends with it, and it with its pipe.
         kill_group(group);
@@ -198,10 +222,17 @@ impl Supervisor {
         let last = match (last, ended) {
             (Some(last), _) => last,
             (None, Ok(status)) => {
-                let said = timeout(GRACE, stderr).await.ok().and_then(Result::ok).unwrap_or_default();
+                let said = timeout(GRACE, stderr)
+                    .await
+                    .ok()
+                    .and_then(Result::ok)
+                    .unwrap_or_default();
                 Event::Failed(autopsy(status, &said))
             }
-            (None, Err(_)) => Event::Failed(Failure::new(Code::Crashed, "the child fell silent and did not end")),
+            (None, Err(_)) => Event::Failed(Failure::new(
+                Code::Crashed,
+                "the child fell silent and did not end",
+            )),
         };
         // Nobody may be listening any more, and then nobody misses it.
         events.send(last).await.ok();
@@ -251,7 +282,10 @@ impl Supervisor {
         if self.cancelling {
             Event::Cancelled
         } else {
-            Event::Failed(Failure::new(Code::TimeLimit, "the job took longer than its time limit"))
+            Event::Failed(Failure::new(
+                Code::TimeLimit,
+                "the job took longer than its time limit",
+            ))
         }
     }
 
@@ -321,10 +355,16 @@ async fn read_tail(mut from: impl AsyncRead + Unpin) -> String {
 fn autopsy(status: io::Result<ExitStatus>, said: &str) -> Failure {
     let status = match status {
         Ok(status) => status,
-        Err(error) => return Failure::new(Code::Machine, format_args!("wait for the child: {error}")),
+        Err(error) => {
+            return Failure::new(Code::Machine, format_args!("wait for the child: {error}"));
+        }
     };
-    let is_memory = ["memory allocation of", "bad_alloc"].iter().any(|sign| said.contains(sign));
-    let signal = status.signal().and_then(|number| Signal::try_from(number).ok());
+    let is_memory = ["memory allocation of", "bad_alloc"]
+        .iter()
+        .any(|sign| said.contains(sign));
+    let signal = status
+        .signal()
+        .and_then(|number| Signal::try_from(number).ok());
     let code = match signal {
         Some(Signal::SIGXCPU) => Code::TimeLimit,
         // Nobody here sends it to a child that still works: the kernel does when the machine's memory is full.
@@ -332,8 +372,15 @@ fn autopsy(status: io::Result<ExitStatus>, said: &str) -> Failure {
         _ if is_memory => Code::OutOfMemory,
         _ => Code::Crashed,
     };
-    let last_words = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("it said nothing");
-    Failure::new(code, format_args!("the child ended with {status}: {last_words}"))
+    let last_words = said
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("it said nothing");
+    Failure::new(
+        code,
+        format_args!("the child ended with {status}: {last_words}"),
+    )
 }
 
 /// The event with its files in the scratch folder. A child names plain files there and nothing else.
@@ -341,12 +388,18 @@ fn located(event: Event, scratch: &Path) -> Result<Event, Failure> {
     let locate = |path: &mut PathBuf| {
         let mut parts = path.components();
         let (Some(Component::Normal(name)), None) = (parts.next(), parts.next()) else {
-            return Err(Failure::new(Code::Protocol, "the child named a file outside of its folder"));
+            return Err(Failure::new(
+                Code::Protocol,
+                "the child named a file outside of its folder",
+            ));
         };
         let located = scratch.join(name);
         let is_file = std::fs::symlink_metadata(&located).is_ok_and(|metadata| metadata.is_file());
         if !is_file {
-            return Err(Failure::new(Code::Protocol, "the child named a file that is none"));
+            return Err(Failure::new(
+                Code::Protocol,
+                "the child named a file that is none",
+            ));
         }
         *path = located;
         Ok(())
@@ -354,7 +407,9 @@ fn located(event: Event, scratch: &Path) -> Result<Event, Failure> {
     match event {
         Event::Segment(mut segment) => locate(&mut segment.path).map(|()| Event::Segment(segment)),
         Event::Done { mut outputs } => {
-            outputs.iter_mut().try_for_each(|output| locate(&mut output.path))?;
+            outputs
+                .iter_mut()
+                .try_for_each(|output| locate(&mut output.path))?;
             Ok(Event::Done { outputs })
         }
         other => Ok(other),
@@ -374,12 +429,28 @@ mod tests {
         std::fs::write(scratch.path().join("weights"), b"").unwrap();
         std::os::unix::fs::symlink("/etc/passwd", scratch.path().join("link")).unwrap();
         let named = |path: &str| {
-            let output = Output { name: "weights".into(), path: path.into(), sha256: Sha256::of(b""), bytes: 0 };
-            located(Event::Done { outputs: vec![output] }, scratch.path())
+            let output = Output {
+                name: "weights".into(),
+                path: path.into(),
+                sha256: Sha256::of(b""),
+                bytes: 0,
+            };
+            located(
+                Event::Done {
+                    outputs: vec![output],
+                },
+                scratch.path(),
+            )
         };
-        assert!(matches!(named("weights"), Ok(Event::Done { outputs }) if outputs[0].path.is_absolute()));
+        assert!(
+            matches!(named("weights"), Ok(Event::Done { outputs }) if outputs[0].path.is_absolute())
+        );
         for outside in ["/etc/passwd", "../x", "a/b", ".", "link", "absent"] {
-            assert_eq!(named(outside).unwrap_err().code, Code::Protocol, "{outside}");
+            assert_eq!(
+                named(outside).unwrap_err().code,
+                Code::Protocol,
+                "{outside}"
+            );
         }
     }
 
@@ -388,7 +459,13 @@ mod tests {
         let code = |raw, said: &str| autopsy(Ok(ExitStatus::from_raw(raw)), said).code;
         assert_eq!(code(Signal::SIGXCPU as i32, ""), Code::TimeLimit);
         assert_eq!(code(Signal::SIGKILL as i32, ""), Code::OutOfMemory);
-        assert_eq!(code(Signal::SIGABRT as i32, "memory allocation of 8 bytes failed"), Code::OutOfMemory);
+        assert_eq!(
+            code(
+                Signal::SIGABRT as i32,
+                "memory allocation of 8 bytes failed"
+            ),
+            Code::OutOfMemory
+        );
         assert_eq!(code(Signal::SIGSEGV as i32, ""), Code::Crashed);
         assert_eq!(code(256, "thread 'main' panicked"), Code::Crashed);
     }

@@ -64,7 +64,11 @@ impl Limits {
             Device::Cpu => 0,
             Device::Cuda => CUDA_HOST_BYTES,
         };
-        let cpu_seconds = self.wall.as_secs().saturating_mul(u64::from(threads)).saturating_add(CPU_SECONDS_SPARE);
+        let cpu_seconds = self
+            .wall
+            .as_secs()
+            .saturating_mul(u64::from(threads))
+            .saturating_add(CPU_SECONDS_SPARE);
         let arguments = [
             ("memory-bytes", self.memory_bytes.saturating_add(reserve)),
             ("cpu-seconds", cpu_seconds),
@@ -72,7 +76,10 @@ impl Limits {
             ("threads", u64::from(threads)),
             ("parent", u64::from(std::process::id())),
         ];
-        arguments.iter().map(|(name, value)| format!("--{name}={value}")).collect()
+        arguments
+            .iter()
+            .map(|(name, value)| format!("--{name}={value}"))
+            .collect()
     }
 }
 
@@ -85,8 +92,12 @@ impl ChildLimits {
         }
         prctl::set_no_new_privs()?;
         let stacks = STACK_BYTES * (u64::from(self.threads) + 2);
-        let memory = data_bytes()?.saturating_add(self.memory_bytes).saturating_add(stacks);
-        let tasks = tasks_of_user()?.saturating_add(u64::from(self.threads)).saturating_add(TASKS_MAX);
+        let memory = data_bytes()?
+            .saturating_add(self.memory_bytes)
+            .saturating_add(stacks);
+        let tasks = tasks_of_user()?
+            .saturating_add(u64::from(self.threads))
+            .saturating_add(TASKS_MAX);
         for (resource, limit) in [
             (Resource::RLIMIT_CORE, 0),
             (Resource::RLIMIT_NOFILE, FILES_MAX),
@@ -99,7 +110,11 @@ impl ChildLimits {
             setrlimit(resource, limit, limit)?;
         }
         // The soft limit ends it with SIGXCPU, which says why; the hard one follows if it does not end.
-        setrlimit(Resource::RLIMIT_CPU, self.cpu_seconds, self.cpu_seconds.saturating_add(5))?;
+        setrlimit(
+            Resource::RLIMIT_CPU,
+            self.cpu_seconds,
+            self.cpu_seconds.saturating_add(5),
+        )?;
         Ok(())
     }
 }
@@ -109,7 +124,13 @@ fn data_bytes() -> io::Result<u64> {
     let status = fs::read_to_string("/proc/self/status")?;
     let kilobytes = status
         .lines()
-        .find_map(|line| line.strip_prefix("VmData:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .find_map(|line| {
+            line.strip_prefix("VmData:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse::<u64>()
+                .ok()
+        })
         .ok_or_else(|| io::Error::other("/proc/self/status has no VmData"))?;
     Ok(kilobytes.saturating_mul(1024))
 }
@@ -120,9 +141,16 @@ fn tasks_of_user() -> io::Result<u64> {
     let mut tasks = 0_u64;
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
-        let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+        let is_process = entry
+            .file_name()
+            .as_encoded_bytes()
+            .iter()
+            .all(u8::is_ascii_digit);
         // A process may end while it is looked at.
-        let is_ours = is_process && entry.metadata().is_ok_and(|metadata| metadata.uid() == user);
+        let is_ours = is_process
+            && entry
+                .metadata()
+                .is_ok_and(|metadata| metadata.uid() == user);
         if is_ours && let Ok(threads) = fs::read_dir(entry.path().join("task")) {
             tasks = tasks.saturating_add(threads.count() as u64);
         }

@@ -98,7 +98,11 @@ impl Event {
     pub const fn is_last(&self) -> bool {
         match self {
             Self::Progress { .. } | Self::Metrics(_) | Self::Segment(_) => false,
-            Self::Done { .. } | Self::Class(_) | Self::Facts(_) | Self::Failed(_) | Self::Cancelled => true,
+            Self::Done { .. }
+            | Self::Class(_)
+            | Self::Facts(_)
+            | Self::Failed(_)
+            | Self::Cancelled => true,
         }
     }
 }
@@ -175,7 +179,8 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, MessageError> {
 
 /// The length that stands before a message.
 pub fn decode_length(header: [u8; LENGTH_BYTES]) -> Result<usize, MessageError> {
-    let length = usize::try_from(u32::from_be_bytes(header)).map_err(|_| MessageError::TooLong(usize::MAX))?;
+    let length = usize::try_from(u32::from_be_bytes(header))
+        .map_err(|_| MessageError::TooLong(usize::MAX))?;
     length_within_limit(length).map(|_| length)
 }
 
@@ -212,8 +217,15 @@ mod tests {
             sha256: Sha256::of(b""),
             bytes: 12,
         };
-        let events = [Event::Progress { done: 1, total: 2 }, Event::Segment(segment), Event::Cancelled];
-        let pipe: Vec<u8> = events.iter().flat_map(|event| encode(event).unwrap()).collect();
+        let events = [
+            Event::Progress { done: 1, total: 2 },
+            Event::Segment(segment),
+            Event::Cancelled,
+        ];
+        let pipe: Vec<u8> = events
+            .iter()
+            .flat_map(|event| encode(event).unwrap())
+            .collect();
         let mut from = pipe.as_slice();
         for event in events {
             assert_eq!(read::<Event>(&mut from).unwrap(), Some(event));
@@ -224,6 +236,9 @@ mod tests {
     #[test]
     fn a_message_over_the_limit_is_not_read() {
         let header = u32::try_from(MESSAGE_BYTES_MAX + 1).unwrap().to_be_bytes();
-        assert!(matches!(read::<Event>(&mut header.as_slice()), Err(MessageError::TooLong(_))));
+        assert!(matches!(
+            read::<Event>(&mut header.as_slice()),
+            Err(MessageError::TooLong(_))
+        ));
     }
 }

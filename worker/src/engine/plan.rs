@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use comptoir_domain::program::{
     Program,
     graph::{
-        Argument, InputSpec, MemoryFormat, Node, OptionalTensorArgument, OutputSpec, ScalarType, SymIntArgument,
-        TensorMeta,
+        Argument, InputSpec, MemoryFormat, Node, OptionalTensorArgument, OutputSpec, ScalarType,
+        SymIntArgument, TensorMeta,
     },
     operators,
 };
@@ -113,7 +113,12 @@ impl Plan {
     /// Prepares a checked program. The list of operators is asked once more: this is the last door before libtorch.
     pub fn new(program: &Program, phase: Phase) -> Result<Self, Failure> {
         let mut planner = Planner::of(program);
-        let calls = program.graph.nodes.iter().map(|node| planner.call(node, phase)).collect::<Result<_, _>>()?;
+        let calls = program
+            .graph
+            .nodes
+            .iter()
+            .map(|node| planner.call(node, phase))
+            .collect::<Result<_, _>>()?;
         let mut plan = Self {
             calls,
             inputs: Vec::new(),
@@ -124,26 +129,46 @@ impl Plan {
             names: Vec::new(),
         };
         for spec in &program.signature.input_specs {
-            if let InputSpec::UserInput { arg: Argument::Tensor(tensor) } = spec {
+            if let InputSpec::UserInput {
+                arg: Argument::Tensor(tensor),
+            } = spec
+            {
                 plan.inputs.push(planner.slot(&tensor.name)?);
             }
         }
         for (name, tensor) in &program.tensors {
-            plan.stored.push((name.clone(), planner.slot(&tensor.value)?));
+            plan.stored
+                .push((name.clone(), planner.slot(&tensor.value)?));
         }
         for spec in &program.signature.output_specs {
             match spec {
-                OutputSpec::UserOutput { arg: Argument::Tensor(tensor) } => {
+                OutputSpec::UserOutput {
+                    arg: Argument::Tensor(tensor),
+                } => {
                     plan.outputs.push(planner.slot(&tensor.name)?);
                 }
                 OutputSpec::BufferMutation { arg, buffer_name } => {
-                    plan.mutations.push((buffer_name.clone(), planner.slot(&arg.name)?));
+                    plan.mutations
+                        .push((buffer_name.clone(), planner.slot(&arg.name)?));
                 }
-                _ => return Err(Failure::new(Code::InvalidProgram, "an output is neither a tensor nor a buffer")),
+                _ => {
+                    return Err(Failure::new(
+                        Code::InvalidProgram,
+                        "an output is neither a tensor nor a buffer",
+                    ));
+                }
             }
         }
-        plan.records = planner.names.iter().map(|name| program.graph.tensor_values.get(*name).cloned()).collect();
-        plan.names = planner.names.iter().map(|name| (*name).to_owned()).collect();
+        plan.records = planner
+            .names
+            .iter()
+            .map(|name| program.graph.tensor_values.get(*name).cloned())
+            .collect();
+        plan.names = planner
+            .names
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect();
         plan.forget_what_nobody_reads();
         Ok(plan)
     }
@@ -151,7 +176,12 @@ impl Plan {
     /// Drops results that are never read, and releases each value behind its last reader.
     fn forget_what_nobody_reads(&mut self) {
         let mut is_read = vec![false; self.names.len()];
-        for slot in self.outputs.iter().copied().chain(self.mutations.iter().map(|(_, slot)| *slot)) {
+        for slot in self
+            .outputs
+            .iter()
+            .copied()
+            .chain(self.mutations.iter().map(|(_, slot)| *slot))
+        {
             is_read[slot] = true;
         }
         let kept = is_read.clone();
@@ -209,30 +239,60 @@ struct Planner<'a> {
 impl<'a> Planner<'a> {
     fn of(program: &'a Program) -> Self {
         let tensors = program.graph.tensor_values.keys();
-        let names: Vec<&str> = tensors.chain(program.graph.sym_int_values.keys()).map(String::as_str).collect();
-        let slots = names.iter().enumerate().map(|(slot, name)| (*name, slot)).collect();
+        let names: Vec<&str> = tensors
+            .chain(program.graph.sym_int_values.keys())
+            .map(String::as_str)
+            .collect();
+        let slots = names
+            .iter()
+            .enumerate()
+            .map(|(slot, name)| (*name, slot))
+            .collect();
         Self { slots, names }
     }
 
     fn slot(&self, name: &str) -> Result<Slot, Failure> {
-        let unknown = || Failure::new(Code::InvalidProgram, format_args!("value `{name}` is not described"));
+        let unknown = || {
+            Failure::new(
+                Code::InvalidProgram,
+                format_args!("value `{name}` is not described"),
+            )
+        };
         self.slots.get(name).copied().ok_or_else(unknown)
     }
 
     fn call(&mut self, node: &Node, phase: Phase) -> Result<Call, Failure> {
         if operators::rule(&node.target).is_none() {
-            let reason = format!("operator `{}` is not on the list of operators that may run", node.target);
+            let reason = format!(
+                "operator `{}` is not on the list of operators that may run",
+                node.target
+            );
             return Err(Failure::new(Code::InvalidProgram, reason));
         }
         let action = match operators::aten_name(&node.target) {
             Some((name, overload)) => self.aten(node, &name, overload, phase)?,
             None => self.integers(node)?,
         };
-        let outputs = node.outputs.iter().map(|output| self.bind(output)).collect::<Result<_, _>>()?;
-        Ok(Call { target: node.target.clone(), action, outputs, release: Vec::new() })
+        let outputs = node
+            .outputs
+            .iter()
+            .map(|output| self.bind(output))
+            .collect::<Result<_, _>>()?;
+        Ok(Call {
+            target: node.target.clone(),
+            action,
+            outputs,
+            release: Vec::new(),
+        })
     }
 
-    fn aten(&self, node: &Node, name: &str, overload: &str, phase: Phase) -> Result<Action, Failure> {
+    fn aten(
+        &self,
+        node: &Node,
+        name: &str,
+        overload: &str,
+        phase: Phase,
+    ) -> Result<Action, Failure> {
         let operator = Operator::find(name, overload)
             .map_err(|error| Failure::from_aten(Code::InvalidProgram, &node.target, &error))?;
         let mut arguments = Vec::with_capacity(node.inputs.len());
@@ -251,12 +311,20 @@ impl<'a> Planner<'a> {
         if phase == Phase::Inference && operator.has_argument("dropout_p") {
             set("dropout_p", Source::Float(0.0));
         }
-        let has_device = node.input("device").is_some_and(|device| matches!(device, Argument::Device(_)));
+        let has_device = node
+            .input("device")
+            .is_some_and(|device| matches!(device, Argument::Device(_)));
         if operator.has_argument("device") && (has_device || !operator.takes_tensor()) {
             set("device", Source::Device);
         }
-        let zero = name == "aten::empty" || name.starts_with("aten::empty_") || name.starts_with("aten::new_empty");
-        Ok(Action::Aten { operator, arguments, zero })
+        let zero = name == "aten::empty"
+            || name.starts_with("aten::empty_")
+            || name.starts_with("aten::new_empty");
+        Ok(Action::Aten {
+            operator,
+            arguments,
+            zero,
+        })
     }
 
     fn integers(&self, node: &Node) -> Result<Action, Failure> {
@@ -270,18 +338,30 @@ impl<'a> Planner<'a> {
             "_operator.neg" => (Arithmetic::Neg, 1),
             "torch.sym_max" => (Arithmetic::Max, 2),
             "torch.sym_min" => (Arithmetic::Min, 2),
-            other => return Err(Failure::new(Code::InvalidProgram, format_args!("`{other}` has no meaning here"))),
+            other => {
+                return Err(Failure::new(
+                    Code::InvalidProgram,
+                    format_args!("`{other}` has no meaning here"),
+                ));
+            }
         };
         let ints = node
             .inputs
             .iter()
             .map(|input| match self.source(&input.arg)? {
                 Source::Int(int) => Ok(int),
-                _ => Err(Failure::new(Code::InvalidProgram, format_args!("`{}` takes sizes", node.target))),
+                _ => Err(Failure::new(
+                    Code::InvalidProgram,
+                    format_args!("`{}` takes sizes", node.target),
+                )),
             })
             .collect::<Result<Vec<_>, _>>()?;
         if ints.len() != operands {
-            let reason = format!("`{}` takes {operands} sizes, not {}", node.target, ints.len());
+            let reason = format!(
+                "`{}` takes {operands} sizes, not {}",
+                node.target,
+                ints.len()
+            );
             return Err(Failure::new(Code::InvalidProgram, reason));
         }
         Ok(Action::Integers(arithmetic, ints))
@@ -295,9 +375,14 @@ impl<'a> Planner<'a> {
         Ok(match argument {
             Argument::None => Source::None,
             Argument::Tensor(tensor) => Source::Tensor(self.slot(&tensor.name)?),
-            Argument::OptionalTensor(tensor) => optional(tensor)?.map_or(Source::None, Source::Tensor),
+            Argument::OptionalTensor(tensor) => {
+                optional(tensor)?.map_or(Source::None, Source::Tensor)
+            }
             Argument::Tensors(tensors) => Source::Tensors(
-                tensors.iter().map(|tensor| self.slot(&tensor.name).map(Some)).collect::<Result<_, _>>()?,
+                tensors
+                    .iter()
+                    .map(|tensor| self.slot(&tensor.name).map(Some))
+                    .collect::<Result<_, _>>()?,
             ),
             Argument::OptionalTensors(tensors) => {
                 Source::Tensors(tensors.iter().map(optional).collect::<Result<_, _>>()?)
@@ -305,9 +390,15 @@ impl<'a> Planner<'a> {
             Argument::Int(int) => Source::Int(Int::Known(*int)),
             Argument::Ints(ints) => Source::Ints(ints.iter().copied().map(Int::Known).collect()),
             Argument::SymInt(int) => Source::Int(self.int(int)?),
-            Argument::SymInts(ints) => Source::Ints(ints.iter().map(|int| self.int(int)).collect::<Result<_, _>>()?),
+            Argument::SymInts(ints) => Source::Ints(
+                ints.iter()
+                    .map(|int| self.int(int))
+                    .collect::<Result<_, _>>()?,
+            ),
             Argument::Float(number) => Source::Float(number.0),
-            Argument::Floats(numbers) => Source::Floats(numbers.iter().map(|number| number.0).collect()),
+            Argument::Floats(numbers) => {
+                Source::Floats(numbers.iter().map(|number| number.0).collect())
+            }
             Argument::Bool(flag) => Source::Bool(*flag),
             Argument::Bools(flags) => Source::Bools(flags.clone()),
             Argument::String(text) => Source::Text(text.clone()),
@@ -321,7 +412,12 @@ impl<'a> Planner<'a> {
             // Strided, the only layout there is.
             Argument::Layout(_) => Source::Int(Int::Known(0)),
             Argument::Device(_) => Source::Device,
-            Argument::Strings(_) => return Err(Failure::new(Code::InvalidProgram, "a list of strings as argument")),
+            Argument::Strings(_) => {
+                return Err(Failure::new(
+                    Code::InvalidProgram,
+                    "a list of strings as argument",
+                ));
+            }
         })
     }
 
@@ -338,10 +434,15 @@ impl<'a> Planner<'a> {
             Argument::Tensor(tensor) => self.slot(&tensor.name).map(Bind::One),
             Argument::SymInt(SymIntArgument::Name(name)) => self.slot(name).map(Bind::One),
             Argument::Tensors(tensors) => {
-                let slots = tensors.iter().map(|tensor| self.slot(&tensor.name).map(Some));
+                let slots = tensors
+                    .iter()
+                    .map(|tensor| self.slot(&tensor.name).map(Some));
                 slots.collect::<Result<_, _>>().map(Bind::Many)
             }
-            _ => Err(Failure::new(Code::InvalidProgram, "a call that makes neither tensors nor sizes")),
+            _ => Err(Failure::new(
+                Code::InvalidProgram,
+                "a call that makes neither tensors nor sizes",
+            )),
         }
     }
 }

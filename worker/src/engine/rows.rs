@@ -30,25 +30,45 @@ impl Rows {
         let given = job.spec.inputs();
         let (mut inputs, mut rows) = (Vec::new(), None);
         for (name, meta) in program.user_inputs() {
-            let wrong = |reason: String| Failure::new(Code::InvalidInput, format_args!("input `{name}` {reason}"));
-            let source = given.get(name).ok_or_else(|| wrong("is missing".to_owned()))?;
+            let wrong = |reason: String| {
+                Failure::new(Code::InvalidInput, format_args!("input `{name}` {reason}"))
+            };
+            let source = given
+                .get(name)
+                .ok_or_else(|| wrong("is missing".to_owned()))?;
             let tensor = load(job, source)?;
-            let kind = tensor.f_kind().map_err(|error| read_failed(&error.into()))?;
+            let kind = tensor
+                .f_kind()
+                .map_err(|error| read_failed(&error.into()))?;
             if kind != kind_of(meta.dtype) {
-                return Err(wrong(format!("is {kind:?}; the program takes {:?}", kind_of(meta.dtype))));
+                return Err(wrong(format!(
+                    "is {kind:?}; the program takes {:?}",
+                    kind_of(meta.dtype)
+                )));
             }
             let size = tensor.size();
             let row: Vec<SymInt> = size.iter().skip(1).map(|size| SymInt::Int(*size)).collect();
             if size.is_empty() || Some(row.as_slice()) != meta.sizes.get(1..) {
-                return Err(wrong(format!("has the shape {size:?}, which the program does not take")));
+                return Err(wrong(format!(
+                    "has the shape {size:?}, which the program does not take"
+                )));
             }
             if *rows.get_or_insert(size[0]) != size[0] {
-                return Err(wrong(format!("has {} rows, another input has not", size[0])));
+                return Err(wrong(format!(
+                    "has {} rows, another input has not",
+                    size[0]
+                )));
             }
             inputs.push(tensor);
         }
-        if let Some(unknown) = given.keys().find(|name| !program.user_inputs().any(|(known, _)| known == *name)) {
-            return Err(Failure::new(Code::InvalidInput, format_args!("the program has no input `{unknown}`")));
+        if let Some(unknown) = given
+            .keys()
+            .find(|name| !program.user_inputs().any(|(known, _)| known == *name))
+        {
+            return Err(Failure::new(
+                Code::InvalidInput,
+                format_args!("the program has no input `{unknown}`"),
+            ));
         }
         let rows = usize::try_from(rows.unwrap_or(0)).expect("a tensor has no negative size");
         if rows == 0 {
@@ -61,13 +81,25 @@ impl Rows {
 
     /// Some rows of each input, on a device.
     pub fn select(&self, rows: &Tensor, device: Device) -> Result<Vec<Tensor>, AtenError> {
-        self.inputs.iter().map(|input| select(input, rows, device)).collect()
+        self.inputs
+            .iter()
+            .map(|input| select(input, rows, device))
+            .collect()
     }
 
     /// A run of neighbouring rows of each input, on a device.
-    pub fn slice(&self, start: usize, length: usize, device: Device) -> Result<Vec<Tensor>, AtenError> {
+    pub fn slice(
+        &self,
+        start: usize,
+        length: usize,
+        device: Device,
+    ) -> Result<Vec<Tensor>, AtenError> {
         let number = |rows| i64::try_from(rows).expect("rows are counted in i64");
-        let part = |input: &Tensor| Ok(input.f_narrow(0, number(start), number(length))?.f_to_device(device)?);
+        let part = |input: &Tensor| {
+            Ok(input
+                .f_narrow(0, number(start), number(length))?
+                .f_to_device(device)?)
+        };
         self.inputs.iter().map(part).collect()
     }
 }
@@ -80,17 +112,24 @@ pub fn select(tensor: &Tensor, rows: &Tensor, device: Device) -> Result<Tensor, 
 /// A tensor that the specification names.
 pub fn load(job: &JobTask, source: &TensorRef) -> Result<Tensor, Failure> {
     let mut file = open(job, source.blob)?;
-    file.tensor(&source.tensor).map_err(|error| error.into_failure(Code::InvalidInput, "read a tensor of the input"))
+    file.tensor(&source.tensor)
+        .map_err(|error| error.into_failure(Code::InvalidInput, "read a tensor of the input"))
 }
 
 /// A tensor file that the specification names.
 pub fn open(job: &JobTask, blob: Sha256) -> Result<TensorFile, Failure> {
-    TensorFile::open(path(job, blob)?).map_err(|error| error.into_failure(Code::InvalidInput, "open the input"))
+    TensorFile::open(path(job, blob)?)
+        .map_err(|error| error.into_failure(Code::InvalidInput, "open the input"))
 }
 
 /// Where a blob of the specification lies.
 pub fn path(job: &JobTask, blob: Sha256) -> Result<&PathBuf, Failure> {
-    let absent = || Failure::new(Code::Machine, format_args!("blob {blob} was not handed over"));
+    let absent = || {
+        Failure::new(
+            Code::Machine,
+            format_args!("blob {blob} was not handed over"),
+        )
+    };
     job.blobs.get(&blob).ok_or_else(absent)
 }
 

@@ -34,21 +34,40 @@ impl Runner {
     /// Prepares a program.
     pub fn new(program: &Program, phase: Phase, device: Device) -> Result<Self, Failure> {
         let plan = Plan::new(program, phase)?;
-        Ok(Self { plan, batch: program.batch.clone(), device, expected: RefCell::default() })
+        Ok(Self {
+            plan,
+            batch: program.batch.clone(),
+            device,
+            expected: RefCell::default(),
+        })
     }
 
     /// Runs it on a batch: the user's inputs in order, on the device, in; the user's outputs out.
     ///
     /// Every value that is read must be what the export recorded: prices are computed from those records.
     pub fn run(&self, state: &State, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
-        let mut values: Vec<Option<Value>> = std::iter::repeat_with(|| None).take(self.plan.names.len()).collect();
-        let rows = inputs.first().and_then(|input| input.size().first().copied()).unwrap_or(0);
+        let mut values: Vec<Option<Value>> = std::iter::repeat_with(|| None)
+            .take(self.plan.names.len())
+            .collect();
+        let rows = inputs
+            .first()
+            .and_then(|input| input.size().first().copied())
+            .unwrap_or(0);
         let expected = self.expected(rows);
         if inputs.len() != self.plan.inputs.len() {
-            return Err(Failure::new(Code::InvalidInput, "the program has another number of inputs"));
+            return Err(Failure::new(
+                Code::InvalidInput,
+                "the program has another number of inputs",
+            ));
         }
         for (slot, input) in self.plan.inputs.iter().zip(inputs) {
-            self.keep(&mut values, &expected, *slot, input.shallow_clone(), Code::InvalidInput)?;
+            self.keep(
+                &mut values,
+                &expected,
+                *slot,
+                input.shallow_clone(),
+                Code::InvalidInput,
+            )?;
         }
         for (name, slot) in &self.plan.stored {
             values[*slot] = Some(Value::Tensor(state.tensor(name)?.shallow_clone()));
@@ -66,7 +85,11 @@ impl Runner {
             let mut target = state.tensor(buffer)?.shallow_clone();
             target.f_copy_(new).map_err(|error| during(buffer, error))?;
         }
-        self.plan.outputs.iter().map(|slot| self.tensor(&values, *slot).map(Tensor::shallow_clone)).collect()
+        self.plan
+            .outputs
+            .iter()
+            .map(|slot| self.tensor(&values, *slot).map(Tensor::shallow_clone))
+            .collect()
     }
 
     fn expected(&self, rows: i64) -> Rc<Vec<Option<Expected>>> {
@@ -75,9 +98,16 @@ impl Runner {
         }
         let batch = u64::try_from(rows).unwrap_or(0);
         let shape = |record: &TensorMeta| {
-            self.batch.sizes(record, batch).map(|sizes| (kind_of(record.dtype), sizes))
+            self.batch
+                .sizes(record, batch)
+                .map(|sizes| (kind_of(record.dtype), sizes))
         };
-        let shapes = self.plan.records.iter().map(|record| record.as_ref().map(shape)).collect();
+        let shapes = self
+            .plan
+            .records
+            .iter()
+            .map(|record| record.as_ref().map(shape))
+            .collect();
         let shapes = Rc::new(shapes);
         self.expected.borrow_mut().insert(rows, Rc::clone(&shapes));
         shapes
@@ -86,22 +116,38 @@ impl Runner {
     fn execute(&self, call: &Call, values: &[Option<Value>]) -> Result<Vec<Output>, Failure> {
         match &call.action {
             Action::Integers(arithmetic, operands) => {
-                let operands = operands.iter().map(|int| self.int(values, *int)).collect::<Result<Vec<_>, _>>()?;
+                let operands = operands
+                    .iter()
+                    .map(|int| self.int(values, *int))
+                    .collect::<Result<Vec<_>, _>>()?;
                 let result = compute(*arithmetic, &operands);
-                let overflow = || Failure::new(Code::OperatorFailed, format_args!("`{}` of {operands:?}", call.target));
+                let overflow = || {
+                    Failure::new(
+                        Code::OperatorFailed,
+                        format_args!("`{}` of {operands:?}", call.target),
+                    )
+                };
                 Ok(vec![Output::Int(result.ok_or_else(overflow)?)])
             }
-            Action::Aten { operator, arguments, zero } => {
+            Action::Aten {
+                operator,
+                arguments,
+                zero,
+            } => {
                 let inputs = arguments
                     .iter()
                     .map(|(name, source)| Ok((name.as_str(), self.input(values, source)?)))
                     .collect::<Result<Vec<_>, Failure>>()?;
-                let outputs = operator.call(inputs).map_err(|error| during(&call.target, error))?;
+                let outputs = operator
+                    .call(inputs)
+                    .map_err(|error| during(&call.target, error))?;
                 if *zero {
                     for output in &outputs {
                         if let Output::Tensor(tensor) = output {
-                            let _zeroed =
-                                tensor.shallow_clone().f_zero_().map_err(|error| during(&call.target, error))?;
+                            let _zeroed = tensor
+                                .shallow_clone()
+                                .f_zero_()
+                                .map_err(|error| during(&call.target, error))?;
                         }
                     }
                 }
@@ -148,7 +194,13 @@ impl Runner {
             Bind::Many(_) | Bind::Drop => None,
         });
         let name = first.unwrap_or("of the list");
-        Failure::new(Code::InvalidProgram, format_args!("`{}` does not make the value `{name}` as recorded", call.target))
+        Failure::new(
+            Code::InvalidProgram,
+            format_args!(
+                "`{}` does not make the value `{name}` as recorded",
+                call.target
+            ),
+        )
     }
 
     fn keep(
@@ -159,7 +211,12 @@ impl Runner {
         tensor: Tensor,
         code: Code,
     ) -> Result<(), Failure> {
-        let made = (tensor.f_kind().map_err(|error| during("read a type", error))?, tensor.size());
+        let made = (
+            tensor
+                .f_kind()
+                .map_err(|error| during("read a type", error))?,
+            tensor.size(),
+        );
         match &expected[slot] {
             Some(Ok(recorded)) if *recorded == made => {
                 values[slot] = Some(Value::Tensor(tensor));
@@ -167,24 +224,33 @@ impl Runner {
             }
             recorded => {
                 let name = &self.plan.names[slot];
-                let reason = format!("value `{name}` is {made:?} where the program records {recorded:?}");
+                let reason =
+                    format!("value `{name}` is {made:?} where the program records {recorded:?}");
                 Err(Failure::new(code, reason))
             }
         }
     }
 
-    fn input<'a>(&'a self, values: &'a [Option<Value>], source: &'a Source) -> Result<Input<'a>, Failure> {
+    fn input<'a>(
+        &'a self,
+        values: &'a [Option<Value>],
+        source: &'a Source,
+    ) -> Result<Input<'a>, Failure> {
         Ok(match source {
             Source::None => Input::None,
             Source::Tensor(slot) => Input::Tensor(self.tensor(values, *slot)?),
             Source::Tensors(slots) => {
-                let tensors = slots.iter().map(|slot| slot.map(|slot| self.tensor(values, slot)).transpose());
+                let tensors = slots
+                    .iter()
+                    .map(|slot| slot.map(|slot| self.tensor(values, slot)).transpose());
                 Input::Tensors(tensors.collect::<Result<_, _>>()?)
             }
             Source::Int(int) => Input::Int(self.int(values, *int)?),
-            Source::Ints(ints) => {
-                Input::Ints(ints.iter().map(|int| self.int(values, *int)).collect::<Result<_, _>>()?)
-            }
+            Source::Ints(ints) => Input::Ints(
+                ints.iter()
+                    .map(|int| self.int(values, *int))
+                    .collect::<Result<_, _>>()?,
+            ),
             Source::Float(number) => Input::Float(*number),
             Source::Floats(numbers) => Input::Floats(numbers.clone()),
             Source::Bool(flag) => Input::Bool(*flag),
@@ -212,7 +278,10 @@ impl Runner {
     }
 
     fn absent(&self, slot: Slot, what: &str) -> Failure {
-        Failure::new(Code::InvalidProgram, format_args!("no {what} `{}` at this point", self.plan.names[slot]))
+        Failure::new(
+            Code::InvalidProgram,
+            format_args!("no {what} `{}` at this point", self.plan.names[slot]),
+        )
     }
 }
 
@@ -230,11 +299,19 @@ fn compute(arithmetic: Arithmetic, operands: &[i64]) -> Option<i64> {
         Arithmetic::FloorDiv => {
             let quotient = a.checked_div(b)?;
             let is_exact = a.checked_rem(b)? == 0;
-            if is_exact || (a < 0) == (b < 0) { Some(quotient) } else { quotient.checked_sub(1) }
+            if is_exact || (a < 0) == (b < 0) {
+                Some(quotient)
+            } else {
+                quotient.checked_sub(1)
+            }
         }
         Arithmetic::Mod => {
             let remainder = a.checked_rem(b)?;
-            if remainder == 0 || (remainder < 0) == (b < 0) { Some(remainder) } else { remainder.checked_add(b) }
+            if remainder == 0 || (remainder < 0) == (b < 0) {
+                Some(remainder)
+            } else {
+                remainder.checked_add(b)
+            }
         }
         Arithmetic::Pow => a.checked_pow(u32::try_from(b).ok()?),
         Arithmetic::Neg => a.checked_neg(),
@@ -250,7 +327,10 @@ mod tests {
     #[test]
     fn sizes_divide_as_in_python() {
         let both = |a, b| {
-            (compute(Arithmetic::FloorDiv, &[a, b]).unwrap(), compute(Arithmetic::Mod, &[a, b]).unwrap())
+            (
+                compute(Arithmetic::FloorDiv, &[a, b]).unwrap(),
+                compute(Arithmetic::Mod, &[a, b]).unwrap(),
+            )
         };
         assert_eq!(both(7, 2), (3, 1));
         assert_eq!(both(-7, 2), (-4, 1));

@@ -44,26 +44,38 @@ impl State {
         let mut by_payload: BTreeMap<&str, Vec<(&String, &StoredTensor)>> = BTreeMap::new();
         for (name, stored) in &program.tensors {
             if first_names[name] == *name {
-                by_payload.entry(&stored.payload).or_default().push((name, stored));
+                by_payload
+                    .entry(&stored.payload)
+                    .or_default()
+                    .push((name, stored));
             }
         }
-        let clone = Operator::find("aten::clone", "").map_err(|error| failed("load tensors", &error))?;
+        let clone =
+            Operator::find("aten::clone", "").map_err(|error| failed("load tensors", &error))?;
         let mut firsts = BTreeMap::new();
         for (payload, views) in by_payload {
             let bytes = archive.payload(payload).map_err(unreadable)?;
             for (name, stored) in views {
                 if stored.dtype == ScalarType::Bool && !are_booleans(&bytes) {
-                    let reason = format!("stored tensor `{name}` has a boolean that is neither 0 nor 1");
+                    let reason =
+                        format!("stored tensor `{name}` has a boolean that is neither 0 nor 1");
                     return Err(Failure::new(Code::InvalidProgram, reason));
                 }
-                let tensor = view(stored, &bytes, &clone, device).map_err(|error| failed(name, &error))?;
+                let tensor =
+                    view(stored, &bytes, &clone, device).map_err(|error| failed(name, &error))?;
                 firsts.insert(name.clone(), tensor);
             }
         }
-        let tensors = first_names.iter().map(|(name, first)| (name.clone(), firsts[first].shallow_clone())).collect();
+        let tensors = first_names
+            .iter()
+            .map(|(name, first)| (name.clone(), firsts[first].shallow_clone()))
+            .collect();
         let written = written_buffers(&program);
         let first_of = |select: &dyn Fn(&String, &Role) -> bool| -> BTreeSet<String> {
-            let chosen = program.tensors.iter().filter(|(name, stored)| select(name, &stored.role));
+            let chosen = program
+                .tensors
+                .iter()
+                .filter(|(name, stored)| select(name, &stored.role));
             chosen.map(|(name, _)| first_names[name].clone()).collect()
         };
         let saved = first_of(&|name, role| match role {
@@ -71,8 +83,20 @@ impl State {
             Role::Buffer { persistent: false } => written.contains(name),
             Role::Constant => false,
         });
-        let trainable = first_of(&|_, role| matches!(role, Role::Parameter { requires_grad: true }));
-        Ok(Self { tensors, first_names, saved, trainable })
+        let trainable = first_of(&|_, role| {
+            matches!(
+                role,
+                Role::Parameter {
+                    requires_grad: true
+                }
+            )
+        });
+        Ok(Self {
+            tensors,
+            first_names,
+            saved,
+            trainable,
+        })
     }
 
     /// Replaces parameters and buffers by those of a file. It must hold each of them, under any of its names, and nothing
@@ -82,53 +106,84 @@ impl State {
         let mut given: BTreeMap<&String, Vec<u8>> = BTreeMap::new();
         let names: Vec<String> = file.header().tensors.keys().cloned().collect();
         for name in &names {
-            let wrong = |reason: &str| Failure::new(Code::InvalidWeights, format_args!("weight `{name}` {reason}"));
-            let (Some(target), Some(first)) = (self.tensors.get(name), self.first_names.get(name)) else {
+            let wrong = |reason: &str| {
+                Failure::new(
+                    Code::InvalidWeights,
+                    format_args!("weight `{name}` {reason}"),
+                )
+            };
+            let (Some(target), Some(first)) = (self.tensors.get(name), self.first_names.get(name))
+            else {
                 return Err(wrong("is not of this program"));
             };
-            let tensor = file.tensor(name).map_err(|error| error.into_failure(Code::InvalidWeights, name))?;
+            let tensor = file
+                .tensor(name)
+                .map_err(|error| error.into_failure(Code::InvalidWeights, name))?;
             let kinds = (tensor.f_kind(), target.f_kind());
             if tensor.size() != target.size() || !matches!(kinds, (Ok(a), Ok(b)) if a == b) {
-                return Err(wrong("has another shape or element type than the program's"));
+                return Err(wrong(
+                    "has another shape or element type than the program's",
+                ));
             }
             let bytes = files::to_bytes(&tensor).map_err(|error| failed(name, &error))?;
             match given.get(first) {
-                Some(other) if *other != bytes => return Err(wrong("is tied to another weight that differs")),
+                Some(other) if *other != bytes => {
+                    return Err(wrong("is tied to another weight that differs"));
+                }
                 Some(_) => {}
                 None => {
-                    target.shallow_clone().f_copy_(&tensor).map_err(|error| failed(name, &error.into()))?;
+                    target
+                        .shallow_clone()
+                        .f_copy_(&tensor)
+                        .map_err(|error| failed(name, &error.into()))?;
                     given.insert(first, bytes);
                 }
             }
         }
         match self.saved.iter().find(|first| !given.contains_key(first)) {
-            Some(missing) => Err(Failure::new(Code::InvalidWeights, format_args!("weight `{missing}` is missing"))),
+            Some(missing) => Err(Failure::new(
+                Code::InvalidWeights,
+                format_args!("weight `{missing}` is missing"),
+            )),
             None => Ok(()),
         }
     }
 
     /// A tensor by any of its names.
     pub fn tensor(&self, name: &str) -> Result<&Tensor, Failure> {
-        let unknown = || Failure::new(Code::InvalidProgram, format_args!("no stored tensor `{name}`"));
+        let unknown = || {
+            Failure::new(
+                Code::InvalidProgram,
+                format_args!("no stored tensor `{name}`"),
+            )
+        };
         self.tensors.get(name).ok_or_else(unknown)
     }
 
     /// Every tensor once, by its first name in order: what a checkpoint holds.
     pub fn firsts(&self) -> impl Iterator<Item = (&String, &Tensor)> {
-        self.tensors.iter().filter(|(name, _)| self.first_names[*name] == **name)
+        self.tensors
+            .iter()
+            .filter(|(name, _)| self.first_names[*name] == **name)
     }
 
     /// What a result holds.
     #[must_use]
     pub fn saved(&self) -> Vec<(String, Tensor)> {
         let chosen = self.firsts().filter(|(name, _)| self.saved.contains(*name));
-        chosen.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+        chosen
+            .map(|(name, tensor)| (name.clone(), tensor.shallow_clone()))
+            .collect()
     }
 
     /// Makes parameters collect gradients, and returns them in the order of their first names.
     pub fn track_gradients(&self) -> Result<Vec<Tensor>, AtenError> {
-        let chosen = self.firsts().filter(|(name, _)| self.trainable.contains(*name));
-        chosen.map(|(_, tensor)| Ok(tensor.f_set_requires_grad(true)?)).collect()
+        let chosen = self
+            .firsts()
+            .filter(|(name, _)| self.trainable.contains(*name));
+        chosen
+            .map(|(_, tensor)| Ok(tensor.f_set_requires_grad(true)?))
+            .collect()
     }
 }
 
@@ -140,7 +195,9 @@ fn failed(what: &str, error: &AtenError) -> Failure {
 #[must_use]
 pub fn unreadable(error: ArchiveError) -> Failure {
     match error {
-        ArchiveError::Io(error) => Failure::new(Code::Machine, format_args!("read the program: {error}")),
+        ArchiveError::Io(error) => {
+            Failure::new(Code::Machine, format_args!("read the program: {error}"))
+        }
         other => Failure::new(Code::InvalidProgram, other),
     }
 }
@@ -174,25 +231,49 @@ fn written_buffers(program: &Program) -> BTreeSet<&String> {
             }
         }
     }
-    let named = program.tensors.iter().filter(|(_, stored)| values.contains(&stored.value)).map(|(name, _)| name);
-    let replaced = program.signature.output_specs.iter().filter_map(|spec| match spec {
-        OutputSpec::BufferMutation { buffer_name, .. } => Some(buffer_name),
-        _ => None,
-    });
+    let named = program
+        .tensors
+        .iter()
+        .filter(|(_, stored)| values.contains(&stored.value))
+        .map(|(name, _)| name);
+    let replaced = program
+        .signature
+        .output_specs
+        .iter()
+        .filter_map(|spec| match spec {
+            OutputSpec::BufferMutation { buffer_name, .. } => Some(buffer_name),
+            _ => None,
+        });
     named.chain(replaced).collect()
 }
 
 /// One stored tensor in memory of its own, with the strides it was stored with.
-fn view(stored: &StoredTensor, payload: &[u8], clone: &Operator, device: Device) -> Result<Tensor, AtenError> {
+fn view(
+    stored: &StoredTensor,
+    payload: &[u8],
+    clone: &Operator,
+    device: Device,
+) -> Result<Tensor, AtenError> {
     let size = usize::try_from(stored.dtype.size()).expect("an element has a few bytes");
     let elements = payload.len() / size;
-    let flat = files::from_bytes(stored.dtype, &[elements as u64], &payload[..elements * size])?;
+    let flat = files::from_bytes(
+        stored.dtype,
+        &[elements as u64],
+        &payload[..elements * size],
+    )?;
     let numbers = |numbers: &[u64]| -> Vec<i64> {
-        numbers.iter().map(|number| i64::try_from(*number).expect("it lies within the payload")).collect()
+        numbers
+            .iter()
+            .map(|number| i64::try_from(*number).expect("it lies within the payload"))
+            .collect()
     };
     let offset = i64::try_from(stored.storage_offset).expect("it lies within the payload");
     let strided = flat.f_as_strided(numbers(&stored.sizes), numbers(&stored.strides), offset)?;
     let is_whole = stored.is_contiguous() && stored.elements() == Some(elements as u64);
-    let owned = if is_whole { strided } else { clone.tensor([("self", Input::Tensor(&strided))])? };
+    let owned = if is_whole {
+        strided
+    } else {
+        clone.tensor([("self", Input::Tensor(&strided))])?
+    };
     Ok(owned.f_to_device(device)?)
 }

@@ -30,12 +30,25 @@ pub const WEIGHTS: &str = "weights";
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs a training job to its end.
-pub fn train(spec: &TrainingSpec, job: &JobTask, context: &mut Context<'_>) -> Result<Vec<Output>, Stop> {
+pub fn train(
+    spec: &TrainingSpec,
+    job: &JobTask,
+    context: &mut Context<'_>,
+) -> Result<Vec<Output>, Stop> {
     let mut session = Session::start(spec, job, context)?;
     if let Some(checkpoint) = &job.resume {
-        session.progress = checkpoint::restore(checkpoint, &session.state, &mut session.optimizer, context.device)?;
+        session.progress = checkpoint::restore(
+            checkpoint,
+            &session.state,
+            &mut session.optimizer,
+            context.device,
+        )?;
         if session.progress.step > session.steps_total {
-            return Err(Failure::new(Code::InvalidCheckpoint, "the checkpoint is from behind the end").into());
+            return Err(Failure::new(
+                Code::InvalidCheckpoint,
+                "the checkpoint is from behind the end",
+            )
+            .into());
         }
     }
     let mut told = Instant::now();
@@ -45,12 +58,24 @@ pub fn train(spec: &TrainingSpec, job: &JobTask, context: &mut Context<'_>) -> R
         session.report(context)?;
         if told.elapsed() >= PROGRESS_INTERVAL {
             told = Instant::now();
-            context.emit(Event::Progress { done: session.progress.step, total: session.steps_total })?;
+            context.emit(Event::Progress {
+                done: session.progress.step,
+                total: session.steps_total,
+            })?;
         }
     }
-    let saved = files::save(context.scratch, "weights.safetensors", &session.state.saved())
-        .map_err(|error| error.into_failure(Code::InvalidProgram, "save the weights"))?;
-    Ok(vec![Output { name: WEIGHTS.to_owned(), path: saved.path, sha256: saved.sha256, bytes: saved.bytes }])
+    let saved = files::save(
+        context.scratch,
+        "weights.safetensors",
+        &session.state.saved(),
+    )
+    .map_err(|error| error.into_failure(Code::InvalidProgram, "save the weights"))?;
+    Ok(vec![Output {
+        name: WEIGHTS.to_owned(),
+        path: saved.path,
+        sha256: saved.sha256,
+        bytes: saved.bytes,
+    }])
 }
 
 /// A training in progress.
@@ -73,7 +98,11 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn start(spec: &'a TrainingSpec, job: &JobTask, context: &Context<'_>) -> Result<Self, Failure> {
+    fn start(
+        spec: &'a TrainingSpec,
+        job: &JobTask,
+        context: &Context<'_>,
+    ) -> Result<Self, Failure> {
         let mut archive = rows::open_program(job, &job.spec)?;
         let program = archive.program().clone();
         if !program.is_trainable() {
@@ -82,7 +111,10 @@ impl<'a> Session<'a> {
         }
         let outputs = program.user_outputs().count();
         if u64::from(spec.output) >= outputs as u64 {
-            let reason = format!("the loss reads output {}, and the program has {outputs}", spec.output);
+            let reason = format!(
+                "the loss reads output {}, and the program has {outputs}",
+                spec.output
+            );
             return Err(Failure::new(Code::InvalidInput, reason));
         }
         let runner = Runner::new(&program, Phase::Training, context.device)?;
@@ -92,9 +124,11 @@ impl<'a> Session<'a> {
         }
         let rows = Rows::load(&program, job, spec.batch_size)?;
         let objective = Objective::new(spec.loss, rows::load(job, &spec.target)?, rows.rows)?;
-        let started = |error: AtenError| Failure::from_aten(Code::Machine, "start the training", &error);
+        let started =
+            |error: AtenError| Failure::from_aten(Code::Machine, "start the training", &error);
         let parameters = state.track_gradients().map_err(started)?;
-        let optimizer = Optimizer::new(spec.optimizer.clone(), parameters.len()).map_err(started)?;
+        let optimizer =
+            Optimizer::new(spec.optimizer.clone(), parameters.len()).map_err(started)?;
         checkpoint::check_size(&state, parameters.len())?;
         tch::manual_seed(i64::try_from(spec.seed).expect("a seed is below 2^53"));
         let batch_size = usize::try_from(spec.batch_size).expect("a batch size is limited");
@@ -121,12 +155,19 @@ impl<'a> Session<'a> {
     fn step(&mut self, context: &Context<'_>) -> Result<(), Failure> {
         let step = self.progress.step;
         let epoch = u32::try_from(step / self.steps_per_epoch).expect("epochs are limited");
-        let first = usize::try_from(step % self.steps_per_epoch).expect("a batch is within the rows") * self.batch_size;
+        let first = usize::try_from(step % self.steps_per_epoch)
+            .expect("a batch is within the rows")
+            * self.batch_size;
         let batch = self.batch(epoch, first);
-        let on_libtorch = |error: AtenError| Failure::from_aten(Code::OperatorFailed, "train a step", &error);
-        let inputs = self.rows.select(&batch, context.device).map_err(on_libtorch)?;
+        let on_libtorch =
+            |error: AtenError| Failure::from_aten(Code::OperatorFailed, "train a step", &error);
+        let inputs = self
+            .rows
+            .select(&batch, context.device)
+            .map_err(on_libtorch)?;
         let outputs = self.runner.run(&self.state, &inputs)?;
-        let output = &outputs[usize::try_from(self.spec.output).expect("it was checked against the program")];
+        let output = &outputs
+            [usize::try_from(self.spec.output).expect("it was checked against the program")];
         let measured = self.objective.measure(output, &batch, context.device)?;
         if !measured.value.is_finite() {
             let reason = format!("the loss of step {} is {}", step + 1, measured.value);
@@ -134,10 +175,21 @@ impl<'a> Session<'a> {
         }
         let gradients = Tensor::f_run_backward(&[&measured.loss], &self.parameters, false, false)
             .map_err(|error| on_libtorch(error.into()))?;
-        let position = Position { step, steps_total: self.steps_total, epoch };
-        self.learning_rate = schedule::learning_rate(&self.spec.schedule, self.spec.optimizer.learning_rate(), position);
-        self.optimizer.step(&self.parameters, &gradients, self.learning_rate).map_err(on_libtorch)?;
-        self.progress.took(batch.numel() as u64, measured.value, measured.correct);
+        let position = Position {
+            step,
+            steps_total: self.steps_total,
+            epoch,
+        };
+        self.learning_rate = schedule::learning_rate(
+            &self.spec.schedule,
+            self.spec.optimizer.learning_rate(),
+            position,
+        );
+        self.optimizer
+            .step(&self.parameters, &gradients, self.learning_rate)
+            .map_err(on_libtorch)?;
+        self.progress
+            .took(batch.numel() as u64, measured.value, measured.correct);
         Ok(())
     }
 
@@ -145,10 +197,17 @@ impl<'a> Session<'a> {
     fn batch(&mut self, epoch: u32, first: usize) -> Tensor {
         if self.order.as_ref().is_none_or(|(known, _)| *known != epoch) {
             let shuffled = shuffle::shuffled(self.rows.rows, self.spec.seed, u64::from(epoch));
-            let order = shuffled.into_iter().map(|row| i64::try_from(row).expect("rows are counted in i64")).collect();
+            let order = shuffled
+                .into_iter()
+                .map(|row| i64::try_from(row).expect("rows are counted in i64"))
+                .collect();
             self.order = Some((epoch, order));
         }
-        let order = self.order.as_ref().map(|(_, order)| order.as_slice()).expect("it was just made");
+        let order = self
+            .order
+            .as_ref()
+            .map(|(_, order)| order.as_slice())
+            .expect("it was just made");
         let last = (first + self.batch_size).min(order.len());
         Tensor::from_slice(&order[first..last])
     }
@@ -166,10 +225,22 @@ impl<'a> Session<'a> {
         let last = step == self.steps_total;
         if last || step.is_multiple_of(segment_steps) {
             let no = step.div_ceil(segment_steps);
-            let saved =
-                checkpoint::save(context.scratch, no, &self.state, &self.optimizer, &self.progress, context.device)?;
-            let segment =
-                Segment { no, steps: step, last, path: saved.path, sha256: saved.sha256, bytes: saved.bytes };
+            let saved = checkpoint::save(
+                context.scratch,
+                no,
+                &self.state,
+                &self.optimizer,
+                &self.progress,
+                context.device,
+            )?;
+            let segment = Segment {
+                no,
+                steps: step,
+                last,
+                path: saved.path,
+                sha256: saved.sha256,
+                bytes: saved.bytes,
+            };
             context.emit(Event::Segment(segment))?;
         }
         Ok(())

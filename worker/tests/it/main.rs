@@ -1,0 +1,10 @@
+//! The engine end to end: real programs, real child processes, real libtorch.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod canary;
+mod children;
+mod harness;
+mod inference;
+mod refusals;
+mod training;
