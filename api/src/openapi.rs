@@ -26,6 +26,7 @@ use utoipa::{
         (name = "blobs", description = "Files by the digest of their bytes: programs, data, results"),
         (name = "jobs", description = "Prices, jobs, their events and results"),
         (name = "workers", description = "Your own workers, and tokens that join new ones"),
+        (name = "money", description = "Balance, statement, prices and withdrawals"),
         (name = "service", description = "How the service is"),
     ),
 )]

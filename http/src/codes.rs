@@ -112,6 +112,16 @@ pub const ALL: &[Code] = &[
         "The job has no results: it has not completed, or never will. Its state and its failure say more.",
     ),
     code(
+        "withdrawal_released",
+        409,
+        "The withdrawal is released, so it cannot be cancelled. Claim it on-chain once its batch is active.",
+    ),
+    code(
+        "exit_requested",
+        409,
+        "The address asked the contract to leave. Nothing is spent for it until that exit is answered; what it has becomes claimable.",
+    ),
+    code(
         "quote_expired",
         410,
         "The quote's 15 minutes are over. Ask for another.",

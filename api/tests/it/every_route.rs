@@ -28,9 +28,14 @@ type MakeObject = for<'a> fn(&'a TestApp, &'a Session) -> BoxFuture<'a, Vec<Stri
 
 /// How to make the objects of the routes with parameters, by the beginning of the path. Whoever adds such a
 /// route adds its line.
-const OBJECTS: &[(&str, MakeObject)] = &[("/v1/keys/{id}", |app, owner| {
-    Box::pin(crate::keys::make(app, owner))
-})];
+const OBJECTS: &[(&str, MakeObject)] = &[
+    ("/v1/keys/{id}", |app, owner| {
+        Box::pin(crate::keys::make(app, owner))
+    }),
+    ("/v1/withdrawals/{id}", |app, owner| {
+        Box::pin(crate::money::make(app, owner))
+    }),
+];
 
 /// Routes whose parameters name public things, the same for every tenant.
 const SHARED: &[&str] = &[];
