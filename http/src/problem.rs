@@ -158,11 +158,20 @@ impl Problem {
         .header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    /// The caller learns nothing of the cause; the log gets the whole chain, once, here.
+    /// The caller learns nothing of the cause; the log gets the whole chain, once, here. Where the cause is a
+    /// database that cannot answer now, the caller may come back: 503.
     pub fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
-        let chain = std::iter::successors(Some(error), |e| e.source());
-        let chain: Vec<String> = chain.map(ToString::to_string).collect();
-        tracing::error!(error = chain.join(": "), "request failed");
+        let chain = || std::iter::successors(Some(error), |error| error.source());
+        let causes: Vec<String> = chain().map(ToString::to_string).collect();
+        let error = causes.join(": ");
+        if chain()
+            .filter_map(|error| error.downcast_ref())
+            .any(is_passing)
+        {
+            tracing::warn!(error, "request refused for now");
+            return Self::unavailable("The database has more work than it can take, or is away");
+        }
+        tracing::error!(error, "request failed");
         Self::unexpected()
     }
 
@@ -219,11 +228,22 @@ impl IntoResponse for Problem {
 
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        match error {
-            sqlx::Error::PoolTimedOut => {
-                Self::unavailable("The service has more work than it can take")
-            }
-            error => Self::internal(&error),
-        }
+        Self::internal(&error)
+    }
+}
+
+/// States of Postgres in which the same statement may succeed later: serialization, deadlock, lock timeout,
+/// cancelled, shutting down, starting up, too many connections.
+const PASSING_STATES: &[&str] = &[
+    "40001", "40P01", "55P03", "57014", "57P01", "57P02", "57P03", "53300",
+];
+
+fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::Io(_) => true,
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|state| PASSING_STATES.contains(&&*state)),
+        _ => false,
     }
 }

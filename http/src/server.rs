@@ -1,13 +1,20 @@
 //! The HTTP server: bounded connections, a deadline for request heads, an orderly end.
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use axum::{
     Router,
     body::Body,
     extract::{ConnectInfo, Request},
+    http::{HeaderValue, header},
+    response::Response,
 };
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use futures::StreamExt as _;
+use hyper::{
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -16,6 +23,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use crate::metrics::CONNECTIONS;
@@ -47,7 +55,8 @@ impl Default for Limits {
     }
 }
 
-/// Serves `router` until `shutdown` resolves, then lets requests finish.
+/// Serves `router` until `shutdown` resolves, then lets requests finish; event streams end at once, since
+/// their clients resume elsewhere.
 ///
 /// # Errors
 /// None that ends the listener: failed accepts are retried.
@@ -58,6 +67,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let graceful = GracefulShutdown::new();
+    let closing = CancellationToken::new();
     let free = Arc::new(Semaphore::new(limits.connections_max));
     let mut shutdown = pin!(shutdown);
     loop {
@@ -73,9 +83,16 @@ pub async fn serve(
                 continue;
             }
         };
-        serve_connection(stream, peer, permit, router.clone(), limits, &graceful);
+        let service = service(router.clone(), peer, closing.clone());
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_timeout)
+            .max_buf_size(limits.head_bytes_max)
+            .serve_connection(TokioIo::new(stream), service);
+        tokio::spawn(finish(graceful.watch(connection), permit));
     }
     drop(listener);
+    closing.cancel();
     let open = graceful.count();
     if tokio::time::timeout(limits.drain_timeout, graceful.shutdown())
         .await
@@ -95,37 +112,40 @@ async fn accept(
         .await
         .map_err(io::Error::other)?;
     let (stream, peer) = listener.accept().await?;
+    stream.set_nodelay(true)?;
     Ok((stream, peer, permit))
 }
 
-fn serve_connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
+fn service(
     router: Router,
-    limits: Limits,
-    graceful: &GracefulShutdown,
-) {
-    let service = service_fn(move |request: Request<Incoming>| {
+    peer: SocketAddr,
+    closing: CancellationToken,
+) -> impl Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send> {
+    service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.clone().oneshot(request)
-    });
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay not set");
+        let (answer, closing) = (router.clone().oneshot(request), closing.clone());
+        async move { Ok(end_with(closing, answer.await?)) }
+    })
+}
+
+/// An event stream has no end of its own that a shutdown could wait for.
+fn end_with(closing: CancellationToken, response: Response) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    if kind != Some(&HeaderValue::from_static("text/event-stream")) {
+        return response;
     }
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_timeout)
-        .max_buf_size(limits.head_bytes_max)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        metrics::gauge!(CONNECTIONS).increment(1.0);
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection ended early");
-        }
-        metrics::gauge!(CONNECTIONS).decrement(1.0);
-        drop(permit);
-    });
+    response.map(|body| {
+        let events = body.into_data_stream();
+        Body::from_stream(events.take_until(closing.cancelled_owned()))
+    })
+}
+
+async fn finish(connection: impl Future<Output = hyper::Result<()>>, permit: OwnedSemaphorePermit) {
+    metrics::gauge!(CONNECTIONS).increment(1.0);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "connection ended early");
+    }
+    metrics::gauge!(CONNECTIONS).decrement(1.0);
+    drop(permit);
 }

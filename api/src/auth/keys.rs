@@ -37,6 +37,9 @@ pub enum KeysError {
     /// Too little to resist guessing.
     #[error("the pepper must have {PEPPER_BYTES_MIN} bytes or more")]
     ShortPepper,
+    /// What was signed could not be verified.
+    #[error("verify a token that was just signed")]
+    SelfTest(#[source] TokenError),
 }
 
 /// The service's secrets, ready for use.
@@ -64,7 +67,8 @@ impl fmt::Debug for Keys {
 pub struct NotSealedHere;
 
 impl Keys {
-    /// Derives every key; `issuer` is the public origin.
+    /// Derives every key; `issuer` is the public origin. Signs and verifies once, so that a build whose
+    /// cryptography does not work fails here and not at the first request.
     ///
     /// # Errors
     /// When a secret cannot be used.
@@ -79,7 +83,7 @@ impl Keys {
         let derive = |purpose: &str| hmac::sign(&root, purpose.as_bytes());
         let replies = RandomizedNonceKey::new(&AES_256_GCM, derive("kept replies").as_ref())
             .expect("an HMAC-SHA256 has the 32 bytes of the cipher's key");
-        Ok(Self {
+        let keys = Self {
             verifier: Verifier::new(&public, issuer, AUDIENCE),
             signing,
             public,
@@ -87,7 +91,11 @@ impl Keys {
             credentials: hmac::Key::new(hmac::HMAC_SHA256, derive("api keys").as_ref()),
             cursors: hmac::Key::new(hmac::HMAC_SHA256, derive("cursors").as_ref()),
             replies,
-        })
+        };
+        let epoch = OffsetDateTime::UNIX_EPOCH;
+        let token = keys.access_token(AccountId::generate(), epoch);
+        keys.verify(&token, epoch).map_err(KeysError::SelfTest)?;
+        Ok(keys)
     }
 
     /// The public keys, as others read them.
