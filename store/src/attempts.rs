@@ -4,6 +4,8 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AccountId, AttemptId, JobId, LeaseToken, ReplicaId, WorkerId},
     job::JobSpec,
+    price::Meter,
+    segment::steps_in_all,
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -31,6 +33,8 @@ pub struct HeldAttempt {
     pub account: AccountId,
     /// What it computes.
     pub spec: JobSpec,
+    /// Over how many rows.
+    pub rows: u64,
     /// Its last reported event.
     pub event_seq: u64,
     /// Has it committed to a result already?
@@ -59,7 +63,7 @@ pub async fn held(
     token: Option<LeaseToken>,
 ) -> Result<HeldAttempt, HeldError> {
     let row = sqlx::query!(
-        r#"SELECT attempts.replica_id, replicas.ordinal, attempts.number, attempts.job_id, jobs.account_id, quotes.spec,
+        r#"SELECT attempts.replica_id, replicas.ordinal, attempts.number, attempts.job_id, jobs.account_id, quotes.spec, quotes.meter,
              attempts.event_seq, attempts.state,
              (queue.lease_token = $3 AND queue.attempt_id = attempts.attempt_id
                  AND queue.lease_expires_at > clock_timestamp()) AS held
@@ -87,6 +91,7 @@ pub async fn held(
         job: JobId(row.job_id),
         account: AccountId(row.account_id),
         spec: to_document("spec", row.spec)?,
+        rows: to_document::<Meter>("meter", row.meter)?.rows(),
         event_seq: row.event_seq.unsigned_abs(),
         sealed: row.state == "sealed",
     })
@@ -138,20 +143,40 @@ pub(crate) async fn lock_jobs(tx: &mut PgTransaction<'_>, jobs: &[uuid::Uuid]) -
     .map(drop)
 }
 
-/// Records that the attempt uploaded a registered blob. Recording it again changes nothing.
+/// Blobs of one attempt beside its checkpoints: outputs, and one more checkpoint.
+const UPLOADS_MAX: u64 = 17;
+
+/// Records that the attempt uploaded a registered blob; recording it again changes nothing. False when it has uploaded
+/// all that it can need.
 pub async fn note_upload(
     conn: &mut PgConnection,
-    attempt: AttemptId,
+    held: &HeldAttempt,
     sha256: Sha256,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "INSERT INTO attempt_blobs (attempt_id, sha256) VALUES ($1, $2) ON CONFLICT DO NOTHING",
-        attempt.0,
+) -> sqlx::Result<bool> {
+    let checkpoints = match &held.spec {
+        JobSpec::Training(spec) => {
+            steps_in_all(spec, held.rows) / u64::from(spec.segment_steps.max(1))
+        }
+        JobSpec::Inference(_) => 0,
+    };
+    let most = i64::try_from(checkpoints.saturating_add(UPLOADS_MAX)).unwrap_or(i64::MAX);
+    let noted = sqlx::query_scalar!(
+        r#"WITH noted AS (
+               INSERT INTO attempt_blobs (attempt_id, sha256)
+               SELECT $1, $2
+               WHERE (SELECT count(*) FROM attempt_blobs WHERE attempt_id = $1 AND sha256 <> $2) < $3
+               ON CONFLICT DO NOTHING
+               RETURNING 1
+           )
+           SELECT EXISTS (SELECT FROM noted)
+               OR EXISTS (SELECT FROM attempt_blobs WHERE attempt_id = $1 AND sha256 = $2) AS "noted!""#,
+        held.attempt.0,
         &sha256.0,
+        most,
     )
-    .execute(conn)
-    .await
-    .map(drop)
+    .fetch_one(conn)
+    .await?;
+    Ok(noted)
 }
 
 /// The size of a blob that the attempt may read: an input of its job, a checkpoint of its replica, or what it uploaded.
@@ -215,6 +240,25 @@ pub async fn cancelled(
     .fetch_all(conn)
     .await?;
     Ok(rows.into_iter().map(AttemptId).collect())
+}
+
+/// Has this worker's attempt failed with this very code? Then the report of it is a repetition.
+pub async fn failed_with(
+    conn: &mut PgConnection,
+    worker: WorkerId,
+    attempt: AttemptId,
+    code: &str,
+) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM attempts WHERE attempt_id = $1 AND worker_id = $2 AND state = 'failed' AND code = $3
+           ) AS "failed!""#,
+        attempt.0,
+        worker.0,
+        code,
+    )
+    .fetch_one(conn)
+    .await
 }
 
 /// What a worker should do about the attempts that it holds.

@@ -15,10 +15,14 @@ pub mod kind {
     pub const LEASED: &str = "leased";
     /// Metrics of one epoch.
     pub const METRICS: &str = "metrics";
+    /// How far an attempt is.
+    pub const PROGRESS: &str = "progress";
     /// A checkpoint was reached.
     pub const CHECKPOINT: &str = "checkpoint";
     /// An attempt failed or was lost; the job goes on.
     pub const ATTEMPT_FAILED: &str = "attempt_failed";
+    /// A replica has sealed its result; others have not.
+    pub const SEALED: &str = "sealed";
     /// Every replica has sealed its result.
     pub const VERIFYING: &str = "verifying";
     /// Verified, charged, receipted.

@@ -4,7 +4,7 @@ use comptoir_domain::{digest::Sha256, job::JobSpec, segment::step_at_end};
 use serde_json::json;
 use time::OffsetDateTime;
 
-use crate::{PgTransaction, attempts::HeldAttempt, codec::to_document, events};
+use crate::{PgTransaction, attempts::HeldAttempt, events};
 
 /// Why a checkpoint was not kept.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub async fn record(
     if segment < expected {
         return Ok(expected - 1);
     }
-    let step = step_at_end(spec, rows(tx, held).await?, segment).filter(|_| segment == expected);
+    let step = step_at_end(spec, held.rows, segment).filter(|_| segment == expected);
     let step = step
         .and_then(|step| i64::try_from(step).ok())
         .ok_or(SegmentError::OutOfOrder { expected })?;
@@ -75,15 +75,4 @@ pub async fn record(
     let data = json!({ "replica": held.ordinal, "attempt": held.number, "segment": segment, "step": step });
     events::append(tx, held.job, events::kind::CHECKPOINT, &data, now).await?;
     Ok(segment)
-}
-
-/// The rows that the job was quoted for.
-async fn rows(tx: &mut PgTransaction<'_>, held: &HeldAttempt) -> sqlx::Result<u64> {
-    let meter = sqlx::query_scalar!(
-        "SELECT quotes.meter FROM jobs JOIN quotes USING (quote_id) WHERE job_id = $1",
-        held.job.0,
-    )
-    .fetch_one(&mut **tx)
-    .await?;
-    Ok(to_document::<comptoir_domain::price::Meter>("meter", meter)?.rows())
 }

@@ -9,6 +9,7 @@ use comptoir_domain::{
     lease,
     seal::{OUTPUT_TENSORS, OUTPUT_WEIGHTS, result_sha256, seal as seal_of},
 };
+use serde_json::json;
 use sqlx::types::Json;
 use time::OffsetDateTime;
 
@@ -107,7 +108,10 @@ pub async fn seal(
         taken.outcomes.push(outcome);
     }
     store_seals(tx, fresh.values().copied()).await?;
-    order_reveals(tx, &mut taken, now).await?;
+    let whole = order_reveals(tx, &mut taken, now).await?;
+    for job in taken.jobs.difference(&whole) {
+        events::append(tx, *job, events::kind::SEALED, &json!({}), now).await?;
+    }
     Ok(taken)
 }
 
@@ -151,12 +155,12 @@ async fn store_seals(
     .map(drop)
 }
 
-/// Jobs of which no replica waits or runs go to `verifying`, and their sealed attempts are told to reveal.
+/// Jobs of which no replica waits or runs go to `verifying`, and their sealed attempts are told to reveal. Those jobs.
 async fn order_reveals(
     tx: &mut PgTransaction<'_>,
     taken: &mut Taken,
     now: OffsetDateTime,
-) -> sqlx::Result<()> {
+) -> sqlx::Result<BTreeSet<JobId>> {
     let jobs: Vec<_> = taken.jobs.iter().map(|job| job.0).collect();
     let ordered = sqlx::query!(
         "WITH whole AS MATERIALIZED (
@@ -175,7 +179,7 @@ async fn order_reveals(
          UPDATE attempts SET reveal_by = clock_timestamp() + $4::interval
          FROM whole
          WHERE attempts.job_id = whole.job_id AND attempts.state = 'sealed' AND attempts.reveal_by IS NULL
-         RETURNING attempts.worker_id",
+         RETURNING attempts.worker_id, attempts.job_id",
         &jobs,
         events::kind::VERIFYING,
         now,
@@ -183,10 +187,8 @@ async fn order_reveals(
     )
     .fetch_all(&mut **tx)
     .await?;
-    taken
-        .workers
-        .extend(ordered.into_iter().map(|row| WorkerId(row.worker_id)));
-    Ok(())
+    taken.workers.extend(ordered.iter().map(|row| WorkerId(row.worker_id)));
+    Ok(ordered.into_iter().map(|row| JobId(row.job_id)).collect())
 }
 
 /// Takes reveals. A job whose results are all shown waits for its verdict.

@@ -240,6 +240,11 @@ pub async fn note_token(
     Ok(noted.rows_affected() == 1)
 }
 
+/// Commits this transaction without waiting for the disk: for what costs nothing to lose, such as a renewed lease.
+pub async fn forgo_durability(tx: &mut PgTransaction<'_>) -> sqlx::Result<()> {
+    sqlx::query!("SET LOCAL synchronous_commit = off").execute(&mut **tx).await.map(drop)
+}
+
 /// Writes down that the worker was heard; not more often than matters, and not worth waiting for the disk.
 pub async fn note_seen(
     tx: &mut PgTransaction<'_>,

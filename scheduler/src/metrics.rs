@@ -1,0 +1,37 @@
+//! Names of the scheduler's metrics.
+
+/// Leases given.
+pub const LEASES: &str = "scheduler_leases_total";
+/// Reports of workers, by kind and outcome.
+pub const REPORTS: &str = "scheduler_reports_total";
+/// Attempts that ended without a result, by code and whether they are tried again.
+pub const FAULTS: &str = "scheduler_attempt_faults_total";
+/// Verdicts, by kind.
+pub const VERDICTS: &str = "scheduler_verdicts_total";
+/// Replicas that wait for a worker.
+pub const WAITING: &str = "scheduler_queue_waiting";
+/// Replicas that a worker has.
+pub const LEASED: &str = "scheduler_queue_leased";
+/// Seconds of one round of a step, by step.
+pub const STEP_SECONDS: &str = "scheduler_step_duration_seconds";
+/// Rounds of a step that failed, by step.
+pub const STEP_ERRORS: &str = "scheduler_step_errors_total";
+/// Requests that hold a long poll.
+pub const POLLS: &str = "scheduler_polls_held";
+
+/// Tells the recorder what they mean; once, after it is installed.
+pub fn describe() {
+    metrics::describe_counter!(LEASES, "Leases given");
+    metrics::describe_counter!(REPORTS, "Reports of workers, by kind and outcome");
+    metrics::describe_counter!(FAULTS, "Attempts that ended without a result, by code");
+    metrics::describe_counter!(VERDICTS, "Verdicts, by kind");
+    metrics::describe_gauge!(WAITING, "Replicas that wait for a worker");
+    metrics::describe_gauge!(LEASED, "Replicas that a worker has");
+    metrics::describe_histogram!(
+        STEP_SECONDS,
+        metrics::Unit::Seconds,
+        "Time of one round of a step"
+    );
+    metrics::describe_counter!(STEP_ERRORS, "Rounds of a step that failed");
+    metrics::describe_gauge!(POLLS, "Requests that hold a long poll");
+}

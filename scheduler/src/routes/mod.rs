@@ -1,0 +1,37 @@
+//! The routes of the worker protocol, one module per noun.
+
+mod attempts;
+mod blobs;
+mod health;
+mod heartbeats;
+mod join;
+mod reports;
+mod token;
+mod work;
+
+use comptoir_http::Problem;
+use tracing::Instrument as _;
+use utoipa_axum::router::OpenApiRouter;
+
+use crate::{SchedulerState, openapi};
+
+/// Every route, with its description.
+pub(crate) fn document_router() -> OpenApiRouter<SchedulerState> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(join::router())
+        .merge(token::router())
+        .merge(work::router())
+        .merge(heartbeats::router())
+        .merge(attempts::router())
+        .merge(blobs::router())
+        .merge(health::router())
+}
+
+/// Runs to its end even when the caller hangs up: a transaction is not to be dropped between two statements.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(work.in_current_span())
+        .await
+        .map_err(|error| Problem::internal(&error))?
+}

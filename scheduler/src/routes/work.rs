@@ -1,0 +1,216 @@
+//! The exchange: what a worker reports is taken, then it gets leases and orders, at once or when there are any.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use axum::extract::State;
+use comptoir_domain::id::{AttemptId, LeaseToken};
+use comptoir_http::{Problem, extract::Json};
+use comptoir_store::{
+    attempts::{self, Orders},
+    queue::{self, ClaimError, Leased},
+    wake::{Channel, Subscription},
+    workers::Worker,
+};
+use comptoir_wire::{
+    attempt::Checkpoint,
+    work::{BlobSize, Lease, Limits, RevealOrder, WorkReply, WorkRequest},
+};
+use tokio::time::Instant;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{detached, reports};
+use crate::{
+    BLOB_BYTES_MAX, SchedulerState,
+    auth::Caller,
+    metrics::{LEASES, POLLS},
+};
+
+/// How long a held request waits between two looks when nothing wakes it.
+const POLL: Duration = Duration::from_secs(1);
+/// How often a claim is tried again when another worker of the owner was faster.
+const RACES_MAX: u32 = 3;
+
+pub(super) fn router() -> OpenApiRouter<SchedulerState> {
+    OpenApiRouter::new().routes(routes!(exchange))
+}
+
+/// Report and ask for work
+///
+/// The one loop of a worker. The reply comes at once when it has acks, leases or orders, else when one appears, at the
+/// latest after `wait_ms`.
+#[utoipa::path(
+    post, path = "/v1/work", tag = "work", request_body = WorkRequest,
+    responses(
+        (status = 200, body = WorkReply),
+        (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`worker_revoked`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn exchange(
+    State(state): State<SchedulerState>,
+    Caller(worker): Caller,
+    Json(request): Json<WorkRequest>,
+) -> Result<Json<WorkReply>, Problem> {
+    reports::validate(&request)?;
+    // Subscribed before the first look, so that nothing is missed between a look and the wait after it.
+    let mut work = state.wake.subscribe(Channel::Work);
+    let mut orders = state.wake.subscribe(Channel::Worker(worker.id));
+    let until = Instant::now() + Duration::from_millis(u64::from(request.wait_ms));
+    let wanted = request.wanted;
+    let taken = detached(reports::take(state.clone(), worker.id, request)).await?;
+    loop {
+        let seen = detached(look(
+            state.clone(),
+            worker.clone(),
+            taken.open.clone(),
+            wanted,
+        ))
+        .await?;
+        let left = until.saturating_duration_since(Instant::now());
+        let silent = taken.acks.is_empty() && seen.is_empty();
+        if !silent || left.is_zero() || state.closing.is_cancelled() {
+            return Ok(Json(WorkReply {
+                acks: taken.acks,
+                ..seen.into_reply()
+            }));
+        }
+        wait(&state, (&mut work, &mut orders), left.min(POLL), wanted > 0).await;
+    }
+}
+
+async fn wait(
+    state: &SchedulerState,
+    (work, orders): (&mut Subscription, &mut Subscription),
+    at_most: Duration,
+    wants_work: bool,
+) {
+    let _polling = Polling::begin();
+    tokio::select! {
+        () = work.wait(at_most), if wants_work => {}
+        () = orders.wait(at_most) => {}
+        () = state.closing.cancelled() => {}
+    }
+}
+
+/// Counts a held request, to its end however it ends.
+struct Polling;
+
+impl Polling {
+    fn begin() -> Self {
+        metrics::gauge!(POLLS).increment(1.0);
+        Self
+    }
+}
+
+impl Drop for Polling {
+    fn drop(&mut self) {
+        metrics::gauge!(POLLS).decrement(1.0);
+    }
+}
+
+/// What there is for a worker at one moment.
+struct Seen {
+    leases: Vec<Lease>,
+    orders: Orders,
+}
+
+async fn look(
+    state: SchedulerState,
+    worker: Worker,
+    held: Vec<(AttemptId, LeaseToken)>,
+    wanted: u16,
+) -> Result<Seen, Problem> {
+    let leases = if wanted == 0 {
+        Vec::new()
+    } else {
+        claim(&state, &worker, wanted).await?
+    };
+    let orders = if held.is_empty() {
+        Orders::default()
+    } else {
+        attempts::orders(&mut *state.db.acquire().await?, worker.id, &held).await?
+    };
+    Ok(Seen { leases, orders })
+}
+
+async fn claim(
+    state: &SchedulerState,
+    worker: &Worker,
+    wanted: u16,
+) -> Result<Vec<Lease>, Problem> {
+    for _ in 0..RACES_MAX {
+        let mut tx = state.db.begin().await?;
+        let leased = match queue::claim(&mut tx, worker, wanted, state.now()).await {
+            Ok(leased) => leased,
+            Err(ClaimError::Raced) => continue,
+            Err(ClaimError::Database(error)) => return Err(error.into()),
+        };
+        let inputs = leased.iter().flat_map(|leased| leased.spec.blobs());
+        let sizes = if leased.is_empty() {
+            BTreeMap::default()
+        } else {
+            queue::blob_sizes(&mut tx, inputs).await?
+        };
+        tx.commit().await?;
+        for leased in &leased {
+            tracing::info!(
+                job = %leased.job, attempt = %leased.attempt, worker = %worker.id,
+                resumed_at_step = leased.resume.map(|checkpoint| checkpoint.step), "replica leased"
+            );
+            state.wake.publish(Channel::Job(leased.job));
+        }
+        metrics::counter!(LEASES).increment(leased.len() as u64);
+        let size = |sha256| BlobSize {
+            sha256,
+            bytes: sizes.get(&sha256).copied().unwrap_or_default(),
+        };
+        return Ok(leased
+            .into_iter()
+            .map(|leased| to_lease(leased, size))
+            .collect());
+    }
+    Ok(Vec::new())
+}
+
+fn to_lease(leased: Leased, size: impl Fn(comptoir_domain::digest::Sha256) -> BlobSize) -> Lease {
+    Lease {
+        attempt_id: leased.attempt,
+        lease_token: leased.token,
+        expires_at: leased.expires_at,
+        deadline_at: leased.deadline_at,
+        blobs: leased.spec.blobs().into_iter().map(size).collect(),
+        job: leased.spec,
+        resume: leased.resume.map(|checkpoint| Checkpoint {
+            segment: checkpoint.segment,
+            step: checkpoint.step,
+            sha256: checkpoint.sha256,
+            bytes: checkpoint.bytes,
+        }),
+        limits: Limits {
+            memory_bytes: leased.memory_bytes,
+            blob_bytes_max: BLOB_BYTES_MAX,
+        },
+    }
+}
+
+impl Seen {
+    fn is_empty(&self) -> bool {
+        self.leases.is_empty() && self.orders.reveal.is_empty() && self.orders.cancel.is_empty()
+    }
+
+    fn into_reply(self) -> WorkReply {
+        let reveal = self.orders.reveal.into_iter();
+        WorkReply {
+            leases: self.leases,
+            acks: Vec::new(),
+            reveal: reveal
+                .map(|(attempt_id, reveal_by)| RevealOrder {
+                    attempt_id,
+                    reveal_by,
+                })
+                .collect(),
+            cancel: self.orders.cancel,
+        }
+    }
+}

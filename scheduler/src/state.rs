@@ -1,0 +1,58 @@
+//! What every handler and every step can reach.
+
+use std::sync::Arc;
+
+use comptoir_store::{objects::Objects, wake::Wake};
+use sqlx::PgPool;
+use time::OffsetDateTime;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::keys::Keys;
+
+/// The state of the service; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SchedulerState {
+    /// Postgres, in the role `comptoir_scheduler`.
+    pub db: PgPool,
+    /// Injected so that a test decides what time it is. Leases are on the database's clock instead.
+    pub clock: fn() -> OffsetDateTime,
+    /// The blobs.
+    pub objects: Objects,
+    /// Wake-ups between processes.
+    pub wake: Wake,
+    /// Signs and checks worker tokens.
+    pub keys: Arc<Keys>,
+    /// Rings when a job waits for its verdict.
+    pub(crate) verdict_due: Arc<Notify>,
+    /// Cancelled when the service is asked to end: held requests are answered, steps stop.
+    pub closing: CancellationToken,
+}
+
+impl SchedulerState {
+    /// The state of one scheduler.
+    #[must_use]
+    pub fn new(
+        db: PgPool,
+        clock: fn() -> OffsetDateTime,
+        objects: Objects,
+        wake: Wake,
+        keys: Keys,
+    ) -> Self {
+        Self {
+            db,
+            clock,
+            objects,
+            wake,
+            keys: Arc::new(keys),
+            verdict_due: Arc::default(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// What time it is.
+    #[must_use]
+    pub fn now(&self) -> OffsetDateTime {
+        (self.clock)()
+    }
+}

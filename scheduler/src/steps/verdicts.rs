@@ -1,0 +1,158 @@
+//! Jobs whose results are all shown are compared, ruled on, and paid for.
+
+use comptoir_domain::{
+    id::JobId,
+    verdict::{Agreement, MAX_REF_MAX, REL_L2_MAX, Ruling, VerdictKind, rule},
+};
+use comptoir_store::{
+    verdicts::{self, Accepted, Case, VerdictError},
+    wake::Channel,
+};
+use futures::{StreamExt as _, stream};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::{Progress, ROUND_MAX, StepError, chain};
+use crate::{
+    SchedulerState, compare,
+    metrics::{STEP_ERRORS, VERDICTS},
+};
+
+/// Jobs that are ruled on at once; each waits mostly for the disk.
+const AT_ONCE: usize = 8;
+
+/// Rules on jobs that wait for it. One that cannot be ruled on now is tried again in a minute.
+pub async fn rule_due(state: &SchedulerState, now: OffsetDateTime) -> Result<Progress, StepError> {
+    let due = verdicts::take_due(&mut *state.db.acquire().await?, ROUND_MAX).await?;
+    let found = due.len();
+    let rulings = due.into_iter().map(|job| try_to_rule(state, job, now));
+    let ruled: Vec<bool> = stream::iter(rulings)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    Ok(Progress::of(
+        found,
+        ruled.into_iter().filter(|ruled| *ruled).count(),
+    ))
+}
+
+async fn try_to_rule(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> bool {
+    let ruled = rule_on(state, job, now).await;
+    if let Err(error) = &ruled {
+        metrics::counter!(STEP_ERRORS, "step" => "verdict").increment(1);
+        tracing::error!(%job, error = chain(error), "no verdict yet");
+    }
+    ruled.is_ok()
+}
+
+async fn rule_on(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> Result<(), StepError> {
+    let mut conn = state.db.acquire().await?;
+    let Some(case) = verdicts::find_case(&mut conn, job).await? else {
+        // Cancelled, expired, or ruled on before.
+        verdicts::drop_due(&mut conn, job).await?;
+        return Ok(());
+    };
+    drop(conn);
+    let pairs = compare::all_pairs(&state.objects, &case).await?;
+    let agreement = |left, right| {
+        let found = pairs.iter().find(|(a, b, _)| (*a, *b) == (left, right));
+        found.map_or(Agreement::None(None), |(_, _, agreement)| *agreement)
+    };
+    let ruling = rule(case.tier, case.results.len(), agreement);
+    match apply(state, &case, &ruling, &pairs, now).await {
+        Ok(()) => {}
+        Err(VerdictError::Moved) => return Ok(()),
+        Err(error) => return Err(error.into()),
+    }
+    announce(state, &case, &ruling);
+    Ok(())
+}
+
+async fn apply(
+    state: &SchedulerState,
+    case: &Case,
+    ruling: &Ruling,
+    pairs: &[(usize, usize, Agreement)],
+    now: OffsetDateTime,
+) -> Result<(), VerdictError> {
+    let mut tx = state.db.begin().await?;
+    match ruling {
+        Ruling::Accept {
+            kind,
+            reference,
+            accepted,
+        } => {
+            let verdict = Accepted {
+                kind: *kind,
+                reference: *reference,
+                accepted: accepted.clone(),
+                evidence: evidence(case, *kind, accepted, pairs),
+            };
+            verdicts::accept(&mut tx, case, &verdict, now).await?;
+        }
+        Ruling::Another => verdicts::add_replica(&mut tx, case, now).await?,
+        Ruling::Unstable => {
+            let evidence = evidence(case, VerdictKind::Unstable, &[], pairs);
+            verdicts::give_up(&mut tx, case, &evidence, now).await?;
+        }
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+/// What the verdict rests on, in a form that anyone can check against the outputs.
+fn evidence(
+    case: &Case,
+    kind: VerdictKind,
+    accepted: &[bool],
+    pairs: &[(usize, usize, Agreement)],
+) -> Value {
+    let results = case.results.iter().enumerate().map(|(place, result)| {
+        json!({
+            "replica": result.ordinal,
+            "attempt_id": result.attempt,
+            "worker_id": result.worker,
+            "numeric_class": result.class,
+            "result_sha256": result.result,
+            "outputs": result.outputs,
+            "accepted": accepted.get(place),
+        })
+    });
+    let ordinal = |place: usize| case.results.get(place).map(|result| result.ordinal);
+    let comparisons = pairs.iter().map(|(left, right, agreement)| {
+        let (word, deviation) = match agreement {
+            Agreement::Bitwise => ("bitwise", None),
+            Agreement::Tolerance(deviation) => ("tolerance", Some(deviation)),
+            Agreement::None(deviation) => ("none", deviation.as_ref()),
+        };
+        // JSON has no infinity: a total deviation is told as `null`.
+        let metric = |value: Option<f64>| value.filter(|value| value.is_finite());
+        json!({
+            "replicas": [ordinal(*left), ordinal(*right)],
+            "agreement": word,
+            "rel_l2": metric(deviation.map(|deviation| deviation.rel_l2)),
+            "max_ref": metric(deviation.map(|deviation| deviation.max_ref)),
+        })
+    });
+    json!({
+        "kind": kind,
+        "tier": case.tier,
+        "results": results.collect::<Vec<_>>(),
+        "comparisons": comparisons.collect::<Vec<_>>(),
+        "thresholds": { "rel_l2": REL_L2_MAX, "max_ref": MAX_REF_MAX },
+    })
+}
+
+fn announce(state: &SchedulerState, case: &Case, ruling: &Ruling) {
+    let kind = match ruling {
+        Ruling::Accept { kind, .. } => kind.as_str(),
+        Ruling::Another => "another",
+        Ruling::Unstable => VerdictKind::Unstable.as_str(),
+    };
+    tracing::info!(job = %case.job, verdict = kind, results = case.results.len(), "job judged");
+    metrics::counter!(VERDICTS, "kind" => kind).increment(1);
+    state.wake.publish(Channel::Job(case.job));
+    if *ruling == Ruling::Another {
+        state.wake.publish(Channel::Work);
+    }
+}
