@@ -67,17 +67,13 @@ impl Settler {
     ) -> Result<(), StepError> {
         let place = sealed
             .accounts
-            .iter()
-            .position(|account| account.account == exit.owner);
-        let Some((place, proof)) =
-            place.and_then(|place| Some((place, sealed.accounts_tree.proof(place)?)))
-        else {
+            .binary_search_by_key(&exit.owner, |it| it.account);
+        let proof = place
+            .ok()
+            .and_then(|place| Some((sealed.accounts[place], sealed.accounts_tree.proof(place)?)));
+        let Some((account, proof)) = proof.filter(|(account, _)| account.available == 0) else {
             return Ok(());
         };
-        let account = sealed.accounts[place];
-        if account.available != 0 {
-            return Ok(());
-        }
         let leaf = Settlement::Account {
             account: account.account,
             payable_: account.payable,

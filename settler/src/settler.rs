@@ -98,6 +98,10 @@ impl Settler {
             blocks: self.follow(&tips, now).await?,
             ..Progress::default()
         };
+        if tips.final_.block.number <= self.config.start_block {
+            // The contract itself is not final yet.
+            return Ok(progress);
+        }
         progress.credited = self.finalize(&tips, now).await?;
         progress.batches = self.confirm(&tips, now).await?;
         progress.halted = self.is_halted().await?;

@@ -9,6 +9,7 @@ use alloy_primitives::{Address, B256};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    document::AccountDocument,
     header::Header,
     leaf::{Account, Domain, Receipt},
     merkle::Tree,
@@ -48,6 +49,24 @@ pub struct Sealed {
     pub receipts_tree: Tree,
     /// Over the accounts, in their order.
     pub accounts_tree: Tree,
+}
+
+impl Sealed {
+    /// What `account` proves its leaf with; `None` when it has none.
+    #[must_use]
+    pub fn account_document(&self, opening: &Opening, account: Address) -> Option<AccountDocument> {
+        let place = self
+            .accounts
+            .binary_search_by_key(&account, |it| it.account)
+            .ok()?;
+        Some(AccountDocument {
+            chain_id: opening.chain_id,
+            contract: opening.contract,
+            header: self.header,
+            account: self.accounts[place],
+            proof: self.accounts_tree.proof(place)?,
+        })
+    }
 }
 
 /// Why leaves do not make a batch, or bytes not a leaf file.

@@ -1,0 +1,18 @@
+//! The settler against a real Postgres and a real chain (anvil).
+
+#[cfg(test)]
+mod anvil;
+#[cfg(test)]
+mod batches;
+#[cfg(test)]
+mod contradictions;
+#[cfg(test)]
+mod deposits;
+#[cfg(test)]
+mod exits;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod ring;
+#[cfg(test)]
+mod sending;

@@ -1,0 +1,155 @@
+//! What was signed is stored first, and sent again as the same bytes.
+
+use alloy::{eips::BlockId, primitives::B256, providers::Provider as _};
+use comptoir_domain::settlement::BatchState;
+use comptoir_settler::StepError;
+use comptoir_store::leader::FenceError;
+use sqlx::PgPool;
+
+use crate::{
+    batches::funded,
+    harness::{DEPTH, Key, NOW, World},
+};
+
+/// Hash and bytes of every attempt ever stored.
+async fn attempts(world: &World) -> Vec<(B256, Vec<u8>)> {
+    let rows: Vec<(Vec<u8>, Vec<u8>)> =
+        sqlx::query_as("SELECT tx_hash, raw_tx FROM eth_attempts ORDER BY created_at")
+            .fetch_all(&world.owner)
+            .await
+            .unwrap();
+    rows.into_iter()
+        .map(|(hash, raw)| (B256::from_slice(&hash), raw))
+        .collect()
+}
+
+async fn with_a_receipt(db: PgPool) -> (World, comptoir_settler::Settler) {
+    let (world, settler) = funded(db, 10).await;
+    let alice = world.bind(Key::Alice.address()).await;
+    world
+        .pay_job(alice, Key::Alice.address(), 1_000, Key::Bob.address())
+        .await;
+    (world, settler)
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_transaction_that_the_node_lost_is_sent_again_as_the_same_bytes(db: PgPool) {
+    let (world, mut settler) = with_a_receipt(db).await;
+    world.anvil.hold_back().await;
+    settler.step(NOW).await.unwrap();
+    assert_eq!(world.states().await, [(1, 0, BatchState::Broadcast)]);
+    let first = attempts(&world).await;
+    assert_eq!(first.len(), 1);
+    world.anvil.drop_transaction(first[0].0).await;
+    world.anvil.mine(1).await;
+    assert!(
+        world
+            .anvil
+            .node
+            .get_transaction_by_hash(first[0].0)
+            .await
+            .unwrap()
+            .is_none()
+    );
+
+    // Another process finds the bytes in the database.
+    drop(settler);
+    let mut settler = world.settler().await;
+    assert_eq!(settler.step(NOW).await.unwrap().sent, 1);
+    assert_eq!(attempts(&world).await, first);
+    world.anvil.mine(1).await;
+    let receipt = world
+        .anvil
+        .node
+        .get_transaction_receipt(first[0].0)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(receipt.status());
+    settler.step(NOW).await.unwrap();
+    assert_eq!(world.states().await, [(1, 0, BatchState::Mined)]);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_commit_that_a_reorganisation_dropped_comes_back(db: PgPool) {
+    let (world, mut settler) = with_a_receipt(db).await;
+    settler.step(NOW).await.unwrap();
+    settler.step(NOW).await.unwrap();
+    assert_eq!(world.states().await, [(1, 0, BatchState::Mined)]);
+    world.anvil.reorganise(1).await;
+    assert_eq!(world.contract().lastBatch().call().await.unwrap(), 0);
+    settler.step(NOW).await.unwrap();
+    assert_eq!(world.states().await, [(1, 0, BatchState::Broadcast)]);
+    world.until_claimable(&mut settler).await;
+    assert_eq!(attempts(&world).await.len(), 1);
+    assert_eq!(world.contract().lastBatch().call().await.unwrap(), 1);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_stuck_transaction_offers_more_under_the_same_nonce(db: PgPool) {
+    let (world, mut settler) = with_a_receipt(db).await;
+    world.anvil.hold_back().await;
+    settler.step(NOW).await.unwrap();
+    let first = attempts(&world).await;
+    for _ in 0..4 {
+        world.anvil.drop_transaction(first[0].0).await;
+        world.anvil.mine(1).await;
+    }
+    settler.step(NOW).await.unwrap();
+    let both = attempts(&world).await;
+    assert_eq!(both.len(), 2);
+    let nonces: Vec<i64> = sqlx::query_scalar("SELECT nonce FROM eth_intents")
+        .fetch_all(&world.owner)
+        .await
+        .unwrap();
+    assert_eq!(nonces, [0]);
+    world.anvil.mine(1).await;
+    assert!(
+        world
+            .anvil
+            .node
+            .get_transaction_receipt(both[1].0)
+            .await
+            .unwrap()
+            .unwrap()
+            .status()
+    );
+    settler.step(NOW).await.unwrap();
+    assert_eq!(world.states().await, [(1, 0, BatchState::Mined)]);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn two_settlers_cannot_both_write(db: PgPool) {
+    let (world, mut settler) = with_a_receipt(db).await;
+    assert!(world.lead().await.is_none());
+    // The first is paused, its lock is gone, and a second has taken over; then the first wakes up.
+    sqlx::query("UPDATE settler_leases SET epoch = epoch + 1")
+        .execute(&world.owner)
+        .await
+        .unwrap();
+    let refused = settler.step(NOW).await;
+    assert!(
+        matches!(refused, Err(StepError::Fence(FenceError::Deposed))),
+        "{refused:?}"
+    );
+    assert!(world.states().await.is_empty());
+    assert!(attempts(&world).await.is_empty());
+    drop(settler);
+    // The session ends with the connection, and then the next may lead.
+    let mut second = loop {
+        if let Some(second) = world.lead().await {
+            break second;
+        }
+        tokio::task::yield_now().await;
+    };
+    world.until_claimable(&mut second).await;
+    let nonce = world
+        .anvil
+        .node
+        .get_transaction_count(Key::Settler.address())
+        .block_id(BlockId::latest())
+        .await
+        .unwrap();
+    assert_eq!(nonce, 1);
+    world.anvil.mine(DEPTH).await;
+}
