@@ -146,6 +146,13 @@ impl Meter {
         )
     }
 
+    /// The meter of the same job by a count of one's own: of the program's multiply-adds and the data's rows.
+    /// `None` when it is too large to be priced.
+    #[must_use]
+    pub fn recount(&self, madds_per_row: u128, rows: u64) -> Option<Self> {
+        Self::count(self.kind, madds_per_row, rows, self.epochs, self.replicas)
+    }
+
     fn count(
         kind: MeterKind,
         madds_per_row: u128,
