@@ -7,6 +7,8 @@ pub mod idempotency;
 pub mod money;
 pub mod openapi;
 pub mod page;
+mod quoting;
+mod reading;
 mod routes;
 pub mod server;
 mod state;

@@ -39,14 +39,21 @@ pub(crate) struct Wanted {
 /// # Errors
 /// 422 with every field that cannot be accepted. A blob that is another account's is as unknown as one that is
 /// nobody's.
-pub(crate) async fn price(state: &AppState, account: AccountId, wanted: Wanted) -> Result<NewQuote, Problem> {
+pub(crate) async fn price(
+    state: &AppState,
+    account: AccountId,
+    wanted: Wanted,
+) -> Result<NewQuote, Problem> {
     let Wanted { spec, tier, device } = wanted;
-    spec.validate().map_err(|error| Problem::invalid(in_spec(&error.pointer), error.detail))?;
+    spec.validate()
+        .map_err(|error| Problem::invalid(in_spec(&error.pointer), error.detail))?;
     let files = owned(state, account, &spec).await?;
     let now = state.now();
     let mut connection = state.db.acquire().await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
-    let version = prices::current(&mut connection, asset.id, device, now).await.map_err(no_price)?;
+    let version = prices::current(&mut connection, asset.id, device, now)
+        .await
+        .map_err(no_price)?;
     drop(connection);
     let (program, heads) = read(state, &spec, &files).await?;
     let fit = fit::check(&spec, tier, &program, &heads).map_err(|misfits| {
@@ -81,7 +88,11 @@ async fn owned(
     let missing = wanted.iter().filter(|sha256| !found.contains_key(*sha256));
     let errors = missing.flat_map(|sha256| at_each(spec, *sha256, "no such blob; upload it first"));
     let errors: Vec<FieldError> = errors.collect();
-    if errors.is_empty() { Ok(found) } else { Err(Problem::invalid_fields(errors)) }
+    if errors.is_empty() {
+        Ok(found)
+    } else {
+        Err(Problem::invalid_fields(errors))
+    }
 }
 
 async fn read(
@@ -90,7 +101,11 @@ async fn read(
     files: &BTreeMap<Sha256, Blob>,
 ) -> Result<(ProgramFacts, BTreeMap<Sha256, TensorsHeader>), Problem> {
     let (mut heads, mut errors) = (BTreeMap::new(), Vec::new());
-    let is_data = |sha256: Sha256| !at_each(spec, sha256, "").iter().all(|it| it.pointer == "/spec/program");
+    let is_data = |sha256: Sha256| {
+        !at_each(spec, sha256, "")
+            .iter()
+            .all(|it| it.pointer == "/spec/program")
+    };
     for (sha256, blob) in files.iter().filter(|(sha256, _)| is_data(**sha256)) {
         match reading::tensors(state, blob).await {
             Ok(head) => drop(heads.insert(*sha256, head)),
@@ -127,7 +142,10 @@ fn at_each(spec: &JobSpec, sha256: Sha256, detail: &str) -> Vec<FieldError> {
     if matches!(spec, JobSpec::Training(training) if is_it(&training.target)) {
         pointers.push("/spec/target/blob".to_owned());
     }
-    pointers.into_iter().map(|pointer| FieldError::new(pointer, detail)).collect()
+    pointers
+        .into_iter()
+        .map(|pointer| FieldError::new(pointer, detail))
+        .collect()
 }
 
 fn in_spec(pointer: &str) -> String {
@@ -136,7 +154,9 @@ fn in_spec(pointer: &str) -> String {
 
 fn no_price(error: PriceError) -> Problem {
     match error {
-        PriceError::NotPublished => Problem::invalid("/device", "no price is published for this kind of device"),
+        PriceError::NotPublished => {
+            Problem::invalid("/device", "no price is published for this kind of device")
+        }
         PriceError::Database(error) => error.into(),
     }
 }

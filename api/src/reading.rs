@@ -74,7 +74,9 @@ async fn parse(state: &AppState, blob: &Blob) -> Result<ProgramFacts, ReadError>
     });
     match parsed.await? {
         Ok(Ok(facts)) => Ok(facts),
-        Ok(Err(error @ (NoFacts::Meter(_) | NoFacts::TooLarge(_)))) => Err(ReadError::Refused(chain(&error))),
+        Ok(Err(error @ (NoFacts::Meter(_) | NoFacts::TooLarge(_)))) => {
+            Err(ReadError::Refused(chain(&error)))
+        }
         Err(ArchiveError::Io(error)) => Err(io(blob.sha256, error)),
         Err(error) => Err(ReadError::Refused(chain(&error))),
     }
@@ -83,13 +85,14 @@ async fn parse(state: &AppState, blob: &Blob) -> Result<ProgramFacts, ReadError>
 /// A failure of the object store comes through the reader as one of the file.
 fn io(sha256: Sha256, error: std::io::Error) -> ReadError {
     let text = error.to_string();
-    match error.into_inner().map(|inner| inner.downcast::<GetError>()) {
-        Some(Ok(error)) => ReadError::Objects(*error),
-        Some(Err(_)) | None => {
+    let inner = error.into_inner().and_then(|inner| inner.downcast().ok());
+    inner.map_or_else(
+        || {
             tracing::debug!(%sha256, text, "not an archive");
             ReadError::Refused("not a `.pt2` archive: it ends early".to_owned())
-        }
-    }
+        },
+        |error: Box<GetError>| ReadError::Objects(*error),
+    )
 }
 
 /// The head of a blob of tensors.
@@ -98,7 +101,10 @@ pub(crate) async fn tensors(state: &AppState, blob: &Blob) -> Result<TensorsHead
     let prefix = match blob.bytes {
         0 => None,
         bytes => {
-            let prefix = state.objects.get_range(blob.sha256, 0..bytes.min(PREFIX_BYTES as u64)).await?;
+            let prefix = state
+                .objects
+                .get_range(blob.sha256, 0..bytes.min(PREFIX_BYTES as u64))
+                .await?;
             prefix.first_chunk::<PREFIX_BYTES>().copied()
         }
     };
@@ -122,7 +128,12 @@ pub(crate) enum Content {
 pub(crate) async fn content(state: &AppState, blob: &Blob) -> Result<Content, ReadError> {
     let head = match blob.bytes {
         0 => bytes::Bytes::new(),
-        bytes => state.objects.get_range(blob.sha256, 0..bytes.min(2)).await?,
+        bytes => {
+            state
+                .objects
+                .get_range(blob.sha256, 0..bytes.min(2))
+                .await?
+        }
     };
     // A zip file, or a pickle, whose owner will ask why it is none.
     if head.starts_with(b"PK") || head.starts_with(&[0x80]) {

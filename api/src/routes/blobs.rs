@@ -14,7 +14,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     blobs::{self, Blob},
-    objects::{GetError, PutError},
+    objects::PutError,
 };
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -111,7 +111,11 @@ struct RowBody {
 
 impl From<&RowShape> for RowBody {
     fn from(shape: &RowShape) -> Self {
-        Self { name: shape.name.clone(), dtype: shape.dtype.clone(), row: shape.row.clone() }
+        Self {
+            name: shape.name.clone(),
+            dtype: shape.dtype.clone(),
+            row: shape.row.clone(),
+        }
     }
 }
 
@@ -133,7 +137,15 @@ impl BlobBody {
             Content::Tensors => (BlobKind::Tensors, None, None),
             Content::Other(reason) => (BlobKind::Other, reason, None),
         };
-        Self { id: blob.sha256, object: BlobObject::Blob, bytes: blob.bytes, kind, detail, program, created_at: blob.created_at }
+        Self {
+            id: blob.sha256,
+            object: BlobObject::Blob,
+            bytes: blob.bytes,
+            kind,
+            detail,
+            program,
+            created_at: blob.created_at,
+        }
     }
 }
 
@@ -155,14 +167,20 @@ async fn put_blob(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
     if announced.is_some_and(|bytes| bytes > BLOB_BYTES_MAX) {
         return Err(Problem::too_large());
     }
     let Ok(permit) = timeout(UPLOAD_WAIT, UPLOADS.acquire()).await else {
         return Err(Problem::unavailable("Too many uploads at once"));
     };
-    let stored = state.objects.put_stream(body.into_data_stream(), BLOB_BYTES_MAX, Some(sha256)).await?;
+    let stored = state
+        .objects
+        .put_stream(body.into_data_stream(), BLOB_BYTES_MAX, Some(sha256))
+        .await
+        .map_err(|error| not_stored(&error))?;
     drop(permit);
     let now = state.now();
     let mut tx = state.db.begin().await?;
@@ -170,8 +188,14 @@ async fn put_blob(
     blobs::register(&mut tx, stored, now).await?;
     blobs::grant(&mut tx, caller.account, sha256, now).await?;
     tx.commit().await?;
-    let blob = known.unwrap_or(Blob { sha256, bytes: stored.bytes, created_at: now });
-    let content = reading::content(&state, &blob).await.map_err(|error| Problem::internal(&error))?;
+    let blob = known.unwrap_or(Blob {
+        sha256,
+        bytes: stored.bytes,
+        created_at: now,
+    });
+    let content = reading::content(&state, &blob)
+        .await
+        .map_err(|error| Problem::internal(&error))?;
     let body = Json(BlobBody::new(&blob, content));
     if known.is_some() {
         return Ok(body.into_response());
@@ -206,24 +230,33 @@ async fn get_blob(
     if names(&headers, &header::IF_NONE_MATCH, &tag) {
         return Ok((StatusCode::NOT_MODIFIED, described(&tag)).into_response());
     }
-    let is_same = !headers.contains_key(header::IF_RANGE) || names(&headers, &header::IF_RANGE, &tag);
-    let asked = headers.get(header::RANGE).filter(|_| is_same).and_then(|it| it.to_str().ok());
+    let is_same =
+        !headers.contains_key(header::IF_RANGE) || names(&headers, &header::IF_RANGE, &tag);
+    let asked = headers
+        .get(header::RANGE)
+        .filter(|_| is_same)
+        .and_then(|it| it.to_str().ok());
     let (status, range) = match asked.map_or(Asked::Whole, |asked| Asked::of(asked, blob.bytes)) {
         Asked::Whole => (StatusCode::OK, 0..blob.bytes),
         Asked::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
         Asked::Nothing => return Err(unsatisfiable(blob.bytes)),
     };
     let length = range.end - range.start;
-    let body = match length {
-        0 => Body::empty(),
-        _ => Body::from_stream(state.objects.stream(sha256, Some(range.clone())).await?),
+    let body = if length == 0 {
+        Body::empty()
+    } else {
+        let read = state.objects.stream(sha256, Some(range.clone())).await;
+        Body::from_stream(read.map_err(|error| Problem::internal(&error))?)
     };
     let mut response = (status, described(&tag), body).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     if status == StatusCode::PARTIAL_CONTENT {
         let span = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.bytes);
-        headers.insert(header::CONTENT_RANGE, HeaderValue::try_from(span).expect("digits are ASCII"));
+        headers.insert(
+            header::CONTENT_RANGE,
+            HeaderValue::try_from(span).expect("digits are ASCII"),
+        );
     }
     Ok(response)
 }
@@ -235,16 +268,31 @@ fn described(tag: &str) -> HeaderMap {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::ACCEPT_RANGES, "bytes"),
         // The name is the digest of the bytes, so they never change.
-        (header::CACHE_CONTROL, "private, max-age=31536000, immutable"),
+        (
+            header::CACHE_CONTROL,
+            "private, max-age=31536000, immutable",
+        ),
     ];
-    let mut headers: HeaderMap = fixed.into_iter().map(|(name, value)| (name, HeaderValue::from_static(value))).collect();
-    headers.insert(header::ETAG, HeaderValue::try_from(tag).expect("a digest is ASCII"));
+    let mut headers: HeaderMap = fixed
+        .into_iter()
+        .map(|(name, value)| (name, HeaderValue::from_static(value)))
+        .collect();
+    headers.insert(
+        header::ETAG,
+        HeaderValue::try_from(tag).expect("a digest is ASCII"),
+    );
     headers
 }
 
 fn names(headers: &HeaderMap, condition: &header::HeaderName, tag: &str) -> bool {
-    let listed = headers.get_all(condition).iter().filter_map(|it| it.to_str().ok());
-    listed.flat_map(|list| list.split(',')).map(str::trim).any(|it| it == tag || it == "*")
+    let listed = headers
+        .get_all(condition)
+        .iter()
+        .filter_map(|it| it.to_str().ok());
+    listed
+        .flat_map(|list| list.split(','))
+        .map(str::trim)
+        .any(|it| it == tag || it == "*")
 }
 
 /// What a `Range` header asks for.
@@ -260,18 +308,37 @@ enum Asked {
 
 impl Asked {
     fn of(range: &str, bytes: u64) -> Self {
-        let Some((first, last)) = range.strip_prefix("bytes=").and_then(|it| it.split_once('-')) else {
+        let Some((first, last)) = range
+            .strip_prefix("bytes=")
+            .and_then(|it| it.split_once('-'))
+        else {
             return Self::Whole;
         };
         // A number alone: `parse` would take a sign too.
-        let digits = |text: &str| text.bytes().all(|it| it.is_ascii_digit()).then(|| text.parse::<u64>().ok()).flatten();
-        let (start, end) = match (first.is_empty(), digits(first), last.is_empty(), digits(last)) {
+        let digits = |text: &str| {
+            text.bytes()
+                .all(|it| it.is_ascii_digit())
+                .then(|| text.parse::<u64>().ok())
+                .flatten()
+        };
+        let (start, end) = match (
+            first.is_empty(),
+            digits(first),
+            last.is_empty(),
+            digits(last),
+        ) {
             (true, _, false, Some(suffix)) => (bytes.saturating_sub(suffix), bytes),
             (false, Some(first), true, _) => (first, bytes),
-            (false, Some(first), false, Some(last)) if first <= last => (first, last.saturating_add(1).min(bytes)),
+            (false, Some(first), false, Some(last)) if first <= last => {
+                (first, last.saturating_add(1).min(bytes))
+            }
             _ => return Self::Whole,
         };
-        if start < end { Self::Part(start..end) } else { Self::Nothing }
+        if start < end {
+            Self::Part(start..end)
+        } else {
+            Self::Nothing
+        }
     }
 }
 
@@ -285,25 +352,16 @@ fn unsatisfiable(bytes: u64) -> Problem {
     .header(header::CONTENT_RANGE, size)
 }
 
-impl From<PutError> for Problem {
-    fn from(error: PutError) -> Self {
-        match error {
-            PutError::TooLarge { .. } => Self::too_large(),
-            PutError::DigestMismatch { actual } => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "digest_mismatch",
-                "The bytes are not those that the address names",
-            )
-            .detail(format!("The bytes that arrived have the digest {actual}")),
-            PutError::Body(_) => Self::malformed("The body ended early"),
-            PutError::Store(_) => Self::internal(&error),
+fn not_stored(error: &PutError) -> Problem {
+    match error {
+        PutError::TooLarge { .. } => Problem::too_large(),
+        PutError::DigestMismatch { actual } => {
+            let title = "The bytes are not those that the address names";
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "digest_mismatch", title)
+                .detail(format!("The bytes that arrived have the digest {actual}"))
         }
-    }
-}
-
-impl From<GetError> for Problem {
-    fn from(error: GetError) -> Self {
-        Self::internal(&error)
+        PutError::Body(_) => Problem::malformed("The body ended early"),
+        PutError::Store(_) => Problem::internal(error),
     }
 }
 
@@ -323,7 +381,16 @@ mod tests {
         for nothing in ["bytes=10-", "bytes=10-12", "bytes=-0"] {
             assert_eq!(asked(nothing), Asked::Nothing, "{nothing}");
         }
-        for ignored in ["bytes=4-2", "bytes=-", "bytes=a-b", "bytes=+1-2", "bytes=0-1,3-4", "lines=0-1", "", "bytes=99999999999999999999-"] {
+        for ignored in [
+            "bytes=4-2",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=+1-2",
+            "bytes=0-1,3-4",
+            "lines=0-1",
+            "",
+            "bytes=99999999999999999999-",
+        ] {
             assert_eq!(asked(ignored), Asked::Whole, "{ignored}");
         }
         assert_eq!(Asked::of("bytes=0-", 0), Asked::Nothing);

@@ -2,9 +2,20 @@
 
 mod accounts;
 mod auth;
+mod balance;
+mod blobs;
+mod events;
+mod explain;
 mod health;
+mod job_body;
+mod jobs;
+mod join_tokens;
 mod keys;
+mod prices;
 mod problems;
+mod quotes;
+mod withdrawals;
+mod workers;
 
 use axum::Router;
 use utoipa_axum::router::OpenApiRouter;
@@ -18,6 +29,16 @@ pub(crate) fn document_router() -> OpenApiRouter<AppState> {
         .merge(auth::router())
         .merge(health::router())
         .merge(keys::router())
+        .merge(withdrawals::router())
+        .merge(prices::router())
+        .merge(balance::router())
+        .merge(blobs::router())
+        .merge(events::router())
+        .merge(explain::router())
+        .merge(jobs::router())
+        .merge(join_tokens::router())
+        .merge(quotes::router())
+        .merge(workers::router())
 }
 
 /// Pages for people, which the document leaves out.

@@ -34,7 +34,9 @@ use crate::{
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(create_quote)).routes(routes!(find_quote))
+    OpenApiRouter::new()
+        .routes(routes!(create_quote))
+        .routes(routes!(find_quote))
 }
 
 /// What is to be priced.
@@ -121,7 +123,9 @@ impl QuoteBody {
     }
 
     async fn of(connection: &mut PgConnection, quote: Quote) -> Result<Self, Problem> {
-        let asset = assets::find(connection, quote.asset_id).await.map_err(no_asset)?;
+        let asset = assets::find(connection, quote.asset_id)
+            .await
+            .map_err(no_asset)?;
         let version = prices::find(connection, quote.price_version).await;
         let version = version.map_err(|error| match error {
             PriceError::Database(error) => error.into(),
@@ -145,10 +149,16 @@ async fn create_quote(
     caller: Caller<needs::JobsWrite>,
     Json(body): Json<NewQuoteBody>,
 ) -> Result<Response, Problem> {
-    let wanted = Wanted { spec: body.spec, tier: body.tier, device: body.device };
+    let wanted = Wanted {
+        spec: body.spec,
+        tier: body.tier,
+        device: body.device,
+    };
     let new = quoting::price(&state, caller.account, wanted).await?;
     let mut connection = state.db.acquire().await?;
-    let quote = quotes::create(&mut connection, new, state.now()).await?;
+    let quote = quotes::create(&mut connection, new, state.now())
+        .await
+        .map_err(not_quoted)?;
     let location = [(header::LOCATION, format!("/v1/quotes/{}", quote.id))];
     let body = QuoteBody::of(&mut connection, quote).await?;
     Ok((StatusCode::CREATED, location, Json(body)).into_response())
@@ -176,11 +186,9 @@ async fn find_quote(
     Ok(conditions.answer(QuoteBody::of(&mut connection, quote).await?))
 }
 
-impl From<QuoteError> for Problem {
-    fn from(error: QuoteError) -> Self {
-        match error {
-            QuoteError::Database(error) => error.into(),
-            QuoteError::Document(_) => Self::internal(&error),
-        }
+pub(super) fn not_quoted(error: QuoteError) -> Problem {
+    match error {
+        QuoteError::Database(error) => error.into(),
+        QuoteError::Document(_) => Problem::internal(&error),
     }
 }

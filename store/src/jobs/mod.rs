@@ -81,6 +81,8 @@ pub struct Job {
     pub failure: Option<Failure>,
     /// Its executions, by ordinal.
     pub replicas: Vec<Replica>,
+    /// Its results, by name: none before it completed.
+    pub outputs: Vec<Output>,
     /// When it ends, done or not.
     pub deadline_at: OffsetDateTime,
     /// When it was made.
@@ -164,27 +166,6 @@ pub async fn list(
     select(conn, account, None, filter, before, limit.min(LIST_MAX)).await
 }
 
-/// The results of a job: none before it completed.
-pub async fn outputs(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Output>> {
-    let rows = sqlx::query!(
-        "SELECT job_outputs.name, job_outputs.sha256, bytes
-         FROM job_outputs JOIN jobs USING (job_id) JOIN blobs ON blobs.sha256 = job_outputs.sha256
-         WHERE job_id = $1 AND jobs.state = 'completed' ORDER BY job_outputs.name",
-        job.0,
-    )
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Output {
-                name: row.name,
-                sha256: to_digest("sha256", &row.sha256)?,
-                bytes: row.bytes.unsigned_abs(),
-            })
-        })
-        .collect()
-}
-
 struct JobRow {
     job_id: Uuid,
     account_id: Uuid,
@@ -253,12 +234,37 @@ async fn select(
     .await?;
     let ids: Vec<Uuid> = rows.iter().map(|row| row.job_id).collect();
     let mut replicas = replicas(conn, &ids).await?;
+    let mut outputs = outputs(conn, &ids).await?;
     rows.into_iter()
         .map(|row| {
             let replicas = replicas.remove(&row.job_id).unwrap_or_default();
-            row.into_job(replicas)
+            let outputs = outputs.remove(&row.job_id).unwrap_or_default();
+            row.into_job(replicas, outputs)
         })
         .collect()
+}
+
+async fn outputs(
+    conn: &mut PgConnection,
+    jobs: &[Uuid],
+) -> sqlx::Result<HashMap<Uuid, Vec<Output>>> {
+    let rows = sqlx::query!(
+        "SELECT job_id, job_outputs.name, job_outputs.sha256, bytes
+         FROM job_outputs JOIN jobs USING (job_id) JOIN blobs ON blobs.sha256 = job_outputs.sha256
+         WHERE job_id = ANY ($1) AND jobs.state = 'completed' ORDER BY job_id, job_outputs.name",
+        jobs,
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut by_job = HashMap::<Uuid, Vec<Output>>::new();
+    for row in rows {
+        by_job.entry(row.job_id).or_default().push(Output {
+            name: row.name,
+            sha256: to_digest("sha256", &row.sha256)?,
+            bytes: row.bytes.unsigned_abs(),
+        });
+    }
+    Ok(by_job)
 }
 
 async fn replicas(
@@ -292,7 +298,7 @@ async fn replicas(
 }
 
 impl JobRow {
-    fn into_job(self, replicas: Vec<Replica>) -> sqlx::Result<Job> {
+    fn into_job(self, replicas: Vec<Replica>, outputs: Vec<Output>) -> sqlx::Result<Job> {
         let cause = self.failure_cause.as_deref();
         let cause = cause
             .map(|it| to_enum("failure_cause", it, Cause::parse))
@@ -326,6 +332,7 @@ impl JobRow {
                 detail: self.failure_detail,
             }),
             replicas,
+            outputs,
             deadline_at: self.deadline_at,
             created_at: self.created_at,
             started_at: self.started_at,
