@@ -1,1 +1,42 @@
-fn main() {}
+//! The `comptoir` binary.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use comptoir_cli::{
+    args::{Cli, Command},
+    exit, run,
+};
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logging(&cli.command);
+    match run(cli).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("comptoir: {error:#}");
+            exit::code_of(&error)
+        }
+    }
+}
+
+/// Services log as JSON lines; what runs in a terminal logs for people, and warnings only.
+fn start_logging(command: &Command) {
+    let service = matches!(command, Command::Serve(_));
+    let default = if service || matches!(command, Command::Up(_)) {
+        "info"
+    } else {
+        "warn"
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if service {
+        logs.json().init();
+    } else {
+        logs.init();
+    }
+}

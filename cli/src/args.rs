@@ -1,0 +1,371 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use url::Url;
+
+/// Runs Comptoir, and talks to it.
+#[derive(Debug, Parser)]
+#[command(name = "comptoir", version, after_help = crate::exit::HELP, max_term_width = 100)]
+pub struct Cli {
+    /// JSON on standard output, also on a terminal.
+    #[arg(long, global = true)]
+    pub json: bool,
+    #[command(flatten)]
+    pub client: ClientArgs,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which service, as whom.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Service")]
+pub struct ClientArgs {
+    /// The service [default: where you signed in, else `http://127.0.0.1:8080`].
+    #[arg(long, global = true, env = "COMPTOIR_URL")]
+    pub url: Option<Url>,
+    /// An API key, instead of signing in.
+    #[arg(long, global = true, env = "COMPTOIR_API_KEY", hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// Where the session is kept [default: ~/.config/comptoir/profile.json].
+    #[arg(long, global = true, env = "COMPTOIR_PROFILE")]
+    pub profile: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Runs everything on this machine: Postgres, Redis, a local chain, api, scheduler, settler.
+    Up(UpArgs),
+    /// Runs the main job from deposit to claim, checks each step, and leaves nothing running.
+    Demo(DemoArgs),
+    /// Starts the backing services alone, runs a command with their URLs, and stops them.
+    Services(ServicesArgs),
+    /// Runs one service.
+    #[command(subcommand)]
+    Serve(Serve),
+    /// Brings the database that `DATABASE_URL` names up to date.
+    Migrate,
+    /// What operators do.
+    #[command(subcommand)]
+    Admin(Admin),
+    /// Checks what this machine has.
+    Doctor,
+    /// Prints a completion script.
+    Completions {
+        /// For which shell.
+        shell: Shell,
+    },
+    /// Prints an OpenAPI document.
+    Openapi {
+        /// Of which service.
+        service: Documented,
+    },
+    /// Creates an account and signs in.
+    Signup(Credentials),
+    /// Signs in.
+    Login(Credentials),
+    /// Signs out.
+    Logout,
+    /// Who you are.
+    Account,
+    /// Makes a private key for deposits and claims.
+    Wallet(WalletArgs),
+    /// Binds your address to your account by signing a challenge.
+    Bind(KeyFile),
+    /// Sends tokens to the settlement contract for your account.
+    Deposit(DepositArgs),
+    /// What you have, and what is locked.
+    Balance,
+    /// Every movement of your money.
+    Statement(ListArgs),
+    /// Asks for money to be released on-chain at the next batch.
+    Withdraw(AmountArgs),
+    /// Takes what was released to you out of the contract.
+    Claim(ChainArgs),
+    /// Uploads or downloads a blob.
+    #[command(subcommand)]
+    Blob(Blob),
+    /// What a job costs, term by term.
+    Quote(SpecArgs),
+    /// Submits and watches jobs.
+    #[command(subcommand)]
+    Job(Job),
+    /// Your workers, and tokens for new ones.
+    #[command(subcommand)]
+    Worker(Worker),
+    /// Receipts of what you paid or earned.
+    #[command(subcommand)]
+    Receipt(Receipt),
+    /// Recomputes the charge of a receipt from the program itself.
+    Bill(BillArgs),
+    /// Checks a receipt against the chain; no server needed.
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct UpArgs {
+    /// Where everything is kept.
+    #[arg(long, default_value = ".comptoir", env = "COMPTOIR_FOLDER")]
+    pub folder: PathBuf,
+    /// The client API.
+    #[arg(long, default_value_t = 8080)]
+    pub api_port: u16,
+    /// The worker API.
+    #[arg(long, default_value_t = 8081)]
+    pub scheduler_port: u16,
+    /// Throw away what an earlier run kept, and start with a new chain and database.
+    #[arg(long)]
+    pub reset: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// The worker binary [default: `comptoir-worker` beside this one, else on the PATH].
+    #[arg(long, env = "COMPTOIR_WORKER")]
+    pub worker: Option<PathBuf>,
+    /// The example's data.
+    #[arg(long, default_value = "examples/digits")]
+    pub data: PathBuf,
+    /// Keep the folder of the run.
+    #[arg(long)]
+    pub keep: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ServicesArgs {
+    /// Where their data is kept [default: a temporary folder].
+    #[arg(long)]
+    pub folder: Option<PathBuf>,
+    /// What to run.
+    #[arg(trailing_var_arg = true, required = true)]
+    pub command: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Serve {
+    /// The client-facing API.
+    Api(crate::service::config::ApiArgs),
+    /// The worker-facing API.
+    Scheduler(crate::service::config::SchedulerArgs),
+    /// The chain-facing service.
+    Settler(crate::service::config::SettlerArgs),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Admin {
+    /// Makes an account the operator's own: creates it with a password that is shown once, or gives it the role.
+    Bootstrap {
+        /// The account's e-mail.
+        #[arg(long)]
+        email: String,
+    },
+    /// Makes a join token for an account, as `comptoir worker token` does for its owner.
+    JoinToken(crate::admin::JoinTokenArgs),
+    /// Deploys token, timelock and settlement contract, and registers the asset.
+    DeployContracts(crate::admin::DeployArgs),
+    /// Publishes a price; jobs quoted before keep theirs.
+    PublishPrice(crate::admin::PriceArgs),
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Documented {
+    Api,
+    Scheduler,
+}
+
+#[derive(Debug, Args)]
+pub struct Credentials {
+    /// The account's e-mail.
+    #[arg(long, env = "COMPTOIR_EMAIL")]
+    pub email: String,
+    /// Read the password from the first line of standard input instead of `COMPTOIR_PASSWORD`.
+    #[arg(long)]
+    pub password_stdin: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct WalletArgs {
+    /// Where to write it.
+    #[arg(long, default_value = "wallet.key")]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct KeyFile {
+    /// A private key in hexadecimal; it never leaves this machine.
+    #[arg(long, default_value = "wallet.key", env = "COMPTOIR_KEY_FILE")]
+    pub key_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct ChainArgs {
+    #[command(flatten)]
+    pub key: KeyFile,
+    /// An Ethereum RPC endpoint that you trust.
+    #[arg(long, env = "ETH_RPC_URL")]
+    pub rpc: Url,
+}
+
+#[derive(Debug, Args)]
+pub struct DepositArgs {
+    /// How many tokens, such as 12.5.
+    pub tokens: String,
+    #[command(flatten)]
+    pub chain: ChainArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct AmountArgs {
+    /// How many tokens, such as 12.5.
+    pub tokens: String,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Rows of a page.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub limit: u8,
+    /// Where the last page ended.
+    #[arg(long)]
+    pub cursor: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Blob {
+    /// Uploads a file and prints its digest.
+    Put {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Downloads a blob.
+    Get {
+        /// Its SHA-256 digest.
+        digest: String,
+        /// The file to write.
+        #[arg(long)]
+        out: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct SpecArgs {
+    /// A job file; `@path` in place of a digest uploads that file.
+    pub spec: PathBuf,
+    /// How the result is verified.
+    #[arg(long, default_value = "replicated")]
+    pub tier: String,
+    /// What it runs on.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Job {
+    /// Submits a job file.
+    Submit {
+        #[command(flatten)]
+        spec: SpecArgs,
+        /// Pay no more than this many tokens [default: the quote].
+        #[arg(long)]
+        max_cost: Option<String>,
+        /// A name of your own.
+        #[arg(long)]
+        name: Option<String>,
+        /// Makes a repeated submission one job [default: random].
+        #[arg(long)]
+        idempotency_key: Option<String>,
+        /// Watch it until it ends.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// One job.
+    Get {
+        /// Its id.
+        id: String,
+    },
+    /// Your jobs, newest first.
+    List(ListArgs),
+    /// Takes a job back.
+    Cancel {
+        /// Its id.
+        id: String,
+    },
+    /// What happens to a job, as it happens.
+    Events {
+        /// Its id.
+        id: String,
+        /// Only what comes after this number.
+        #[arg(long, default_value_t = 0)]
+        after: u64,
+    },
+    /// Downloads a job's outputs.
+    Result {
+        /// Its id.
+        id: String,
+        /// The folder to write to.
+        #[arg(long, default_value = ".")]
+        out: PathBuf,
+    },
+    /// Why a job waits.
+    Explain {
+        /// Its id.
+        id: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Worker {
+    /// Your workers.
+    List(ListArgs),
+    /// Ends a worker's access.
+    Revoke {
+        /// Its id.
+        id: String,
+    },
+    /// Makes a token that joins a worker, and prints the command to run.
+    Token {
+        /// A name for it.
+        #[arg(long, default_value = "worker")]
+        name: String,
+        /// How many workers may join with it.
+        #[arg(long, default_value_t = 1)]
+        max_uses: u32,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Receipt {
+    /// Receipts, newest first.
+    List(ListArgs),
+    /// One receipt with its proof, as `comptoir verify` takes it.
+    Get {
+        /// Its id.
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct BillArgs {
+    /// A receipt document.
+    pub receipt: PathBuf,
+    /// The `.pt2` archive that ran.
+    #[arg(long)]
+    pub program: PathBuf,
+    /// How many rows your data has [default: what the receipt says].
+    #[arg(long)]
+    pub rows: Option<u64>,
+    /// Required: nothing else is offered than recomputing.
+    #[arg(long, required = true)]
+    pub recompute: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// A receipt document.
+    pub receipt: PathBuf,
+    /// An Ethereum RPC endpoint that you trust.
+    #[arg(long, env = "ETH_RPC_URL")]
+    pub rpc: Url,
+}

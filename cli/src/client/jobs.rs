@@ -1,0 +1,255 @@
+//! Quotes, jobs, and what comes out of them.
+
+use std::{ops::ControlFlow, path::Path};
+
+use anyhow::Context as _;
+use comptoir_domain::{digest::Sha256, job::JobState};
+use indicatif::ProgressBar;
+use serde_json::{Value, json};
+
+use super::{
+    Context, blobs,
+    events::{self, Event},
+    http::Api,
+    idempotency_key, money, spec,
+};
+use crate::{
+    args::{Job, ListArgs, SpecArgs},
+    exit::{Exit, coded},
+    output::{self, Output},
+};
+
+const JOB: &[&str] = &[
+    "id",
+    "name",
+    "kind",
+    "tier",
+    "state",
+    "status_reason",
+    "quoted",
+    "charged",
+    "failure.code",
+    "failure.detail",
+    "receipt_id",
+    "created_at",
+    "finished_at",
+];
+const JOB_ROW: &[&str] = &[
+    "id",
+    "name",
+    "kind",
+    "tier",
+    "state",
+    "quoted",
+    "charged",
+    "created_at",
+];
+
+/// What a job costs.
+pub async fn quote(context: &Context, args: &SpecArgs) -> anyhow::Result<()> {
+    let api = context.api().await?;
+    let quote = create_quote(&api, args).await?;
+    let terms = [
+        "id",
+        "price",
+        "meter.kind",
+        "meter.madds_per_row",
+        "meter.rows",
+        "meter.epochs",
+        "meter.factor",
+        "meter.replicas",
+        "price_version.rate_nano",
+        "price_version.minimum_base",
+        "expires_at",
+    ];
+    context.output.object(&quote, &terms);
+    Ok(())
+}
+
+async fn create_quote(api: &Api, args: &SpecArgs) -> anyhow::Result<Value> {
+    let spec = spec::load(api, &args.spec).await?;
+    let body = json!({ "spec": spec, "tier": args.tier, "device": args.device });
+    Ok(api.post("/v1/quotes", &body).await?)
+}
+
+/// The job verbs.
+pub async fn run(context: &Context, verb: &Job) -> anyhow::Result<()> {
+    let api = context.api().await?;
+    let output = context.output;
+    match verb {
+        Job::Submit {
+            spec,
+            max_cost,
+            name,
+            idempotency_key,
+            wait,
+        } => {
+            let max_cost = max_cost.as_deref();
+            let job = submit(
+                &api,
+                spec,
+                max_cost,
+                name.as_deref(),
+                idempotency_key.clone(),
+            )
+            .await?;
+            if *wait {
+                wait_for(&api, &job, output).await
+            } else {
+                print(output, &job);
+                Ok(())
+            }
+        }
+        Job::Get { id } => {
+            print(output, &api.get(&format!("/v1/jobs/{id}")).await?);
+            Ok(())
+        }
+        Job::List(page) => {
+            output.list(&api.get(&list_path("/v1/jobs", page)).await?, JOB_ROW);
+            Ok(())
+        }
+        Job::Cancel { id } => {
+            print(
+                output,
+                &api.post(&format!("/v1/jobs/{id}/cancel"), &json!({}))
+                    .await?,
+            );
+            Ok(())
+        }
+        Job::Events { id, after } => {
+            events::follow(&api, id, *after, |event| {
+                print_event(output, event);
+                ControlFlow::Continue(())
+            })
+            .await
+        }
+        Job::Result { id, out } => results(context, &api, id, out).await,
+        Job::Explain { id } => {
+            let explained = api.get(&format!("/v1/jobs/{id}/explain")).await?;
+            let fields = [
+                "state",
+                "status_reason",
+                "hint",
+                "queue_position",
+                "eligible_workers",
+            ];
+            output.object(&explained, &fields);
+            Ok(())
+        }
+    }
+}
+
+async fn submit(
+    api: &Api,
+    args: &SpecArgs,
+    max_cost: Option<&str>,
+    name: Option<&str>,
+    key: Option<String>,
+) -> anyhow::Result<Value> {
+    let quote = create_quote(api, args).await?;
+    let price = &quote["hold"];
+    let max_cost = match max_cost {
+        Some(tokens) => money::parse(tokens, price)?,
+        None => price["amount"]
+            .as_str()
+            .context("no price in the quote")?
+            .to_owned(),
+    };
+    let body = json!({ "quote_id": quote["id"], "max_cost": max_cost, "name": name });
+    Ok(api
+        .create("/v1/jobs", &key.unwrap_or_else(idempotency_key), &body)
+        .await?)
+}
+
+/// Watches a job until it ends; a failed one is a failure.
+async fn wait_for(api: &Api, job: &Value, output: Output) -> anyhow::Result<()> {
+    let id = job["id"].as_str().context("no id in the job")?;
+    let spinner = output::spinner(id);
+    events::follow(api, id, 0, |event| {
+        show_progress(&spinner, event);
+        ControlFlow::Continue(())
+    })
+    .await?;
+    spinner.finish_and_clear();
+    let job = api.get(&format!("/v1/jobs/{id}")).await?;
+    print(output, &job);
+    if job["state"] == JobState::Completed.as_str() {
+        return Ok(());
+    }
+    let state = job["state"].as_str().unwrap_or("gone");
+    let reason = job["failure"]["detail"].as_str().unwrap_or(state);
+    Err(coded(
+        Exit::JobNotCompleted,
+        format!("{id} {state}: {reason}"),
+    ))
+}
+
+fn show_progress(spinner: &ProgressBar, event: &Event) {
+    let data = &event.data;
+    match (data["epoch"].as_u64(), data["values"]["loss"].as_f64()) {
+        (Some(epoch), Some(loss)) => spinner.set_message(format!("epoch {epoch}: loss {loss:.4}")),
+        _ => spinner.set_message(event.kind.clone()),
+    }
+}
+
+fn print_event(output: Output, event: &Event) {
+    match output {
+        Output::Json => println!(
+            "{}",
+            json!({ "id": event.seq, "event": event.kind, "data": event.data })
+        ),
+        Output::Table => println!("{:>5}  {:<12} {}", event.seq, event.kind, event.data),
+    }
+}
+
+async fn results(context: &Context, api: &Api, id: &str, out: &Path) -> anyhow::Result<()> {
+    let results = api.get(&format!("/v1/jobs/{id}/results")).await?;
+    std::fs::create_dir_all(out)?;
+    for output in results["data"].as_array().into_iter().flatten() {
+        let name = output["name"]
+            .as_str()
+            .context("an output without a name")?;
+        let digest: Sha256 = output["sha256"].as_str().unwrap_or_default().parse()?;
+        blobs::download(api, digest, &out.join(file_name(name)?)).await?;
+    }
+    context.output.list(&results, &["name", "sha256", "bytes"]);
+    Ok(())
+}
+
+/// Names come from the service; only a plain word becomes a file name.
+fn file_name(name: &str) -> anyhow::Result<String> {
+    let plain = name
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    anyhow::ensure!(
+        plain && !name.is_empty(),
+        "an output is called {name:?}, which is no file name"
+    );
+    Ok(format!("{name}.safetensors"))
+}
+
+fn print(output: Output, job: &Value) {
+    output.object(job, JOB);
+}
+
+/// The path of one page of a list.
+#[must_use]
+pub fn list_path(path: &str, page: &ListArgs) -> String {
+    match &page.cursor {
+        Some(cursor) => format!("{path}?limit={}&cursor={cursor}", page.limit),
+        None => format!("{path}?limit={}", page.limit),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_cannot_name_a_path() {
+        assert_eq!(file_name("weights").unwrap(), "weights.safetensors");
+        for name in ["", "../x", "a/b", ".hidden", "a\0"] {
+            assert!(file_name(name).is_err(), "{name:?}");
+        }
+    }
+}

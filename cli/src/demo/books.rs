@@ -1,0 +1,231 @@
+//! The money: is everything there, is everybody paid, and does every receipt hold?
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use alloy::primitives::{Address, U256};
+use anyhow::{Context as _, bail, ensure};
+use comptoir_contracts_bindings::ComptoirToken;
+use comptoir_domain::{
+    amount::Amount,
+    settlement::{AccountDocument, ReceiptDocument, file},
+};
+use comptoir_store::{assets, ledger};
+use reqwest::Method;
+use sqlx::PgPool;
+use url::Url;
+
+use super::people::Person;
+use crate::client::{
+    http::Api,
+    money::{claim_document, send_claim},
+    receipts,
+    wallet::Wallet,
+};
+
+/// How long a batch may take from its seal until it is claimable: blocks, finality and the window.
+const CLAIMABLE_MAX: Duration = Duration::from_mins(3);
+/// Pause between two looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Sums that must agree.
+#[derive(Debug, Clone, Copy)]
+pub struct Books {
+    /// Everything deposited.
+    pub deposits: Amount,
+    /// Everything locked.
+    pub held: Amount,
+}
+
+/// Adds up every balance, and refuses a difference.
+///
+/// # Errors
+/// When what everybody has is not what was deposited.
+pub async fn conserved(database: &PgPool) -> anyhow::Result<Books> {
+    let mut conn = database.acquire().await?;
+    let asset = assets::current(&mut conn).await?;
+    let house = ledger::house_balances(&mut conn, asset.id).await?;
+    let owners = ledger::all_owner_balances(&mut conn, asset.id).await?;
+    let of_owners = owners
+        .values()
+        .flat_map(|it| [it.available, it.held, it.held_back, it.payable]);
+    let total = Amount::sum(of_owners.chain([house.fees, house.split_dust]))
+        .context("the sum is out of bounds")?;
+    ensure!(
+        total == house.deposits,
+        "{total} base units are owed, {} were deposited",
+        house.deposits
+    );
+    let held =
+        Amount::sum(owners.values().map(|it| it.held)).context("the sum is out of bounds")?;
+    Ok(Books {
+        deposits: house.deposits,
+        held,
+    })
+}
+
+/// Waits until a deposit is credited.
+///
+/// # Errors
+/// When it takes too long.
+pub async fn credited(person: &Person, base: u128) -> anyhow::Result<()> {
+    wait("the deposit is not credited", async || {
+        let balance = person.api.get("/v1/balance").await?;
+        Ok((balance["available"]["amount"] == base.to_string()).then_some(()))
+    })
+    .await
+}
+
+/// Waits until a receipt is anchored in a batch whose window has passed, and returns its document.
+///
+/// # Errors
+/// When it takes too long.
+pub async fn claimable(reader: &Api, receipt: &str) -> anyhow::Result<ReceiptDocument> {
+    wait("the batch does not become claimable", async || {
+        let found = reader.get(&format!("/v1/receipts/{receipt}")).await?;
+        if found["state"] != "claimable" {
+            return Ok(None);
+        }
+        let document = reader
+            .get(&format!("/v1/receipts/{receipt}/document"))
+            .await?;
+        receipts::parse(&document).map(Some)
+    })
+    .await
+}
+
+/// What every payee gets of some receipts.
+#[must_use]
+pub fn due(receipts: &[ReceiptDocument]) -> BTreeMap<Address, u128> {
+    let mut due = BTreeMap::new();
+    for split in receipts.iter().flat_map(|it| &it.receipt.splits) {
+        *due.entry(split.payee).or_default() += split.amount;
+    }
+    due
+}
+
+/// The payee's leaf as the service hands it out, once it covers `due`.
+///
+/// # Errors
+/// When it takes too long.
+pub async fn own_leaf(payee: &Api, due: u128) -> anyhow::Result<AccountDocument> {
+    wait(
+        "the leaf of the payee does not cover what it earned",
+        async || {
+            let document = claim_document(payee).await?;
+            Ok(document.filter(|it| it.account.payable >= due))
+        },
+    )
+    .await
+}
+
+/// An account's leaf, proved from the published leaf file of a batch alone: no account at the service is needed.
+///
+/// # Errors
+/// When the file is not what the batch commits to, or has no such account.
+pub async fn published_leaf(
+    public: &Api,
+    batch: u64,
+    account: Address,
+) -> anyhow::Result<AccountDocument> {
+    let request = public.request(Method::GET, &format!("/v1/batches/{batch}/leaves"));
+    let bytes = public.send(request).await?.bytes().await?;
+    let (opening, sealed) = file::read(&bytes)?;
+    sealed
+        .account_document(&opening, account)
+        .with_context(|| format!("{account} has no leaf in batch {batch}"))
+}
+
+/// Claims a leaf and checks that the payee's token balance moves by exactly `due`.
+///
+/// # Errors
+/// When the contract pays anything else.
+pub async fn claim_exactly(
+    payee: &Wallet,
+    document: &AccountDocument,
+    due: u128,
+    (token, rpc): (Address, &Url),
+) -> anyhow::Result<u64> {
+    ensure!(
+        document.account.payable == due,
+        "the leaf says {}, the receipts {due}",
+        document.account.payable
+    );
+    document.verify().context("the leaf's own proof")?;
+    let token = ComptoirToken::new(token, payee.connect(rpc));
+    let before = token.balanceOf(payee.address()).call().await?;
+    let sent = send_claim(document, payee, rpc).await?;
+    let after = token.balanceOf(payee.address()).call().await?;
+    ensure!(
+        after - before == U256::from(due),
+        "the balance moved by {}, not {due}",
+        after - before
+    );
+    Ok(sent.gas)
+}
+
+/// Verifies a receipt, then changes each of its parts by one and sees it refused.
+///
+/// # Errors
+/// When it does not hold, or holds after a change.
+pub async fn verify_and_tamper(document: &ReceiptDocument, rpc: &Url) -> anyhow::Result<usize> {
+    receipts::check(document, rpc)
+        .await
+        .context("the receipt does not verify")?;
+    let text = serde_json::to_string(document)?;
+    let mut refused = 0;
+    // One hexadecimal digit or decimal digit of every long value, in turn.
+    for at in changeable(&text) {
+        let mut changed = text.clone().into_bytes();
+        changed[at] = if changed[at] == b'1' { b'2' } else { b'1' };
+        let changed =
+            serde_json::from_slice(&changed).context("the changed receipt is not JSON")?;
+        let outcome = match receipts::parse(&changed) {
+            Ok(document) => receipts::check(&document, rpc).await.map(|_| ()),
+            Err(error) => Err(error),
+        };
+        ensure!(
+            outcome.is_err(),
+            "the receipt verifies although byte {at} was changed"
+        );
+        refused += 1;
+    }
+    Ok(refused)
+}
+
+/// The place of one digit in each quoted value of 20 or more characters, addresses and amounts included.
+fn changeable(text: &str) -> Vec<usize> {
+    let mut places = Vec::new();
+    let mut start = None;
+    for (at, byte) in text.bytes().enumerate() {
+        match (byte, start) {
+            (b'"', None) => start = Some(at),
+            (b'"', Some(from)) => {
+                if at - from > 20 && text.as_bytes()[at - 1].is_ascii_digit() {
+                    places.push(at - 1);
+                }
+                start = None;
+            }
+            _ => {}
+        }
+    }
+    places
+}
+
+async fn wait<T>(
+    what: &str,
+    mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let give_up = Instant::now() + CLAIMABLE_MAX;
+    loop {
+        if let Some(found) = look().await? {
+            return Ok(found);
+        }
+        if Instant::now() > give_up {
+            bail!("{what} within {} s", CLAIMABLE_MAX.as_secs());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,497 @@
+//! The main job, from deposit to claim, on real input. Each step is checked, not only printed.
+
+mod books;
+mod people;
+mod stage;
+mod work;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use alloy::primitives::Address;
+use anyhow::{Context as _, bail, ensure};
+use comptoir_domain::settlement::ReceiptDocument;
+use sqlx::PgPool;
+use url::Url;
+
+use crate::{
+    args::DemoArgs,
+    client::{http::Api, money::send_deposit},
+    output::whole_tokens,
+    up::{Node, NodeOptions, commit_gas},
+};
+use books::{
+    claim_exactly, claimable, conserved, credited, due, own_leaf, published_leaf, verify_and_tamper,
+};
+use people::{Person, WorkerProcess};
+use stage::Stage;
+use work::{Digits, Done, complete, submit};
+
+/// What the client deposits: 1,000 tokens.
+const DEPOSIT_BASE: u128 = 1_000 * 10_u128.pow(18);
+/// Decimals of the local chain's token.
+const DECIMALS: usize = 18;
+/// The least share of test images that the trained net must get right.
+const ACCURACY_MIN: f64 = 0.95;
+/// Epochs of the first training job.
+const EPOCHS: u32 = 5;
+/// Epochs of the job whose worker is killed: long enough to be caught in the middle.
+const LONG_EPOCHS: u32 = 30;
+/// Optimizer steps between two checkpoints.
+const SEGMENT_STEPS: u32 = 45;
+
+/// Tells the story in a folder of its own, and leaves nothing running.
+///
+/// # Errors
+/// When a step fails; the folder is then kept.
+pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
+    let worker = find_worker(args.worker.as_deref())?;
+    let folder = tempfile::Builder::new()
+        .prefix("comptoir-demo-")
+        .tempdir()?;
+    crate::embedded::open_to_others(folder.path())?;
+    let folder = if args.keep {
+        Folder::Kept(folder.keep())
+    } else {
+        Folder::Temporary(folder)
+    };
+    let mut stage = Stage::new();
+    let told = tokio::select! {
+        told = tell(&mut stage, folder.path(), &worker, &args.data) => told,
+        () = crate::service::until_signal()?.cancelled_owned() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match told {
+        Ok(()) => {
+            println!(
+                "\nVERDICT: the main job ran from deposit to claim in {}",
+                stage.elapsed()
+            );
+            Ok(())
+        }
+        Err(error) => {
+            println!(
+                "\nVERDICT: failed after {}; logs are in {}",
+                stage.elapsed(),
+                folder.keep().display()
+            );
+            Err(error)
+        }
+    }
+}
+
+/// Where the run keeps its files.
+enum Folder {
+    Temporary(tempfile::TempDir),
+    Kept(PathBuf),
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Temporary(folder) => folder.path(),
+            Self::Kept(folder) => folder,
+        }
+    }
+
+    fn keep(self) -> PathBuf {
+        match self {
+            Self::Temporary(folder) => folder.keep(),
+            Self::Kept(folder) => folder,
+        }
+    }
+}
+
+/// Everybody and everything of the story.
+struct Cast {
+    node: Node,
+    database: PgPool,
+    rpc: Url,
+    client: Person,
+    owners: [Person; 2],
+    workers: [WorkerProcess; 2],
+    digits: Digits,
+}
+
+async fn tell(stage: &mut Stage, folder: &Path, worker: &Path, data: &Path) -> anyhow::Result<()> {
+    let mut cast = Box::pin(gather(stage, folder, worker, data)).await?;
+    let outcome = play(stage, &mut cast).await;
+    let Cast { node, workers, .. } = cast;
+    let stopped = stage
+        .step("everything stops", async {
+            for worker in workers {
+                worker.stop().await?;
+            }
+            node.stop().await?;
+            Ok(((), String::new()))
+        })
+        .await;
+    outcome.and(stopped)
+}
+
+async fn gather(
+    stage: &mut Stage,
+    folder: &Path,
+    worker: &Path,
+    data: &Path,
+) -> anyhow::Result<Cast> {
+    let node = start_node(stage, folder).await?;
+    let api = Api::new(node.api_url.clone(), None)?;
+    let [client, first, second] = stage
+        .step(
+            "a client and two worker owners sign up and bind their addresses",
+            async {
+                let people = [
+                    Person::arrive("client", &api).await?,
+                    Person::arrive("owner-one", &api).await?,
+                    Person::arrive("owner-two", &api).await?,
+                ];
+                let lines = people
+                    .each_ref()
+                    .map(|it| format!("{} {}", it.name, it.wallet.address()));
+                Ok((people, lines.join("\n")))
+            },
+        )
+        .await?;
+    let workers = join_workers(stage, folder, worker, &node, [&first, &second]).await?;
+    let digits = stage
+        .step(
+            "the client uploads the digits and the convolutional net",
+            async { Ok((Digits::upload(&client.api, data).await?, String::new())) },
+        )
+        .await?;
+    for person in [&client, &first, &second] {
+        node.fund(person.wallet.address()).await?;
+    }
+    Ok(Cast {
+        database: node.database().await?,
+        rpc: node.embedded_ethereum().parse()?,
+        node,
+        client,
+        owners: [first, second],
+        workers,
+        digits,
+    })
+}
+
+async fn start_node(stage: &mut Stage, folder: &Path) -> anyhow::Result<Node> {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let options = NodeOptions {
+        folder: folder.to_owned(),
+        api: any_port,
+        scheduler: any_port,
+        reset: false,
+    };
+    stage
+        .step(
+            "Postgres, Redis, a local chain, contracts, api, scheduler and settler start",
+            async {
+                let node = Box::pin(Node::start(options)).await?;
+                let contract = node.asset.contract;
+                let figures = format!(
+                    "api {}, scheduler {}, contract {contract}",
+                    node.api_url, node.scheduler_url
+                );
+                Ok((node, figures))
+            },
+        )
+        .await
+}
+
+async fn join_workers(
+    stage: &mut Stage,
+    folder: &Path,
+    worker: &Path,
+    node: &Node,
+    [first, second]: [&Person; 2],
+) -> anyhow::Result<[WorkerProcess; 2]> {
+    stage
+        .step("two owners join one CPU worker each", async {
+            let scheduler = node.scheduler_url.as_str();
+            let folders = [folder.join("worker-one"), folder.join("worker-two")];
+            let one = WorkerProcess::start(first, scheduler, worker, &folders[0]);
+            let two = WorkerProcess::start(second, scheduler, worker, &folders[1]);
+            let (one, two) = tokio::try_join!(one, two)?;
+            let found = first.api.get(&format!("/v1/workers/{}", one.id)).await?;
+            Ok((
+                [one, two],
+                format!("numeric class {}", found["numeric_class"]),
+            ))
+        })
+        .await
+}
+
+async fn play(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()> {
+    deposit(stage, cast).await?;
+    let trained = train(stage, cast).await?;
+    let inferred = infer(stage, cast, &trained).await?;
+    check_books(stage, cast).await?;
+    settle(stage, cast, &[&trained, &inferred]).await?;
+    kill_a_worker(stage, cast).await
+}
+
+async fn deposit(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
+    let client = &cast.client;
+    stage
+        .step(
+            "the client deposits 1,000 tokens, credited after finality",
+            async {
+                cast.node
+                    .give_tokens(client.wallet.address(), DEPOSIT_BASE)
+                    .await?;
+                let sent =
+                    send_deposit(&client.api, &client.wallet, &cast.rpc, DEPOSIT_BASE).await?;
+                credited(client, DEPOSIT_BASE).await?;
+                Ok(((), format!("transaction {}, {} gas", sent.hash, sent.gas)))
+            },
+        )
+        .await
+}
+
+async fn train(stage: &mut Stage, cast: &Cast) -> anyhow::Result<Done> {
+    stage
+        .step(
+            "two workers train the net on 1,437 images (tier replicated)",
+            async {
+                let spec = cast.digits.training(EPOCHS, SEGMENT_STEPS);
+                let job = submit(&cast.client, spec, "replicated").await?;
+                let done = complete(&cast.client, &job).await?;
+                let losses = work::losses(&done);
+                ensure!(
+                    losses.len() == EPOCHS as usize,
+                    "metrics of {} epochs were streamed",
+                    losses.len()
+                );
+                let losses = losses
+                    .iter()
+                    .map(|(epoch, loss)| format!("epoch {epoch} loss {loss:.4}"));
+                let losses: Vec<_> = losses.collect();
+                let charged = cost(&done);
+                Ok((done, format!("{}\n{charged}", losses.join(", "))))
+            },
+        )
+        .await
+}
+
+async fn infer(stage: &mut Stage, cast: &Cast, trained: &Done) -> anyhow::Result<Done> {
+    stage
+        .step(
+            "two workers run the trained net on 360 test images",
+            async {
+                let spec = cast.digits.inference(trained.output);
+                let job = submit(&cast.client, spec, "replicated").await?;
+                let done = complete(&cast.client, &job).await?;
+                let output = cast
+                    .client
+                    .api
+                    .request(reqwest::Method::GET, &format!("/v1/blobs/{}", done.output));
+                let output = cast.client.api.send(output).await?.bytes().await?;
+                let accuracy = cast.digits.accuracy(&output)?;
+                ensure!(
+                    accuracy >= ACCURACY_MIN,
+                    "accuracy {accuracy:.4} is below {ACCURACY_MIN}"
+                );
+                let charged = cost(&done);
+                Ok((
+                    done,
+                    format!(
+                        "accuracy {accuracy:.4}, computed from the returned outputs\n{charged}"
+                    ),
+                ))
+            },
+        )
+        .await
+}
+
+async fn check_books(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
+    stage
+        .step("the ledger is conserved, and nothing is held", async {
+            let books = conserved(&cast.database).await?;
+            ensure!(
+                books.held.is_zero(),
+                "{} base units are still held",
+                books.held
+            );
+            Ok((
+                (),
+                format!(
+                    "everybody's balances sum to the {} tokens deposited",
+                    whole_tokens(&books.deposits.to_string(), DECIMALS)
+                ),
+            ))
+        })
+        .await
+}
+
+async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done]) -> anyhow::Result<()> {
+    let receipts = stage
+        .step("the batch is committed, and its window passes", async {
+            let mut receipts = Vec::new();
+            for done in jobs {
+                let id = done.job["receipt_id"]
+                    .as_str()
+                    .context("a completed job without a receipt")?;
+                receipts.push(claimable(&cast.client.api, id).await?);
+            }
+            let batches: Vec<_> = receipts.iter().map(|it| it.header.id.to_string()).collect();
+            let gas = commit_gas(&cast.node, receipts[0].header.id).await?;
+            Ok((
+                receipts,
+                format!("batch {}, commit {gas} gas", batches.join(" and ")),
+            ))
+        })
+        .await?;
+    stage
+        .step(
+            "both owners and the platform claim exactly what the receipts say",
+            async {
+                let figures = claim_all(cast, &receipts).await?;
+                Ok(((), figures))
+            },
+        )
+        .await?;
+    stage
+        .step(
+            "every receipt verifies against the chain, and no changed one does",
+            async {
+                let mut refused = 0;
+                for receipt in &receipts {
+                    refused += verify_and_tamper(receipt, &cast.rpc).await?;
+                }
+                ensure!(refused > 0, "no change was tried");
+                Ok((
+                    (),
+                    format!(
+                        "{} receipts hold; {refused} changes of one digit were refused",
+                        receipts.len()
+                    ),
+                ))
+            },
+        )
+        .await
+}
+
+async fn claim_all(cast: &Cast, receipts: &[ReceiptDocument]) -> anyhow::Result<String> {
+    let due = due(receipts);
+    let of = |payee: Address| {
+        due.get(&payee)
+            .copied()
+            .with_context(|| format!("{payee} earned nothing"))
+    };
+    let chain = (cast.node.asset.token, &cast.rpc);
+    let mut lines = Vec::new();
+    for owner in &cast.owners {
+        let due = of(owner.wallet.address())?;
+        let leaf = own_leaf(&owner.api, due).await?;
+        let gas = claim_exactly(&owner.wallet, &leaf, due, chain).await?;
+        lines.push(format!(
+            "{} received {} tokens, {gas} gas",
+            owner.name,
+            whole_tokens(&due.to_string(), DECIMALS)
+        ));
+    }
+    let platform = cast.node.platform();
+    let batch = receipts
+        .iter()
+        .map(|it| it.header.id)
+        .max()
+        .context("no receipts")?;
+    let leaf = published_leaf(&cast.client.api, batch, platform.address()).await?;
+    let due_to_platform = of(platform.address())?;
+    let gas = claim_exactly(platform, &leaf, due_to_platform, chain).await?;
+    let tokens = whole_tokens(&due_to_platform.to_string(), DECIMALS);
+    lines.push(format!(
+        "the platform received {tokens} tokens by the published leaf file, {gas} gas"
+    ));
+    ensure!(
+        lines.len() == due.len(),
+        "{} payees, {} claimed",
+        due.len(),
+        lines.len()
+    );
+    Ok(lines.join("\n"))
+}
+
+async fn kill_a_worker(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()> {
+    let done = stage
+        .step(
+            "a worker is killed in mid-training; the other resumes at its checkpoint",
+            async {
+                let Cast {
+                    client,
+                    owners,
+                    workers,
+                    digits,
+                    ..
+                } = cast;
+                let job =
+                    submit(client, digits.training(LONG_EPOCHS, SEGMENT_STEPS), "none").await?;
+                let victim = work::after_first_checkpoint(client, &job, owners).await?;
+                workers[victim].kill().await?;
+                let done = complete(client, &job).await?;
+                let resumed = done.events.iter().find(|event| {
+                    event.kind == "leased" && event.data["resumed_at_step"].as_u64() > Some(0)
+                });
+                let resumed = resumed.context("no lease resumed at a checkpoint")?;
+                let figures = format!(
+                    "{} died; resumed at step {}\n{}",
+                    owners[victim].name,
+                    resumed.data["resumed_at_step"],
+                    cost(&done)
+                );
+                Ok((done, figures))
+            },
+        )
+        .await?;
+    stage
+        .step("the job was paid once", async {
+            let books = conserved(&cast.database).await?;
+            ensure!(
+                books.held.is_zero(),
+                "{} base units are still held",
+                books.held
+            );
+            let id = done.job["id"].as_str().context("a job without an id")?;
+            let charges = charges_of(cast, id).await?;
+            ensure!(charges == 1, "the job was charged {charges} times");
+            Ok(((), "one charge in the statement, nothing held".to_owned()))
+        })
+        .await
+}
+
+async fn charges_of(cast: &Cast, job: &str) -> anyhow::Result<usize> {
+    let receipts = cast.client.api.get("/v1/receipts?limit=100").await?;
+    let receipts = receipts["data"].as_array().context("no list of receipts")?;
+    Ok(receipts
+        .iter()
+        .filter(|receipt| receipt["job_id"] == job)
+        .count())
+}
+
+fn cost(done: &Done) -> String {
+    let charged = done.job["charged"]["amount"].as_str().unwrap_or_default();
+    format!("charged {} tokens", whole_tokens(charged, DECIMALS))
+}
+
+/// The worker's program: named, beside this one, or on the PATH.
+///
+/// # Errors
+/// When there is none; says what to run.
+pub fn find_worker(named: Option<&Path>) -> anyhow::Result<PathBuf> {
+    let beside = || {
+        Some(
+            std::env::current_exe()
+                .ok()?
+                .with_file_name("comptoir-worker"),
+        )
+    };
+    let found = named
+        .map(Path::to_owned)
+        .or_else(|| beside().filter(|it| it.is_file()));
+    match found.or_else(|| crate::embedded::find_program("comptoir-worker", &[])) {
+        Some(path) if path.is_file() => Ok(path),
+        Some(path) => bail!("there is no worker at {}", path.display()),
+        None => bail!("comptoir-worker is missing: run `make build`"),
+    }
+}

@@ -1,0 +1,128 @@
+//! Exit codes, and which failure gets which.
+
+use std::{fmt, process::ExitCode};
+
+use crate::client::http::ApiError;
+
+/// What the process ends with. `comptoir help exit-codes` and the README list them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It failed in a way that has no code of its own.
+    Failure = 1,
+    /// The credentials are missing, spent or too weak.
+    Unauthenticated = 3,
+    /// There is no such thing, or it is not yours.
+    NotFound = 4,
+    /// The state does not allow it, or a value is refused.
+    Refused = 5,
+    /// The balance does not cover it.
+    InsufficientFunds = 6,
+    /// A receipt or proof does not hold.
+    NotVerified = 7,
+    /// The service does not answer, or asks to wait.
+    Unavailable = 8,
+    /// The job ended without a result.
+    JobNotCompleted = 9,
+}
+
+/// The table for people.
+pub const HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed
+  2  the command line is not understood
+  3  credentials are missing, spent or too weak
+  4  no such thing, or not yours
+  5  refused: wrong state or bad value
+  6  the balance does not cover it
+  7  a receipt or proof does not hold
+  8  the service does not answer, or asks to wait
+  9  the job ended without a result";
+
+/// A failure whose code the caller chose.
+#[derive(Debug)]
+pub struct Coded {
+    /// The code.
+    pub exit: Exit,
+    /// What happened.
+    pub message: String,
+}
+
+impl fmt::Display for Coded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Coded {}
+
+/// A failure with that code.
+#[must_use]
+pub fn coded(exit: Exit, message: impl Into<String>) -> anyhow::Error {
+    Coded {
+        exit,
+        message: message.into(),
+    }
+    .into()
+}
+
+/// The code of a failure.
+#[must_use]
+pub fn code_of(error: &anyhow::Error) -> ExitCode {
+    let exit = error
+        .downcast_ref::<Coded>()
+        .map(|coded| coded.exit)
+        .or_else(|| error.downcast_ref::<ApiError>().map(code_of_api))
+        .unwrap_or(Exit::Failure);
+    ExitCode::from(exit as u8)
+}
+
+const fn code_of_api(error: &ApiError) -> Exit {
+    match error {
+        ApiError::Unreachable { .. } => Exit::Unavailable,
+        ApiError::Unreadable { .. } => Exit::Failure,
+        ApiError::Problem { status, .. } => match *status {
+            401 | 403 => Exit::Unauthenticated,
+            402 => Exit::InsufficientFunds,
+            404 | 410 => Exit::NotFound,
+            400..=499 => Exit::Refused,
+            _ => Exit::Unavailable,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(status: u16) -> ApiError {
+        ApiError::Problem {
+            status,
+            code: "x".into(),
+            message: "x".into(),
+        }
+    }
+
+    #[test]
+    fn each_refusal_of_the_service_has_its_code() {
+        let codes = [401, 402, 404, 409, 422, 503].map(|status| code_of_api(&problem(status)));
+        assert_eq!(
+            codes,
+            [
+                Exit::Unauthenticated,
+                Exit::InsufficientFunds,
+                Exit::NotFound,
+                Exit::Refused,
+                Exit::Refused,
+                Exit::Unavailable
+            ]
+        );
+    }
+
+    #[test]
+    fn a_code_survives_the_context_around_it() {
+        let error = coded(Exit::NotVerified, "no").context("verify the receipt");
+        assert_eq!(code_of(&error), ExitCode::from(7));
+    }
+}

@@ -1,0 +1,93 @@
+//! The `comptoir` binary as a library: the services, the embedded default, the demo, and the client verbs.
+
+pub mod admin;
+pub mod args;
+pub mod client;
+pub mod demo;
+pub mod doctor;
+pub mod embedded;
+pub mod exit;
+pub mod keys;
+pub mod output;
+pub mod secret;
+pub mod service;
+pub mod services;
+pub mod up;
+
+use std::process::ExitCode;
+
+use args::{Admin, Cli, Command, Documented, Serve};
+use clap::CommandFactory as _;
+use client::{Context, account, blobs, jobs, money, receipts, workers};
+
+/// Runs a command line.
+///
+/// # Errors
+/// When the command fails; [`exit::code_of`] gives the process's exit code.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let context = Context::new(cli.client, cli.json, service::now());
+    match cli.command {
+        Command::Up(args) => Box::pin(up::run(args)).await?,
+        Command::Demo(args) => Box::pin(demo::run(args)).await?,
+        Command::Services(args) => return services::run(args).await,
+        Command::Serve(Serve::Api(args)) => service::api::run(args).await?,
+        Command::Serve(Serve::Scheduler(args)) => service::scheduler::run(args).await?,
+        Command::Serve(Serve::Settler(args)) => service::settler::run(args).await?,
+        Command::Migrate => service::migrate().await?,
+        Command::Admin(Admin::Bootstrap { email }) => admin::bootstrap(&context, &email).await?,
+        Command::Admin(Admin::JoinToken(args)) => admin::join_token(&context, args).await?,
+        Command::Admin(Admin::DeployContracts(args)) => {
+            admin::deploy_contracts(&context, args).await?;
+        }
+        Command::Admin(Admin::PublishPrice(args)) => admin::publish_price(&context, args).await?,
+        Command::Doctor => doctor::run(context.output)?,
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "comptoir",
+                &mut std::io::stdout(),
+            );
+        }
+        Command::Openapi {
+            service: Documented::Api,
+        } => println!("{}", comptoir_api::openapi::committed()),
+        Command::Openapi {
+            service: Documented::Scheduler,
+        } => println!("{}", comptoir_scheduler::openapi::committed()),
+        verb => run_client(&context, verb).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
+    match verb {
+        Command::Signup(credentials) => account::sign_up(context, &credentials).await,
+        Command::Login(credentials) => account::sign_in(context, &credentials).await,
+        Command::Logout => account::sign_out(context).await,
+        Command::Account => account::show(context).await,
+        Command::Wallet(args) => account::create_wallet(context, &args.out),
+        Command::Bind(key) => account::bind_address(context, &key.key_file).await,
+        Command::Deposit(args) => money::deposit(context, &args).await,
+        Command::Balance => money::balance(context).await,
+        Command::Statement(page) => money::statement(context, &page).await,
+        Command::Withdraw(args) => money::withdraw(context, &args.tokens).await,
+        Command::Claim(args) => money::claim(context, &args).await,
+        Command::Blob(verb) => blobs::run(context, &verb).await,
+        Command::Quote(args) => jobs::quote(context, &args).await,
+        Command::Job(verb) => jobs::run(context, &verb).await,
+        Command::Worker(verb) => workers::run(context, &verb).await,
+        Command::Receipt(verb) => receipts::run(context, &verb).await,
+        Command::Bill(args) => receipts::recompute(context, &args),
+        Command::Verify(args) => receipts::verify(context, &args.receipt, &args.rpc).await,
+        Command::Up(_)
+        | Command::Demo(_)
+        | Command::Services(_)
+        | Command::Serve(_)
+        | Command::Migrate
+        | Command::Admin(_)
+        | Command::Doctor
+        | Command::Completions { .. }
+        | Command::Openapi { .. } => unreachable!("`run` took the verbs that are not a client's"),
+    }
+}

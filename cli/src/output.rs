@@ -1,0 +1,191 @@
+//! What commands print: tables on a terminal, JSON when piped or asked for. Progress goes to stderr.
+
+use std::io::IsTerminal as _;
+
+use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For programs.
+    Json,
+}
+
+impl Output {
+    /// JSON when asked for, or when nobody looks.
+    #[must_use]
+    pub fn choose(json: bool) -> Self {
+        if json || !std::io::stdout().is_terminal() {
+            Self::Json
+        } else {
+            Self::Table
+        }
+    }
+
+    /// Prints one object, the named fields in that order on a terminal.
+    pub fn object(self, object: &Value, fields: &[&str]) {
+        match self {
+            Self::Json => println!("{object:#}"),
+            Self::Table => {
+                let mut table = table();
+                for field in fields {
+                    table.add_row([(*field).to_owned(), text(pick(object, field))]);
+                }
+                println!("{table}");
+            }
+        }
+    }
+
+    /// Prints a list, one object a row.
+    pub fn list(self, list: &Value, fields: &[&str]) {
+        let rows = list["data"].as_array().map_or(&[][..], Vec::as_slice);
+        match self {
+            Self::Json => println!("{list:#}"),
+            Self::Table if rows.is_empty() => println!("none"),
+            Self::Table => {
+                let mut table = table();
+                table.set_header(fields);
+                for row in rows {
+                    table.add_row(fields.iter().map(|field| text(pick(row, field))));
+                }
+                println!("{table}");
+                if list["has_more"] == true {
+                    println!(
+                        "there are more: --limit, --cursor {}",
+                        text(&list["next_cursor"])
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn table() -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(UTF8_HORIZONTAL_ONLY)
+        .set_content_arrangement(ContentArrangement::Dynamic);
+    table
+}
+
+/// The value at a dotted path.
+fn pick<'a>(object: &'a Value, path: &str) -> &'a Value {
+    path.split('.').fold(object, |value, key| &value[key])
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "–".to_owned(),
+        Value::String(text) => text.clone(),
+        // A money body: the amount in whole tokens, exactly.
+        Value::Object(fields)
+            if fields.contains_key("amount") && fields.contains_key("decimals") =>
+        {
+            let amount = fields["amount"].as_str().unwrap_or_default();
+            let decimals = fields["decimals"]
+                .as_u64()
+                .and_then(|it| usize::try_from(it).ok());
+            whole_tokens(amount, decimals.unwrap_or_default())
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Base units as a decimal number of tokens: exact, no rounding.
+#[must_use]
+pub fn whole_tokens(base: &str, decimals: usize) -> String {
+    let padded = format!("{base:0>width$}", width = decimals + 1);
+    let (whole, fraction) = padded.split_at(padded.len() - decimals);
+    match fraction.trim_end_matches('0') {
+        "" => whole.to_owned(),
+        fraction => format!("{whole}.{fraction}"),
+    }
+}
+
+/// Whole tokens as base units.
+///
+/// # Errors
+/// When the text is not a decimal number, or finer than a base unit.
+pub fn base_units(tokens: &str, decimals: usize) -> Result<String, InvalidTokens> {
+    let (whole, fraction) = tokens.split_once('.').unwrap_or((tokens, ""));
+    let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) || fraction.len() > decimals {
+        return Err(InvalidTokens { decimals });
+    }
+    let base = format!("{whole}{fraction:0<decimals$}");
+    let base = base.trim_start_matches('0');
+    Ok(if base.is_empty() { "0" } else { base }.to_owned())
+}
+
+/// Not a number of tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("expected a number of tokens such as 12.5, with at most {decimals} decimals")]
+pub struct InvalidTokens {
+    decimals: usize,
+}
+
+/// A bar for something whose length is known; hidden when stderr is not a terminal.
+#[must_use]
+pub fn bar(length: u64, what: &str, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template).expect("the template is a constant of ours");
+    ProgressBar::new(length)
+        .with_style(style)
+        .with_message(what.to_owned())
+}
+
+/// A spinner for something whose end is not known.
+#[must_use]
+pub fn spinner(what: &str) -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+    spinner.enable_steady_tick(std::time::Duration::from_millis(120));
+    spinner
+}
+
+/// Bytes moved, with speed.
+pub const BYTES: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {binary_bytes_per_sec}";
+/// Steps done.
+pub const STEPS: &str = "{msg} {wide_bar} {pos}/{len}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_and_base_units_are_exact_in_both_directions() {
+        for (tokens, base) in [
+            ("0", "0"),
+            ("1", "1000000000000000000"),
+            ("0.000000000000000001", "1"),
+            ("12.5", "12500000000000000000"),
+        ] {
+            assert_eq!(base_units(tokens, 18).unwrap(), base);
+            assert_eq!(whole_tokens(base, 18), tokens);
+        }
+    }
+
+    #[test]
+    fn what_is_finer_than_a_base_unit_is_refused() {
+        for text in [
+            "",
+            ".5",
+            "-1",
+            "1e18",
+            "0.0000000000000000001",
+            "1.2.3",
+            "1,5",
+        ] {
+            assert!(base_units(text, 18).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_money_body_reads_as_tokens() {
+        let money =
+            serde_json::json!({"amount": "1500000", "asset": "eip155:1/erc20:0x0", "decimals": 6});
+        assert_eq!(text(&money), "1.5");
+    }
+}

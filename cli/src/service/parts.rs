@@ -1,0 +1,119 @@
+//! What the services are put together from.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use comptoir_http::metrics::Exporter;
+use comptoir_store::{
+    objects::Objects,
+    pool::{self, ServiceRole},
+    wake::Wake,
+};
+use secrecy::ExposeSecret as _;
+use sqlx::{PgPool, postgres::PgConnectOptions};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use super::config::{Common, Web};
+
+/// Separates deployments that share one Redis.
+const WAKE_NAMESPACE: &str = "main";
+
+/// A service that was started.
+pub struct Running {
+    name: &'static str,
+    /// Where it listens.
+    pub address: SocketAddr,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Runs a service in a task of its own.
+    #[must_use]
+    pub fn spawn(
+        name: &'static str,
+        address: SocketAddr,
+        service: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) -> Self {
+        Self {
+            name,
+            address,
+            task: tokio::spawn(service),
+        }
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    /// When it failed or panicked.
+    pub async fn ended(self) -> anyhow::Result<()> {
+        self.task
+            .await
+            .with_context(|| format!("{} panicked", self.name))?
+            .context(self.name)
+    }
+}
+
+/// A pool in the role of a service.
+///
+/// # Errors
+/// When Postgres does not answer or refuses the role.
+pub async fn connect(common: &Common, role: ServiceRole) -> anyhow::Result<PgPool> {
+    let options: PgConnectOptions = common
+        .database_url
+        .expose_secret()
+        .parse()
+        .context("DATABASE_URL is no Postgres URL")?;
+    pool::connect(options, role, common.connections_max)
+        .await
+        .with_context(|| format!("connect to the database as {role:?}"))
+}
+
+/// The object store.
+///
+/// # Errors
+/// When the URL names none.
+pub fn objects(common: &Common) -> anyhow::Result<Objects> {
+    Objects::open(&common.objects_url).context("open the object store")
+}
+
+/// Wake-ups, through Redis where one is configured.
+///
+/// # Errors
+/// When the URL is no Redis URL.
+pub fn wake(web: &Web) -> anyhow::Result<Wake> {
+    web.redis_url.as_ref().map_or_else(
+        || Ok(Wake::local()),
+        |url| Wake::start(url.expose_secret(), WAKE_NAMESPACE).context("REDIS_URL is no Redis URL"),
+    )
+}
+
+/// Scheme, host and port, without a slash at the end.
+#[must_use]
+pub fn origin(url: &Url) -> String {
+    url.origin().ascii_serialization()
+}
+
+/// Serves metrics where asked to, until `stop` is cancelled.
+///
+/// # Errors
+/// When the address cannot be listened on.
+pub async fn serve_metrics(
+    listen: Option<SocketAddr>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let Some(listen) = listen else { return Ok(()) };
+    let exporter = Exporter::install().context("install the metrics recorder")?;
+    let listener = TcpListener::bind(listen)
+        .await
+        .with_context(|| format!("listen on {listen}"))?;
+    tracing::info!(address = %listener.local_addr()?, "metrics listens");
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        if let Err(error) = exporter.serve(listener, stop.cancelled_owned()).await {
+            tracing::error!(%error, "metrics ended");
+        }
+    });
+    Ok(())
+}

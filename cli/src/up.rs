@@ -1,0 +1,385 @@
+//! Everything on one machine: the backing services, the contracts on a local chain, and our three services.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use alloy::{
+    primitives::{Address, U256},
+    providers::{Provider as _, ProviderBuilder, ext::AnvilApi as _},
+};
+use anyhow::{Context as _, bail};
+use comptoir_contracts_bindings::{ComptoirToken, Settlement};
+use comptoir_domain::{amount::Amount, asset::Asset, job::Device, price::Rate};
+use comptoir_settler::deploy::{self, Caps, Deployment, Token, Windows};
+use comptoir_store::{
+    assets::{self, AssetError},
+    prices,
+};
+use sqlx::{Connection as _, PgConnection, PgPool};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+
+use crate::{
+    admin,
+    args::UpArgs,
+    client::wallet::{Wallet, mined},
+    embedded::{Embedded, Provided},
+    keys::{ChainKeys, ServiceKeys},
+    service::{
+        self,
+        config::{ApiArgs, Common, SchedulerArgs, SettlerArgs, Web},
+        parts::Running,
+    },
+};
+
+/// One token has 18 decimals.
+const TOKEN: u128 = 10_u128.pow(18);
+/// Ether for every key that sends transactions on the local chain.
+const ETHER_BASE: u128 = 1_000 * TOKEN;
+/// Blocks of one second after which a deposit counts on the local chain.
+const FINALITY_DEPTH: u64 = 3;
+/// The local chain's batches close this soon, so that the way to a claim can be watched.
+const BATCH_AFTER_S: u64 = 5;
+/// Prices of the local chain: 10 tokens per 10^12 multiply-adds on a CPU, at least 0.01 tokens a job.
+const RATE_NANO: u128 = 10_000_000 * TOKEN;
+const MINIMUM_BASE: u128 = TOKEN / 100;
+/// The platform's share on the local chain: 5 %.
+const PLATFORM_PPM: u32 = 50_000;
+
+/// Where a node keeps its files and listens.
+#[derive(Debug, Clone)]
+pub struct NodeOptions {
+    /// Everything is in here.
+    pub folder: PathBuf,
+    /// The client API; port 0 takes a free one.
+    pub api: SocketAddr,
+    /// The worker API; port 0 takes a free one.
+    pub scheduler: SocketAddr,
+    /// Begin anew.
+    pub reset: bool,
+}
+
+/// Everything, running.
+pub struct Node {
+    embedded: Embedded,
+    keys: ChainKeys,
+    services: Vec<Running>,
+    stop: CancellationToken,
+    /// How clients reach it.
+    pub api_url: Url,
+    /// How workers reach it.
+    pub scheduler_url: Url,
+    /// What it is paid in.
+    pub asset: Asset,
+}
+
+/// Runs everything until a signal.
+///
+/// # Errors
+/// When something does not start, or ends by itself.
+pub async fn run(args: UpArgs) -> anyhow::Result<()> {
+    let signal = service::until_signal()?;
+    let loopback = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let options = NodeOptions {
+        folder: args.folder,
+        api: loopback(args.api_port),
+        scheduler: loopback(args.scheduler_port),
+        reset: args.reset,
+    };
+    let node = Node::start(options).await?;
+    println!(
+        "api        {}  (reference: {}docs)",
+        node.api_url, node.api_url
+    );
+    println!("scheduler  {}", node.scheduler_url);
+    println!(
+        "chain      {} (id {})",
+        node.embedded_ethereum(),
+        node.asset.chain_id
+    );
+    println!("token      {}", node.asset.token);
+    println!("contract   {}", node.asset.contract);
+    println!("Ctrl-C stops everything; what it knows is kept.");
+    let failed = tokio::select! {
+        () = signal.cancelled() => false,
+        () = node.stop.cancelled() => true,
+    };
+    node.stop().await?;
+    if failed {
+        bail!("a service ended by itself: its last log lines say why");
+    }
+    Ok(())
+}
+
+impl Node {
+    /// Starts everything, deploying contracts where the chain is new.
+    ///
+    /// # Errors
+    /// When something does not come up; what was started is stopped again.
+    pub async fn start(options: NodeOptions) -> anyhow::Result<Self> {
+        if options.reset && options.folder.exists() {
+            std::fs::remove_dir_all(&options.folder)
+                .with_context(|| format!("remove {}", options.folder.display()))?;
+        }
+        std::fs::create_dir_all(&options.folder)?;
+        let folder = std::path::absolute(&options.folder)?;
+        let embedded = Embedded::start(&folder, Provided::from_env()).await?;
+        service::migrate_at(&embedded.urls.database).await?;
+        let keys = ChainKeys::read_or_create(&folder.join("keys"))?;
+        ServiceKeys::read_or_create(&folder.join("keys"))?;
+        let asset = contracts(&embedded, &keys).await?;
+        let stop = CancellationToken::new();
+        let mut node = Self {
+            api_url: local_url(options.api)?,
+            scheduler_url: local_url(options.scheduler)?,
+            embedded,
+            keys,
+            services: Vec::new(),
+            stop,
+            asset,
+        };
+        node.start_services(&folder, &options).await?;
+        Ok(node)
+    }
+
+    async fn start_services(&mut self, folder: &Path, options: &NodeOptions) -> anyhow::Result<()> {
+        // Tokens name the public URL, so both addresses must be known before either service starts.
+        let api = reserve(options.api)?;
+        let scheduler = reserve(options.scheduler)?;
+        self.api_url = local_url(api)?;
+        self.scheduler_url = local_url(scheduler)?;
+        let objects = folder.join("objects");
+        std::fs::create_dir_all(&objects)?;
+        let common = Common {
+            database_url: self.embedded.urls.database.clone().into(),
+            objects_url: Url::from_directory_path(&objects)
+                .map_err(|()| anyhow::anyhow!("no URL for {}", objects.display()))?,
+            metrics_listen: None,
+            connections_max: 20,
+        };
+        let web = Web {
+            redis_url: Some(self.embedded.urls.redis.clone().into()),
+            public_url: self.api_url.clone(),
+            keys: folder.join("keys"),
+            live: false,
+        };
+        let api = ApiArgs {
+            common: common.clone(),
+            web: web.clone(),
+            listen: api,
+            scheduler_url: self.scheduler_url.clone(),
+        };
+        let scheduler = SchedulerArgs {
+            common: common.clone(),
+            web,
+            listen: scheduler,
+        };
+        let settler = SettlerArgs {
+            common,
+            rpc_url: self.embedded.urls.ethereum.parse()?,
+            key_file: folder.join("keys/settler.key"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            start_block: 0,
+            finality_depth: Some(FINALITY_DEPTH),
+            batch_after_s: BATCH_AFTER_S,
+            batch_receipts: 10_000,
+            batch_value_base: 10_000 * TOKEN,
+            poll_ms: 250,
+        };
+        self.services
+            .push(service::api::start(api, self.stop.clone()).await?);
+        self.services
+            .push(service::scheduler::start(scheduler, self.stop.clone()).await?);
+        self.services
+            .push(service::settler::start(settler, self.stop.clone()).await?);
+        Ok(())
+    }
+
+    /// The chain's RPC endpoint.
+    #[must_use]
+    pub fn embedded_ethereum(&self) -> &str {
+        &self.embedded.urls.ethereum
+    }
+
+    /// Owns fees and dust.
+    #[must_use]
+    pub const fn platform(&self) -> &Wallet {
+        &self.keys.platform
+    }
+
+    /// A look at the database with all rights.
+    ///
+    /// # Errors
+    /// When Postgres does not answer.
+    pub async fn database(&self) -> anyhow::Result<PgPool> {
+        PgPool::connect(&self.embedded.urls.database)
+            .await
+            .context("connect to the database")
+    }
+
+    /// Gives an address ether on the local chain.
+    ///
+    /// # Errors
+    /// When the chain is not anvil.
+    pub async fn fund(&self, address: Address) -> anyhow::Result<()> {
+        fund(self.embedded_ethereum(), address).await
+    }
+
+    /// Sends tokens of the first supply.
+    ///
+    /// # Errors
+    /// When the chain refuses.
+    pub async fn give_tokens(&self, to: Address, base: u128) -> anyhow::Result<()> {
+        let provider = self
+            .keys
+            .deployer
+            .connect(&self.embedded_ethereum().parse()?);
+        let token = ComptoirToken::new(self.asset.token, provider);
+        mined(
+            token
+                .transfer(to, U256::from(base))
+                .send()
+                .await
+                .context("send tokens")?,
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Stops the services, then what they run on.
+    ///
+    /// # Errors
+    /// When a service had failed, or something had to be killed.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        let mut outcome = Ok(());
+        for service in self.services {
+            if let Err(error) = service.ended().await {
+                outcome = Err(error);
+            }
+        }
+        let stopped = self.embedded.stop().await;
+        outcome.and(stopped)
+    }
+}
+
+/// The registered contract, if the chain knows it; new ones where nothing is registered yet.
+async fn contracts(embedded: &Embedded, keys: &ChainKeys) -> anyhow::Result<Asset> {
+    let mut connection = PgConnection::connect(&embedded.urls.database).await?;
+    match assets::current(&mut connection).await {
+        Ok(asset) => {
+            let provider = ProviderBuilder::new().connect_http(embedded.urls.ethereum.parse()?);
+            if provider.get_code_at(asset.contract).await?.is_empty() {
+                bail!(
+                    "the chain does not know our contract {}: it is not the chain that the database was used with; \
+                     start with that chain, or with --reset to begin anew",
+                    asset.contract
+                );
+            }
+            Ok(asset)
+        }
+        Err(AssetError::NoneRegistered) => {
+            deploy(&mut connection, &embedded.urls.ethereum, keys).await
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+async fn deploy(
+    connection: &mut PgConnection,
+    rpc: &str,
+    keys: &ChainKeys,
+) -> anyhow::Result<Asset> {
+    for key in [
+        &keys.deployer,
+        &keys.settler,
+        &keys.guardian,
+        &keys.admin,
+        &keys.platform,
+    ] {
+        fund(rpc, key.address()).await?;
+    }
+    let plan = Deployment {
+        token: Token::New {
+            holder: keys.deployer.address(),
+            initial_supply: U256::from(1_000_000 * TOKEN),
+            cap: U256::from(1_000_000_000 * TOKEN),
+        },
+        admin: keys.admin.address(),
+        timelock_delay: Duration::from_hours(48),
+        settler: keys.settler.address(),
+        guardian: keys.guardian.address(),
+        windows: Windows::DEVELOPMENT,
+        caps: Caps {
+            per_batch: 100_000 * TOKEN,
+            per_day: 1_000_000 * TOKEN,
+        },
+    };
+    let deployed = deploy::deploy(rpc.parse()?, keys.deployer.signer(), &plan)
+        .await
+        .context("deploy the contracts")?;
+    let now = service::now();
+    let asset = admin::register(connection, &deployed, keys.platform.address(), now).await?;
+    for device in [Device::Cpu, Device::Cuda] {
+        let price = prices::NewPrice {
+            device,
+            rate_nano: Rate::from_nano(RATE_NANO).context("the rate is out of bounds")?,
+            minimum: Amount::from_base(MINIMUM_BASE).context("the minimum is out of bounds")?,
+            platform_ppm: PLATFORM_PPM,
+            effective_at: now,
+        };
+        prices::publish(connection, asset.id, price).await?;
+    }
+    Ok(asset)
+}
+
+async fn fund(rpc: &str, address: Address) -> anyhow::Result<()> {
+    let provider = ProviderBuilder::new().connect_http(rpc.parse()?);
+    provider
+        .anvil_set_balance(address, U256::from(ETHER_BASE))
+        .await
+        .context("only a local anvil chain gives ether away; fund the keys in `keys/` and deploy with `comptoir admin deploy-contracts`")
+}
+
+/// An address whose port is known: the given one, or a free one.
+fn reserve(address: SocketAddr) -> anyhow::Result<SocketAddr> {
+    let listener =
+        std::net::TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+    Ok(listener.local_addr()?)
+}
+
+fn local_url(address: SocketAddr) -> anyhow::Result<Url> {
+    Ok(format!("http://{address}").parse()?)
+}
+
+/// Gas of the transaction that committed a batch.
+///
+/// # Errors
+/// When the chain has no such batch.
+pub async fn commit_gas(node: &Node, batch: u64) -> anyhow::Result<u64> {
+    let provider = ProviderBuilder::new()
+        .connect_http(node.embedded_ethereum().parse()?)
+        .erased();
+    let settlement = Settlement::new(node.asset.contract, provider.clone());
+    let topic = alloy::primitives::B256::left_padding_from(&batch.to_be_bytes());
+    let events = settlement
+        .event_filter::<Settlement::BatchCommitted>()
+        .from_block(0)
+        .topic2(topic)
+        .query()
+        .await?;
+    let (_, log) = events
+        .last()
+        .with_context(|| format!("batch {batch} is not on the chain"))?;
+    let hash = log
+        .transaction_hash
+        .context("an event without a transaction")?;
+    let receipt = provider
+        .get_transaction_receipt(hash)
+        .await?
+        .context("a transaction without a receipt")?;
+    Ok(receipt.gas_used)
+}
