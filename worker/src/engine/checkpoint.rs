@@ -88,7 +88,7 @@ pub fn check_size(state: &State, parameters: usize) -> Result<(), Failure> {
 /// Writes the checkpoint at the end of a segment.
 pub fn save(
     scratch: &Path,
-    no: u64,
+    segment: u32,
     state: &State,
     optimizer: &Optimizer,
     progress: &Progress,
@@ -125,7 +125,7 @@ pub fn save(
         "generator".to_owned(),
         generator.map_err(|error| broken("save a checkpoint", &error))?,
     ));
-    let name = format!("checkpoint-{no}.safetensors");
+    let name = format!("checkpoint-{segment}.safetensors");
     files::save(scratch, &name, &named)
         .map_err(|error| error.into_failure(Code::Machine, "save a checkpoint"))
 }

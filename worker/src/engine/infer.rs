@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use comptoir_domain::job::InferenceSpec;
+use comptoir_domain::{job::InferenceSpec, seal::OUTPUT_TENSORS};
 use tch::{Device, Tensor};
 
 use super::{
@@ -17,9 +17,6 @@ use super::{
     train::PROGRESS_INTERVAL,
 };
 use crate::aten::AtenError;
-
-/// Name of the one output of an inference job. Its tensors are `output_0`, `output_1`, … in the program's order.
-pub const OUTPUTS: &str = "outputs";
 
 /// Runs an inference job to its end.
 pub fn infer(
@@ -79,7 +76,7 @@ pub fn infer(
     let saved = files::save(context.scratch, "outputs.safetensors", &named)
         .map_err(|error| error.into_failure(Code::InvalidProgram, "save the outputs"))?;
     Ok(vec![Output {
-        name: OUTPUTS.to_owned(),
+        name: OUTPUT_TENSORS.to_owned(),
         path: saved.path,
         sha256: saved.sha256,
         bytes: saved.bytes,

@@ -111,8 +111,10 @@ impl Event {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EpochMetrics {
-    /// Counted from 1.
+    /// Counted from 0.
     pub epoch: u32,
+    /// Optimizer steps since the job's start.
+    pub step: u64,
     /// Mean over the rows, each measured before its own step.
     pub loss: f64,
     /// Share of rows whose class was the likeliest; with cross-entropy only.
@@ -129,12 +131,10 @@ pub struct EpochMetrics {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Segment {
-    /// Counted from 1.
-    pub no: u64,
+    /// The segment that ended, from 0.
+    pub segment: u32,
     /// Optimizer steps done at its end.
-    pub steps: u64,
-    /// Is it the last of the training?
-    pub last: bool,
+    pub step: u64,
     /// The checkpoint file, in the scratch folder.
     pub path: PathBuf,
     /// Its hash: equal on every machine of one numeric class.
@@ -210,10 +210,9 @@ mod tests {
     #[test]
     fn messages_pass_the_pipe_whole_and_in_order() {
         let segment = Segment {
-            no: 3,
-            steps: 30,
-            last: false,
-            path: "checkpoint-3.safetensors".into(),
+            segment: 2,
+            step: 30,
+            path: "checkpoint-2.safetensors".into(),
             sha256: Sha256::of(b""),
             bytes: 12,
         };

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use comptoir_domain::{
     job::{Loss, TrainingSpec},
-    shuffle,
+    seal::OUTPUT_WEIGHTS,
+    segment, shuffle,
 };
 use tch::Tensor;
 
@@ -12,7 +13,7 @@ use super::{
     checkpoint::{self, Progress},
     child::{Context, Stop},
     failure::{Code, Failure},
-    files,
+    files::{self, Saved},
     message::{EpochMetrics, Event, JobTask, Output, Segment},
     objective::Objective,
     optimizer::Optimizer,
@@ -24,8 +25,6 @@ use super::{
 };
 use crate::aten::AtenError;
 
-/// Name of the one output of a training job.
-pub const WEIGHTS: &str = "weights";
 /// How often progress is told.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -71,7 +70,7 @@ pub fn train(
     )
     .map_err(|error| error.into_failure(Code::InvalidProgram, "save the weights"))?;
     Ok(vec![Output {
-        name: WEIGHTS.to_owned(),
+        name: OUTPUT_WEIGHTS.to_owned(),
         path: saved.path,
         sha256: saved.sha256,
         bytes: saved.bytes,
@@ -133,6 +132,13 @@ impl<'a> Session<'a> {
         tch::manual_seed(i64::try_from(spec.seed).expect("a seed is below 2^53"));
         let batch_size = usize::try_from(spec.batch_size).expect("a batch size is limited");
         let steps_per_epoch = rows.rows.div_ceil(batch_size) as u64;
+        let steps_total = segment::steps_in_all(spec, rows.rows as u64);
+        if steps_total / u64::from(spec.segment_steps) > u64::from(u32::MAX) {
+            return Err(Failure::new(
+                Code::InvalidInput,
+                "the training has more segments than can be counted",
+            ));
+        }
         Ok(Self {
             spec,
             runner,
@@ -143,7 +149,7 @@ impl<'a> Session<'a> {
             objective,
             batch_size,
             steps_per_epoch,
-            steps_total: steps_per_epoch * u64::from(spec.epochs),
+            steps_total,
             progress: Progress::default(),
             order: None,
             learning_rate: spec.optimizer.learning_rate(),
@@ -212,43 +218,47 @@ impl<'a> Session<'a> {
         Tensor::from_slice(&order[first..last])
     }
 
-    /// Tells of an epoch or a segment that has just ended.
+    /// Tells of an epoch or a segment that has just ended. What is left after the last whole segment has no checkpoint.
     fn report(&mut self, context: &mut Context<'_>) -> Result<(), Stop> {
         let step = self.progress.step;
         if step.is_multiple_of(self.steps_per_epoch) {
-            let metrics = self.metrics(step / self.steps_per_epoch);
-            context.emit(Event::Metrics(metrics))?;
+            let epoch = u32::try_from(step / self.steps_per_epoch - 1).expect("epochs are limited");
+            context.emit(Event::Metrics(self.metrics(epoch)))?;
             self.progress.start_epoch();
             self.epoch_started = Instant::now();
         }
         let segment_steps = u64::from(self.spec.segment_steps);
-        let last = step == self.steps_total;
-        if last || step.is_multiple_of(segment_steps) {
-            let no = step.div_ceil(segment_steps);
+        if step.is_multiple_of(segment_steps) {
+            let segment = u32::try_from(step / segment_steps - 1)
+                .expect("segments were counted at the start");
             let saved = checkpoint::save(
                 context.scratch,
-                no,
+                segment,
                 &self.state,
                 &self.optimizer,
                 &self.progress,
                 context.device,
             )?;
-            let segment = Segment {
-                no,
-                steps: step,
-                last,
-                path: saved.path,
-                sha256: saved.sha256,
-                bytes: saved.bytes,
-            };
-            context.emit(Event::Segment(segment))?;
+            let Saved {
+                path,
+                sha256,
+                bytes,
+            } = saved;
+            context.emit(Event::Segment(Segment {
+                segment,
+                step,
+                path,
+                sha256,
+                bytes,
+            }))?;
         }
         Ok(())
     }
 
-    fn metrics(&self, epochs_done: u64) -> EpochMetrics {
+    fn metrics(&self, epoch: u32) -> EpochMetrics {
         EpochMetrics {
-            epoch: u32::try_from(epochs_done).expect("epochs are limited"),
+            epoch,
+            step: self.progress.step,
             loss: self.progress.mean_loss(),
             accuracy: match self.spec.loss {
                 Loss::CrossEntropy => Some(self.progress.accuracy()),
