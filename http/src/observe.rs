@@ -10,7 +10,7 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, MatchedPath, Request},
-    http::{Method, StatusCode},
+    http::{HeaderValue, Method, StatusCode, header::X_CONTENT_TYPE_OPTIONS},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -74,7 +74,10 @@ async fn observe(request: Request, next: Next) -> Response {
         drop(answering);
         let elapsed = started.elapsed();
         record(method, route, &response, elapsed);
-        response.headers_mut().insert(request_id::HEADER, header);
+        let headers = response.headers_mut();
+        headers.insert(request_id::HEADER, header);
+        // What tenants uploaded must not become a page of ours because a browser guessed.
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     };
     answer.instrument(span).await

@@ -81,3 +81,45 @@ impl Hasher {
         worked.await.map_err(|error| Problem::internal(&error))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_is_known_by_its_hash_alone() {
+        let hasher = Hasher::default();
+        let hash = hasher.hash("correct horse".to_owned()).await.unwrap();
+        assert_ne!(
+            hash,
+            hasher.hash("correct horse".to_owned()).await.unwrap(),
+            "each has its salt"
+        );
+        let verify = async |password: &str, hash: Option<&str>| {
+            hasher
+                .verify(password.to_owned(), hash.map(str::to_owned))
+                .await
+                .unwrap()
+        };
+        assert!(verify("correct horse", Some(&hash)).await);
+        assert!(!verify("Correct horse", Some(&hash)).await);
+        assert!(!verify("correct horse", None).await);
+        assert!(!verify("correct horse", Some("not a hash")).await);
+    }
+
+    /// No hash for an unknown account would answer sooner, and so tell which accounts exist.
+    #[tokio::test]
+    async fn a_sign_in_to_no_account_waits_in_the_same_line() {
+        let hasher = Hasher {
+            waiting: Arc::new(Semaphore::new(0)),
+            ..Hasher::default()
+        };
+        for hash in [None, Some("$argon2id$…".to_owned())] {
+            let refused = hasher
+                .verify("correct horse".to_owned(), hash)
+                .await
+                .unwrap_err();
+            assert_eq!(refused.code(), "unavailable");
+        }
+    }
+}

@@ -2,9 +2,10 @@
 
 use axum::http::StatusCode;
 use comptoir_domain::{
-    credential::ApiKey,
+    credential::{ApiKey, Environment},
     scope::{Scope, Scopes},
 };
+use comptoir_store::api_keys::{self, NewApiKey};
 use serde_json::json;
 use sqlx::PgPool;
 use time::{Duration, format_description::well_known::Rfc3339};
@@ -162,19 +163,36 @@ async fn a_key_gives_no_more_than_it_has(db: PgPool) {
     refused.expect_problem(StatusCode::FORBIDDEN, "insufficient_scope");
 }
 
+/// A key that is stored, but for a deployment whose money is worth something.
+async fn live_key(app: &TestApp, session: &Session) -> String {
+    let key = ApiKey::from_random(Environment::Live, [3; 32]);
+    let new = NewApiKey {
+        name: "live",
+        prefix: key.shown(),
+        hmac: app.state.keys.api_key_hmac(&key),
+        scopes: &Scopes::all(),
+        expires_at: None,
+    };
+    let mut connection = app.state.db.acquire().await.unwrap();
+    api_keys::create(&mut connection, session.account, &new, app.now())
+        .await
+        .unwrap();
+    key.reveal().to_owned()
+}
+
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn what_is_not_one_of_our_keys_is_refused(db: PgPool) {
     let app = TestApp::new(db).await;
     let session = app.session().await;
     let good = app.api_key(&session, &Scopes::all()).await.token;
-    let unknown = ApiKey::from_random(comptoir_domain::credential::Environment::Test, [3; 32]);
-    let live = ApiKey::from_random(comptoir_domain::credential::Environment::Live, [3; 32]);
+    let unknown = ApiKey::from_random(Environment::Test, [3; 32]);
+    let live = live_key(&app, &session).await;
     let cases = [
         &good[..43],
         &good.to_uppercase(),
         "ck_test_",
         unknown.reveal(),
-        live.reveal(),
+        &live,
     ];
     for key in cases {
         let reply = app.get("/v1/key").by(&with_key(&session, key)).send().await;

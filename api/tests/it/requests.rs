@@ -22,6 +22,7 @@ async fn a_request_keeps_its_name_and_gets_one_when_it_has_none(db: PgPool) {
         .send()
         .await;
     assert_eq!(named.header(request_id::HEADER), "mine-1");
+    assert_eq!(named.header(header::X_CONTENT_TYPE_OPTIONS), "nosniff");
     let (first, second) = (
         app.get("/healthz").send().await,
         app.get("/healthz").send().await,

@@ -87,3 +87,14 @@ async fn the_documentation_asks_nobody_else(db: PgPool) {
             .expect(StatusCode::OK);
     }
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn without_its_database_the_service_asks_to_come_back(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let session = app.session().await;
+    app.state.db.close().await;
+    let reply = app.get("/v1/account").by(&session).send().await;
+    let reply = reply.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
+    assert_eq!(reply.header(header::RETRY_AFTER), "1");
+    assert_eq!(reply.json["retryable"], true);
+}
