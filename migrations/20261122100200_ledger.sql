@@ -46,9 +46,20 @@ CREATE TABLE journal_entries (
     source_kind text NOT NULL,
     source_id text NOT NULL,
     reverses uuid REFERENCES journal_entries,
+    lines smallint NOT NULL CHECK (lines >= 2),  -- postings that it has, no more and no fewer
     posted_at timestamptz NOT NULL,
     UNIQUE (journal_entry_id, asset_id),
-    CONSTRAINT journal_entries_source_once UNIQUE (source_kind, source_id)
+    CONSTRAINT journal_entries_source_once UNIQUE (source_kind, source_id),
+    CONSTRAINT journal_entries_source_fits_kind CHECK (
+        kind = CASE source_kind
+            WHEN 'job_hold' THEN 'hold' WHEN 'withdrawal_hold' THEN 'hold'
+            WHEN 'job_hold_release' THEN 'hold_release' WHEN 'withdrawal_hold_release' THEN 'hold_release'
+            WHEN 'job_charge' THEN 'charge'
+            WHEN 'seal' THEN 'release'
+            ELSE source_kind
+        END
+    ),
+    CONSTRAINT journal_entries_reversal_names_entry CHECK ((kind = 'reversal') = (reverses IS NOT NULL))
 );
 
 CREATE TABLE postings (
@@ -72,6 +83,12 @@ CREATE INDEX postings_account ON postings (ledger_account_id, journal_entry_id);
 
 CREATE FUNCTION apply_posting() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 BEGIN
+    -- Lines are numbered within what the entry announced, and an entry is judged with all of them in: so none can be
+    -- added to an entry of an earlier transaction.
+    IF NOT EXISTS (SELECT FROM journal_entries e WHERE e.journal_entry_id = NEW.journal_entry_id AND NEW.line < e.lines) THEN
+        RAISE EXCEPTION 'journal entry % has no line %', NEW.journal_entry_id, NEW.line
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'journal_entry_lines';
+    END IF;
     UPDATE ledger_accounts
     SET balance_base = balance_base + NEW.amount_base, version = version + 1
     WHERE ledger_account_id = NEW.ledger_account_id
@@ -80,24 +97,56 @@ BEGIN
 END $$;
 CREATE TRIGGER postings_apply BEFORE INSERT ON postings FOR EACH ROW EXECUTE FUNCTION apply_posting();
 
-CREATE FUNCTION assert_entry_balances() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+-- What kind of entry may take from which accounts and give to which, so that a service that is allowed to hold money
+-- cannot pay it to somebody.
+CREATE FUNCTION assert_entry() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 DECLARE
-    lines bigint;
+    debited text[];
+    credited text[];
+    found_lines bigint;
     total numeric;
+    fits boolean;
 BEGIN
-    SELECT count(*), sum(amount_base) INTO lines, total FROM postings WHERE journal_entry_id = NEW.journal_entry_id;
-    IF lines < 2 OR total <> 0 THEN
-        RAISE EXCEPTION 'journal entry % has % lines that sum to %', NEW.journal_entry_id, lines, total
+    CASE NEW.kind
+        WHEN 'deposit' THEN debited := '{deposits}'; credited := '{available}';
+        WHEN 'hold' THEN debited := '{available}'; credited := '{held}';
+        WHEN 'hold_release' THEN debited := '{held}'; credited := '{available}';
+        WHEN 'charge' THEN debited := '{held, split_dust}'; credited := '{available, fees, split_dust}';
+        WHEN 'release' THEN debited := '{available, held, fees}'; credited := '{payable}';
+        WHEN 'split_close' THEN debited := '{split_dust}'; credited := '{available, fees}';
+        ELSE NULL; -- a reversal mirrors its entry
+    END CASE;
+    SELECT count(*), sum(amount_base), bool_and(code = ANY (CASE WHEN amount_base < 0 THEN debited ELSE credited END))
+    INTO found_lines, total, fits
+    FROM postings JOIN ledger_accounts USING (ledger_account_id)
+    WHERE journal_entry_id = NEW.journal_entry_id;
+    IF found_lines <> NEW.lines OR total <> 0 THEN
+        RAISE EXCEPTION 'journal entry % has % of % lines, which sum to %', NEW.journal_entry_id, found_lines, NEW.lines, total
             USING ERRCODE = 'check_violation', CONSTRAINT = 'journal_entry_balances';
+    END IF;
+    IF NEW.kind = 'reversal' THEN
+        fits := NOT EXISTS (
+            SELECT FROM postings WHERE journal_entry_id IN (NEW.journal_entry_id, NEW.reverses)
+            GROUP BY ledger_account_id HAVING sum(amount_base) <> 0
+        );
+    ELSIF NEW.kind IN ('hold', 'hold_release', 'release') THEN
+        -- Money stays with its owner; fees become the platform's.
+        fits := fits AND NOT EXISTS (
+            SELECT FROM postings JOIN ledger_accounts la USING (ledger_account_id)
+            WHERE journal_entry_id = NEW.journal_entry_id
+            GROUP BY CASE WHEN la.code = 'fees' THEN (SELECT platform FROM assets WHERE asset_id = NEW.asset_id) ELSE la.owner END
+            HAVING sum(amount_base) <> 0
+        );
+    END IF;
+    IF NOT fits THEN
+        RAISE EXCEPTION 'the lines of journal entry % are not those of a %', NEW.journal_entry_id, NEW.kind
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'journal_entry_fits_kind';
     END IF;
     RETURN NULL;
 END $$;
--- Deferred: the entry is judged at COMMIT, once all its postings are in; once when it is made, and once for
--- every posting, so that no line can be added to an entry of an earlier transaction.
-CREATE CONSTRAINT TRIGGER journal_entry_balances AFTER INSERT ON journal_entries
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION assert_entry_balances();
-CREATE CONSTRAINT TRIGGER postings_balance AFTER INSERT ON postings
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION assert_entry_balances();
+-- Deferred: the entry is judged at COMMIT, once all its postings are in.
+CREATE CONSTRAINT TRIGGER journal_entry_asserted AFTER INSERT ON journal_entries
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION assert_entry();
 
 CREATE TRIGGER journal_entries_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON journal_entries
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
@@ -202,3 +251,24 @@ GRANT UPDATE (carry) ON split_parties TO comptoir_scheduler;
 GRANT INSERT ON releases TO comptoir_api, comptoir_scheduler;
 GRANT UPDATE (state) ON releases TO comptoir_api;
 GRANT UPDATE (state, released_base, released_at) ON releases TO comptoir_settler;
+
+-- Each service posts the kinds of entry that its work makes, and queues and ends the releases that are its to decide.
+-- Reading is for all; the owner of the tables is not bound by policies.
+ALTER TABLE journal_entries ENABLE ROW LEVEL SECURITY;
+CREATE POLICY journal_entries_read ON journal_entries FOR SELECT USING (true);
+CREATE POLICY journal_entries_api ON journal_entries FOR INSERT TO comptoir_api
+    WITH CHECK (kind IN ('hold', 'hold_release'));
+CREATE POLICY journal_entries_scheduler ON journal_entries FOR INSERT TO comptoir_scheduler
+    WITH CHECK (kind IN ('hold_release', 'charge', 'split_close'));
+CREATE POLICY journal_entries_settler ON journal_entries FOR INSERT TO comptoir_settler
+    WITH CHECK (kind IN ('deposit', 'release', 'reversal'));
+
+ALTER TABLE releases ENABLE ROW LEVEL SECURITY;
+CREATE POLICY releases_read ON releases FOR SELECT USING (true);
+CREATE POLICY releases_api ON releases FOR INSERT TO comptoir_api
+    WITH CHECK (kind = 'withdrawal' AND state = 'queued' AND released_base = 0);
+CREATE POLICY releases_api_cancel ON releases FOR UPDATE TO comptoir_api
+    USING (kind = 'withdrawal' AND state = 'queued') WITH CHECK (state = 'cancelled');
+CREATE POLICY releases_scheduler ON releases FOR INSERT TO comptoir_scheduler
+    WITH CHECK (kind IN ('earning', 'fees') AND state = 'queued' AND released_base = 0);
+CREATE POLICY releases_settler ON releases FOR UPDATE TO comptoir_settler USING (true);

@@ -241,7 +241,7 @@ pub enum InvalidEntry {
 }
 
 /// Lines on their way to an entry: one per account, however often it is named.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Lines {
     changes: BTreeMap<AccountKey, Change>,
     overflowed: bool,

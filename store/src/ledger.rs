@@ -20,9 +20,6 @@ use crate::{
     violates,
 };
 
-/// Most lines of one entry.
-pub const LINES_MAX: usize = 30_000;
-
 /// What an owner has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Balances {
@@ -156,8 +153,8 @@ pub(crate) async fn post_locked(
     let (accounts, changes): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
     let posted = sqlx::query!(
         "WITH entry AS (
-             INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, reverses, posted_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)
+             INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, reverses, lines, posted_at)
+             VALUES ($1, $2, $3, $4, $5, $6, cardinality($8::uuid[]), $7)
              ON CONFLICT (source_kind, source_id) DO NOTHING
              RETURNING journal_entry_id, asset_id
          )

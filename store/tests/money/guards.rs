@@ -9,6 +9,7 @@ use comptoir_store::{
     holds::{HoldError, HoldSource},
     ledger::{self, PostError},
 };
+use futures::{StreamExt as _, stream};
 use sqlx::{PgPool, postgres::PgDatabaseError};
 
 use crate::harness::{ALICE, BOB, Money, NOW, amount};
@@ -20,6 +21,7 @@ fn code(error: &sqlx::Error) -> String {
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 const CHECK_VIOLATION: &str = "23514";
+const UNIQUE_VIOLATION: &str = "23505";
 const RESTRICT_VIOLATION: &str = "23001";
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -102,12 +104,13 @@ async fn write_lines(money: &Money, lines: &[(AccountKey, i64)]) -> sqlx::Result
     let mut tx = money.settler.begin().await?;
     ledger::lock(&mut tx, money.asset, lines.iter().map(|(key, _)| *key)).await?;
     sqlx::query(
-        "INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, posted_at)
-         VALUES ($1, $2, 'deposit', 'deposit', $3, $4)",
+        "INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, lines, posted_at)
+         VALUES ($1, $2, 'deposit', 'deposit', $3, $4, $5)",
     )
     .bind(id.0)
     .bind(money.asset)
     .bind(id.to_string())
+    .bind(i16::try_from(lines.len().max(2)).unwrap())
     .bind(NOW)
     .execute(&mut *tx)
     .await?;
@@ -164,12 +167,12 @@ async fn no_line_is_added_to_an_entry_of_an_earlier_transaction(db: PgPool) {
     let entry = write_lines(&money, &[(AccountKey::Deposits, -10), (alice, 10)])
         .await
         .unwrap();
-    let mut tx = money.settler.begin().await.unwrap();
-    insert_line(&mut tx, &money, entry, 2, (alice, 5))
-        .await
-        .unwrap();
-    let error = tx.commit().await.expect_err("a late line");
-    assert_eq!(code(&error), CHECK_VIOLATION, "{error}");
+    for (line, refusal) in [(2, CHECK_VIOLATION), (1, UNIQUE_VIOLATION)] {
+        let mut tx = money.settler.begin().await.unwrap();
+        let late = insert_line(&mut tx, &money, entry, line, (alice, 5)).await;
+        let error = late.expect_err("a late line");
+        assert_eq!(code(&error), refusal, "{error}");
+    }
     assert_eq!(money.bases(ALICE).await, (10, 0, 0));
 }
 
@@ -258,37 +261,246 @@ async fn a_deposit_counts_once_and_an_entry_is_reversed_once(db: PgPool) {
     assert_eq!(linked, Some(entry.0));
 }
 
+/// Posts an entry of these lines as a service would, or learns why not.
+async fn post(
+    service: &PgPool,
+    asset: i32,
+    lines: Lines,
+    (kind, source): (EntryKind, Source),
+) -> Result<(), PostError> {
+    let mut tx = service.begin().await?;
+    let entry = lines.into_entry(kind, source)?;
+    ledger::post(&mut tx, asset, &entry, NOW).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+fn refusal(posted: Result<(), PostError>) -> String {
+    match posted {
+        Err(PostError::Database(error)) => code(&error),
+        posted => panic!("not refused by the database: {posted:?}"),
+    }
+}
+
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn two_hundred_opposite_transfers_do_not_deadlock(db: PgPool) {
+async fn a_service_posts_what_its_work_makes_and_nothing_else(db: PgPool) {
     let money = Money::new(db).await;
+    money.deposit(ALICE, 100).await;
+    let lines = |from, to| {
+        Lines::default()
+            .debit(from, amount(1))
+            .credit(to, amount(1))
+    };
+    let (alice, held) = (AccountKey::Available(ALICE), AccountKey::Held(ALICE));
+    let entries: [(_, _, fn() -> Source); 5] = [
+        (
+            EntryKind::Deposit,
+            lines(AccountKey::Deposits, alice),
+            || Source::Deposit("9".into()),
+        ),
+        (EntryKind::Hold, lines(alice, held), || {
+            Source::JobHold(JobId::generate())
+        }),
+        (EntryKind::HoldRelease, lines(held, alice), || {
+            Source::JobHoldRelease(JobId::generate())
+        }),
+        (
+            EntryKind::Charge,
+            lines(held, AccountKey::Available(BOB)),
+            || Source::JobCharge(JobId::generate()),
+        ),
+        (
+            EntryKind::Release,
+            lines(alice, AccountKey::Payable(ALICE)),
+            || Source::Seal("9".into()),
+        ),
+    ];
+    money
+        .hold(HoldSource::Job(JobId::generate()), ALICE, 50)
+        .await
+        .unwrap();
+    for (kind, lines, source) in entries {
+        let may = [
+            (
+                &money.api,
+                matches!(kind, EntryKind::Hold | EntryKind::HoldRelease),
+            ),
+            (
+                &money.scheduler,
+                matches!(kind, EntryKind::HoldRelease | EntryKind::Charge),
+            ),
+            (
+                &money.settler,
+                matches!(kind, EntryKind::Deposit | EntryKind::Release),
+            ),
+        ];
+        for (service, may) in may {
+            let posted = post(service, money.asset, lines.clone(), (kind, source())).await;
+            if may {
+                posted.unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
+            } else {
+                assert_eq!(refusal(posted), INSUFFICIENT_PRIVILEGE, "{kind:?}");
+            }
+        }
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn the_lines_of_an_entry_are_those_of_its_kind(db: PgPool) {
+    let money = Money::new(db).await;
+    for owner in [ALICE, BOB] {
+        money.deposit(owner, 100).await;
+        money
+            .hold(HoldSource::Job(JobId::generate()), owner, 50)
+            .await
+            .unwrap();
+    }
+    let lines = |from, to| {
+        Lines::default()
+            .debit(from, amount(1))
+            .credit(to, amount(1))
+    };
+    let (alice, held) = (AccountKey::Available(ALICE), AccountKey::Held(ALICE));
+    let (bob, bob_held) = (AccountKey::Available(BOB), AccountKey::Held(BOB));
+    let job = JobId::generate();
+    let wicked = [
+        // A hold that pays somebody else, or out.
+        (
+            &money.api,
+            EntryKind::Hold,
+            Source::JobHold(job),
+            lines(alice, bob_held),
+        ),
+        (
+            &money.api,
+            EntryKind::Hold,
+            Source::JobHold(job),
+            lines(alice, bob),
+        ),
+        (
+            &money.api,
+            EntryKind::HoldRelease,
+            Source::JobHoldRelease(job),
+            lines(held, bob),
+        ),
+        (
+            &money.api,
+            EntryKind::HoldRelease,
+            Source::JobHoldRelease(job),
+            lines(held, AccountKey::Payable(ALICE)),
+        ),
+        // A charge of what is not held.
+        (
+            &money.scheduler,
+            EntryKind::Charge,
+            Source::JobCharge(job),
+            lines(alice, bob),
+        ),
+        (
+            &money.scheduler,
+            EntryKind::Charge,
+            Source::JobCharge(job),
+            lines(AccountKey::Deposits, bob),
+        ),
+        // A release to somebody else.
+        (
+            &money.settler,
+            EntryKind::Release,
+            Source::Seal("9".into()),
+            lines(alice, AccountKey::Payable(BOB)),
+        ),
+        (
+            &money.settler,
+            EntryKind::Release,
+            Source::Seal("9".into()),
+            lines(alice, bob),
+        ),
+        (
+            &money.settler,
+            EntryKind::Deposit,
+            Source::Deposit("9".into()),
+            lines(alice, bob),
+        ),
+    ];
+    for (service, kind, source, lines) in wicked {
+        let context = format!("{kind:?} {lines:?}");
+        let posted = post(service, money.asset, lines, (kind, source)).await;
+        assert_eq!(refusal(posted), CHECK_VIOLATION, "{context}");
+    }
+    // A source of another kind of entry.
+    let posted = post(
+        &money.api,
+        money.asset,
+        lines(alice, held),
+        (EntryKind::Hold, Source::JobCharge(job)),
+    )
+    .await;
+    assert_eq!(refusal(posted), CHECK_VIOLATION);
+    assert_eq!(money.bases(ALICE).await, (50, 50, 0));
+    assert_eq!(money.bases(BOB).await, (50, 50, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_service_queues_the_releases_that_are_its_to_decide(db: PgPool) {
+    let money = Money::new(db).await;
+    let insert = async |service: &PgPool, kind: &str| {
+        sqlx::query(
+            "INSERT INTO releases (release_id, asset_id, owner, kind, amount_base, created_at)
+             VALUES (gen_random_uuid(), $1, $2, $3, 1, $4)",
+        )
+        .bind(money.asset)
+        .bind(ALICE.as_slice())
+        .bind(kind)
+        .bind(NOW)
+        .execute(service)
+        .await
+    };
+    for (service, allowed) in [
+        (&money.api, &["withdrawal"][..]),
+        (&money.scheduler, &["earning", "fees"]),
+        (&money.settler, &[]),
+    ] {
+        for kind in ["earning", "fees", "withdrawal"] {
+            let inserted = insert(service, kind).await;
+            assert_eq!(
+                inserted.is_ok(),
+                allowed.contains(&kind),
+                "{kind}: {inserted:?}"
+            );
+        }
+    }
+    // The API may cancel what was asked for, and cannot mark anything released or touch what was earned.
+    let released = sqlx::query("UPDATE releases SET state = 'released'")
+        .execute(&money.api)
+        .await;
+    assert_eq!(code(&released.unwrap_err()), INSUFFICIENT_PRIVILEGE);
+    let cancelled = sqlx::query("UPDATE releases SET state = 'cancelled'")
+        .execute(&money.api)
+        .await;
+    assert_eq!(cancelled.unwrap().rows_affected(), 1);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn two_hundred_opposite_charges_do_not_deadlock(db: PgPool) {
+    let money = Money::new(db).await;
+    let (alice, bob) = (money.bind(ALICE, true).await, money.bind(BOB, true).await);
     money.deposit(ALICE, 1_000).await;
     money.deposit(BOB, 1_000).await;
-    let transfers: Vec<_> = (0..200)
-        .map(|number| {
-            let (from, to) = if number % 2 == 0 {
-                (ALICE, BOB)
-            } else {
-                (BOB, ALICE)
-            };
-            let (pool, asset) = (money.api.clone(), money.asset);
-            tokio::spawn(async move {
-                let entry = Lines::default()
-                    .debit(AccountKey::Available(from), amount(1))
-                    .credit(AccountKey::Available(to), amount(1))
-                    .into_entry(EntryKind::Charge, Source::JobCharge(JobId::generate()))
-                    .unwrap();
-                let mut tx = pool.begin().await?;
-                ledger::post(&mut tx, asset, &entry, NOW).await?;
-                tx.commit().await?;
-                Ok::<_, PostError>(())
-            })
-        })
-        .collect();
-    for transfer in transfers {
-        transfer.await.unwrap().unwrap();
+    let mut charges = Vec::new();
+    for _ in 0..100 {
+        // Each pays one base unit to the other, less the platform's 5 %.
+        charges.push(money.held_job(alice, ALICE, 1, &[(BOB, 1)]).await);
+        charges.push(money.held_job(bob, BOB, 1, &[(ALICE, 1)]).await);
     }
-    assert_eq!(money.bases(ALICE).await, (1_000, 0, 0));
-    assert_eq!(money.bases(BOB).await, (1_000, 0, 0));
+    let settled = stream::iter(&charges)
+        .map(|charge| money.settle(charge))
+        .buffer_unordered(8);
+    let settled: Vec<_> = settled.collect().await;
+    for receipt in settled {
+        receipt.unwrap();
+    }
+    assert_eq!(money.bases(ALICE).await, (995, 0, 0));
+    assert_eq!(money.bases(BOB).await, (995, 0, 0));
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
