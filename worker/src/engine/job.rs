@@ -1,11 +1,10 @@
-//! A job in its child process, seen from the worker: starts it, passes its events on, and ends it.
+//! A job in its child process, seen from the worker: passes its events on, enforces its time, and ends it.
 
 use std::{
-    ffi::OsString,
     io,
     os::unix::process::ExitStatusExt,
     path::{Component, Path, PathBuf},
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -15,7 +14,7 @@ use nix::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStdin},
     sync::mpsc,
     task::JoinHandle,
     time::{Instant, timeout, timeout_at},
@@ -24,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     failure::{Code, Failure},
-    limits::Limits,
     message::{self, Description, Event, LENGTH_BYTES, MessageError, Order},
 };
 
@@ -34,71 +32,22 @@ pub const EVENTS_MAX: usize = 64;
 pub const GRACE: Duration = Duration::from_secs(5);
 /// What is kept of a child's standard error.
 const STDERR_BYTES_MAX: usize = 4_096;
-/// What a child sees of the worker's environment: where libraries and devices are, and which instructions to use.
-const INHERITED: [&str; 6] = [
-    "LD_LIBRARY_PATH",
-    "ATEN_CPU_CAPABILITY",
-    "ONEDNN_MAX_CPU_ISA",
-    "MKL_ENABLE_INSTRUCTIONS",
-    "CUDA_VISIBLE_DEVICES",
-    "NVIDIA_VISIBLE_DEVICES",
-];
-
-/// How children are started.
-#[derive(Debug, Clone)]
-pub struct Launcher {
-    executable: PathBuf,
-    environment: Vec<(OsString, OsString)>,
+/// A running child. Dropping it ends the child.
+#[derive(Debug)]
+pub struct Job {
+    events: mpsc::Receiver<Event>,
+    cancel: CancellationToken,
 }
 
-impl Launcher {
-    /// Children of an executable that knows the verb `child`, with what they may see of this environment.
-    #[must_use]
-    pub fn new(executable: PathBuf) -> Self {
-        let inherit = |name: &str| Some((name.into(), std::env::var_os(name)?));
-        Self {
-            executable,
-            environment: INHERITED.into_iter().filter_map(inherit).collect(),
-        }
-    }
-
-    /// Children of the running executable.
-    pub fn current() -> io::Result<Self> {
-        std::env::current_exe().map(Self::new)
-    }
-
-    /// Sets a variable for children.
-    #[must_use]
-    pub fn with(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
-        let name = name.into();
-        self.environment.retain(|(present, _)| *present != name);
-        self.environment.push((name, value.into()));
-        self
-    }
-
-    /// Starts a child in a scratch folder. Call it on a thread that lives as long as the runtime (a task, not
-    /// `spawn_blocking`): the kernel ends a child with the thread that started it.
-    pub fn spawn(
-        &self,
-        limits: Limits,
+impl Job {
+    /// Takes over a child that was just started, and gives it its order. Within a runtime only.
+    pub(super) fn supervise(
+        mut child: Child,
+        wall: Duration,
         description: Description,
-        scratch: &Path,
-    ) -> io::Result<Job> {
-        let scratch = scratch.canonicalize()?;
-        let mut child = Command::new(&self.executable)
-            .arg("child")
-            .args(limits.arguments(description.device, description.threads))
-            .env_clear()
-            .envs(environment(&scratch, description.threads))
-            .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(&scratch)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true)
-            .spawn()?;
-        let pipe = "the pipe was asked for";
+        scratch: PathBuf,
+    ) -> Self {
+        let pipe = "the launcher asks for all three pipes";
         let stdin = child.stdin.take().expect(pipe);
         let messages = read_messages(child.stdout.take().expect(pipe));
         let stderr = tokio::spawn(read_tail(child.stderr.take().expect(pipe)));
@@ -116,39 +65,16 @@ impl Launcher {
             events,
             cancel: cancel.clone(),
             cancelling: false,
-            deadline: Instant::now() + limits.wall,
+            deadline: Instant::now() + wall,
             scratch,
         };
         tokio::spawn(supervisor.run(description));
-        Ok(Job {
+        Self {
             events: receiver,
             cancel,
-        })
+        }
     }
-}
 
-fn environment(scratch: &Path, threads: u16) -> [(&'static str, OsString); 8] {
-    [
-        ("HOME", scratch.into()),
-        ("TMPDIR", scratch.into()),
-        ("LANG", "C".into()),
-        ("OMP_NUM_THREADS", threads.to_string().into()),
-        ("MKL_NUM_THREADS", threads.to_string().into()),
-        ("MKL_DYNAMIC", "FALSE".into()),
-        // What cuBLAS needs to give the same result twice.
-        ("CUBLAS_WORKSPACE_CONFIG", ":4096:8".into()),
-        ("NVIDIA_TF32_OVERRIDE", "0".into()),
-    ]
-}
-
-/// A running child. Dropping it ends the child.
-#[derive(Debug)]
-pub struct Job {
-    events: mpsc::Receiver<Event>,
-    cancel: CancellationToken,
-}
-
-impl Job {
     /// The next event. Exactly one event is the last (`Event::is_last`), whatever happens to the child; then `None`.
     pub async fn next(&mut self) -> Option<Event> {
         self.events.recv().await

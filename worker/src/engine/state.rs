@@ -7,6 +7,7 @@ use std::{
 };
 
 use comptoir_domain::{
+    digest::Sha256,
     program::{
         Archive, ArchiveError, Program, Role, StoredTensor,
         graph::{Argument, OutputSpec, ScalarType},
@@ -103,7 +104,7 @@ impl State {
     /// that the program does not have.
     pub fn apply(&mut self, file: &mut TensorFile) -> Result<(), Failure> {
         let _guard = tch::no_grad_guard();
-        let mut given: BTreeMap<&String, Vec<u8>> = BTreeMap::new();
+        let mut given: BTreeMap<&String, Sha256> = BTreeMap::new();
         let names: Vec<String> = file.header().tensors.keys().cloned().collect();
         for name in &names {
             let wrong = |reason: &str| {
@@ -126,8 +127,9 @@ impl State {
                 ));
             }
             let bytes = files::to_bytes(&tensor).map_err(|error| failed(name, &error))?;
+            let digest = Sha256::of(&bytes);
             match given.get(first) {
-                Some(other) if *other != bytes => {
+                Some(other) if *other != digest => {
                     return Err(wrong("is tied to another weight that differs"));
                 }
                 Some(_) => {}
@@ -136,7 +138,7 @@ impl State {
                         .shallow_clone()
                         .f_copy_(&tensor)
                         .map_err(|error| failed(name, &error.into()))?;
-                    given.insert(first, bytes);
+                    given.insert(first, digest);
                 }
             }
         }

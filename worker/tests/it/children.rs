@@ -146,9 +146,8 @@ async fn a_job_that_takes_too_long_is_ended() {
     );
 }
 
-#[tokio::test]
-async fn a_job_that_eats_memory_is_ended() {
-    let mut bench = Bench::new();
+/// A wide batch: 60,000 images through the convolutional net at once.
+fn wide(bench: &mut Bench) -> InferenceSpec {
     let case = cases("inference")
         .into_iter()
         .find(|case| case["name"] == "convnet_inference")
@@ -162,26 +161,25 @@ async fn a_job_that_eats_memory_is_ended() {
         data: &zeros,
     };
     let blob = bench.blob(&tensors::to_bytes([images]).unwrap());
-    let inputs = [(
-        "x".to_owned(),
-        TensorRef {
-            blob,
-            tensor: "images".to_owned(),
-        },
-    )]
-    .into();
-    // The first convolution makes 245 MB of these rows; all of them fit a machine, and not this limit.
-    let spec = InferenceSpec {
-        inputs,
+    let tensor = "images".to_owned();
+    InferenceSpec {
+        inputs: [("x".to_owned(), TensorRef { blob, tensor })].into(),
         batch_size: 60_000,
-        ..inference(&mut bench, &case)
-    };
+        ..inference(bench, &case)
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_eats_memory_is_ended() {
+    let mut bench = Bench::new();
+    let spec = wide(&mut bench);
     let task = bench.task(JobSpec::Inference(spec));
+    // Its first convolution alone makes 245 MB.
     let limits = Limits {
         memory_bytes: 128 << 20,
         ..LIMITS
     };
-    let last = bench.start(task.clone(), limits).last().await;
+    let last = bench.start(task, limits).last().await;
     let Event::Failed(failure) = last else {
         panic!("not ended: {last:?}")
     };
@@ -190,8 +188,26 @@ async fn a_job_that_eats_memory_is_ended() {
         (Code::OutOfMemory, Cause::Worker),
         "{failure}"
     );
-    let last = bench.start(task, LIMITS).last().await;
-    assert!(matches!(last, Event::Done { .. }), "{last:?}");
+}
+
+#[tokio::test]
+async fn a_job_runs_in_the_memory_that_it_was_quoted() {
+    let mut bench = Bench::new();
+    let mut training = convnet(&mut bench);
+    training.batch_size = 150;
+    let inference = wide(&mut bench);
+    for spec in [JobSpec::Training(training), JobSpec::Inference(inference)] {
+        let memory_bytes = bench.quoted_memory(&spec);
+        let limits = Limits {
+            memory_bytes,
+            ..LIMITS
+        };
+        let last = bench.start(bench.task(spec), limits).last().await;
+        assert!(
+            matches!(last, Event::Done { .. }),
+            "{memory_bytes} bytes: {last:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -3,14 +3,17 @@
 use std::{
     collections::BTreeMap,
     fs,
+    io::Cursor,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use comptoir_domain::{
     digest::Sha256,
-    job::{Device, InferenceSpec, JobSpec, TensorRef, TrainingSpec},
-    tensors::{self, TensorView, Tensors},
+    fit::{self, ProgramFacts},
+    job::{Device, InferenceSpec, JobSpec, TensorRef, Tier, TrainingSpec},
+    program::Archive,
+    tensors::{self, TensorView, Tensors, TensorsHeader},
 };
 use comptoir_worker::engine::{Description, Event, Job, JobTask, Launcher, Limits, Task};
 use serde_json::Value;
@@ -108,6 +111,20 @@ impl Bench {
         launcher
             .spawn(limits, description, self.scratch.path())
             .unwrap()
+    }
+
+    /// Memory that the service would quote for a job.
+    pub fn quoted_memory(&self, spec: &JobSpec) -> u64 {
+        let read = |path: &PathBuf| fs::read(self.scratch.path().join(path)).unwrap();
+        let archive = Archive::open(Cursor::new(read(&self.blobs[&spec.program()]))).unwrap();
+        let facts = ProgramFacts::of(archive.program()).unwrap();
+        let head = |(digest, path): (&Sha256, &PathBuf)| {
+            Some((*digest, TensorsHeader::read(&read(path)).ok()?))
+        };
+        let heads = self.blobs.iter().filter_map(head).collect();
+        fit::check(spec, Tier::None, &facts, &heads)
+            .unwrap()
+            .min_memory_bytes
     }
 
     /// Runs a job to its end; all its events.
@@ -283,7 +300,7 @@ fn floats(view: TensorView<'_>) -> Option<Vec<f64>> {
 
 /// A `.pt2` archive with its graph changed.
 pub fn with_graph(archive: &[u8], change: impl FnOnce(String) -> String) -> Vec<u8> {
-    use std::io::{Cursor, Read as _, Write as _};
+    use std::io::{Read as _, Write as _};
     let mut from = zip::ZipArchive::new(Cursor::new(archive)).unwrap();
     let mut to = zip::ZipWriter::new(Cursor::new(Vec::new()));
     let options =

@@ -1,0 +1,94 @@
+//! Starts children: their environment, their folder, their limits.
+
+use std::{
+    ffi::OsString,
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use tokio::process::Command;
+
+use super::{job::Job, limits::Limits, message::Description};
+
+/// What a child sees of the worker's environment: where libraries and devices are, and which instructions to use.
+const INHERITED: [&str; 6] = [
+    "LD_LIBRARY_PATH",
+    "ATEN_CPU_CAPABILITY",
+    "ONEDNN_MAX_CPU_ISA",
+    "MKL_ENABLE_INSTRUCTIONS",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+];
+
+/// How children are started.
+#[derive(Debug, Clone)]
+pub struct Launcher {
+    executable: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Launcher {
+    /// Children of an executable that knows the verb `child`, with what they may see of this environment.
+    #[must_use]
+    pub fn new(executable: PathBuf) -> Self {
+        let inherit = |name: &str| Some((name.into(), std::env::var_os(name)?));
+        Self {
+            executable,
+            environment: INHERITED.into_iter().filter_map(inherit).collect(),
+        }
+    }
+
+    /// Children of the running executable.
+    pub fn current() -> io::Result<Self> {
+        std::env::current_exe().map(Self::new)
+    }
+
+    /// Sets a variable for children.
+    #[must_use]
+    pub fn with(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        let name = name.into();
+        self.environment.retain(|(present, _)| *present != name);
+        self.environment.push((name, value.into()));
+        self
+    }
+
+    /// Starts a child in a scratch folder. Call it on a thread that lives as long as the runtime (a task, not
+    /// `spawn_blocking`): the kernel ends a child with the thread that started it.
+    pub fn spawn(
+        &self,
+        limits: Limits,
+        description: Description,
+        scratch: &Path,
+    ) -> io::Result<Job> {
+        let scratch = scratch.canonicalize()?;
+        let child = Command::new(&self.executable)
+            .arg("child")
+            .args(limits.arguments(description.device, description.threads))
+            .env_clear()
+            .envs(environment(&scratch, description.threads))
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .current_dir(&scratch)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Job::supervise(child, limits.wall, description, scratch))
+    }
+}
+
+fn environment(scratch: &Path, threads: u16) -> [(&'static str, OsString); 8] {
+    [
+        ("HOME", scratch.into()),
+        ("TMPDIR", scratch.into()),
+        ("LANG", "C".into()),
+        ("OMP_NUM_THREADS", threads.to_string().into()),
+        ("MKL_NUM_THREADS", threads.to_string().into()),
+        ("MKL_DYNAMIC", "FALSE".into()),
+        // What cuBLAS needs to give the same result twice.
+        ("CUBLAS_WORKSPACE_CONFIG", ":4096:8".into()),
+        ("NVIDIA_TF32_OVERRIDE", "0".into()),
+    ]
+}
