@@ -4,10 +4,12 @@ use std::{
     fs,
     os::unix::fs::{PermissionsExt as _, chown},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, bail};
 use comptoir_domain::digest::Sha256;
+use comptoir_store::pool;
 use nix::{sys::signal::Signal, unistd::User};
 use tokio::process::Command;
 
@@ -17,6 +19,11 @@ use super::process::{Process, find_program, free_port, loopback};
 const NAME: &str = "comptoir";
 /// Enough for every pool of `up` and for tests that run side by side.
 const CONNECTIONS_MAX: u32 = 300;
+
+/// How long a server may recover after a crash.
+const RECOVERY_MAX: Duration = Duration::from_mins(2);
+/// SQLSTATE of a server that is starting up.
+const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// Where `initdb` and `postgres` are.
 ///
@@ -178,8 +185,22 @@ fn as_user(program: &Path, user: Option<&User>) -> Command {
     command
 }
 
+/// Makes the database. A server that listens may still be starting up, or recovering after a crash.
 async fn create_database(url: &str) -> anyhow::Result<()> {
-    comptoir_store::pool::create_database(url)
-        .await
-        .context("create the database")
+    let give_up = Instant::now() + RECOVERY_MAX;
+    loop {
+        match pool::create_database(url).await {
+            Err(error) if is_starting(&error) && Instant::now() < give_up => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            outcome => return outcome.context("create the database"),
+        }
+    }
+}
+
+fn is_starting(error: &sqlx::Error) -> bool {
+    let code = error
+        .as_database_error()
+        .and_then(sqlx::error::DatabaseError::code);
+    code.as_deref() == Some(CANNOT_CONNECT_NOW)
 }
