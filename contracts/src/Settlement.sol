@@ -27,6 +27,7 @@ import "./SettlementTypes.sol";
 /// - that the leaves inside the sums are right. For that there are the published leaf file (`dataHash`), the window, and a
 ///   guardian that recomputes the one in the other. With a guardian awake a stolen settler key takes nothing. Without one it
 ///   takes at most what is payable and unclaimed plus one bucket per day, and once a false root is frozen, everything;
+/// - anything against an ADMIN that turns hostile, beyond the notice that its timelock gives;
 /// - anything about tokens that change balances on their own. A fee on transfer is borne by whoever is paid.
 contract Settlement is SettlementControl, ReentrancyGuardTransient {
     using SafeERC20 for IERC20;
@@ -37,7 +38,6 @@ contract Settlement is SettlementControl, ReentrancyGuardTransient {
     IERC20 public immutable TOKEN;
 
     /// @notice EIP-712 domain of this contract at its deployment. See {Leaves}.
-    // solhint-disable-next-line var-name-mixedcase
     bytes32 public immutable DOMAIN_SEPARATOR;
 
     // One slot.

@@ -218,9 +218,9 @@ contract ClaimTest is Fixture {
         Claim[] memory items = new Claim[](6);
         items[0] = ledger.claimOf(1, bob); // the token refuses bob
         items[1] = ledger.claimOf(1, platform); // nothing owed
-        items[2] = ledger.claimOf(1, bob);
-        items[2].leaf.payable_ = 1; // forged
-        items[3] = ledger.claimOf(1, bob);
+        items[2] = ledger.claimOf(1, carol);
+        items[2].leaf.account = stranger; // forged
+        items[3] = ledger.claimOf(1, carol);
         items[3].proof = new bytes32[](0); // without a proof
         items[4] = ledger.claimOf(1, carol);
         items[5] = ledger.claimOf(1, carol); // paid by the one before
