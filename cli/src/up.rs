@@ -25,7 +25,11 @@ use url::Url;
 use crate::{
     admin,
     args::UpArgs,
-    client::wallet::{Wallet, mined},
+    client::{
+        money::send_deposit,
+        wallet::{Sent, Wallet, mined},
+    },
+    demo::{books::credited, people::Person},
     embedded::{Embedded, Provided},
     keys::{ChainKeys, ServiceKeys},
     service::{
@@ -60,6 +64,8 @@ pub struct NodeOptions {
     pub scheduler: SocketAddr,
     /// Begin anew.
     pub reset: bool,
+    /// What runs already, and is used instead of an embedded service.
+    pub provided: Provided,
 }
 
 /// Everything, running.
@@ -88,6 +94,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
         api: loopback(args.api_port),
         scheduler: loopback(args.scheduler_port),
         reset: args.reset,
+        provided: Provided::from_env(),
     };
     let node = Node::start(options).await?;
     println!(
@@ -126,7 +133,7 @@ impl Node {
         }
         std::fs::create_dir_all(&options.folder)?;
         let folder = std::path::absolute(&options.folder)?;
-        let embedded = Embedded::start(&folder, Provided::from_env()).await?;
+        let embedded = Embedded::start(&folder, options.provided.clone()).await?;
         service::migrate_at(&embedded.urls.database).await?;
         let keys = ChainKeys::read_or_create(&folder.join("keys"))?;
         ServiceKeys::read_or_create(&folder.join("keys"))?;
@@ -247,6 +254,19 @@ impl Node {
         )
         .await
         .map(drop)
+    }
+
+    /// Gives a person tokens and ether, deposits the tokens, and waits until they are credited.
+    ///
+    /// # Errors
+    /// When the chain refuses, or the deposit is not credited in time.
+    pub async fn deposit_for(&self, person: &Person, base: u128) -> anyhow::Result<Sent> {
+        self.fund(person.wallet.address()).await?;
+        self.give_tokens(person.wallet.address(), base).await?;
+        let rpc = self.embedded_ethereum().parse()?;
+        let sent = send_deposit(&person.api, &person.wallet, &rpc, base).await?;
+        credited(person, base).await?;
+        Ok(sent)
     }
 
     /// Stops the services, then what they run on.

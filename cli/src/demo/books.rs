@@ -2,6 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
+    path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -15,14 +18,18 @@ use comptoir_domain::{
 use comptoir_store::{assets, ledger};
 use reqwest::Method;
 use sqlx::PgPool;
+use tokio::process::Command;
 use url::Url;
 
 use super::people::Person;
-use crate::client::{
-    http::Api,
-    money::{claim_document, send_claim},
-    receipts,
-    wallet::Wallet,
+use crate::{
+    client::{
+        http::Api,
+        money::{claim_document, send_claim},
+        receipts,
+        wallet::Wallet,
+    },
+    exit::Exit,
 };
 
 /// How long a batch may take from its seal until it is claimable: blocks, finality and the window.
@@ -193,6 +200,64 @@ pub async fn verify_and_tamper(document: &ReceiptDocument, rpc: &Url) -> anyhow:
         refused += 1;
     }
     Ok(refused)
+}
+
+/// The same by the command line, as a stranger would: `verify` and `bill` pass, and `verify` refuses the file once a
+/// byte of it is changed.
+///
+/// # Errors
+/// When a command ends otherwise.
+pub async fn command_line_agrees(
+    document: &ReceiptDocument,
+    rpc: &Url,
+    program: &Path,
+    folder: &Path,
+) -> anyhow::Result<()> {
+    let file = folder.join(format!("receipt-{}.json", document.receipt.receipt_id));
+    let text = serde_json::to_string_pretty(document)?;
+    std::fs::write(&file, &text)?;
+    let verify = [
+        OsStr::new("verify"),
+        file.as_os_str(),
+        "--rpc".as_ref(),
+        rpc.as_str().as_ref(),
+    ];
+    ensure!(
+        comptoir(&verify).await? == 0,
+        "`comptoir verify` refuses the receipt"
+    );
+    let bill = [
+        OsStr::new("bill"),
+        file.as_os_str(),
+        "--recompute".as_ref(),
+        "--program".as_ref(),
+        program.as_os_str(),
+    ];
+    ensure!(
+        comptoir(&bill).await? == 0,
+        "`comptoir bill --recompute` comes to another charge"
+    );
+    let mut changed = text.clone().into_bytes();
+    let at = *changeable(&text).first().context("nothing to change")?;
+    changed[at] = if changed[at] == b'1' { b'2' } else { b'1' };
+    std::fs::write(&file, changed)?;
+    let code = comptoir(&verify).await?;
+    let expected = Exit::NotVerified as i32;
+    ensure!(
+        code == expected,
+        "`comptoir verify` ends with {code} for a changed receipt, not {expected}"
+    );
+    Ok(())
+}
+
+async fn comptoir(arguments: &[&OsStr]) -> anyhow::Result<i32> {
+    let program = std::env::current_exe()?.with_file_name("comptoir");
+    let ended = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .await?;
+    ended.status.code().context("the command was killed")
 }
 
 /// The place of one digit in each quoted value of 20 or more characters, addresses and amounts included.

@@ -1,9 +1,9 @@
 //! The main job, from deposit to claim, on real input. Each step is checked, not only printed.
 
-mod books;
-mod people;
+pub mod books;
+pub mod people;
 mod stage;
-mod work;
+pub mod work;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -18,12 +18,14 @@ use url::Url;
 
 use crate::{
     args::DemoArgs,
-    client::{http::Api, money::send_deposit},
+    client::http::Api,
+    embedded::Provided,
     output::whole_tokens,
     up::{Node, NodeOptions, commit_gas},
 };
 use books::{
-    claim_exactly, claimable, conserved, credited, due, own_leaf, published_leaf, verify_and_tamper,
+    claim_exactly, claimable, command_line_agrees, conserved, due, own_leaf, published_leaf,
+    verify_and_tamper,
 };
 use people::{Person, WorkerProcess};
 use stage::Stage;
@@ -112,6 +114,8 @@ struct Cast {
     owners: [Person; 2],
     workers: [WorkerProcess; 2],
     digits: Digits,
+    program: PathBuf,
+    folder: PathBuf,
 }
 
 async fn tell(stage: &mut Stage, folder: &Path, worker: &Path, data: &Path) -> anyhow::Result<()> {
@@ -172,6 +176,8 @@ async fn gather(
         owners: [first, second],
         workers,
         digits,
+        program: data.join("convnet.pt2"),
+        folder: folder.to_owned(),
     })
 }
 
@@ -182,6 +188,7 @@ async fn start_node(stage: &mut Stage, folder: &Path) -> anyhow::Result<Node> {
         api: any_port,
         scheduler: any_port,
         reset: false,
+        provided: Provided::from_env(),
     };
     stage
         .step(
@@ -237,12 +244,7 @@ async fn deposit(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
         .step(
             "the client deposits 1,000 tokens, credited after finality",
             async {
-                cast.node
-                    .give_tokens(client.wallet.address(), DEPOSIT_BASE)
-                    .await?;
-                let sent =
-                    send_deposit(&client.api, &client.wallet, &cast.rpc, DEPOSIT_BASE).await?;
-                credited(client, DEPOSIT_BASE).await?;
+                let sent = cast.node.deposit_for(client, DEPOSIT_BASE).await?;
                 Ok(((), format!("transaction {}, {} gas", sent.hash, sent.gas)))
             },
         )
@@ -358,6 +360,7 @@ async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done]) -> anyhow::Resul
                 let mut refused = 0;
                 for receipt in &receipts {
                     refused += verify_and_tamper(receipt, &cast.rpc).await?;
+                    command_line_agrees(receipt, &cast.rpc, &cast.program, &cast.folder).await?;
                 }
                 ensure!(refused > 0, "no change was tried");
                 Ok((
