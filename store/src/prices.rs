@@ -140,15 +140,35 @@ pub async fn list_current(
 /// # Errors
 /// When there is none.
 pub async fn find(conn: &mut PgConnection, id: i32) -> Result<PriceVersion, PriceError> {
-    let row = sqlx::query_as!(
-        Row,
-        "SELECT price_version_id, device, rate_nano, minimum_base, platform_ppm
+    find_published(conn, id)
+        .await
+        .map(|(version, _, _)| version)
+}
+
+/// A version by its number, the asset it is for, and since when it is used.
+///
+/// # Errors
+/// When there is none.
+pub async fn find_published(
+    conn: &mut PgConnection,
+    id: i32,
+) -> Result<(PriceVersion, i32, OffsetDateTime), PriceError> {
+    let it = sqlx::query!(
+        "SELECT price_version_id, device, rate_nano, minimum_base, platform_ppm, asset_id, effective_at
          FROM price_versions WHERE price_version_id = $1",
         id,
     )
     .fetch_optional(conn)
-    .await?;
-    Ok(row.ok_or(PriceError::NotPublished)?.decode()?)
+    .await?
+    .ok_or(PriceError::NotPublished)?;
+    let row = Row {
+        price_version_id: it.price_version_id,
+        device: it.device,
+        rate_nano: it.rate_nano,
+        minimum_base: it.minimum_base,
+        platform_ppm: it.platform_ppm,
+    };
+    Ok((row.decode()?, it.asset_id, it.effective_at))
 }
 
 /// A rate as `numeric`.

@@ -14,7 +14,6 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     PgTransaction, assets, events,
-    holds::HoldError,
     jobs::{self, CancelError, CreateError, JobFilter, NewJob},
     quotes::{self, NewQuote},
     wake::Channel,
@@ -37,6 +36,7 @@ use super::{
     explain,
     job_body::{JobBody, JobKind, OutputBody},
     quotes::{default_device, default_tier, not_quoted},
+    withdrawals::hold_refused,
 };
 use crate::{
     AppState, FieldError, Problem,
@@ -525,12 +525,7 @@ fn not_created(error: CreateError) -> Problem {
             )
             .errors([FieldError::new("/max_cost", detail)])
         }
-        CreateError::Hold(HoldError::InsufficientFunds { available }) => {
-            let title = "The available balance does not cover the price";
-            Problem::new(StatusCode::PAYMENT_REQUIRED, "insufficient_funds", title)
-                .detail(format!("{available} base units are available"))
-        }
         CreateError::Database(error) => error.into(),
-        CreateError::Hold(_) => Problem::internal(&error),
+        CreateError::Hold(error) => hold_refused(error),
     }
 }

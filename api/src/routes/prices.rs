@@ -1,12 +1,15 @@
 //! `/v1/prices`: what work costs now.
 
-use axum::extract::State;
+use axum::{extract::State, response::Response};
 use comptoir_domain::{
     asset::Asset,
     job::Device,
     price::{PriceVersion, Rate},
 };
-use comptoir_store::{assets, prices};
+use comptoir_store::{
+    assets,
+    prices::{self, PriceError},
+};
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -15,13 +18,17 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
+    etag::Conditions,
+    extract::Path,
     money::MoneyBody,
     page::{List, Page, PageQuery},
     quoting::no_asset,
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().routes(routes!(list_prices))
+    OpenApiRouter::new()
+        .routes(routes!(list_prices))
+        .routes(routes!(find_price))
 }
 
 #[derive(Clone, Copy, Serialize, ToSchema)]
@@ -88,4 +95,32 @@ async fn list_prices(
     Ok(list.page(&state, &caller, rows, key, |(version, since)| {
         PriceBody::new(&version, since, &asset)
     }))
+}
+
+/// One price version, also one that is no longer current: what a receipt's charge is recomputed with.
+#[utoipa::path(
+    get, path = "/v1/prices/{id}", tag = "money", security(("session" = []), ("api_key" = ["jobs:read"])),
+    params(("id" = i32, Path)),
+    responses(
+        (status = 200, body = PriceBody, headers(("ETag" = String))),
+        (status = 304),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn find_price(
+    State(state): State<AppState>,
+    _: Caller<needs::JobsRead>,
+    Path(id): Path<i32>,
+    conditions: Conditions,
+) -> Result<Response, Problem> {
+    let mut connection = state.db.acquire().await?;
+    let found = prices::find_published(&mut connection, id).await;
+    let (version, asset_id, since) = found.map_err(|error| match error {
+        PriceError::NotPublished => Problem::not_found(),
+        PriceError::Database(error) => error.into(),
+    })?;
+    let asset = assets::find(&mut connection, asset_id)
+        .await
+        .map_err(no_asset)?;
+    Ok(conditions.answer(PriceBody::new(&version, since, &asset)))
 }

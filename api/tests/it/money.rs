@@ -437,7 +437,7 @@ async fn prices_are_those_of_the_moment(db: PgPool) {
             .id
     };
     let cuda = publish(Device::Cuda, 9, Duration::ZERO).await;
-    publish(Device::Cpu, 7, Duration::ZERO).await;
+    let first_version = publish(Device::Cpu, 7, Duration::ZERO).await;
     let raised = publish(Device::Cpu, 8, Duration::HOUR).await;
     app.pass(Duration::HOUR);
     let session = app.session().await;
@@ -466,4 +466,23 @@ async fn prices_are_those_of_the_moment(db: PgPool) {
         (&rest.json["data"][0]["id"], &rest.json["has_more"]),
         (&json!(cuda), &json!(false))
     );
+    // A version that is no longer current is still there for those who were quoted it.
+    let old = app
+        .get(&format!("/v1/prices/{first_version}"))
+        .by(&session)
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(
+        (&old.json["id"], old.text("/rate_nano")),
+        (&json!(first_version), "7")
+    );
+    for unknown in ["999999", "nobodys", "-1"] {
+        let none = app
+            .get(&format!("/v1/prices/{unknown}"))
+            .by(&session)
+            .send()
+            .await;
+        none.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    }
 }
