@@ -53,6 +53,7 @@ CREATE TABLE chain_cursors (
     final_number bigint NOT NULL,
     final_hash bytea NOT NULL CHECK (octet_length(final_hash) = 32),
     final_event_seq bigint NOT NULL,
+    final_depth bigint CHECK (final_depth >= 0), -- NULL: the node says what is final
     updated_at timestamptz NOT NULL,
     CHECK (final_number <= head_number AND final_event_seq <= head_event_seq)
 );

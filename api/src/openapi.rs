@@ -27,6 +27,7 @@ use utoipa::{
         (name = "jobs", description = "Prices, jobs, their events and results"),
         (name = "workers", description = "Your own workers, and tokens that join new ones"),
         (name = "money", description = "Balance, statement, prices and withdrawals"),
+        (name = "settlement", description = "Receipts, batches and their leaves, and what can be claimed on-chain"),
         (name = "service", description = "How the service is"),
     ),
 )]

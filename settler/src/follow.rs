@@ -180,7 +180,8 @@ impl Settler {
         let said = self.chain.totals(hash).await?;
         let mut credited = 0;
         let mut tx = self.begin().await?;
-        chain::make_final(&mut tx, self.asset.id, number, hash, now).await?;
+        let depth = self.config.finality.depth();
+        chain::make_final(&mut tx, self.asset.id, (number, hash), depth, now).await?;
         loop {
             let some = deposits::credit(&mut tx, &self.asset, number, now).await?;
             credited += some;

@@ -43,6 +43,8 @@ pub struct Cursor {
     pub final_hash: B256,
     /// The last event up to it.
     pub final_event_seq: u64,
+    /// How many blocks make one final; `None` where the node says what is.
+    pub final_depth: Option<u64>,
 }
 
 /// Why blocks were not taken in or given back.
@@ -79,7 +81,7 @@ pub enum FollowError {
 /// When the database refuses.
 pub async fn cursor(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Option<Cursor>> {
     let row = sqlx::query!(
-        "SELECT head_number, head_hash, head_event_seq, final_number, final_hash, final_event_seq
+        "SELECT head_number, head_hash, head_event_seq, final_number, final_hash, final_event_seq, final_depth
          FROM chain_cursors WHERE asset_id = $1",
         asset
     )
@@ -93,6 +95,7 @@ pub async fn cursor(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Option<
             final_number: row.final_number.cast_unsigned(),
             final_hash: to_hash("final_hash", &row.final_hash)?,
             final_event_seq: row.final_event_seq.cast_unsigned(),
+            final_depth: row.final_depth.map(i64::cast_unsigned),
         })
     })
     .transpose()
@@ -267,26 +270,27 @@ pub async fn give_back(
     Ok(())
 }
 
-/// Declares every block up to this one final.
+/// Declares every block up to this one final, and says how that was known: by so many blocks after it, or by the node.
 ///
 /// # Errors
 /// When the database refuses.
 pub async fn make_final(
     tx: &mut PgTransaction<'_>,
     asset: i32,
-    number: u64,
-    hash: B256,
+    (number, hash): (u64, B256),
+    depth: Option<u64>,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "UPDATE chain_cursors
-         SET final_number = $2, final_hash = $3, updated_at = $4,
+         SET final_number = $2, final_hash = $3, final_depth = $4, updated_at = $5,
              final_event_seq = (SELECT COALESCE(max(event_seq), 0) FROM chain_events
                                 WHERE asset_id = $1 AND orphaned_at IS NULL AND block_number <= $2)
          WHERE asset_id = $1",
         asset,
         number.cast_signed(),
         hash.as_slice(),
+        depth.map(u64::cast_signed),
         now,
     )
     .execute(&mut **tx)

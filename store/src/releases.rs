@@ -282,6 +282,26 @@ pub async fn queued(
     rows.into_iter().map(Row::decode).collect()
 }
 
+/// What waits for a seal of one owner's.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn queued_of(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    owner: Address,
+) -> sqlx::Result<Amount> {
+    let left = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(amount_base - released_base), 0) AS "left!" FROM releases
+           WHERE asset_id = $1 AND owner = $2 AND state = 'queued'"#,
+        asset_id,
+        owner.as_slice(),
+    )
+    .fetch_one(conn)
+    .await?;
+    to_amount("left", &left)
+}
+
 /// Moves what is queued to `payable`, oldest first, `at_most` in all and [`RELEASES_MAX`] rows at once, in one
 /// entry that `seal` names. What it returns is how much it moved.
 ///

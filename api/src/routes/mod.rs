@@ -3,7 +3,10 @@
 mod accounts;
 mod auth;
 mod balance;
+mod batches;
 mod blobs;
+mod claims;
+mod deposits;
 mod events;
 mod explain;
 mod health;
@@ -14,6 +17,7 @@ mod keys;
 mod prices;
 mod problems;
 mod quotes;
+mod receipts;
 mod withdrawals;
 mod workers;
 
@@ -32,12 +36,16 @@ pub(crate) fn document_router() -> OpenApiRouter<AppState> {
         .merge(withdrawals::router())
         .merge(prices::router())
         .merge(balance::router())
+        .merge(batches::router())
         .merge(blobs::router())
+        .merge(claims::router())
+        .merge(deposits::router())
         .merge(events::router())
         .merge(explain::router())
         .merge(jobs::router())
         .merge(join_tokens::router())
         .merge(quotes::router())
+        .merge(receipts::router())
         .merge(workers::router())
 }
 

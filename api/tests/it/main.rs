@@ -4,10 +4,17 @@
 
 mod accounts;
 mod auth;
+mod blobs;
+mod events;
 mod every_route;
 mod harness;
 mod idempotency;
+mod jobs;
 mod keys;
+mod market;
 mod money;
+mod quotes;
 mod requests;
 mod service;
+mod settlement;
+mod workers;

@@ -2,7 +2,10 @@
 
 use comptoir_contracts_bindings::Settlement::requestExitCall;
 use comptoir_domain::id::JobId;
-use comptoir_store::{exits, holds::HoldSource};
+use comptoir_store::{
+    exits,
+    holds::{HoldError, HoldSource},
+};
 use sqlx::PgPool;
 
 use crate::{
@@ -26,12 +29,10 @@ async fn an_exit_is_answered_with_everything_released(db: PgPool) {
     world.anvil.pass(1).await;
     assert!(settler.step(NOW).await.unwrap().sealed);
     assert!(is_leaving(&world).await);
-    assert!(
-        world
-            .hold(HoldSource::Job(JobId::generate()), alice, 1)
-            .await
-            .is_err()
-    );
+    let refused = world
+        .hold(HoldSource::Job(JobId::generate()), alice, 1)
+        .await;
+    assert!(matches!(refused, Err(HoldError::Leaving)));
     assert_eq!(world.balances(alice).await.payable.base(), tokens(40));
 
     let batch = world.until_claimable(&mut settler).await;

@@ -145,6 +145,22 @@ pub async fn active_for_claims(conn: &mut PgConnection, asset: i32) -> sqlx::Res
     .await
 }
 
+/// The newest batch that the contract holds for good.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn anchored(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Option<Batch>> {
+    select(
+        conn,
+        Select {
+            asset: Some(asset),
+            anchored: true,
+            ..Select::default()
+        },
+    )
+    .await
+}
+
 /// The batch that settles a receipt, and the receipt's place in it.
 ///
 /// # Errors
@@ -231,6 +247,7 @@ struct Select {
     number: Option<u64>,
     standing: bool,
     claimable: bool,
+    anchored: bool,
 }
 
 async fn select(conn: &mut PgConnection, select: Select) -> sqlx::Result<Option<Batch>> {
@@ -243,12 +260,14 @@ async fn select(conn: &mut PgConnection, select: Select) -> sqlx::Result<Option<
          WHERE ($1::uuid IS NULL OR batch_id = $1) AND ($2::integer IS NULL OR asset_id = $2)
            AND ($3::bigint IS NULL OR number = $3)
            AND (NOT $4 OR state <> 'cancelled') AND (NOT $5 OR state = 'claimable')
+           AND (NOT $6 OR state IN ('anchored', 'claimable'))
          ORDER BY number DESC, generation DESC LIMIT 1",
         select.batch.map(|batch| batch.0),
         select.asset,
         select.number.map(u64::cast_signed),
         select.standing,
         select.claimable,
+        select.anchored,
     )
     .fetch_optional(conn)
     .await?
