@@ -28,7 +28,7 @@ use super::{
 
 /// Events that wait for whoever reads them; then the child waits.
 pub const EVENTS_MAX: usize = 64;
-/// How long a cancelled child may take to end by itself, and any child after its last event.
+/// How long a cancelled child may take to end by itself, and one that fell silent.
 pub const GRACE: Duration = Duration::from_secs(5);
 /// What is kept of a child's standard error.
 const STDERR_BYTES_MAX: usize = 4_096;
@@ -141,6 +141,10 @@ impl Supervisor {
             stderr,
             ..
         } = self;
+        if last.is_some() {
+            // All it had to say and to write is there.
+            kill_group(group);
+        }
         let ended = timeout(GRACE, child.wait()).await;
         // Whatever it may have started ends with it, and it with its pipe.
         kill_group(group);

@@ -8,11 +8,7 @@ use std::{
 
 use comptoir_domain::{
     digest::Sha256,
-    program::{
-        Archive, ArchiveError, Program, Role, StoredTensor,
-        graph::{Argument, OutputSpec, ScalarType},
-        operators,
-    },
+    program::{Archive, ArchiveError, Program, Role, StoredTensor, graph::ScalarType},
     tensors::are_booleans,
 };
 use tch::{Device, Tensor};
@@ -71,20 +67,20 @@ impl State {
             .iter()
             .map(|(name, first)| (name.clone(), firsts[first].shallow_clone()))
             .collect();
-        let written = written_buffers(&program);
-        let first_of = |select: &dyn Fn(&String, &Role) -> bool| -> BTreeSet<String> {
+        let first_of = |select: fn(&Role) -> bool| -> BTreeSet<String> {
             let chosen = program
                 .tensors
                 .iter()
-                .filter(|(name, stored)| select(name, &stored.role));
+                .filter(|(_, stored)| select(&stored.role));
             chosen.map(|(name, _)| first_names[name].clone()).collect()
         };
-        let saved = first_of(&|name, role| match role {
-            Role::Parameter { .. } | Role::Buffer { persistent: true } => true,
-            Role::Buffer { persistent: false } => written.contains(name),
-            Role::Constant => false,
+        let saved = first_of(|role| {
+            matches!(
+                role,
+                Role::Parameter { .. } | Role::Buffer { persistent: true }
+            )
         });
-        let trainable = first_of(&|_, role| {
+        let trainable = first_of(|role| {
             matches!(
                 role,
                 Role::Parameter {
@@ -219,34 +215,6 @@ fn first_names(program: &Program) -> BTreeMap<String, String> {
         (name.clone(), first.clone())
     };
     program.tensors.iter().map(first_of).collect()
-}
-
-/// Buffers that the graph writes, by name.
-fn written_buffers(program: &Program) -> BTreeSet<&String> {
-    let mut values = BTreeSet::new();
-    for node in &program.graph.nodes {
-        for input in &node.inputs {
-            if let Argument::Tensor(tensor) = &input.arg
-                && operators::writes(&node.target, &input.name)
-            {
-                values.insert(&tensor.name);
-            }
-        }
-    }
-    let named = program
-        .tensors
-        .iter()
-        .filter(|(_, stored)| values.contains(&stored.value))
-        .map(|(name, _)| name);
-    let replaced = program
-        .signature
-        .output_specs
-        .iter()
-        .filter_map(|spec| match spec {
-            OutputSpec::BufferMutation { buffer_name, .. } => Some(buffer_name),
-            _ => None,
-        });
-    named.chain(replaced).collect()
 }
 
 /// One stored tensor in memory of its own, with the strides it was stored with.

@@ -109,6 +109,51 @@ async fn weights_must_be_those_of_the_program() {
 }
 
 #[tokio::test]
+async fn tied_weights_are_one_weight_under_each_of_its_names() {
+    let case = cases("inference")
+        .into_iter()
+        .find(|case| case["name"] == "encoder_inference")
+        .unwrap();
+    let mut bench = Bench::new();
+    let spec = inference(&mut bench, &case);
+    let state = example("vectors/encoder_adamw.safetensors");
+    let state = Tensors::read(&state).unwrap();
+    let tied = ["embedding.weight", "head.weight"];
+    let with = |names: &[&str], change: bool| {
+        let kept = state
+            .iter()
+            .filter(|view| !tied.contains(&view.name) || names.contains(&view.name));
+        let zeros = vec![0; state.tensor(tied[1]).unwrap().data.len()];
+        let changed = kept.map(|view| {
+            let data = if change && view.name == tied[1] {
+                &zeros
+            } else {
+                view.data
+            };
+            TensorView { data, ..view }
+        });
+        tensors::to_bytes(changed).unwrap()
+    };
+    let mut outputs = Vec::new();
+    for names in [&tied[..], &tied[..1], &tied[1..]] {
+        let weights = Some(bench.blob(&with(names, false)));
+        let spec = InferenceSpec {
+            weights,
+            ..spec.clone()
+        };
+        outputs.push(Bench::output(&bench.run(JobSpec::Inference(spec)).await));
+    }
+    assert!(outputs[0] == outputs[1] && outputs[1] == outputs[2]);
+    let weights = Some(bench.blob(&with(&tied, true)));
+    let failure = failure(
+        &bench,
+        JobSpec::Inference(InferenceSpec { weights, ..spec }),
+    )
+    .await;
+    assert_eq!(failure.code, Code::InvalidWeights, "{failure}");
+}
+
+#[tokio::test]
 async fn inputs_must_be_those_of_the_program() {
     let mut bench = Bench::new();
     let spec = mlp(&mut bench);
