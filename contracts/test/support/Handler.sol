@@ -62,7 +62,7 @@ contract Handler {
         address account = item.leaf.account;
         uint256 owed = _owed(item.leaf);
         uint256 balance = TOKEN.balanceOf(account);
-        bool due = owed != 0 && _open(SETTLEMENT.PAUSE_CLAIMS(), true) && SETTLEMENT.isActive(id)
+        bool due = owed != 0 && !_isPaused(SETTLEMENT.PAUSE_CLAIMS()) && SETTLEMENT.isActive(id)
             && SETTLEMENT.totalClaimed() + owed <= SETTLEMENT.committedBatch(id).totalPayable;
         try SETTLEMENT.claim(id, item.leaf, item.proof) {
             vm.assertTrue(due, "a claim that is not due is paid");
@@ -409,12 +409,12 @@ contract Handler {
     }
 
     function _open(uint8 bit) private view returns (bool) {
-        return _open(bit, SETTLEMENT.frozen() == false);
+        return !SETTLEMENT.frozen() && !_isPaused(bit);
     }
 
-    function _open(uint8 bit, bool otherwise) private view returns (bool) {
+    function _isPaused(uint8 bit) private view returns (bool) {
         (uint8 bits,) = SETTLEMENT.paused();
-        return otherwise && bits & bit == 0;
+        return bits & bit != 0;
     }
 
     /// @dev Evenly below `sides`; fuzzed numbers are far from it.

@@ -7,11 +7,8 @@ interface Vm {
     function chainId(uint256 id) external;
     function etch(address target, bytes calldata code) external;
     function prank(address sender) external;
-    function assume(bool condition) external;
     function addr(uint256 key) external pure returns (address);
     function sign(uint256 key, bytes32 digest) external pure returns (uint8 v, bytes32 r, bytes32 s);
-    function label(address account, string calldata name) external;
-    function cool(address target) external;
 
     function expectRevert() external;
     function expectRevert(bytes4 selector) external;
@@ -44,7 +41,6 @@ interface Vm {
     function toString(uint256 value) external pure returns (string memory);
 
     function snapshotGasLastCall(string calldata group, string calldata name) external returns (uint256);
-    function snapshotValue(string calldata group, string calldata name, uint256 value) external;
 }
 
 // Where forge listens for cheatcodes.
