@@ -2,5 +2,6 @@
 
 pub mod aten;
 pub mod canary;
+pub mod daemon;
 pub mod engine;
 pub mod facts;

@@ -26,7 +26,9 @@ impl Backoff {
 
     /// Half of the pause is fixed, half is chance.
     fn next(&mut self, chance: u32) -> Duration {
-        let pause = FIRST.saturating_mul(1 << self.failures.min(16)).min(LONGEST);
+        let pause = FIRST
+            .saturating_mul(1 << self.failures.min(16))
+            .min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         pause / 2 + pause.mul_f64(f64::from(chance) / f64::from(u32::MAX)) / 2
     }

@@ -33,7 +33,7 @@ const PROBLEM_BYTES_MAX: usize = 1 << 16;
 const TEXT_CHARS_MAX: usize = 300;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two bytes of an answer; longer than the server holds a request.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 /// For a small call from start to end.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A heartbeat that takes longer is sent again while its lease still lives.
@@ -146,7 +146,11 @@ struct FieldError {
 
 impl std::fmt::Display for Problem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut text = if self.code.is_empty() { "no reason given".to_owned() } else { self.title.clone() };
+        let mut text = if self.code.is_empty() {
+            "no reason given".to_owned()
+        } else {
+            self.title.clone()
+        };
         if let Some(detail) = &self.detail {
             text = format!("{text}. {detail}");
         }
@@ -159,7 +163,10 @@ impl std::fmt::Display for Problem {
 
 /// Text of a server, for a terminal.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take(TEXT_CHARS_MAX)
+        .collect()
 }
 
 /// A server, as anyone can call it.
@@ -193,7 +200,10 @@ impl Server {
         if is_local {
             http = http.no_proxy();
         }
-        Ok(Self { http: http.build()?, url })
+        Ok(Self {
+            http: http.build()?,
+            url,
+        })
     }
 
     /// Where it is.
@@ -203,12 +213,17 @@ impl Server {
     }
 
     fn at(&self, path: &str) -> Url {
-        self.url.join(path).expect("paths are made of identifiers and digests")
+        self.url
+            .join(path)
+            .expect("paths are made of identifiers and digests")
     }
 
     /// The SHA-256 of the canonical JSON of its key set.
     pub async fn fingerprint(&self) -> Result<Sha256, CallError> {
-        let call = self.http.get(self.at(".well-known/jwks.json")).timeout(CALL_TIMEOUT);
+        let call = self
+            .http
+            .get(self.at(".well-known/jwks.json"))
+            .timeout(CALL_TIMEOUT);
         let keys: serde_json::Value = read(send(call).await?).await?;
         Sha256::of_document(&keys).map_err(|error| CallError::Nonsense(error.to_string()))
     }
@@ -227,7 +242,16 @@ impl Server {
 
     /// Asks for an identity.
     pub async fn join(&self, request: &JoinRequest) -> Result<JoinReply, CallError> {
-        read(send(self.http.post(self.at("v1/join")).timeout(CALL_TIMEOUT).json(request)).await?).await
+        read(
+            send(
+                self.http
+                    .post(self.at("v1/join"))
+                    .timeout(CALL_TIMEOUT)
+                    .json(request),
+            )
+            .await?,
+        )
+        .await
     }
 }
 
@@ -258,7 +282,12 @@ impl Client {
     /// The calls of one worker.
     #[must_use]
     pub fn new(server: Server, worker: WorkerId, key: Key) -> Self {
-        Self { server, worker, key, token: Mutex::default() }
+        Self {
+            server,
+            worker,
+            key,
+            token: Mutex::default(),
+        }
     }
 
     /// Who calls.
@@ -270,7 +299,14 @@ impl Client {
     /// The exchange.
     pub async fn work(&self, request: &WorkRequest) -> Result<WorkReply, CallError> {
         let timeout = CALL_TIMEOUT + Duration::from_millis(u64::from(request.wait_ms));
-        let build = || Ok(self.server.http.post(self.server.at("v1/work")).timeout(timeout).json(request));
+        let build = || {
+            Ok(self
+                .server
+                .http
+                .post(self.server.at("v1/work"))
+                .timeout(timeout)
+                .json(request))
+        };
         read(self.authorized(build).await?).await
     }
 
@@ -278,19 +314,44 @@ impl Client {
     pub async fn heartbeat(&self, leases: Vec<Held>) -> Result<HeartbeatReply, CallError> {
         let request = HeartbeatRequest { leases };
         let url = self.server.at("v1/heartbeats");
-        let build = || Ok(self.server.http.post(url.clone()).timeout(HEARTBEAT_TIMEOUT).json(&request));
+        let build = || {
+            Ok(self
+                .server
+                .http
+                .post(url.clone())
+                .timeout(HEARTBEAT_TIMEOUT)
+                .json(&request))
+        };
         read(self.authorized(build).await?).await
     }
 
     /// Reports events.
-    pub async fn report(&self, held: Held, request: &EventsRequest) -> Result<EventsReply, CallError> {
-        let build = || Ok(self.attempt(reqwest::Method::POST, held, "events").timeout(CALL_TIMEOUT).json(request));
+    pub async fn report(
+        &self,
+        held: Held,
+        request: &EventsRequest,
+    ) -> Result<EventsReply, CallError> {
+        let build = || {
+            Ok(self
+                .attempt(reqwest::Method::POST, held, "events")
+                .timeout(CALL_TIMEOUT)
+                .json(request))
+        };
         read(self.authorized(build).await?).await
     }
 
     /// Reports a checkpoint, uploaded before.
-    pub async fn record(&self, held: Held, request: &SegmentRequest) -> Result<SegmentReply, CallError> {
-        let build = || Ok(self.attempt(reqwest::Method::POST, held, "segments").timeout(CALL_TIMEOUT).json(request));
+    pub async fn record(
+        &self,
+        held: Held,
+        request: &SegmentRequest,
+    ) -> Result<SegmentReply, CallError> {
+        let build = || {
+            Ok(self
+                .attempt(reqwest::Method::POST, held, "segments")
+                .timeout(CALL_TIMEOUT)
+                .json(request))
+        };
         read(self.authorized(build).await?).await
     }
 
@@ -311,17 +372,31 @@ impl Client {
     }
 
     /// Starts a download at a byte; the answer may start at the first all the same.
-    pub async fn download(&self, held: Held, sha256: Sha256, from: u64) -> Result<Response, CallError> {
+    pub async fn download(
+        &self,
+        held: Held,
+        sha256: Sha256,
+        from: u64,
+    ) -> Result<Response, CallError> {
         let build = || {
             let call = self.attempt(reqwest::Method::GET, held, &format!("blobs/{sha256}"));
-            Ok(if from == 0 { call } else { call.header(header::RANGE, format!("bytes={from}-")) })
+            Ok(if from == 0 {
+                call
+            } else {
+                call.header(header::RANGE, format!("bytes={from}-"))
+            })
         };
         self.authorized(build).await
     }
 
     fn attempt(&self, method: reqwest::Method, held: Held, rest: &str) -> RequestBuilder {
-        let url = self.server.at(&format!("v1/attempts/{}/{rest}", held.attempt_id));
-        self.server.http.request(method, url).header(LEASE_TOKEN_HEADER, held.lease_token.to_string())
+        let url = self
+            .server
+            .at(&format!("v1/attempts/{}/{rest}", held.attempt_id));
+        self.server
+            .http
+            .request(method, url)
+            .header(LEASE_TOKEN_HEADER, held.lease_token.to_string())
     }
 
     /// Calls with a token; once more with a new one when that is refused.
@@ -342,7 +417,11 @@ impl Client {
     /// A token that still lives for a while, other than a refused one.
     pub async fn token(&self, refused: Option<&str>) -> Result<Arc<str>, CallError> {
         let mut tokens = self.token.lock().await;
-        if tokens.current.as_ref().is_some_and(|it| Some(&*it.text) == refused) {
+        if tokens
+            .current
+            .as_ref()
+            .is_some_and(|it| Some(&*it.text) == refused)
+        {
             tokens.current = None;
         }
         let now = Instant::now();
@@ -369,22 +448,40 @@ impl Client {
     }
 
     async fn issue(&self, issued_at_ms: u64, now: Instant) -> Result<Token, CallError> {
-        let signature = self.key.sign(&token_signing_bytes(self.worker, issued_at_ms));
-        let request =
-            WorkerTokenRequest { worker_id: self.worker, issued_at_ms, signature: Base64(signature) };
-        let call = self.server.http.post(self.server.at("v1/worker-token")).timeout(CALL_TIMEOUT).json(&request);
+        let signature = self
+            .key
+            .sign(&token_signing_bytes(self.worker, issued_at_ms));
+        let request = WorkerTokenRequest {
+            worker_id: self.worker,
+            issued_at_ms,
+            signature: Base64(signature),
+        };
+        let call = self
+            .server
+            .http
+            .post(self.server.at("v1/worker-token"))
+            .timeout(CALL_TIMEOUT)
+            .json(&request);
         let reply: WorkerTokenReply = read(send(call).await?).await?;
         if header::HeaderValue::from_str(&reply.token).is_err() {
-            return Err(CallError::Nonsense("a token that no header can hold".to_owned()));
+            return Err(CallError::Nonsense(
+                "a token that no header can hold".to_owned(),
+            ));
         }
         let life = Duration::from_secs(u64::from(reply.expires_in_s)).min(TOKEN_LIFE_MAX);
-        Ok(Token { text: reply.token.into(), renew_at: now + life * 5 / 6, ends_at: now + life })
+        Ok(Token {
+            text: reply.token.into(),
+            renew_at: now + life * 5 / 6,
+            ends_at: now + life,
+        })
     }
 }
 
 /// The worker's clock, the only one that the server asks for.
 fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX / 2)
 }
 
@@ -404,7 +501,8 @@ async fn send(call: RequestBuilder) -> Result<Response, CallError> {
 
 async fn read<T: DeserializeOwned>(response: Response) -> Result<T, CallError> {
     let body = read_limited(response, REPLY_BYTES_MAX).await?;
-    serde_json::from_slice(&body).map_err(|error| CallError::Nonsense(printable(&error.to_string())))
+    serde_json::from_slice(&body)
+        .map_err(|error| CallError::Nonsense(printable(&error.to_string())))
 }
 
 async fn read_limited(mut response: Response, limit: usize) -> Result<Vec<u8>, CallError> {
@@ -423,7 +521,13 @@ mod tests {
     use super::*;
 
     fn refused(status: StatusCode, code: &str) -> CallError {
-        CallError::Refused { status, problem: Problem { code: code.to_owned(), ..Problem::default() } }
+        CallError::Refused {
+            status,
+            problem: Problem {
+                code: code.to_owned(),
+                ..Problem::default()
+            },
+        }
     }
 
     #[test]
@@ -438,8 +542,15 @@ mod tests {
 
     #[test]
     fn what_a_server_says_cannot_command_a_terminal() {
-        let problem = Problem { code: "x".to_owned(), title: format!("a\u{1b}[2J{}", "b".repeat(999)), ..Problem::default() };
+        let problem = Problem {
+            code: "x".to_owned(),
+            title: format!("a\u{1b}[2J{}", "b".repeat(999)),
+            ..Problem::default()
+        };
         let text = problem.to_string();
-        assert!(text.starts_with("a[2Jb") && text.len() == TEXT_CHARS_MAX, "{text}");
+        assert!(
+            text.starts_with("a[2Jb") && text.len() == TEXT_CHARS_MAX,
+            "{text}"
+        );
     }
 }

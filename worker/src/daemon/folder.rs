@@ -90,21 +90,34 @@ impl Key {
     /// Its public half.
     #[must_use]
     pub fn public(&self) -> [u8; 32] {
-        self.0.public_key().as_ref().try_into().expect("an Ed25519 public key has 32 bytes")
+        self.0
+            .public_key()
+            .as_ref()
+            .try_into()
+            .expect("an Ed25519 public key has 32 bytes")
     }
 
     /// A signature.
     #[must_use]
     pub fn sign(&self, bytes: &[u8]) -> [u8; 64] {
-        self.0.sign(bytes).as_ref().try_into().expect("an Ed25519 signature has 64 bytes")
+        self.0
+            .sign(bytes)
+            .as_ref()
+            .try_into()
+            .expect("an Ed25519 signature has 64 bytes")
     }
 }
 
 /// The folder that is used when none is named.
 pub fn default_folder() -> Result<PathBuf, FolderError> {
-    let folder = |name: &str| env::var_os(name).map(PathBuf::from).filter(|it| it.is_absolute());
+    let folder = |name: &str| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|it| it.is_absolute())
+    };
     let data = folder("XDG_DATA_HOME").or_else(|| Some(folder("HOME")?.join(".local/share")));
-    data.map(|data| data.join("comptoir-worker")).ok_or(FolderError::NoHome)
+    data.map(|data| data.join("comptoir-worker"))
+        .ok_or(FolderError::NoHome)
 }
 
 /// A folder that this process alone uses, as long as it lives.
@@ -118,8 +131,15 @@ pub struct Folder {
 impl Folder {
     /// Takes a folder, which is made if it is not there.
     pub fn open(root: &Path) -> Result<Self, FolderError> {
-        let disk = |source| FolderError::Disk { path: root.to_owned(), source };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(disk)?;
+        let disk = |source| FolderError::Disk {
+            path: root.to_owned(),
+            source,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(root)
+            .map_err(disk)?;
         let root = root.canonicalize().map_err(disk)?;
         let lock = root.join(LOCK);
         let lock = fs::OpenOptions::new()
@@ -165,7 +185,10 @@ impl Folder {
             found => return found,
         }
         let key = Key::generate();
-        let document = key.0.to_pkcs8v1().expect("a generated key can be written down");
+        let document = key
+            .0
+            .to_pkcs8v1()
+            .expect("a generated key can be written down");
         self.write(KEY, document.as_ref())?;
         Ok(key)
     }
@@ -178,7 +201,10 @@ impl Folder {
             Err(source) => return Err(FolderError::Disk { path, source }),
         };
         let key = Ed25519KeyPair::from_pkcs8(&document);
-        key.map(Key).map_err(|error| FolderError::Broken { path, reason: format!("not a key: {error}") })
+        key.map(Key).map_err(|error| FolderError::Broken {
+            path,
+            reason: format!("not a key: {error}"),
+        })
     }
 
     /// Writes down who the worker is, once and for all.
@@ -199,7 +225,10 @@ impl Folder {
             file.persist_noclobber(&path)?;
             fs::File::open(&self.root)?.sync_all()
         };
-        write().map_err(|source| FolderError::Disk { path: path.clone(), source })
+        write().map_err(|source| FolderError::Disk {
+            path: path.clone(),
+            source,
+        })
     }
 
     /// A fresh folder for jobs; what a worker before this one left there is wiped.
@@ -212,7 +241,10 @@ impl Folder {
             }
             fs::DirBuilder::new().mode(0o700).create(&path)
         };
-        open().map_err(|source| FolderError::Disk { path: path.clone(), source })?;
+        open().map_err(|source| FolderError::Disk {
+            path: path.clone(),
+            source,
+        })?;
         Ok(path)
     }
 }
@@ -220,7 +252,10 @@ impl Folder {
 /// Who the worker of a folder is; the folder may be in use.
 pub fn read_identity(root: &Path) -> Result<Identity, FolderError> {
     let path = root.join(IDENTITY);
-    let broken = |reason: String| FolderError::Broken { path: path.clone(), reason };
+    let broken = |reason: String| FolderError::Broken {
+        path: path.clone(),
+        reason,
+    };
     let length = match fs::metadata(&path) {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -229,7 +264,9 @@ pub fn read_identity(root: &Path) -> Result<Identity, FolderError> {
         Err(source) => return Err(FolderError::Disk { path, source }),
     };
     if length > IDENTITY_BYTES_MAX {
-        return Err(broken(format!("{length} bytes are too many for an identity")));
+        return Err(broken(format!(
+            "{length} bytes are too many for an identity"
+        )));
     }
     let text = match fs::read(&path) {
         Ok(text) => text,
@@ -295,13 +332,22 @@ mod tests {
     fn an_identity_is_written_once_and_read_back() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::open(root.path()).unwrap();
-        assert!(matches!(read_identity(root.path()), Err(FolderError::NotJoined(_))));
+        assert!(matches!(
+            read_identity(root.path()),
+            Err(FolderError::NotJoined(_))
+        ));
         let first = identity();
         folder.keep_identity(&first).unwrap();
-        assert!(matches!(folder.keep_identity(&identity()), Err(FolderError::Taken(_))));
+        assert!(matches!(
+            folder.keep_identity(&identity()),
+            Err(FolderError::Taken(_))
+        ));
         assert_eq!(read_identity(root.path()).unwrap(), first);
         fs::write(root.path().join(IDENTITY), b"{}").unwrap();
-        assert!(matches!(read_identity(root.path()), Err(FolderError::Broken { .. })));
+        assert!(matches!(
+            read_identity(root.path()),
+            Err(FolderError::Broken { .. })
+        ));
     }
 
     #[test]
@@ -311,7 +357,10 @@ mod tests {
         let public = folder.make_key().unwrap().public();
         assert_eq!(folder.make_key().unwrap().public(), public);
         assert_eq!(folder.key().unwrap().public(), public);
-        let mode = fs::metadata(root.path().join(KEY)).unwrap().permissions().mode();
+        let mode = fs::metadata(root.path().join(KEY))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -319,7 +368,10 @@ mod tests {
     fn one_process_has_a_folder_at_a_time() {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::open(root.path()).unwrap();
-        assert!(matches!(Folder::open(root.path()), Err(FolderError::InUse(_))));
+        assert!(matches!(
+            Folder::open(root.path()),
+            Err(FolderError::InUse(_))
+        ));
         drop(folder);
         Folder::open(root.path()).unwrap();
     }

@@ -1,0 +1,15 @@
+//! The worker as a daemon: joins a service, asks it for jobs, runs each in a child and reports what came out.
+
+pub mod attempt;
+pub mod backoff;
+pub mod cache;
+pub mod client;
+pub mod display;
+pub mod doctor;
+pub mod folder;
+pub mod join;
+pub mod measure;
+pub mod run;
+pub mod streams;
+pub mod table;
+pub mod transfer;
