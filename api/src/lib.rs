@@ -27,7 +27,7 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 /// # Panics
 /// Never: the document of our routes serialises.
 pub fn app(state: AppState) -> (Router, OpenApi) {
-    let (router, openapi) = routes::document_router().split_for_parts();
+    let (router, openapi) = routes::documented();
     let document = openapi.to_json().expect("a document serialises");
     let router = router
         .merge(routes::pages())

@@ -8,6 +8,7 @@ pub mod extract;
 pub mod jwt;
 pub mod metrics;
 mod observe;
+pub mod openapi;
 pub mod problem;
 pub mod request_id;
 pub mod server;

@@ -22,12 +22,19 @@ mod withdrawals;
 mod workers;
 
 use axum::Router;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{AppState, openapi};
 
-/// Every route of the document; each noun adds its line.
-pub(crate) fn document_router() -> OpenApiRouter<AppState> {
+/// Every route, and the document that they make.
+pub(crate) fn documented() -> (Router<AppState>, OpenApi) {
+    let (router, openapi) = document_router().split_for_parts();
+    (router, comptoir_http::openapi::complete(openapi))
+}
+
+/// Each noun adds its line.
+fn document_router() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(accounts::router())
         .merge(auth::router())

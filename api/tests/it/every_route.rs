@@ -311,6 +311,10 @@ async fn the_document_says_what_clients_need(db: PgPool) {
             "{} has no summary",
             operation.name()
         );
+        for (status, response) in operation.definition["responses"].as_object().unwrap() {
+            let described = response["description"].is_string();
+            assert!(described, "{} does not describe {status}", operation.name());
+        }
         let tag = operation.definition["tags"][0].as_str();
         assert!(
             tags.contains(&tag),
