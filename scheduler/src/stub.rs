@@ -213,6 +213,12 @@ impl StubWorker {
         Ok(worker)
     }
 
+    /// Goes on at another scheduler, with a token of that one.
+    pub async fn move_to(&mut self, base: &str, now: OffsetDateTime) -> Result<(), StubError> {
+        base.clone_into(&mut self.base);
+        self.refresh(now).await
+    }
+
     /// Gets a fresh worker token.
     pub async fn refresh(&mut self, now: OffsetDateTime) -> Result<(), StubError> {
         let issued_at_ms =
@@ -376,18 +382,22 @@ impl StubWorker {
         leases: &[Lease],
         content: &Bytes,
     ) -> Result<Vec<StubResult>, StubError> {
-        stream::iter(leases)
-            .map(async |lease| {
-                let held = Held {
-                    attempt_id: lease.attempt_id,
-                    lease_token: lease.lease_token,
-                };
-                let output = self.upload(held, content.clone()).await?;
-                Ok(StubResult::of(lease, output))
-            })
+        let results: Vec<_> = leases
+            .iter()
+            .map(|lease| self.compute_one(lease, content.clone()))
+            .collect();
+        stream::iter(results)
             .buffer_unordered(UPLOADS_AT_ONCE)
             .try_collect()
             .await
+    }
+
+    async fn compute_one(&self, lease: &Lease, content: Bytes) -> Result<StubResult, StubError> {
+        let held = Held {
+            attempt_id: lease.attempt_id,
+            lease_token: lease.lease_token,
+        };
+        Ok(StubResult::of(lease, self.upload(held, content).await?))
     }
 }
 

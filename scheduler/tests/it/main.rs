@@ -1,0 +1,14 @@
+//! The worker protocol over HTTP, against a real Postgres, with workers that compute nothing.
+
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
+
+mod blobs;
+mod document;
+mod faults;
+mod harness;
+mod identity;
+mod life;
+mod matching;
+mod replicas;
+mod sequences;
+mod verdicts;
