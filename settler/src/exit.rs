@@ -1,5 +1,7 @@
 //! Answers exits: once an active batch shows that nothing is left off-chain of who leaves, the contract is told.
 
+use std::sync::Arc;
+
 use alloy::{primitives::Bytes, sol_types::SolCall as _};
 use comptoir_contracts_bindings::Settlement::{self, answerExitCall};
 use comptoir_domain::settlement::file;
@@ -25,34 +27,27 @@ pub(crate) fn subject(exit: &Exit) -> String {
 impl Settler {
     /// Signs an answer for each open exit that the newest claimable batch serves.
     pub(crate) async fn sign_answers(
-        &self,
+        &mut self,
         tips: &Tips,
         now: OffsetDateTime,
     ) -> Result<(), StepError> {
         let mut db = self.db.acquire().await?;
-        let open = exits::open(&mut db, self.asset.id, ANSWERS_MAX).await?;
+        let mut open = exits::open(&mut db, self.asset.id, ANSWERS_MAX).await?;
+        let intents = transactions::open(&mut db, self.asset.id).await?;
+        open.retain(|exit| {
+            let subject = subject(exit);
+            !intents.iter().any(|it| it.subject.starts_with(&subject))
+        });
         if open.is_empty() {
             return Ok(());
         }
         let Some(batch) = batches::active_for_claims(&mut db, self.asset.id).await? else {
             return Ok(());
         };
-        let intents = transactions::open(&mut db, self.asset.id).await?;
         drop(db);
-        let mut file = None;
+        let sealed = self.leaves(&batch).await?;
         for exit in open {
-            let subject = subject(&exit);
-            if intents
-                .iter()
-                .any(|intent| intent.subject.starts_with(&subject))
-            {
-                continue;
-            }
-            let sealed = match &file {
-                Some(sealed) => sealed,
-                None => file.insert(self.leaves(&batch).await?),
-            };
-            self.sign_answer(&exit, &batch, sealed, tips, now).await?;
+            self.sign_answer(&exit, &batch, &sealed, tips, now).await?;
         }
         Ok(())
     }
@@ -113,13 +108,20 @@ impl Settler {
         .await
     }
 
-    /// The leaves of a batch, from its published file.
-    async fn leaves(&self, batch: &Batch) -> Result<file::Sealed, StepError> {
+    /// The leaves of a batch, from its published file; kept for the next step.
+    async fn leaves(&mut self, batch: &Batch) -> Result<Arc<file::Sealed>, StepError> {
+        if let Some((known, leaves)) = &self.answered_from
+            && *known == batch.id
+        {
+            return Ok(Arc::clone(leaves));
+        }
         let bytes = self
             .objects
             .get_all(batch.data_hash(), LEAF_FILE_MAX)
             .await?;
         let (_, sealed) = tokio::task::spawn_blocking(move || file::read(&bytes)).await??;
-        Ok(sealed)
+        let leaves = Arc::new(sealed);
+        self.answered_from = Some((batch.id, Arc::clone(&leaves)));
+        Ok(leaves)
     }
 }

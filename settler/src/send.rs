@@ -271,6 +271,7 @@ impl Settler {
         if waits.is_none_or(|blocks| blocks < policy.bump_after_blocks) {
             return Ok(());
         }
+        self.chain.check_chain().await?;
         let old = Fees {
             cap_wei: intent.attempt.fee_cap_wei.base(),
             tip_wei: intent.attempt.tip_wei.base(),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comptoir_domain::asset::Asset;
+use comptoir_domain::{asset::Asset, id::BatchId, settlement::file};
 use comptoir_store::{
     PgTransaction,
     leader::{Fence, FenceError, Lease},
@@ -57,6 +57,8 @@ pub struct Settler {
     lease: Lease,
     /// The final block that was reconciled last.
     pub(crate) reconciled: Option<u64>,
+    /// The leaves that exits were answered from last.
+    pub(crate) answered_from: Option<(BatchId, Arc<file::Sealed>)>,
 }
 
 impl Settler {
@@ -84,6 +86,7 @@ impl Settler {
             config,
             lease,
             reconciled: None,
+            answered_from: None,
         }))
     }
 

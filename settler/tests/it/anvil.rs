@@ -40,9 +40,10 @@ fn binary() -> PathBuf {
 }
 
 impl Anvil {
-    pub async fn start() -> Self {
+    pub async fn start(options: &[&str]) -> Self {
         let mut process = Command::new(binary())
             .args(["--port", "0", "--host", "127.0.0.1", "--hardfork", "osaka"])
+            .args(options)
             .stdout(Stdio::piped())
             .stderr(Stdio::inherit())
             .kill_on_drop(true)
@@ -95,6 +96,10 @@ impl Anvil {
     /// Blocks are mined only when they are asked for.
     pub async fn hold_back(&self) {
         self.ask("evm_setAutomine", json!([false])).await;
+    }
+
+    pub async fn mine_by_itself(&self) {
+        self.ask("evm_setAutomine", json!([true])).await;
     }
 
     pub async fn drop_transaction(&self, hash: B256) {

@@ -1,9 +1,11 @@
 //! Deposits count when they are final.
 
 use comptoir_domain::id::DepositId;
+use comptoir_settler::{Config, Finality, Settler};
 use comptoir_store::deposits;
 use sqlx::PgPool;
 
+use crate::anvil::Anvil;
 use crate::harness::{DEPTH, Key, NOW, World, tokens};
 
 async fn shown(world: &World) -> Vec<(u128, bool)> {
@@ -72,4 +74,26 @@ async fn a_settler_that_comes_late_reads_all_that_was_missed(db: PgPool) {
     settler.step(NOW).await.unwrap();
     assert_eq!(world.available(Key::Alice.address()).await, tokens(6));
     assert_eq!(shown(&world).await.len(), 3);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn the_chains_own_finality_is_followed_where_it_has_one(db: PgPool) {
+    let anvil = Anvil::start(&["--slots-in-an-epoch", "2"]).await;
+    let world = World::on(anvil, db).await;
+    let config = Config {
+        finality: Finality::Tags,
+        ..world.config()
+    };
+    let (db, objects) = (world.db.clone(), world.objects.clone());
+    let mut settler = Settler::lead(db, objects, world.asset, config, NOW)
+        .await
+        .unwrap()
+        .unwrap();
+    world.deposit(Key::Alice.address(), tokens(3)).await;
+    world.anvil.mine(2).await;
+    settler.step(NOW).await.unwrap();
+    assert_eq!(shown(&world).await, [(tokens(3), false)]);
+    world.anvil.mine(2).await;
+    settler.step(NOW).await.unwrap();
+    assert_eq!(shown(&world).await, [(tokens(3), true)]);
 }

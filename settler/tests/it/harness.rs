@@ -107,8 +107,12 @@ pub fn tokens(count: u128) -> u128 {
 
 impl World {
     pub async fn new(owner: PgPool) -> Self {
-        let anvil = Anvil::start().await;
-        let plan = Deployment {
+        Self::on(Anvil::start(&[]).await, owner).await
+    }
+
+    /// What is deployed.
+    pub fn plan() -> Deployment {
+        Deployment {
             token: Token::New {
                 holder: Key::Alice.address(),
                 initial_supply: U256::from(tokens(1_000_000)),
@@ -123,8 +127,11 @@ impl World {
                 per_batch: tokens(100),
                 per_day: tokens(150),
             },
-        };
-        let deployed = deploy::deploy(anvil.url.clone(), Key::Deployer.signer(), &plan)
+        }
+    }
+
+    pub async fn on(anvil: Anvil, owner: PgPool) -> Self {
+        let deployed = deploy::deploy(anvil.url.clone(), Key::Deployer.signer(), &Self::plan())
             .await
             .unwrap();
         let connect = |role| pool::connect((*owner.connect_options()).clone(), role, 4);

@@ -7,6 +7,8 @@ mod batches;
 #[cfg(test)]
 mod contradictions;
 #[cfg(test)]
+mod deploying;
+#[cfg(test)]
 mod deposits;
 #[cfg(test)]
 mod exits;

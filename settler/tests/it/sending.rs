@@ -1,6 +1,7 @@
 //! What was signed is stored first, and sent again as the same bytes.
 
 use alloy::{eips::BlockId, primitives::B256, providers::Provider as _};
+use comptoir_contracts_bindings::Settlement::lastBatchCall;
 use comptoir_domain::settlement::BatchState;
 use comptoir_settler::StepError;
 use comptoir_store::leader::FenceError;
@@ -152,4 +153,32 @@ async fn two_settlers_cannot_both_write(db: PgPool) {
         .unwrap();
     assert_eq!(nonce, 1);
     world.anvil.mine(DEPTH).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_nonce_that_somebody_else_used_is_replaced_by_a_new_one(db: PgPool) {
+    let (world, mut settler) = with_a_receipt(db).await;
+    world.anvil.hold_back().await;
+    settler.step(NOW).await.unwrap();
+    world
+        .anvil
+        .drop_transaction(attempts(&world).await[0].0)
+        .await;
+    world.anvil.mine_by_itself().await;
+    // The key is used outside: a call that changes nothing takes nonce 0.
+    world.call(Key::Settler, lastBatchCall {}).await;
+    settler.step(NOW).await.unwrap();
+    assert_eq!(
+        attempts(&world).await.len(),
+        1,
+        "what is not final is not given up"
+    );
+    let batch = world.until_claimable(&mut settler).await;
+    assert_eq!(batch.header.id, 1);
+    let states: Vec<(i64, String)> =
+        sqlx::query_as("SELECT nonce, state FROM eth_intents ORDER BY nonce")
+            .fetch_all(&world.owner)
+            .await
+            .unwrap();
+    assert_eq!(states, [(0, "failed".to_owned()), (1, "done".to_owned())]);
 }
