@@ -15,7 +15,7 @@ const TOKEN: Address = address!("0x1000000000000000000000000000000000000001");
 const CONTRACT: Address = address!("0x1000000000000000000000000000000000000002");
 const PLATFORM: Address = address!("0x1000000000000000000000000000000000000003");
 
-async fn register_asset(app: &TestApp) -> Asset {
+pub async fn register_asset(app: &TestApp) -> Asset {
     let new = NewAsset {
         chain_id: 31_337,
         token: TOKEN,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use axum::http::{Method, StatusCode};
+use axum::http::{Method, StatusCode, header};
 use comptoir_domain::scope::{Scope, Scopes};
 use comptoir_http::codes;
 use futures::future::BoxFuture;
@@ -118,9 +118,7 @@ impl Operation {
         } else {
             call.json(&Value::Object(Default::default()))
         };
-        let call = call
-            .idempotency_key("walk")
-            .header(axum::http::header::IF_MATCH, "*");
+        let call = call.idempotency_key("walk").header(header::IF_MATCH, "*");
         match caller {
             Some(caller) => call.by(caller).send().await,
             None => call.send().await,
@@ -174,7 +172,7 @@ async fn every_operation_refuses_a_stranger(db: PgPool) {
             );
             assert_eq!(reply.code(), "unauthenticated", "{}", operation.name());
             assert_eq!(
-                reply.header(axum::http::header::WWW_AUTHENTICATE),
+                reply.header(header::WWW_AUTHENTICATE),
                 "Bearer",
                 "{}",
                 operation.name()
@@ -276,6 +274,70 @@ async fn another_tenants_object_is_not_there(db: PgPool) {
             operation.name(),
             own.json
         );
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn no_operation_fails_on_what_makes_no_sense(db: PgPool) {
+    const BODIES: &[&str] = &[
+        "",
+        "null",
+        "[]",
+        "{",
+        r#"{"a":1e999}"#,
+        r#"{"a":"\ud800"}"#,
+        r#"{"a":"\u0000"}"#,
+        r#"{"id":{"id":{}}}"#,
+        "\u{feff}{}",
+    ];
+    const PARAMETERS: &[&str] = &[
+        "%20",
+        "%F0%9F%92%A9",
+        "'%20OR%201=1",
+        "..%2f..",
+        "00000000-0000-0000-0000-000000000000",
+    ];
+    const QUERIES: &[&str] = &[
+        "?limit=99999999999999999999",
+        "?cursor=AAAA",
+        "?%ff=%fe",
+        "?state=%27&limit=1",
+    ];
+    let app = TestApp::new(db).await;
+    crate::accounts::register_asset(&app).await;
+    let (session, _) = app.bound_session().await;
+    for operation in operations(&app) {
+        let count = operation.path.matches('{').count();
+        let call = async |parameter: &str, query: &str, body: &'static str| {
+            let url = format!(
+                "{}{query}",
+                operation.url(&vec![parameter.to_owned(); count])
+            );
+            let call = app
+                .request(operation.method.clone(), &url)
+                .by(&session)
+                .idempotency_key("junk");
+            let call = call
+                .header(header::IF_MATCH, "junk")
+                .header(header::CONTENT_TYPE, "application/json");
+            let reply = call.body(body).send().await;
+            let status = reply.status.as_u16();
+            assert!(
+                status < 500,
+                "{} {url} {body}: {:?}",
+                operation.name(),
+                reply.json
+            );
+        };
+        for body in BODIES {
+            call("x", "", body).await;
+        }
+        for parameter in PARAMETERS {
+            call(parameter, "", "{}").await;
+        }
+        for query in QUERIES {
+            call("x", query, "{}").await;
+        }
     }
 }
 
