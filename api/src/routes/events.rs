@@ -122,7 +122,9 @@ async fn follow_job(
     ];
     // Ours come last: `Sse` sets a weaker cache header of its own.
     let mut response = sse.into_response();
-    response.headers_mut().extend(headers);
+    for (name, value) in headers {
+        response.headers_mut().insert(name, value);
+    }
     Ok(response)
 }
 

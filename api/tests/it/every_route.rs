@@ -6,7 +6,7 @@ use axum::http::{Method, StatusCode, header};
 use comptoir_domain::scope::{Scope, Scopes};
 use comptoir_http::codes;
 use futures::future::BoxFuture;
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use crate::harness::{Reply, Session, TestApp};
@@ -116,7 +116,7 @@ impl Operation {
         let call = if self.method == Method::GET {
             call
         } else {
-            call.json(&Value::Object(Default::default()))
+            call.json(&json!({}))
         };
         let call = call.idempotency_key("walk").header(header::IF_MATCH, "*");
         match caller {
