@@ -32,12 +32,22 @@ CREATE TABLE ledger_accounts (
     version bigint NOT NULL DEFAULT 0,   -- postings so far
     UNIQUE (ledger_account_id, asset_id),
     CONSTRAINT ledger_accounts_once UNIQUE NULLS NOT DISTINCT (asset_id, owner, code, scope),
-    CONSTRAINT ledger_accounts_key CHECK (ledger_account_id = ledger_account_key(asset_id, code, owner, scope)),
     CONSTRAINT ledger_accounts_owner_fits_code CHECK ((owner IS NULL) = (code IN ('fees', 'split_dust', 'deposits'))),
     CONSTRAINT ledger_accounts_scope_fits_code CHECK ((scope IS NOT NULL) = (code = 'split_dust')),
     -- `deposits` is the contra account of what the contract holds: it alone goes below zero, and never above.
     CONSTRAINT ledger_accounts_not_overdrawn CHECK (CASE WHEN code = 'deposits' THEN balance_base <= 0 ELSE balance_base >= 0 END)
 ) WITH (fillfactor = 70);
+
+-- A trigger and not a CHECK, which every change of a balance would compute again.
+CREATE FUNCTION assert_ledger_account() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.ledger_account_id <> ledger_account_key(NEW.asset_id, NEW.code, NEW.owner, NEW.scope) THEN
+        RAISE EXCEPTION 'ledger account % has another identifier', NEW.ledger_account_id
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'ledger_accounts_key';
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER ledger_accounts_keyed BEFORE INSERT ON ledger_accounts FOR EACH ROW EXECUTE FUNCTION assert_ledger_account();
 
 CREATE TABLE journal_entries (
     journal_entry_id uuid PRIMARY KEY,
@@ -81,7 +91,9 @@ CREATE TABLE postings (
 -- Statement pages, newest first.
 CREATE INDEX postings_account ON postings (ledger_account_id, journal_entry_id);
 
-CREATE FUNCTION apply_posting() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
+-- Runs for every posting, by primary keys alone: its plans are kept whatever the session thinks of keeping plans.
+CREATE FUNCTION apply_posting() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public SET plan_cache_mode = force_generic_plan AS $$
 BEGIN
     -- Lines are numbered within what the entry announced, and an entry is judged with all of them in: so none can be
     -- added to an entry of an earlier transaction.

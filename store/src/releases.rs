@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Most rows that one call of [`release_queued`] takes.
-pub const RELEASES_MAX: i64 = 5_000;
+pub const RELEASES_MAX: i64 = 2_000;
 
 /// Where released money comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,10 +1,15 @@
 //! Money on its way to be claimable.
 
-use comptoir_domain::{amount::Amount, id::AccountId};
+use alloy_primitives::Address;
+use comptoir_domain::{
+    amount::Amount,
+    id::AccountId,
+    ledger::{AccountKey, EntryKind, Lines, Source},
+};
 use comptoir_store::{
     holds::HoldError,
-    ledger::PostError,
-    releases::{self, Release, ReleaseState, WithdrawalError},
+    ledger::{self, PostError},
+    releases::{self, RELEASES_MAX, Release, ReleaseState, WithdrawalError},
 };
 use sqlx::PgPool;
 
@@ -211,6 +216,47 @@ async fn a_cancellation_and_a_seal_of_one_moment_move_the_money_once(db: PgPool)
     }
     let (available, held, payable) = money.bases(ALICE).await;
     assert_eq!((available + payable, held), (100, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_seal_takes_its_fill_and_leaves_the_rest(db: PgPool) {
+    let money = Money::new(db).await;
+    let owners: Vec<_> = (0..=RELEASES_MAX)
+        .map(|number| Address::left_padding_from(&(number + 1).to_be_bytes()))
+        .collect();
+    let mut lines = Lines::default();
+    for owner in &owners {
+        lines = lines
+            .debit(AccountKey::Deposits, amount(2))
+            .credit(AccountKey::Available(*owner), amount(2));
+    }
+    let entry = lines
+        .into_entry(EntryKind::Deposit, Source::Deposit("all".into()))
+        .unwrap();
+    let mut tx = money.settler.begin().await.unwrap();
+    ledger::post(&mut tx, money.asset, &entry, NOW)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    sqlx::query(
+        "INSERT INTO releases (release_id, asset_id, owner, kind, amount_base, created_at)
+         SELECT gen_random_uuid(), $1, owner, 'earning', 1, $3 FROM UNNEST($2::bytea[]) AS owner",
+    )
+    .bind(money.asset)
+    .bind(
+        owners
+            .iter()
+            .map(|owner| owner.to_vec())
+            .collect::<Vec<_>>(),
+    )
+    .bind(NOW)
+    .execute(&money.owner)
+    .await
+    .unwrap();
+    let most = u128::try_from(RELEASES_MAX).unwrap();
+    assert_eq!(seal(&money, "1", 1 << 100).await.unwrap(), amount(most));
+    assert_eq!(seal(&money, "2", 1 << 100).await.unwrap(), amount(1));
+    assert_eq!(seal(&money, "3", 1 << 100).await.unwrap(), Amount::ZERO);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
