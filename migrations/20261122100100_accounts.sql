@@ -23,6 +23,8 @@ CREATE TABLE address_challenges (
     used_at timestamptz
 );
 
+CREATE INDEX address_challenges_expiry ON address_challenges (expires_at);
+
 CREATE TABLE refresh_tokens (
     refresh_token_id uuid PRIMARY KEY,
     account_id uuid NOT NULL REFERENCES accounts,
@@ -35,6 +37,7 @@ CREATE TABLE refresh_tokens (
     CONSTRAINT refresh_tokens_hash_once UNIQUE (token_sha256)
 );
 CREATE INDEX refresh_tokens_family ON refresh_tokens (family_id);
+CREATE INDEX refresh_tokens_expiry ON refresh_tokens (expires_at);
 
 CREATE TABLE api_keys (
     api_key_id uuid PRIMARY KEY,
@@ -69,5 +72,6 @@ CREATE INDEX idempotency_keys_expiry ON idempotency_keys (expires_at);
 
 GRANT SELECT, INSERT, UPDATE ON accounts, address_challenges, refresh_tokens, api_keys TO comptoir_api;
 GRANT SELECT, INSERT, DELETE ON idempotency_keys TO comptoir_api;
+GRANT DELETE ON address_challenges, refresh_tokens TO comptoir_api; -- what has expired
 GRANT SELECT ON accounts TO comptoir_scheduler, comptoir_settler;
 GRANT UPDATE (roles) ON accounts TO comptoir_scheduler;

@@ -3,14 +3,14 @@
 use std::{io, time::Duration};
 
 use comptoir_http::server::{self, Limits};
-use comptoir_store::idempotency;
+use comptoir_store::{accounts, idempotency, sessions};
 use tokio::net::TcpListener;
 
 use crate::AppState;
 
-/// How often expired replies are forgotten.
+/// How often what has expired is forgotten.
 const TIDY_EVERY: Duration = Duration::from_mins(1);
-/// Replies that one round forgets at most.
+/// Rows of a table that one round forgets at most.
 const FORGET_MAX: i64 = 1000;
 
 /// Serves the API until `shutdown` resolves, then lets requests finish.
@@ -34,14 +34,23 @@ async fn tidy(state: AppState) {
     let mut every = tokio::time::interval(TIDY_EVERY);
     loop {
         every.tick().await;
-        match forget(&state).await {
+        match forget_expired(&state).await {
             Ok(0) => {}
-            Ok(forgotten) => tracing::info!(forgotten, "expired replies forgotten"),
-            Err(error) => tracing::warn!(%error, "expired replies not forgotten"),
+            Ok(forgotten) => tracing::info!(forgotten, "what had expired is forgotten"),
+            Err(error) => tracing::warn!(%error, "what has expired is not forgotten"),
         }
     }
 }
 
-async fn forget(state: &AppState) -> sqlx::Result<u64> {
-    idempotency::forget_expired(&mut *state.db.acquire().await?, state.now(), FORGET_MAX).await
+/// One bounded round of forgetting kept replies, refresh tokens and challenges that have expired; says how many.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn forget_expired(state: &AppState) -> sqlx::Result<u64> {
+    let now = state.now();
+    let mut connection = state.db.acquire().await?;
+    let replies = idempotency::forget_expired(&mut connection, now, FORGET_MAX).await?;
+    let tokens = sessions::forget_expired(&mut connection, now, FORGET_MAX).await?;
+    let challenges = accounts::forget_challenges(&mut connection, now, FORGET_MAX).await?;
+    Ok(replies + tokens + challenges)
 }

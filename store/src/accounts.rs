@@ -273,6 +273,23 @@ pub async fn create_challenge(
     Ok(())
 }
 
+/// Forgets at most `limit` challenges that expired; says how many.
+pub async fn forget_challenges(
+    connection: &mut PgConnection,
+    now: OffsetDateTime,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let forgotten = sqlx::query!(
+        "DELETE FROM address_challenges WHERE challenge_id IN
+            (SELECT challenge_id FROM address_challenges WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
+        now,
+        limit,
+    )
+    .execute(connection)
+    .await?;
+    Ok(forgotten.rows_affected())
+}
+
 /// The challenge that a signature answers; locked until the transaction ends, so that it is spent once.
 pub async fn lock_challenge(
     tx: &mut PgTransaction<'_>,

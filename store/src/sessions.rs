@@ -120,6 +120,24 @@ pub async fn end(
     }
 }
 
+/// Forgets at most `limit` tokens that expired; says how many. A spent one is known until then, so that its
+/// reuse is noticed.
+pub async fn forget_expired(
+    connection: &mut PgConnection,
+    now: OffsetDateTime,
+    limit: i64,
+) -> sqlx::Result<u64> {
+    let forgotten = sqlx::query!(
+        "DELETE FROM refresh_tokens WHERE refresh_token_id IN
+            (SELECT refresh_token_id FROM refresh_tokens WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)",
+        now,
+        limit,
+    )
+    .execute(connection)
+    .await?;
+    Ok(forgotten.rows_affected())
+}
+
 async fn revoke_family(
     connection: &mut PgConnection,
     family: Uuid,

@@ -122,10 +122,22 @@ async fn a_challenge_binds_for_its_account_in_its_time_with_its_key_alone(db: Pg
             "{signature}"
         );
     }
+    assert_eq!(
+        comptoir_api::server::forget_expired(&app.state)
+            .await
+            .unwrap(),
+        0
+    );
     app.pass(Duration::minutes(5));
     bind(&app, &session, &asked, &signer)
         .await
         .expect_problem(StatusCode::CONFLICT, "challenge_spent");
+    assert_eq!(
+        comptoir_api::server::forget_expired(&app.state)
+            .await
+            .unwrap(),
+        1
+    );
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -171,6 +171,13 @@ async fn a_refresh_token_ends_with_its_session_or_after_thirty_days(db: PgPool) 
     refresh(&app, tokens.text("/refresh_token"))
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "invalid_grant");
+    assert_eq!(
+        comptoir_api::server::forget_expired(&app.state)
+            .await
+            .unwrap(),
+        2,
+        "both sign-ins"
+    );
     refresh(&app, "crt_unknown")
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "invalid_grant");
