@@ -40,9 +40,6 @@ impl ChargeCarry {
 }
 
 #[cfg(test)]
-#[expect(
-    clippy::arithmetic_side_effects,
-)]
 mod tests {
     use super::*;
     use alloy_primitives::U256;
