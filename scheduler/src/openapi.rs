@@ -55,6 +55,6 @@ pub(crate) fn base() -> OpenApi {
 /// The document of every route, as it is committed in `openapi/scheduler.json` (which ends with an end of line).
 #[must_use]
 pub fn committed() -> String {
-    let (_, openapi) = crate::routes::document_router().split_for_parts();
+    let (_, openapi) = crate::routes::documented();
     openapi.to_pretty_json().expect("a document serialises")
 }

@@ -13,6 +13,7 @@ use comptoir_http::{Problem, extract::Path};
 use comptoir_store::{
     attempts, blobs,
     objects::{PutError, Stored},
+    workers,
 };
 use futures::StreamExt as _;
 use sha2::Digest as _;
@@ -164,6 +165,8 @@ async fn upload(
         let held = attempts::lock_held(&mut tx, worker.id, attempt, token)
             .await
             .map_err(held_problem)?;
+        // Lost only together with everything after it: no reveal can name an upload that a crash took back.
+        workers::forgo_durability(&mut tx).await?;
         blobs::register(&mut tx, stored, now).await?;
         if !attempts::note_upload(&mut tx, &held, sha256).await? {
             return Err(Problem::new(

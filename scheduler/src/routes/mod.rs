@@ -9,14 +9,22 @@ mod reports;
 mod token;
 mod work;
 
+use axum::Router;
 use comptoir_http::Problem;
 use tracing::Instrument as _;
+use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{SchedulerState, openapi};
 
-/// Every route, with its description.
-pub(crate) fn document_router() -> OpenApiRouter<SchedulerState> {
+/// Every route, and the document that they make.
+pub(crate) fn documented() -> (Router<SchedulerState>, OpenApi) {
+    let (router, openapi) = document_router().split_for_parts();
+    (router, comptoir_http::openapi::complete(openapi))
+}
+
+/// Each noun adds its line.
+fn document_router() -> OpenApiRouter<SchedulerState> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(join::router())
         .merge(token::router())

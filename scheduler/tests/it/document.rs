@@ -136,7 +136,9 @@ fn every_problem_that_the_document_names_has_a_page() {
     let document: serde_json::Value = serde_json::from_str(&openapi::committed()).unwrap();
     let operations = document["paths"].as_object().unwrap().values();
     let operations = operations.flat_map(|item| item.as_object().unwrap().values());
-    let responses = operations.flat_map(|operation| operation["responses"].as_object().unwrap());
+    let responses = operations
+        .filter_map(|operation| operation["responses"].as_object())
+        .flatten();
     let refusals = responses.filter(|(status, _)| status.starts_with('4'));
     let mut named = 0;
     for (status, refusal) in refusals {
