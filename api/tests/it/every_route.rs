@@ -404,7 +404,7 @@ fn the_committed_document_is_the_one_of_the_code() {
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == actual,
-        "openapi/api.json is out of date: `make openapi` rewrites it"
+        "openapi/api.json is out of date: `make generate` rewrites it"
     );
 }
 
