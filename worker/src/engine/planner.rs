@@ -87,9 +87,21 @@ impl<'a> Planner<'a> {
             arguments.retain(|(present, _)| present != name);
             arguments.push((name.to_owned(), source));
         };
+        // Normalisation without running statistics always takes those of the batch; libtorch's kernels do not check.
+        let given = |name: &str| {
+            matches!(
+                node.input(name),
+                Some(
+                    Argument::Tensor(_)
+                        | Argument::OptionalTensor(OptionalTensorArgument::Tensor(_))
+                )
+            )
+        };
+        let is_stateless =
+            name.contains("batch_norm") && !(given("running_mean") && given("running_var"));
         for flag in ["train", "training"] {
             if operator.has_argument(flag) {
-                set(flag, Source::Bool(phase == Phase::Training));
+                set(flag, Source::Bool(phase == Phase::Training || is_stateless));
             }
         }
         if phase == Phase::Inference && operator.has_argument("dropout_p") {

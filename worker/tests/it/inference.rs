@@ -5,7 +5,9 @@ use comptoir_domain::{
     tensors::Tensors,
 };
 
-use crate::harness::{Bench, assert_close, cases, example, inference};
+use serde_json::{Value, json};
+
+use crate::harness::{Bench, assert_close, cases, example, inference, with_graph};
 
 #[tokio::test]
 async fn every_example_gives_what_pytorch_gives() {
@@ -46,4 +48,42 @@ async fn the_batch_size_does_not_change_a_row() {
         .to_vec();
     assert_eq!(rows, [360, 10]);
     assert_close(&outputs[0], &outputs[1], str::to_owned);
+}
+
+#[tokio::test]
+async fn normalisation_without_running_statistics_takes_those_of_the_batch() {
+    let case = cases("inference")
+        .into_iter()
+        .find(|case| case["name"] == "convnet_inference")
+        .unwrap();
+    let mut bench = Bench::new();
+    let without = |graph: String| {
+        let mut document: Value = serde_json::from_str(&graph).unwrap();
+        let nodes = document["graph_module"]["graph"]["nodes"]
+            .as_array_mut()
+            .unwrap();
+        for input in nodes
+            .iter_mut()
+            .flat_map(|node| node["inputs"].as_array_mut().unwrap())
+        {
+            if ["running_mean", "running_var"].contains(&input["name"].as_str().unwrap()) {
+                input["arg"] = json!({ "as_none": true });
+            }
+        }
+        document.to_string()
+    };
+    let program = bench.blob(&with_graph(&example("convnet.pt2"), without));
+    let spec = InferenceSpec {
+        program,
+        ..inference(&mut bench, &case)
+    };
+    let mut outputs = Vec::new();
+    for batch_size in [37, 36] {
+        let spec = InferenceSpec {
+            batch_size,
+            ..spec.clone()
+        };
+        outputs.push(Bench::output(&bench.run(JobSpec::Inference(spec)).await));
+    }
+    assert_ne!(outputs[0], outputs[1], "a row depends on its batch");
 }

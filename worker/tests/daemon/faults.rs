@@ -1,0 +1,108 @@
+//! What a worker does when the network or the server fails.
+
+use axum::http::{Method, StatusCode};
+use comptoir_domain::job::JobState;
+use sqlx::PgPool;
+
+use crate::{
+    harness::{Bench, inference, training},
+    proxy::{Seen, Spoil},
+};
+
+fn is_token(seen: &Seen) -> bool {
+    seen.is(&Method::POST, "/v1/worker-token")
+}
+
+fn is_poll(seen: &Seen) -> bool {
+    seen.is(&Method::POST, "/v1/work") && seen.body["wanted"] != 0
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn whatever_answer_is_lost_a_job_is_run_once_and_completes(db: PgPool) {
+    let bench = Bench::new(db).await;
+    bench.proxy.spoil(1, Spoil::LoseAnswer, is_token);
+    bench
+        .proxy
+        .spoil(1, Spoil::LoseAnswer, |seen| seen.reports("seals"));
+    bench
+        .proxy
+        .spoil(1, Spoil::LoseAnswer, |seen| seen.reports("reveals"));
+    for (method, end) in [
+        (Method::GET, "/blobs"),
+        (Method::PUT, "/blobs"),
+        (Method::POST, "/events"),
+        (Method::POST, "/segments"),
+        (Method::POST, "/v1/heartbeats"),
+    ] {
+        bench
+            .proxy
+            .spoil(1, Spoil::LoseAnswer, move |seen| seen.is(&method, end));
+    }
+    let worker = bench.worker("worker", 1).await;
+    let job = bench.submit(&training(3)).await;
+    bench.ends(job, JobState::Completed).await;
+    assert_eq!(bench.attempts().await, [("accepted".to_owned(), None)]);
+    assert_eq!(bench.segments().await, [0, 0, 0]);
+    let epochs: Vec<i64> = sqlx::query_scalar(
+        "SELECT (data ->> 'epoch')::bigint FROM job_events WHERE kind = 'metrics' ORDER BY seq",
+    )
+    .fetch_all(&bench.owner)
+    .await
+    .unwrap();
+    assert_eq!(epochs, [0, 1, 2]);
+    assert_eq!(bench.proxy.count(|seen| seen.reports("seals")), 2);
+    assert_eq!(bench.proxy.count(|seen| seen.reports("reveals")), 2);
+    worker.stop().await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_refused_token_is_renewed_once_and_the_call_repeated(db: PgPool) {
+    let bench = Bench::new(db).await;
+    bench
+        .proxy
+        .spoil(1, Spoil::Refuse(StatusCode::UNAUTHORIZED), is_poll);
+    let worker = bench.worker("worker", 1).await;
+    let job = bench.submit(&inference()).await;
+    bench.ends(job, JobState::Completed).await;
+    assert_eq!(bench.proxy.count(is_token), 2);
+    worker.stop().await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_worker_outlives_a_server_that_fails_or_talks_nonsense(db: PgPool) {
+    let bench = Bench::new(db).await;
+    bench
+        .proxy
+        .spoil(1, Spoil::Refuse(StatusCode::SERVICE_UNAVAILABLE), is_poll);
+    let nonsense = [
+        "",
+        "{",
+        "[]",
+        "\"\\u001b[2J\"",
+        r#"{"leases":[{}],"acks":[],"reveal":[],"cancel":[]}"#,
+        r#"{"leases":[],"acks":[],"reveal":[],"cancel":["att_01h455vb4pex5vsknk084sn02q"]}"#,
+    ];
+    bench.proxy.spoil(1, Spoil::Answer("{}"), is_token);
+    for answer in nonsense {
+        bench.proxy.spoil(1, Spoil::Answer(answer), is_poll);
+    }
+    let worker = bench.worker("worker", 1).await;
+    bench.proxy.until(nonsense.len() + 2, is_poll).await;
+    let job = bench.submit(&inference()).await;
+    bench.ends(job, JobState::Completed).await;
+    worker.stop().await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn an_input_with_other_bytes_than_its_digest_says_is_never_run(db: PgPool) {
+    let bench = Bench::new(db).await;
+    bench.proxy.spoil(2, Spoil::Answer("other bytes"), |seen| {
+        seen.is(&Method::GET, "/blobs")
+    });
+    let worker = bench.worker("worker", 1).await;
+    let job = bench.submit(&inference()).await;
+    bench.ends(job, JobState::Completed).await;
+    assert_eq!(bench.attempts().await, [("accepted".to_owned(), None)]);
+    assert_eq!(bench.proxy.count(|seen| seen.is(&Method::GET, "/blobs")), 4);
+    worker.stop().await.unwrap();
+}

@@ -1,0 +1,119 @@
+//! A job from lease to accepted result, and the ways in which one ends early.
+
+use axum::http::Method;
+use comptoir_domain::job::JobState;
+use sqlx::PgPool;
+
+use crate::{
+    harness::{Bench, children, inference, scratch_is_empty, training},
+    proxy::Seen,
+};
+
+fn is_segment(seen: &Seen) -> bool {
+    seen.is(&Method::POST, "/segments")
+}
+
+fn state(state: &str, code: Option<&str>) -> (String, Option<String>) {
+    (state.to_owned(), code.map(str::to_owned))
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn jobs_run_from_lease_to_accepted_result_and_inputs_are_fetched_once(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let worker = bench.worker("worker", 1).await;
+    let first = bench.submit(&training(3)).await;
+    bench.ends(first, JobState::Completed).await;
+    let second = bench.submit(&inference()).await;
+    bench.ends(second, JobState::Completed).await;
+    assert_eq!(
+        bench.attempts().await,
+        [state("accepted", None), state("accepted", None)]
+    );
+    assert_eq!(bench.segments().await, [0, 0, 0]);
+    assert_eq!(bench.proxy.count(|seen| seen.is(&Method::GET, "/blobs")), 2);
+    scratch_is_empty(&bench.folder("worker")).await;
+    worker.stop().await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_cancelled_job_s_child_ends_and_its_slot_is_free(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let worker = bench.worker("worker", 1).await;
+    // With its checkpoint held, the attempt cannot run to its end before it is cancelled.
+    let _gate = bench.proxy.hold(is_segment);
+    let long = bench.submit(&training(1_000)).await;
+    bench.proxy.until(1, is_segment).await;
+    assert_eq!(children(&bench.folder("worker")), 1);
+    bench.cancel(long).await;
+    scratch_is_empty(&bench.folder("worker")).await;
+    let next = bench.submit(&inference()).await;
+    bench.ends(next, JobState::Completed).await;
+    assert_eq!(
+        bench.attempts().await,
+        [state("cancelled", None), state("accepted", None)]
+    );
+    worker.stop().await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_lost_lease_drops_the_attempt_and_the_next_goes_on_at_its_checkpoint(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let worker = bench.worker("worker", 1).await;
+    let second = std::sync::atomic::AtomicBool::new(false);
+    let gate = bench.proxy.hold(move |seen| {
+        is_segment(seen)
+            && seen.body["segment"] == 1
+            && !second.swap(true, std::sync::atomic::Ordering::Relaxed)
+    });
+    let job = bench.submit(&training(8)).await;
+    bench.proxy.until(2, is_segment).await;
+    bench.lose_leases().await;
+    gate.add_permits(1);
+    bench
+        .proxy
+        .until(2, |seen| is_segment(seen) && seen.body["segment"] == 1)
+        .await;
+    bench.ends(job, JobState::Completed).await;
+    let attempts = bench.attempts().await;
+    assert_eq!(attempts.len(), 2, "{attempts:?}");
+    assert_eq!(attempts[0].0, "failed");
+    assert_eq!(attempts[1], state("accepted", None));
+    assert_eq!(bench.segments().await, [0, 1, 1, 1, 1, 1, 1, 1]);
+    // Of the dropped attempt nothing was reported.
+    assert_eq!(bench.proxy.count(|seen| seen.reports("seals")), 1);
+    assert_eq!(bench.proxy.count(|seen| seen.reports("failures")), 0);
+    worker.stop().await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_worker_that_stops_gives_back_what_computes(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let worker = bench.worker("worker", 1).await;
+    let _gate = bench.proxy.hold(is_segment);
+    let job = bench.submit(&training(1_000)).await;
+    bench.proxy.until(1, is_segment).await;
+    worker.stop().await.unwrap();
+    assert_eq!(
+        bench.attempts().await,
+        [state("failed", Some("worker_stopping"))]
+    );
+    assert_eq!(children(&bench.folder("worker")), 0);
+    bench.cancel(job).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_worker_that_stops_delivers_what_is_computed(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let worker = bench.worker("worker", 1).await;
+    let gate = bench.proxy.hold(|seen| seen.is(&Method::PUT, "/blobs"));
+    let job = bench.submit(&inference()).await;
+    bench
+        .proxy
+        .until(1, |seen| seen.is(&Method::PUT, "/blobs"))
+        .await;
+    let stopped = tokio::spawn(worker.stop());
+    gate.add_permits(1);
+    bench.ends(job, JobState::Completed).await;
+    stopped.await.unwrap().unwrap();
+    assert_eq!(bench.attempts().await, [state("accepted", None)]);
+}
