@@ -42,6 +42,12 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(put_blob, get_blob))
 }
 
+/// Bytes, as they are.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[expect(dead_code, reason = "it only describes bodies")]
+struct Binary(Vec<u8>);
+
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum BlobObject {
@@ -153,7 +159,7 @@ impl BlobBody {
 #[utoipa::path(
     put, path = "/v1/blobs/{sha256}", tag = "blobs", security(("session" = []), ("api_key" = ["blobs:write"])),
     params(("sha256" = String, Path, description = "64 lower-case hexadecimal digits")),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream"),
+    request_body(content = Binary, content_type = "application/octet-stream"),
     responses(
         (status = 200, body = BlobBody, description = "The account had it already"),
         (status = 201, body = BlobBody, headers(("Location" = String))),
@@ -212,8 +218,8 @@ async fn put_blob(
         ("Range" = Option<String>, Header, description = "One range of bytes, such as `bytes=0-99`"),
     ),
     responses(
-        (status = 200, body = Vec<u8>, content_type = "application/octet-stream", headers(("ETag" = String))),
-        (status = 206, body = Vec<u8>, content_type = "application/octet-stream", headers(("Content-Range" = String))),
+        (status = 200, body = Binary, content_type = "application/octet-stream", headers(("ETag" = String))),
+        (status = 206, body = Binary, content_type = "application/octet-stream", headers(("Content-Range" = String))),
         (status = 304),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ),

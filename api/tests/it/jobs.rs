@@ -7,7 +7,9 @@ use comptoir_domain::{
 use comptoir_store::{
     jobs::{self, Failure},
     objects::Stored,
+    queue, workers,
 };
+use futures::StreamExt as _;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::Duration;
@@ -545,4 +547,97 @@ async fn a_waiting_job_says_what_keeps_each_class_of_workers_from_it(db: PgPool)
         ("workers_unhealthy", Some(0))
     );
     assert!(said.text("/hint").contains("hold goes back"));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_repetition_is_answered_when_the_job_could_no_longer_be_made(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (asset, _) = market::open(&app).await;
+    let (session, _) = client(&app, &asset, RICH).await;
+    let spec = training(&app, &session, "mlp.pt2").await;
+    let body =
+        json!({ "spec": spec, "max_cost": "1000000", "deadline_at": "2026-11-22T09:30:00Z" });
+    let submit = async |session: &Session| {
+        app.post("/v1/jobs", &body)
+            .by(session)
+            .idempotency_key("k")
+            .send()
+            .await
+    };
+    let made = submit(&session).await.expect(StatusCode::CREATED);
+    app.pass(Duration::days(2));
+    let token = app.state.keys.access_token(session.account, app.now());
+    let repeated = submit(&Session { token, ..session })
+        .await
+        .expect(StatusCode::CREATED);
+    assert_eq!(repeated.json["id"], made.json["id"]);
+    assert_eq!(count(&app, "jobs").await, 1);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn cancelling_while_workers_claim_leaves_no_lease_and_no_hold(db: PgPool) {
+    const JOBS: usize = 24;
+    let app = TestApp::new(db).await;
+    let (asset, _) = market::open(&app).await;
+    let (session, address) = client(&app, &asset, RICH).await;
+    let spec = training(&app, &session, "mlp.pt2").await;
+    let body = json!({ "spec": spec, "max_cost": "1000000" });
+    let mut made = Vec::new();
+    for _ in 0..JOBS {
+        made.push(
+            app.post("/v1/jobs", &body)
+                .by(&session)
+                .send()
+                .await
+                .text("/id")
+                .to_owned(),
+        );
+    }
+    let mut providers = Vec::new();
+    for _ in 0..3 {
+        let (provider, _) = client(&app, &asset, 0).await;
+        let id = join(&app, &provider, &worker("a")).await;
+        let mut connection = app.owner.acquire().await.unwrap();
+        providers.push(workers::find(&mut connection, id).await.unwrap().unwrap());
+    }
+    let claims = providers.iter().map(async |provider| {
+        let mut leases = 0;
+        while count(&app, "queue WHERE lease_token IS NULL").await > 0 {
+            let mut tx = app.owner.begin().await.unwrap();
+            match queue::claim(&mut tx, provider, 2, app.now()).await {
+                Ok(taken) => leases += taken.len(),
+                Err(queue::ClaimError::Raced) => continue,
+                Err(error) => panic!("{error:?}"),
+            }
+            tx.commit().await.unwrap();
+            if leases == JOBS {
+                break;
+            }
+        }
+        leases
+    });
+    let cancels = futures::stream::iter(made.iter().rev()).for_each_concurrent(4, async |id| {
+        let path = format!("/v1/jobs/{id}/cancel");
+        let cancel = app.post(&path, &json!({})).by(&session).send().await;
+        assert_eq!(cancel.expect(StatusCode::OK).text("/state"), "cancelled");
+    });
+    let (leases, ()) = tokio::join!(futures::future::join_all(claims), cancels);
+    assert!(
+        leases.iter().sum::<usize>() > 0,
+        "some were claimed before they were cancelled"
+    );
+    for nothing in [
+        "queue",
+        "jobs WHERE state <> 'cancelled'",
+        "holds WHERE ended_at IS NULL",
+        "replicas WHERE state <> 'cancelled'",
+        "attempts WHERE state <> 'cancelled'",
+    ] {
+        assert_eq!(count(&app, nothing).await, 0, "{nothing}");
+    }
+    assert_eq!(balances(&app, &asset, address).await.available.base(), RICH);
+    let gapless = sqlx::query_scalar::<_, bool>(
+        "SELECT bool_and(event_seq = (SELECT count(*) FROM job_events WHERE job_events.job_id = jobs.job_id)) FROM jobs",
+    );
+    assert!(gapless.fetch_one(&app.owner).await.unwrap());
 }

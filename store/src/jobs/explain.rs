@@ -57,7 +57,7 @@ pub async fn waiting(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Option
                CASE WHEN ready_at > clock_timestamp() THEN ready_at END AS ready_at
            FROM queue JOIN jobs USING (job_id)
            WHERE job_id = $1 AND lease_token IS NULL
-           ORDER BY priority DESC, queue.ready_at, replica_id LIMIT 1"#,
+           ORDER BY priority, replica_id LIMIT 1"#,
         job.0,
     )
     .fetch_optional(&mut *conn)
@@ -78,13 +78,13 @@ pub async fn waiting(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Option
 }
 
 /// How many waiting replicas are claimed before this one: those of its device that come before it in the order
-/// of the queue.
+/// in which [`crate::queue::claim`] takes them.
 async fn position(conn: &mut PgConnection, replica: Uuid) -> sqlx::Result<i64> {
     sqlx::query_scalar!(
         r#"SELECT count(*) AS "position!" FROM (
-               SELECT 1 FROM queue, (SELECT device, priority, ready_at FROM queue WHERE replica_id = $1) AS this
+               SELECT 1 FROM queue, (SELECT device, priority FROM queue WHERE replica_id = $1) AS this
                WHERE lease_token IS NULL AND queue.device = this.device
-                   AND (-queue.priority, queue.ready_at, replica_id) < (-this.priority, this.ready_at, $1)
+                   AND (queue.priority, replica_id) < (this.priority, $1)
                LIMIT $2
            ) AS before"#,
         replica,
