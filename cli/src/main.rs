@@ -22,19 +22,18 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Services log as JSON lines; what runs in a terminal logs for people, and warnings only.
+/// Services log as JSON lines; what runs in a terminal logs for people. The demo logs to a file of its own.
 fn start_logging(command: &Command) {
-    let service = matches!(command, Command::Serve(_));
-    let default = if service || matches!(command, Command::Up(_)) {
-        "info"
-    } else {
-        "warn"
+    let default = match command {
+        Command::Demo(_) => return,
+        Command::Serve(_) | Command::Up(_) => "info",
+        _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);
-    if service {
+    if matches!(command, Command::Serve(_)) {
         logs.json().init();
     } else {
         logs.init();

@@ -32,18 +32,26 @@ pub async fn run(context: &Context, verb: &Receipt) -> anyhow::Result<()> {
                 "kind",
                 "job_id",
                 "gross",
-                "state",
-                "batch",
+                "batch.number",
+                "batch.state",
                 "created_at",
             ];
             context
                 .output
                 .list(&api.get(&list_path("/v1/receipts", page)).await?, &fields);
         }
-        Receipt::Get { id } => println!(
-            "{:#}",
-            api.get(&format!("/v1/receipts/{id}/document")).await?
-        ),
+        Receipt::Get { id } => {
+            let receipt = api.get(&format!("/v1/receipts/{id}")).await?;
+            if receipt["document"].is_null() {
+                let state = receipt["batch"]["state"]
+                    .as_str()
+                    .unwrap_or("in no batch yet");
+                let message =
+                    format!("{id} has no proof until its batch is anchored: it is {state}");
+                return Err(coded(Exit::Refused, message));
+            }
+            println!("{:#}", receipt["document"]);
+        }
     }
     Ok(())
 }

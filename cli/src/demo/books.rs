@@ -92,13 +92,10 @@ pub async fn credited(person: &Person, base: u128) -> anyhow::Result<()> {
 pub async fn claimable(reader: &Api, receipt: &str) -> anyhow::Result<ReceiptDocument> {
     wait("the batch does not become claimable", async || {
         let found = reader.get(&format!("/v1/receipts/{receipt}")).await?;
-        if found["state"] != "claimable" {
-            return Ok(None);
+        match found["batch"]["state"].as_str() {
+            Some("claimable") => receipts::parse(&found["document"]).map(Some),
+            _ => Ok(None),
         }
-        let document = reader
-            .get(&format!("/v1/receipts/{receipt}/document"))
-            .await?;
-        receipts::parse(&document).map(Some)
     })
     .await
 }

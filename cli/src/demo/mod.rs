@@ -14,6 +14,7 @@ use alloy::primitives::Address;
 use anyhow::{Context as _, bail, ensure};
 use comptoir_domain::settlement::ReceiptDocument;
 use sqlx::PgPool;
+use tracing_subscriber::EnvFilter;
 use url::Url;
 
 use crate::{
@@ -59,6 +60,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
     } else {
         Folder::Temporary(folder)
     };
+    log_to(&folder.path().join("services.log"))?;
     let mut stage = Stage::new();
     let told = tokio::select! {
         told = tell(&mut stage, folder.path(), &worker, &args.data) => told,
@@ -81,6 +83,18 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
             Err(error)
         }
     }
+}
+
+/// The services' log lines go to a file, so that the story stays readable.
+fn log_to(file: &Path) -> anyhow::Result<()> {
+    let file = std::fs::File::create(file).with_context(|| format!("create {}", file.display()))?;
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(file)
+        .init();
+    Ok(())
 }
 
 /// Where the run keeps its files.
