@@ -1,16 +1,15 @@
 //! Random histories of everything that moves money, checked after each step against a model in plain maps
 //! and against what must hold of every ledger.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
-use alloy_primitives::{Address, U256};
+use alloy_primitives::Address;
 use comptoir_domain::{
     atto::Atto,
     digest::Sha256,
-    id::{AccountId, JobId, JournalEntryId, ReleaseId},
+    id::{AccountId, JobId},
     job::Tier,
     price::{self, Meter},
-    split::Split,
 };
 use comptoir_store::{
     charges::{self, ChargeError, JobCharge},
@@ -27,13 +26,14 @@ use proptest::{
 };
 use sqlx::PgPool;
 
-use crate::harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM, amount, register};
+use crate::{
+    harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM, amount, register},
+    model::{AUTO_RELEASE, Model, Queued},
+};
 
 const HISTORIES: u64 = 8;
 const STEPS: usize = 70;
 const OWNERS: [Address; 4] = [ALICE, BOB, CAROL, PLATFORM];
-const AUTO_RELEASE: [Address; 2] = [ALICE, PLATFORM];
-const ATTO: u64 = 1_000_000_000_000_000_000;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -91,158 +91,6 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
     ];
     // One transaction in eight is rolled back at its end.
     prop::collection::vec((step, prop::bool::weighted(0.875)), STEPS)
-}
-
-/// A release as the model keeps it: what it still wants, and from which account.
-#[derive(Debug, Clone)]
-struct Queued {
-    id: Option<ReleaseId>,
-    owner: Address,
-    from: &'static str,
-    wants: u128,
-}
-
-#[derive(Debug, Clone, Default)]
-struct SplitState {
-    parties: Vec<(Address, bool, u32)>,
-    total: U256,
-    paid: Vec<U256>,
-    dust: u128,
-    id: Option<comptoir_domain::id::SplitVersionId>,
-}
-
-/// The ledger in plain maps.
-#[derive(Debug, Clone, Default)]
-struct Model {
-    balances: BTreeMap<(Address, &'static str), u128>,
-    fees: u128,
-    dust: u128,
-    deposited: u128,
-    deposits: Vec<(JournalEntryId, Address, u128)>,
-    used: BTreeMap<Address, U256>,
-    splits: Vec<SplitState>,
-    jobs: Vec<(JobCharge, u128)>,
-    settled: Vec<JobCharge>,
-    withdrawals: Vec<ReleaseId>,
-    queue: VecDeque<Queued>,
-}
-
-impl Model {
-    fn has(&mut self, owner: Address, code: &'static str) -> &mut u128 {
-        self.balances.entry((owner, code)).or_default()
-    }
-
-    fn transfer(&mut self, owner: Address, from: &'static str, to: &'static str, base: u128) {
-        *self.has(owner, from) -= base;
-        *self.has(owner, to) += base;
-    }
-
-    fn settle(&mut self, charge: &JobCharge, hold: u128, platform_ppm: u32) -> u128 {
-        let used = self.used.entry(charge.payer).or_default();
-        let before = *used / U256::from(ATTO);
-        *used += charge.amount.atto();
-        let gross: u128 = (*used / U256::from(ATTO) - before).to();
-        assert!(gross <= hold, "a hold covers its charge");
-        *self.has(charge.payer, "held") -= hold;
-        *self.has(charge.payer, "available") += hold - gross;
-        let split = Split::new(PLATFORM, platform_ppm, &charge.shares).unwrap();
-        let parties: Vec<_> = split
-            .parties()
-            .iter()
-            .map(|it| (it.payee, it.platform, it.ppm))
-            .collect();
-        let found = self.splits.iter().position(|it| it.parties == parties);
-        let index = found.unwrap_or_else(|| {
-            let paid = vec![U256::ZERO; parties.len()];
-            self.splits.push(SplitState {
-                parties: parties.clone(),
-                paid,
-                ..SplitState::default()
-            });
-            self.splits.len() - 1
-        });
-        // Each party has, over all charges, the whole units of its exact part.
-        let state = &mut self.splits[index];
-        state.total += U256::from(gross);
-        let mut credits = Vec::new();
-        for ((_, _, ppm), paid) in state.parties.iter().zip(&mut state.paid) {
-            let due = state.total * U256::from(*ppm) / U256::from(1_000_000);
-            credits.push((due - *paid).to::<u128>());
-            *paid = due;
-        }
-        let given: u128 = credits.iter().sum();
-        state.dust = state.dust + gross - given;
-        self.dust = self.dust + gross - given;
-        for ((payee, platform, _), credit) in parties.into_iter().zip(credits) {
-            if platform {
-                self.fees += credit;
-            } else {
-                *self.has(payee, "available") += credit;
-            }
-            // Fees are released by themselves, and earnings of those who want it.
-            if credit > 0 && (platform || AUTO_RELEASE.contains(&payee)) {
-                let from = if platform { "fees" } else { "available" };
-                self.queue.push_back(Queued {
-                    id: None,
-                    owner: payee,
-                    from,
-                    wants: credit,
-                });
-            }
-        }
-        gross
-    }
-
-    fn seal(&mut self, mut allowed: u128) -> u128 {
-        let mut total = 0;
-        let mut rest = VecDeque::new();
-        for mut it in std::mem::take(&mut self.queue) {
-            let has = if it.from == "fees" {
-                self.fees
-            } else {
-                *self.has(it.owner, it.from)
-            };
-            if allowed == 0 {
-                rest.push_back(it);
-                continue;
-            }
-            let wants = it.wants.min(has);
-            let moved = wants.min(allowed);
-            if it.from == "fees" {
-                self.fees -= moved;
-            } else {
-                *self.has(it.owner, it.from) -= moved;
-            }
-            *self.has(it.owner, "payable") += moved;
-            allowed -= moved;
-            total += moved;
-            it.wants -= moved;
-            if moved < wants {
-                rest.push_back(it);
-            }
-        }
-        self.queue = rest;
-        total
-    }
-
-    fn close(&mut self, index: usize) {
-        let split = self.splits.remove(index);
-        let carry =
-            |paid: U256, ppm: u32| split.total * U256::from(ppm) - paid * U256::from(1_000_000);
-        let mut order: Vec<_> = split.parties.iter().zip(&split.paid).collect();
-        order.sort_by_key(|((payee, platform, ppm), paid)| {
-            (std::cmp::Reverse(carry(**paid, *ppm)), *payee, *platform)
-        });
-        let winners = usize::try_from(split.dust).unwrap();
-        for ((payee, platform, _), _) in order.into_iter().take(winners) {
-            if *platform {
-                self.fees += 1;
-            } else {
-                *self.has(*payee, "available") += 1;
-            }
-        }
-        self.dust -= split.dust;
-    }
 }
 
 /// One history: its own asset, the model beside it.

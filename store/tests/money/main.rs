@@ -7,6 +7,10 @@ mod harness;
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
+mod kinds;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
 mod releases;
 #[cfg(test)]
 mod settling;

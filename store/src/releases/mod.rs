@@ -1,0 +1,214 @@
+//! Money on its way to be claimable: earnings and fees by themselves, withdrawals when they are asked for.
+//! Each seal takes what is queued, oldest first, as far as the contract's caps allow.
+
+mod seal;
+mod withdrawals;
+
+use alloy_primitives::Address;
+use comptoir_domain::{amount::Amount, id::ReleaseId, ledger::AccountKey};
+use sqlx::{PgConnection, types::BigDecimal};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::codec::{to_address, to_amount, to_enum, to_numeric};
+
+pub use seal::{RELEASES_MAX, release_queued};
+pub use withdrawals::{
+    WithdrawalError, cancel_withdrawal, find_withdrawal, list_withdrawals, request_withdrawal,
+};
+
+/// Where released money comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ReleaseKind {
+    /// A payee's part of a charge; as much of it as it has not spent.
+    Earning,
+    /// The platform's part of a charge.
+    Fees,
+    /// What an owner asked for; it is held until then.
+    Withdrawal,
+}
+
+/// Where a release stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseState {
+    /// It waits for a seal, perhaps for its second part.
+    Queued,
+    /// It is claimable on-chain with the batch that follows.
+    Released,
+    /// It was taken back, or its money was spent before a seal came.
+    Cancelled,
+}
+
+/// Money on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Release {
+    /// Its row.
+    pub id: ReleaseId,
+    /// Whose money.
+    pub owner: Address,
+    /// Where it comes from.
+    pub kind: ReleaseKind,
+    /// How much was asked for or earned.
+    pub amount: Amount,
+    /// How much is released so far.
+    pub released: Amount,
+    /// Where it stands.
+    pub state: ReleaseState,
+    /// When it was queued.
+    pub created_at: OffsetDateTime,
+    /// When the last part was released.
+    pub released_at: Option<OffsetDateTime>,
+}
+
+/// What is to be queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NewRelease {
+    pub owner: Address,
+    pub kind: ReleaseKind,
+    pub amount: Amount,
+}
+
+/// Queues what payees and the platform earned, for those that want it released by itself. The platform wants
+/// it unless an account that is bound to its address says otherwise.
+pub(crate) async fn queue(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    earned: &[NewRelease],
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let ids: Vec<_> = earned.iter().map(|_| ReleaseId::generate().0).collect();
+    let owners: Vec<_> = earned.iter().map(|it| it.owner.to_vec()).collect();
+    let kinds: Vec<_> = earned
+        .iter()
+        .map(|it| it.kind.as_str().to_owned())
+        .collect();
+    let amounts: Vec<_> = earned.iter().map(|it| to_numeric(it.amount)).collect();
+    sqlx::query!(
+        "INSERT INTO releases (release_id, asset_id, owner, kind, amount_base, created_at)
+         SELECT it.id, $1, it.owner, it.kind, it.amount, $6
+         FROM UNNEST($2::uuid[], $3::bytea[], $4::text[], $5::numeric[]) AS it (id, owner, kind, amount)
+         LEFT JOIN accounts ON accounts.address = it.owner
+         WHERE coalesce(accounts.auto_release, it.kind = 'fees')",
+        asset_id,
+        &ids,
+        &owners,
+        &kinds,
+        &amounts,
+        now,
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// What waits for a seal, oldest first.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn queued(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    limit: i64,
+) -> sqlx::Result<Vec<Release>> {
+    let rows = sqlx::query_as!(
+        Row,
+        "SELECT release_id, owner, kind, amount_base, released_base, state, created_at, released_at
+         FROM releases WHERE asset_id = $1 AND state = 'queued' ORDER BY release_id LIMIT $2",
+        asset_id,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(Row::decode).collect()
+}
+
+/// What waits for a seal of one owner's.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn queued_of(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    owner: Address,
+) -> sqlx::Result<Amount> {
+    let left = sqlx::query_scalar!(
+        r#"SELECT coalesce(sum(amount_base - released_base), 0) AS "left!" FROM releases
+           WHERE asset_id = $1 AND owner = $2 AND state = 'queued'"#,
+        asset_id,
+        owner.as_slice(),
+    )
+    .fetch_one(conn)
+    .await?;
+    to_amount("left", &left)
+}
+
+impl ReleaseKind {
+    /// The text form.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Earning => "earning",
+            Self::Fees => "fees",
+            Self::Withdrawal => "withdrawal",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Earning, Self::Fees, Self::Withdrawal]
+            .into_iter()
+            .find(|it| it.as_str() == text)
+    }
+
+    /// The account that it comes from.
+    const fn from(self, owner: Address) -> AccountKey {
+        match self {
+            Self::Earning => AccountKey::Available(owner),
+            Self::Fees => AccountKey::Fees,
+            Self::Withdrawal => AccountKey::Held(owner),
+        }
+    }
+}
+
+impl ReleaseState {
+    /// The text form.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Released => "released",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Queued, Self::Released, Self::Cancelled]
+            .into_iter()
+            .find(|it| it.as_str() == text)
+    }
+}
+
+struct Row {
+    release_id: Uuid,
+    owner: Vec<u8>,
+    kind: String,
+    amount_base: BigDecimal,
+    released_base: BigDecimal,
+    state: String,
+    created_at: OffsetDateTime,
+    released_at: Option<OffsetDateTime>,
+}
+
+impl Row {
+    fn decode(self) -> sqlx::Result<Release> {
+        Ok(Release {
+            id: ReleaseId(self.release_id),
+            owner: to_address("owner", &self.owner)?,
+            kind: to_enum("kind", &self.kind, ReleaseKind::parse)?,
+            amount: to_amount("amount_base", &self.amount_base)?,
+            released: to_amount("released_base", &self.released_base)?,
+            state: to_enum("state", &self.state, ReleaseState::parse)?,
+            created_at: self.created_at,
+            released_at: self.released_at,
+        })
+    }
+}
