@@ -137,7 +137,7 @@ impl Node {
         service::migrate_at(&embedded.urls.database).await?;
         let keys = ChainKeys::read_or_create(&folder.join("keys"))?;
         ServiceKeys::read_or_create(&folder.join("keys"))?;
-        let asset = contracts(&embedded, &keys).await?;
+        let (asset, start_block) = contracts(&embedded, &keys).await?;
         let stop = CancellationToken::new();
         let mut node = Self {
             api_url: local_url(options.api)?,
@@ -148,11 +148,16 @@ impl Node {
             stop,
             asset,
         };
-        node.start_services(&folder, &options).await?;
+        node.start_services(&folder, &options, start_block).await?;
         Ok(node)
     }
 
-    async fn start_services(&mut self, folder: &Path, options: &NodeOptions) -> anyhow::Result<()> {
+    async fn start_services(
+        &mut self,
+        folder: &Path,
+        options: &NodeOptions,
+        start_block: u64,
+    ) -> anyhow::Result<()> {
         // Tokens name the public URL, so both addresses must be known before either service starts.
         let api = reserve(options.api)?;
         let scheduler = reserve(options.scheduler)?;
@@ -189,7 +194,7 @@ impl Node {
             rpc_url: self.embedded.urls.ethereum.parse()?,
             key_file: folder.join("keys/settler.key"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            start_block: 0,
+            start_block,
             finality_depth: Some(FINALITY_DEPTH),
             batch_after_s: BATCH_AFTER_S,
             batch_receipts: 10_000,
@@ -286,8 +291,9 @@ impl Node {
     }
 }
 
-/// The registered contract, if the chain knows it; new ones where nothing is registered yet.
-async fn contracts(embedded: &Embedded, keys: &ChainKeys) -> anyhow::Result<Asset> {
+/// The registered contract, if the chain knows it; new ones where nothing is registered yet. With it the block that an
+/// indexer begins after; one that has begun knows better.
+async fn contracts(embedded: &Embedded, keys: &ChainKeys) -> anyhow::Result<(Asset, u64)> {
     let mut connection = PgConnection::connect(&embedded.urls.database).await?;
     match assets::current(&mut connection).await {
         Ok(asset) => {
@@ -299,7 +305,7 @@ async fn contracts(embedded: &Embedded, keys: &ChainKeys) -> anyhow::Result<Asse
                     asset.contract
                 );
             }
-            Ok(asset)
+            Ok((asset, 0))
         }
         Err(AssetError::NoneRegistered) => {
             deploy(&mut connection, &embedded.urls.ethereum, keys).await
@@ -312,7 +318,7 @@ async fn deploy(
     connection: &mut PgConnection,
     rpc: &str,
     keys: &ChainKeys,
-) -> anyhow::Result<Asset> {
+) -> anyhow::Result<(Asset, u64)> {
     for key in [
         &keys.deployer,
         &keys.settler,
@@ -353,7 +359,7 @@ async fn deploy(
         };
         prices::publish(connection, asset.id, price).await?;
     }
-    Ok(asset)
+    Ok((asset, deployed.start_block))
 }
 
 async fn fund(rpc: &str, address: Address) -> anyhow::Result<()> {
