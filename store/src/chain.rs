@@ -536,11 +536,11 @@ mod tests {
     }
 
     fn block(number: u64) -> Block {
-        let hash = |number: u64| B256::from(alloy_primitives::U256::from(number + 1));
+        let hash = |number: u64| B256::from(alloy_primitives::U256::from(number));
         Block {
             number,
             hash: hash(number),
-            parent_hash: hash(number.wrapping_sub(1)),
+            parent_hash: hash(number.saturating_sub(1)),
         }
     }
 

@@ -25,7 +25,7 @@ use comptoir_domain::{
     },
 };
 use comptoir_settler::{
-    BatchPolicy, Config, Finality, Progress, Settler, StepError,
+    BatchPolicy, Config, Finality, Progress, Settler,
     deploy::{self, Caps, Deployed, Deployment, Sender, Token, Windows},
     fees::FeePolicy,
 };
@@ -444,9 +444,16 @@ impl World {
     }
 
     /// Steps until nothing changes any more.
-    pub async fn settle_down(&self, settler: &mut Settler) -> Result<(), StepError> {
-        while settler.step(NOW).await? != Progress::default() {}
-        Ok(())
+    pub async fn settle_down(&self, settler: &mut Settler) {
+        for _ in 0..20 {
+            if settler.step(NOW).await.unwrap() == Progress::default() {
+                return;
+            }
+        }
+        panic!(
+            "the settler does not come to rest: {:?}",
+            self.states().await
+        );
     }
 }
 

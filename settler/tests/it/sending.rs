@@ -137,12 +137,14 @@ async fn two_settlers_cannot_both_write(db: PgPool) {
     assert!(attempts(&world).await.is_empty());
     drop(settler);
     // The session ends with the connection, and then the next may lead.
-    let mut second = loop {
-        if let Some(second) = world.lead().await {
-            break second;
+    let mut second = None;
+    for _ in 0..1_000 {
+        second = world.lead().await;
+        if second.is_some() {
+            break;
         }
-        tokio::task::yield_now().await;
-    };
+    }
+    let mut second = second.expect("the lead is free");
     world.until_claimable(&mut second).await;
     let nonce = world
         .anvil
