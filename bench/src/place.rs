@@ -1,0 +1,324 @@
+//! Where the measurement takes place: a database, both services on it, a client with money, two workers.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use alloy_primitives::Address;
+use anyhow::{Context as _, ensure};
+use comptoir_api::{
+    AppState, Config,
+    auth::{
+        keys::{Keys, Secrets},
+        password::Hasher,
+    },
+};
+use comptoir_domain::{
+    amount::Amount,
+    credential::Environment,
+    digest::Sha256,
+    id::{AccountId, ChallengeId, JoinTokenId},
+    job::{Device, InferenceSpec, JobSpec, TensorRef},
+    join_token::JoinToken,
+    price::Rate,
+};
+use comptoir_http::{
+    jwt::SigningKey,
+    server::{self, Limits},
+};
+use comptoir_scheduler::{
+    SchedulerState,
+    stub::{StubWorker, facts},
+};
+use comptoir_store::{
+    MIGRATOR,
+    accounts::{self, Challenge},
+    assets::{self, NewAsset},
+    join_tokens::{self, NewJoinToken},
+    ledger,
+    objects::Objects,
+    pool::{self, ServiceRole},
+    prices::{self, NewPrice},
+    wake::Wake,
+};
+use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgConnectOptions};
+use time::{Duration, OffsetDateTime};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+const ISSUER: &str = "http://127.0.0.1";
+const DEPOSIT: u128 = 1 << 100;
+const CONNECTIONS: u32 = 24;
+
+/// Both services on a database of their own.
+pub struct Place {
+    admin: PgConnectOptions,
+    database: String,
+    owner: PgPool,
+    objects: Objects,
+    /// The API's URL.
+    pub api: String,
+    /// The client's `Authorization`.
+    pub bearer: String,
+    client: AccountId,
+    /// Workers of different owners.
+    pub workers: Vec<StubWorker>,
+    stop: CancellationToken,
+    serving: Vec<JoinHandle<std::io::Result<()>>>,
+    _blobs: tempfile::TempDir,
+}
+
+/// The time of the machine.
+#[expect(clippy::disallowed_methods, reason = "the clock of this process")]
+fn now() -> OffsetDateTime {
+    OffsetDateTime::now_utc()
+}
+
+/// A text that was never used before.
+pub fn nonce() -> String {
+    ChallengeId::generate().to_string()
+}
+
+/// Creates a database beside the one that the options name.
+pub async fn create_database(admin: &PgConnectOptions, purpose: &str) -> anyhow::Result<String> {
+    let name = format!("comptoir_{purpose}_{}", std::process::id());
+    let mut connection = PgConnection::connect_with(admin).await?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}")))
+        .execute(&mut connection)
+        .await?;
+    Ok(name)
+}
+
+/// Drops what [`create_database`] made.
+pub async fn drop_database(admin: &PgConnectOptions, name: &str) -> anyhow::Result<()> {
+    let mut connection = PgConnection::connect_with(admin).await?;
+    let drop = format!("DROP DATABASE {name} WITH (FORCE)");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(drop))
+        .execute(&mut connection)
+        .await?;
+    Ok(())
+}
+
+impl Place {
+    /// Makes everything.
+    pub async fn make(admin: &PgConnectOptions) -> anyhow::Result<Self> {
+        let database = create_database(admin, "noop").await?;
+        let options = admin.clone().database(&database);
+        let owner = PgPool::connect_with(options.clone()).await?;
+        MIGRATOR.run(&owner).await?;
+        let client = open_the_books(&owner).await?;
+
+        let blobs = tempfile::tempdir()?;
+        let url = url::Url::from_directory_path(blobs.path())
+            .map_err(|()| anyhow::anyhow!("a folder of our own"))?;
+        let objects = Objects::open(&url)?;
+        let wake = Wake::local();
+        let pem = SigningKey::generate_pem();
+        let stop = CancellationToken::new();
+
+        let db = pool::connect(options.clone(), ServiceRole::Scheduler, CONNECTIONS).await?;
+        let keys = comptoir_scheduler::keys::Keys::new(SigningKey::from_pem(&pem)?, &[], ISSUER);
+        let scheduler = SchedulerState::new(db, now, objects.clone(), wake.clone(), keys);
+        let fingerprint = scheduler.keys.fingerprint();
+        let (scheduler_listener, scheduler_url) = listen().await?;
+        let serving_scheduler = comptoir_scheduler::serve(
+            scheduler_listener,
+            scheduler,
+            Limits::default(),
+            stop.clone().cancelled_owned(),
+        );
+
+        let db = pool::connect(options, ServiceRole::Api, CONNECTIONS).await?;
+        let state = api_state(db, objects.clone(), wake, &pem, &scheduler_url)?;
+        let bearer = format!("Bearer {}", state.keys.access_token(client, now()));
+        let (api_listener, api) = listen().await?;
+        let (router, _) = comptoir_api::app(state);
+        let serving_api = server::serve(
+            api_listener,
+            router,
+            Limits::default(),
+            stop.clone().cancelled_owned(),
+        );
+        let serving = vec![tokio::spawn(serving_scheduler), tokio::spawn(serving_api)];
+
+        let mut workers = Vec::new();
+        for byte in [0xa1, 0xb0] {
+            workers.push(join(&owner, byte, fingerprint, &scheduler_url).await?);
+        }
+        let admin = admin.clone();
+        Ok(Self {
+            admin,
+            database,
+            owner,
+            objects,
+            api,
+            bearer,
+            client,
+            workers,
+            stop,
+            serving,
+            _blobs: blobs,
+        })
+    }
+
+    /// Puts a program and its rows where a job finds them; the job.
+    pub async fn upload(&self, folder: &Path) -> anyhow::Result<serde_json::Value> {
+        let mut digests = Vec::new();
+        for file in ["mlp.pt2", "test.safetensors"] {
+            let path = folder.join(file);
+            let content = tokio::fs::read(&path)
+                .await
+                .with_context(|| path.display().to_string())?;
+            let sha256 = Sha256::of(&content);
+            let reply = reqwest::Client::new()
+                .put(format!("{}/v1/blobs/{sha256}", self.api))
+                .header("authorization", &self.bearer)
+                .header("content-type", "application/octet-stream")
+                .body(content)
+                .send()
+                .await?;
+            ensure!(
+                reply.status().is_success(),
+                "upload {file}: {}",
+                reply.text().await?
+            );
+            digests.push(sha256);
+        }
+        self.objects.check().await?;
+        let images = TensorRef {
+            blob: digests[1],
+            tensor: "images".to_owned(),
+        };
+        Ok(serde_json::to_value(JobSpec::Inference(InferenceSpec {
+            program: digests[0],
+            weights: None,
+            inputs: BTreeMap::from([("x".to_owned(), images)]),
+            batch_size: 64,
+        }))?)
+    }
+
+    /// Jobs completed so far: receipts of the client.
+    pub async fn completed(&self) -> anyhow::Result<i64> {
+        let count = sqlx::query_scalar("SELECT count(*) FROM receipts WHERE account_id = $1");
+        Ok(count.bind(self.client.0).fetch_one(&self.owner).await?)
+    }
+
+    /// Ends the services and drops the database.
+    pub async fn clear(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        for serving in self.serving {
+            serving.await??;
+        }
+        self.owner.close().await;
+        drop_database(&self.admin, &self.database).await
+    }
+}
+
+fn api_state(
+    db: PgPool,
+    objects: Objects,
+    wake: Wake,
+    pem: &str,
+    scheduler_url: &str,
+) -> anyhow::Result<AppState> {
+    let secrets = Secrets {
+        signing: SigningKey::from_pem(pem)?,
+        other_public_keys: &[],
+        pepper: &[7; 32],
+    };
+    Ok(AppState {
+        db,
+        clock: now,
+        objects,
+        wake,
+        config: Arc::new(Config {
+            public_origin: ISSUER.to_owned(),
+            scheduler_url: scheduler_url.to_owned(),
+            environment: Environment::Test,
+        }),
+        keys: Arc::new(Keys::new(secrets, ISSUER)?),
+        passwords: Hasher::default(),
+    })
+}
+
+async fn listen() -> anyhow::Result<(TcpListener, String)> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    Ok((listener, url))
+}
+
+/// An asset, a price, and a client with money.
+async fn open_the_books(owner: &PgPool) -> anyhow::Result<AccountId> {
+    let mut tx = owner.begin().await?;
+    let asset = NewAsset {
+        chain_id: 31_337,
+        token: Address::repeat_byte(1),
+        contract: Address::repeat_byte(2),
+        symbol: "CPT".to_owned(),
+        decimals: 18,
+        platform: Address::repeat_byte(0xff),
+    };
+    let asset = assets::register(&mut tx, &asset, now()).await?;
+    let price = NewPrice {
+        device: Device::Cpu,
+        rate_nano: Rate::from_nano(1_000_000_000).context("a small rate")?,
+        minimum: Amount::from_base(1_000).context("a small amount")?,
+        platform_ppm: 50_000,
+        effective_at: now() - Duration::MINUTE,
+    };
+    prices::publish(&mut tx, asset.id, price).await?;
+    tx.commit().await?;
+    let client = sign_up(owner, 0xc1).await?;
+    let mut tx = owner.begin().await?;
+    let amount = Amount::from_base(DEPOSIT).context("within the bounds")?;
+    ledger::deposit(
+        &mut tx,
+        asset.id,
+        Address::repeat_byte(0xc1),
+        amount,
+        "bench",
+        now(),
+    )
+    .await?;
+    tx.commit().await?;
+    Ok(client)
+}
+
+/// An account whose address is this byte, repeated.
+async fn sign_up(owner: &PgPool, byte: u8) -> anyhow::Result<AccountId> {
+    let mut tx = owner.begin().await?;
+    let email = format!("bench-{byte}@example.org").parse()?;
+    let account = accounts::create(&mut tx, &email, "nobody signs in", now()).await?;
+    let challenge = Challenge {
+        id: ChallengeId::generate(),
+        address: Address::repeat_byte(byte),
+        message: "bench".to_owned(),
+        expires_at: now() + Duration::MINUTE,
+    };
+    accounts::create_challenge(&mut tx, account.id, &challenge).await?;
+    accounts::bind(&mut tx, account.id, &challenge, now()).await?;
+    tx.commit().await?;
+    Ok(account.id)
+}
+
+async fn join(
+    owner: &PgPool,
+    byte: u8,
+    fingerprint: Sha256,
+    scheduler: &str,
+) -> anyhow::Result<StubWorker> {
+    let account = sign_up(owner, byte).await?;
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| anyhow::anyhow!("no randomness"))?;
+    let token = JoinToken::new(fingerprint, JoinTokenId::generate(), secret);
+    let new = NewJoinToken {
+        id: token.id,
+        account,
+        name: "bench",
+        secret: token.secret_sha256(),
+        max_uses: 1,
+        expires_at: now() + Duration::HOUR,
+    };
+    let mut tx = owner.begin().await?;
+    join_tokens::create(&mut tx, &new, now()).await?;
+    tx.commit().await?;
+    Ok(StubWorker::join(scheduler, &token.reveal(), "bench", facts("bench"), now()).await?)
+}
