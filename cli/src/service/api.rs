@@ -8,7 +8,7 @@ use comptoir_api::{
     auth::{keys::Keys, password::Hasher},
 };
 use comptoir_domain::credential::Environment;
-use comptoir_http::server::{self, Limits};
+use comptoir_http::server::Limits;
 use comptoir_store::pool::ServiceRole;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -53,9 +53,9 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
         .await
         .with_context(|| format!("listen on {}", args.listen))?;
     let address = listener.local_addr()?;
-    let (router, _) = comptoir_api::app(state);
     tracing::info!(%address, "api listens");
-    let serving = server::serve(listener, router, Limits::default(), stop.cancelled_owned());
+    let serving =
+        comptoir_api::server::serve(listener, state, Limits::default(), stop.cancelled_owned());
     Ok(Running::spawn("api", address, async { Ok(serving.await?) }))
 }
 
