@@ -154,6 +154,11 @@ impl Bill {
         if self.price != *price {
             return Err(BillMismatch::Price);
         }
+        let fees = self.parties.iter().filter(|it| it.party.platform);
+        let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
+        if fees != u64::from(price.platform_ppm) {
+            return Err(BillMismatch::Split);
+        }
         let split = Split::from_parties(self.parties.iter().map(|it| it.party).collect())
             .map_err(|_| BillMismatch::Split)?;
         let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
@@ -251,6 +256,10 @@ mod tests {
         );
         assert_eq!(
             mismatch(|it| it.parties[1].credit = Amount::ZERO),
+            BillMismatch::Split
+        );
+        assert_eq!(
+            mismatch(|it| it.parties[1].party.platform = true),
             BillMismatch::Split
         );
         assert_eq!(
