@@ -1,12 +1,18 @@
 //! From a charge to tokens in the hands of whoever earned them.
 
+use std::time::Duration;
+
 use alloy::primitives::B256;
 use comptoir_contracts_bindings::Settlement::{cancelBatchCall, pauseCall};
 use comptoir_domain::settlement::{BatchState, ReceiptDocument, merkle};
-use comptoir_settler::verify::{self, VerifyError};
+use comptoir_settler::{
+    BatchPolicy, Config,
+    verify::{self, VerifyError},
+};
+use comptoir_store::releases;
 use sqlx::PgPool;
 
-use crate::harness::{DEPTH, Key, NOW, PLATFORM, World, tokens};
+use crate::harness::{DEPTH, Key, NOW, PLATFORM, World, amount, tokens};
 
 /// Alice has deposited so many tokens, and they are credited.
 pub async fn funded(db: PgPool, count: u128) -> (World, comptoir_settler::Settler) {
@@ -213,4 +219,80 @@ async fn a_pause_delays_and_loses_nothing(db: PgPool) {
     assert!(!progress.sealed && !progress.halted);
     world.anvil.pass(7 * 86_400).await;
     world.until_claimable(&mut settler).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_batch_closes_by_time_by_number_or_by_value(db: PgPool) {
+    let (world, settler) = funded(db, 100).await;
+    drop(settler);
+    let policy = BatchPolicy {
+        interval: Duration::from_hours(1),
+        receipts: 2,
+        value_base: tokens(5),
+    };
+    let config = Config {
+        batches: policy,
+        ..world.config()
+    };
+    let mut settler = None;
+    for _ in 0..1_000 {
+        settler = world.lead_with(config.clone()).await;
+        if settler.is_some() {
+            break;
+        }
+    }
+    let mut settler = settler.expect("the lead is free");
+    let alice = world.bind(Key::Alice.address()).await;
+    let pay = async |base| {
+        world
+            .pay_job(alice, Key::Alice.address(), base, Key::Bob.address())
+            .await
+    };
+    // The first has nothing to wait for.
+    pay(10).await;
+    assert!(settler.step(NOW).await.unwrap().sealed);
+    settler.step(NOW).await.unwrap();
+    pay(10).await;
+    assert!(!settler.step(NOW).await.unwrap().sealed);
+    let later = NOW + policy.interval;
+    assert!(settler.step(later).await.unwrap().sealed, "by time");
+    settler.step(later).await.unwrap();
+    pay(10).await;
+    assert!(!settler.step(later).await.unwrap().sealed);
+    pay(10).await;
+    assert!(settler.step(later).await.unwrap().sealed, "by number");
+    settler.step(later).await.unwrap();
+    pay(tokens(5)).await;
+    assert!(settler.step(later).await.unwrap().sealed, "by value");
+    let counts: Vec<u64> = world
+        .batches()
+        .await
+        .iter()
+        .map(|it| it.header.receipt_count)
+        .collect();
+    assert_eq!(counts, [1, 2, 1, 1]);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_a_seal_that_was_cut_short_released_counts_against_the_caps(db: PgPool) {
+    let (world, mut settler) = funded(db, 1_000).await;
+    let alice = world.bind(Key::Alice.address()).await;
+    world.bind(Key::Bob.address()).await;
+    world
+        .pay_job(alice, Key::Alice.address(), tokens(200), Key::Bob.address())
+        .await;
+    // A settler was killed between its releases and its batch.
+    let mut tx = world.db.begin().await.unwrap();
+    releases::release_queued(
+        &mut tx,
+        world.asset.id,
+        "cut short",
+        amount(tokens(60)),
+        NOW,
+    )
+    .await
+    .unwrap();
+    tx.commit().await.unwrap();
+    assert!(settler.step(NOW).await.unwrap().sealed);
+    assert_eq!(world.batches().await[0].header.total_payable, tokens(100));
 }

@@ -1,7 +1,7 @@
 //! Deposits count when they are final.
 
 use comptoir_domain::id::DepositId;
-use comptoir_settler::{Config, Finality, Settler};
+use comptoir_settler::{Config, Finality};
 use comptoir_store::deposits;
 use sqlx::PgPool;
 
@@ -29,6 +29,7 @@ async fn shown(world: &World) -> Vec<(u128, bool)> {
 async fn a_deposit_is_shown_at_once_and_credited_when_it_is_final(db: PgPool) {
     let world = World::new(db).await;
     let mut settler = world.settler().await;
+    world.anvil.mine(DEPTH).await;
     world.deposit(Key::Alice.address(), tokens(1_000)).await;
     for _ in 0..DEPTH {
         settler.step(NOW).await.unwrap();
@@ -49,6 +50,7 @@ async fn a_deposit_is_shown_at_once_and_credited_when_it_is_final(db: PgPool) {
 async fn a_deposit_that_leaves_the_chain_is_never_credited(db: PgPool) {
     let world = World::new(db).await;
     let mut settler = world.settler().await;
+    world.anvil.mine(DEPTH).await;
     world.deposit(Key::Alice.address(), tokens(3)).await;
     settler.step(NOW).await.unwrap();
     assert_eq!(shown(&world).await, [(tokens(3), false)]);
@@ -84,11 +86,7 @@ async fn the_chains_own_finality_is_followed_where_it_has_one(db: PgPool) {
         finality: Finality::Tags,
         ..world.config()
     };
-    let (db, objects) = (world.db.clone(), world.objects.clone());
-    let mut settler = Settler::lead(db, objects, world.asset, config, NOW)
-        .await
-        .unwrap()
-        .unwrap();
+    let mut settler = world.lead_with(config).await.unwrap();
     world.deposit(Key::Alice.address(), tokens(3)).await;
     world.anvil.mine(2).await;
     settler.step(NOW).await.unwrap();

@@ -169,16 +169,15 @@ impl World {
         }
     }
 
+    pub async fn lead_with(&self, config: Config) -> Option<Settler> {
+        let (db, objects) = (self.db.clone(), self.objects.clone());
+        Settler::lead(db, objects, self.asset, config, NOW)
+            .await
+            .unwrap()
+    }
+
     pub async fn lead(&self) -> Option<Settler> {
-        Settler::lead(
-            self.db.clone(),
-            self.objects.clone(),
-            self.asset,
-            self.config(),
-            NOW,
-        )
-        .await
-        .unwrap()
+        self.lead_with(self.config()).await
     }
 
     pub async fn settler(&self) -> Settler {
