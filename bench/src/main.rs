@@ -40,6 +40,9 @@ struct Options {
     /// Requests at once, of clients and of pgbench.
     #[arg(long, default_value_t = 16)]
     clients: usize,
+    /// Accounts that the jobs are of, in turn. One is the worst case: all its jobs wait for one balance.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..=200))]
+    payers: u8,
     /// Verification tier: `none` runs each job once, `replicated` twice.
     #[arg(long, default_value = "none", value_parser = ["none", "replicated"])]
     tier: String,
@@ -54,7 +57,7 @@ struct Options {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let place = Place::make(&options.database).await?;
+    let place = Place::make(&options.database, options.payers).await?;
     let measured = measure(&options, &place).await;
     place.clear().await?;
     measured
@@ -109,7 +112,7 @@ async fn run_round(
     let began = Instant::now();
     let client = Client::new();
     stream::iter(0..options.jobs)
-        .map(|_| submit(&client, place, spec, &options.tier))
+        .map(|number| submit(&client, place, number, spec, &options.tier))
         .buffer_unordered(options.clients)
         .try_collect::<Vec<()>>()
         .await?;
@@ -132,13 +135,15 @@ async fn run_round(
 async fn submit(
     client: &Client,
     place: &Place,
+    number: usize,
     spec: &serde_json::Value,
     tier: &str,
 ) -> anyhow::Result<()> {
     let body = json!({ "spec": spec, "tier": tier, "max_cost": "1000000000000" });
+    let bearer = &place.bearers[number % place.bearers.len()];
     let reply = client
         .post(format!("{}/v1/jobs", place.api))
-        .header(header::AUTHORIZATION, &place.bearer)
+        .header(header::AUTHORIZATION, bearer)
         .header("idempotency-key", place::nonce())
         .json(&body)
         .send()

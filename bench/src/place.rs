@@ -45,7 +45,7 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 const ISSUER: &str = "http://127.0.0.1";
-const DEPOSIT: u128 = 1 << 100;
+const DEPOSIT: u128 = 1 << 90;
 const CONNECTIONS: u32 = 24;
 
 /// Both services on a database of their own.
@@ -56,9 +56,8 @@ pub struct Place {
     objects: Objects,
     /// The API's URL.
     pub api: String,
-    /// The client's `Authorization`.
-    pub bearer: String,
-    client: AccountId,
+    /// The `Authorization` of each client.
+    pub bearers: Vec<String>,
     /// Workers of different owners.
     pub workers: Vec<StubWorker>,
     stop: CancellationToken,
@@ -99,12 +98,12 @@ pub async fn drop_database(admin: &PgConnectOptions, name: &str) -> anyhow::Resu
 
 impl Place {
     /// Makes everything.
-    pub async fn make(admin: &PgConnectOptions) -> anyhow::Result<Self> {
+    pub async fn make(admin: &PgConnectOptions, payers: u8) -> anyhow::Result<Self> {
         let database = create_database(admin, "noop").await?;
         let options = admin.clone().database(&database);
         let owner = PgPool::connect_with(options.clone()).await?;
         MIGRATOR.run(&owner).await?;
-        let client = open_the_books(&owner).await?;
+        let clients = open_the_books(&owner, payers).await?;
 
         let blobs = tempfile::tempdir()?;
         let url = url::Url::from_directory_path(blobs.path())
@@ -128,7 +127,10 @@ impl Place {
 
         let db = pool::connect(options, ServiceRole::Api, CONNECTIONS).await?;
         let state = api_state(db, objects.clone(), wake, &pem, &scheduler_url)?;
-        let bearer = format!("Bearer {}", state.keys.access_token(client, now()));
+        let bearers: Vec<_> = clients
+            .iter()
+            .map(|client| format!("Bearer {}", state.keys.access_token(*client, now())))
+            .collect();
         let (api_listener, api) = listen().await?;
         let (router, _) = comptoir_api::app(state);
         let serving_api = server::serve(
@@ -140,7 +142,7 @@ impl Place {
         let serving = vec![tokio::spawn(serving_scheduler), tokio::spawn(serving_api)];
 
         let mut workers = Vec::new();
-        for byte in [0xa1, 0xb0] {
+        for byte in [0xfe, 0xff] {
             workers.push(join(&owner, byte, fingerprint, &scheduler_url).await?);
         }
         let admin = admin.clone();
@@ -150,8 +152,7 @@ impl Place {
             owner,
             objects,
             api,
-            bearer,
-            client,
+            bearers,
             workers,
             stop,
             serving,
@@ -162,25 +163,8 @@ impl Place {
     /// Puts a program and its rows where a job finds them; the job.
     pub async fn upload(&self, folder: &Path) -> anyhow::Result<serde_json::Value> {
         let mut digests = Vec::new();
-        for file in ["mlp.pt2", "test.safetensors"] {
-            let path = folder.join(file);
-            let content = tokio::fs::read(&path)
-                .await
-                .with_context(|| path.display().to_string())?;
-            let sha256 = Sha256::of(&content);
-            let reply = reqwest::Client::new()
-                .put(format!("{}/v1/blobs/{sha256}", self.api))
-                .header("authorization", &self.bearer)
-                .header("content-type", "application/octet-stream")
-                .body(content)
-                .send()
-                .await?;
-            ensure!(
-                reply.status().is_success(),
-                "upload {file}: {}",
-                reply.text().await?
-            );
-            digests.push(sha256);
+        for bearer in &self.bearers {
+            digests = self.upload_for(bearer, folder).await?;
         }
         self.objects.check().await?;
         let images = TensorRef {
@@ -195,10 +179,35 @@ impl Place {
         }))?)
     }
 
-    /// Jobs completed so far: receipts of the client.
+    async fn upload_for(&self, bearer: &str, folder: &Path) -> anyhow::Result<Vec<Sha256>> {
+        let mut digests = Vec::new();
+        for file in ["mlp.pt2", "test.safetensors"] {
+            let path = folder.join(file);
+            let content = tokio::fs::read(&path)
+                .await
+                .with_context(|| path.display().to_string())?;
+            let sha256 = Sha256::of(&content);
+            let reply = reqwest::Client::new()
+                .put(format!("{}/v1/blobs/{sha256}", self.api))
+                .header("authorization", bearer)
+                .header("content-type", "application/octet-stream")
+                .body(content)
+                .send()
+                .await?;
+            ensure!(
+                reply.status().is_success(),
+                "upload {file}: {}",
+                reply.text().await?
+            );
+            digests.push(sha256);
+        }
+        Ok(digests)
+    }
+
+    /// Jobs completed so far: each has a receipt.
     pub async fn completed(&self) -> anyhow::Result<i64> {
-        let count = sqlx::query_scalar("SELECT count(*) FROM receipts WHERE account_id = $1");
-        Ok(count.bind(self.client.0).fetch_one(&self.owner).await?)
+        let count = sqlx::query_scalar("SELECT count(*) FROM receipts");
+        Ok(count.fetch_one(&self.owner).await?)
     }
 
     /// Ends the services and drops the database.
@@ -245,8 +254,8 @@ async fn listen() -> anyhow::Result<(TcpListener, String)> {
     Ok((listener, url))
 }
 
-/// An asset, a price, and a client with money.
-async fn open_the_books(owner: &PgPool) -> anyhow::Result<AccountId> {
+/// An asset, a price, and clients with money.
+async fn open_the_books(owner: &PgPool, payers: u8) -> anyhow::Result<Vec<AccountId>> {
     let mut tx = owner.begin().await?;
     let asset = NewAsset {
         chain_id: 31_337,
@@ -266,30 +275,33 @@ async fn open_the_books(owner: &PgPool) -> anyhow::Result<AccountId> {
     };
     prices::publish(&mut tx, asset.id, price).await?;
     tx.commit().await?;
-    let client = sign_up(owner, 0xc1).await?;
-    let mut tx = owner.begin().await?;
-    let amount = Amount::from_base(DEPOSIT).context("within the bounds")?;
-    ledger::deposit(
-        &mut tx,
-        asset.id,
-        Address::repeat_byte(0xc1),
-        amount,
-        "bench",
-        now(),
-    )
-    .await?;
-    tx.commit().await?;
-    Ok(client)
+    let mut clients = Vec::new();
+    for byte in 1..=payers {
+        clients.push(sign_up(owner, byte).await?);
+        let mut tx = owner.begin().await?;
+        let (amount, source) = (
+            Amount::from_base(DEPOSIT).context("within the bounds")?,
+            nonce(),
+        );
+        ledger::deposit(&mut tx, asset.id, address(byte), amount, &source, now()).await?;
+        tx.commit().await?;
+    }
+    Ok(clients)
 }
 
-/// An account whose address is this byte, repeated.
+/// Addresses of clients and owners, apart from those of the token and the contract.
+fn address(byte: u8) -> Address {
+    Address::right_padding_from(&[0xc0, byte])
+}
+
+/// An account with an address of its own.
 async fn sign_up(owner: &PgPool, byte: u8) -> anyhow::Result<AccountId> {
     let mut tx = owner.begin().await?;
     let email = format!("bench-{byte}@example.org").parse()?;
     let account = accounts::create(&mut tx, &email, "nobody signs in", now()).await?;
     let challenge = Challenge {
         id: ChallengeId::generate(),
-        address: Address::repeat_byte(byte),
+        address: address(byte),
         message: "bench".to_owned(),
         expires_at: now() + Duration::MINUTE,
     };

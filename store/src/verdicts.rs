@@ -236,10 +236,11 @@ pub async fn accept(
     )
     .execute(&mut **tx)
     .await?;
+    drop_due(tx, case.job).await?;
+    // Last: other jobs of the payer wait for these locks.
     let receipt = charges::settle_job(tx, &charge, now).await?;
     let data = json!({ "state": state, "verdict": verdict.kind, "receipt_id": receipt });
     events::append(tx, case.job, events::kind::COMPLETED, &data, now).await?;
-    drop_due(tx, case.job).await?;
     Ok(receipt)
 }
 
