@@ -19,8 +19,9 @@ const PART_BYTES: usize = 8 << 20;
 /// Parts of one upload on their way at once.
 const PARTS_IN_FLIGHT: usize = 2;
 
-/// Bytes that a [`Reader`] fetches at once, at least.
-const READ_AHEAD_BYTES: u64 = 1 << 20;
+/// Bytes that a [`Reader`] fetches at once: after a jump, and at most. Each fetch that goes on where the last one ended
+/// doubles them, so a parser that jumps through a file costs little and one that reads it through is fast.
+const READ_AHEAD_BYTES: (u64, u64) = (16 << 10, 1 << 20);
 
 /// A cause from outside, whatever its type.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -352,6 +353,8 @@ pub struct Reader {
     at: u64,
     ahead: Bytes,
     ahead_at: u64,
+    /// Bytes of the last fetch.
+    step: u64,
 }
 
 impl Objects {
@@ -371,6 +374,7 @@ impl Objects {
             at: 0,
             ahead: Bytes::new(),
             ahead_at: 0,
+            step: READ_AHEAD_BYTES.0,
         }
     }
 }
@@ -393,9 +397,16 @@ impl io::Read for Reader {
             return Ok(0);
         }
         if self.buffered().is_empty() {
+            let (least, most) = READ_AHEAD_BYTES;
+            let goes_on = self.at == self.ahead_at.saturating_add(self.ahead.len() as u64);
+            self.step = if goes_on {
+                self.step.saturating_mul(2).min(most)
+            } else {
+                least
+            };
             let end = self
                 .at
-                .saturating_add(READ_AHEAD_BYTES.max(into.len() as u64))
+                .saturating_add(self.step.max(into.len() as u64))
                 .min(self.bytes);
             let read = self.objects.get_range(self.sha256, self.at..end);
             self.ahead = self.runtime.block_on(read).map_err(io::Error::other)?;
