@@ -268,6 +268,19 @@ impl Chain {
         Ok(events)
     }
 
+    /// Is the contract there, at a block?
+    ///
+    /// # Errors
+    /// When the node fails.
+    pub async fn is_deployed(&self, at: B256) -> Result<bool, ChainError> {
+        let code = self
+            .provider
+            .get_code_at(self.contract)
+            .block_id(BlockId::hash(at))
+            .await?;
+        Ok(!code.is_empty())
+    }
+
     /// What the contract says of everything, at a block.
     ///
     /// # Errors

@@ -55,6 +55,8 @@ pub struct Settler {
     pub(crate) chain: Chain,
     pub(crate) config: Config,
     lease: Lease,
+    /// The contract itself is final.
+    deployed: bool,
     /// The final block that was reconciled last.
     pub(crate) reconciled: Option<u64>,
     /// The leaves that exits were answered from last.
@@ -85,6 +87,7 @@ impl Settler {
             chain,
             config,
             lease,
+            deployed: false,
             reconciled: None,
             answered_from: None,
         }))
@@ -101,8 +104,10 @@ impl Settler {
             blocks: self.follow(&tips, now).await?,
             ..Progress::default()
         };
-        if tips.final_.block.number <= self.config.start_block {
-            // The contract itself is not final yet.
+        if !self.deployed {
+            self.deployed = self.chain.is_deployed(tips.final_.block.hash).await?;
+        }
+        if !self.deployed {
             return Ok(progress);
         }
         progress.credited = self.finalize(&tips, now).await?;
