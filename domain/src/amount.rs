@@ -105,12 +105,21 @@ mod tests {
 
     #[test]
     fn only_canonical_digits_are_an_amount() {
-        for text in ["", " 1", "+1", "-1", "00", "01", "1.0", "1e18", "0x10", "١", "1_000"] {
-            assert_eq!(text.parse::<Amount>(), Err(InvalidAmount::NotDigits), "{text}");
+        for text in [
+            "", " 1", "+1", "-1", "00", "01", "1.0", "1e18", "0x10", "١", "1_000",
+        ] {
+            assert_eq!(
+                text.parse::<Amount>(),
+                Err(InvalidAmount::NotDigits),
+                "{text}"
+            );
         }
         assert_eq!("0".parse(), Ok(Amount::ZERO));
         assert_eq!(Amount::MAX.to_string().parse(), Ok(Amount::MAX));
-        assert_eq!("9".repeat(79).parse::<Amount>(), Err(InvalidAmount::TooLarge));
+        assert_eq!(
+            "9".repeat(79).parse::<Amount>(),
+            Err(InvalidAmount::TooLarge)
+        );
     }
 
     #[test]

@@ -39,7 +39,13 @@ mod tests {
     #[test]
     fn names_carry_checksummed_addresses() {
         let token = address!("0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed");
-        let asset = Asset { id: 1, chain_id: 1, token, contract: token, decimals: 18 };
+        let asset = Asset {
+            id: 1,
+            chain_id: 1,
+            token,
+            contract: token,
+            decimals: 18,
+        };
         assert_eq!(
             asset.caip19(),
             "eip155:1/erc20:0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"

@@ -87,6 +87,9 @@ mod tests {
     fn the_digest_of_a_document_does_not_depend_on_the_order_of_its_fields() {
         let a = serde_json::json!({"a": 1, "b": [true]});
         let b: serde_json::Value = serde_json::from_str(r#"{ "b": [true], "a": 1 }"#).unwrap();
-        assert_eq!(Sha256::of_document(&a).unwrap(), Sha256::of_document(&b).unwrap());
+        assert_eq!(
+            Sha256::of_document(&a).unwrap(),
+            Sha256::of_document(&b).unwrap()
+        );
     }
 }

@@ -142,6 +142,20 @@ pub fn recomputed(
         counted.ok_or_else(|| not_verified("the program is too large to be priced".to_owned()))?;
     bill.recompute(&counted, &bill.price)
         .map_err(|error| not_verified(error.to_string()))?;
+    let credited = bill
+        .parties
+        .iter()
+        .map(|it| (it.party.payee, it.credit.base()));
+    if !credited.eq(document
+        .receipt
+        .splits
+        .iter()
+        .map(|it| (it.payee, it.amount)))
+    {
+        return Err(not_verified(
+            "the receipt's shares are not those of its bill".to_owned(),
+        ));
+    }
     if bill.gross.base() != document.receipt.gross {
         let message = format!(
             "the receipt says {}, the bill {}",
