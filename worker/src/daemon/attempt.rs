@@ -29,6 +29,7 @@ use super::{
 };
 use crate::engine::{
     self, Code, Description, Event, Job, JobTask, Launcher, Limits, Output, Segment, Task,
+    limits::FILE_BYTES_MAX,
 };
 
 /// Events that wait for the network; then the child waits.
@@ -37,6 +38,8 @@ const EVENTS_WAITING_MAX: usize = 256;
 const SEGMENTS_WAITING_MAX: usize = 2;
 /// How far the server's clock may be from this one: a job is not ended for that.
 const CLOCK_SPARE: Duration = Duration::from_mins(1);
+/// Bytes of all inputs of one attempt at most.
+const INPUT_BYTES_MAX: u64 = 64 << 30;
 /// No job runs longer, whatever its deadline says.
 const WALL_MAX: Duration = Duration::from_hours(30 * 24);
 
@@ -169,7 +172,7 @@ impl Workshop {
         let limits = Limits {
             memory_bytes: self.memory_bytes,
             wall: wall(lease.deadline_at),
-            file_bytes: blob_bytes_max,
+            file_bytes: blob_bytes_max.min(FILE_BYTES_MAX),
         };
         let description = Description {
             task: Task::Job(Box::new(JobTask {
@@ -219,6 +222,14 @@ impl Workshop {
                 "invalid_lease",
                 "the lease does not list the blobs of its job, each once",
             ));
+        }
+        let checkpoint = lease.resume.map(|checkpoint| checkpoint.bytes);
+        let sizes = lease.blobs.iter().map(|blob| blob.bytes).chain(checkpoint);
+        let bytes = sizes.fold(0_u64, u64::saturating_add);
+        if bytes > INPUT_BYTES_MAX {
+            let detail =
+                format!("the inputs have {bytes} bytes; at most {INPUT_BYTES_MAX} are fetched");
+            return Err(Stop::worker("input_too_large", detail));
         }
         let needed = lease.limits.memory_bytes;
         if needed > self.memory_bytes {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use bytes::Bytes;
 use comptoir_domain::digest::Sha256;
 use comptoir_domain::id::WorkerId;
 use comptoir_wire::{
@@ -20,7 +21,7 @@ use comptoir_wire::{
 };
 use reqwest::{RequestBuilder, Response, StatusCode, header, redirect};
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use url::Url;
 
 use super::folder::Key;
@@ -32,8 +33,8 @@ const PROBLEM_BYTES_MAX: usize = 1 << 16;
 /// Longest text of a server that is shown to people, in characters.
 const TEXT_CHARS_MAX: usize = 300;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two bytes of an answer; longer than the server holds a request.
-const READ_TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a server may be silent in the middle of a blob.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
 /// For a small call from start to end.
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A heartbeat that takes longer is sent again while its lease still lives.
@@ -49,6 +50,12 @@ pub enum CallError {
     /// No answer.
     #[error("no answer from the server: {}", chain(.0))]
     Network(#[from] reqwest::Error),
+    /// No answer for too long.
+    #[error("the server fell silent")]
+    Silent,
+    /// An address that no HTTP server has.
+    #[error("{0} is not the address of a service: it starts with https:// or http://")]
+    Address(Url),
     /// A refusal.
     #[error("the server refused with {status}: {problem}")]
     Refused {
@@ -70,7 +77,7 @@ impl CallError {
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Network(_) | Self::Nonsense(_) => true,
+            Self::Network(_) | Self::Nonsense(_) | Self::Silent => true,
             Self::Refused { status, problem } => {
                 let may_pass = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
                 let of_time = ["clock_skewed", "token_request_replayed"];
@@ -80,7 +87,7 @@ impl CallError {
                     // With a token that was just issued: a server that is being replaced.
                     || self.code() == Some("unauthenticated")
             }
-            Self::Disk(_) => false,
+            Self::Disk(_) | Self::Address(_) => false,
         }
     }
 
@@ -89,7 +96,11 @@ impl CallError {
     pub fn code(&self) -> Option<&str> {
         match self {
             Self::Refused { problem, .. } => Some(&problem.code),
-            Self::Network(_) | Self::Nonsense(_) | Self::Disk(_) => None,
+            Self::Network(_)
+            | Self::Silent
+            | Self::Address(_)
+            | Self::Nonsense(_)
+            | Self::Disk(_) => None,
         }
     }
 
@@ -179,6 +190,9 @@ pub struct Server {
 impl Server {
     /// A server at a base address.
     pub fn new(mut url: Url) -> Result<Self, CallError> {
+        if !["http", "https"].contains(&url.scheme()) {
+            return Err(CallError::Address(url));
+        }
         if !url.path().ends_with('/') {
             url.set_path(&format!("{}/", url.path()));
         }
@@ -195,8 +209,7 @@ impl Server {
             .user_agent(concat!("comptoir-worker/", env!("CARGO_PKG_VERSION")))
             // A token goes to the server that was named and to no other.
             .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT);
+            .connect_timeout(CONNECT_TIMEOUT);
         if is_local {
             http = http.no_proxy();
         }
@@ -360,7 +373,7 @@ impl Client {
         let build = || {
             let file = fs::File::open(file)?;
             let bytes = file.metadata()?.len();
-            let timeout = READ_TIMEOUT + Duration::from_secs(bytes / UPLOAD_BYTES_PER_S_MIN);
+            let timeout = SILENCE_MAX + Duration::from_secs(bytes / UPLOAD_BYTES_PER_S_MIN);
             Ok(self
                 .attempt(reqwest::Method::PUT, held, &format!("blobs/{sha256}"))
                 .timeout(timeout)
@@ -386,7 +399,15 @@ impl Client {
                 call.header(header::RANGE, format!("bytes={from}-"))
             })
         };
-        self.authorized(build).await
+        timeout(SILENCE_MAX, self.authorized(build))
+            .await
+            .map_err(|_| CallError::Silent)?
+    }
+
+    /// The next bytes of a download.
+    pub async fn part(response: &mut Response) -> Result<Option<Bytes>, CallError> {
+        let part = timeout(SILENCE_MAX, response.chunk()).await;
+        Ok(part.map_err(|_| CallError::Silent)??)
     }
 
     fn attempt(&self, method: reqwest::Method, held: Held, rest: &str) -> RequestBuilder {

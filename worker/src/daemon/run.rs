@@ -96,8 +96,8 @@ pub async fn run(
     display: Display,
     stop: CancellationToken,
 ) -> Result<(), RunError> {
+    let identity = folder::read_identity(&options.folder)?;
     let folder = Folder::open(&options.folder)?;
-    let identity = folder::read_identity(folder.root())?;
     let key = folder.key()?;
     let scratch = folder.open_scratch()?;
     check_class(&identity, &launcher, &scratch).await?;
@@ -443,8 +443,9 @@ impl Daemon {
     async fn watch_forever(self: Arc<Self>) {
         loop {
             sleep(WATCH_EVERY).await;
-            self.table().give_up_unrenewed(Instant::now());
-            self.ended.notify_one();
+            if self.table().give_up_unrenewed(Instant::now()) {
+                self.ended.notify_one();
+            }
         }
     }
 }

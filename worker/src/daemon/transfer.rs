@@ -170,7 +170,7 @@ impl Fetcher<'_> {
                 return Err(PartError::Restart);
             }
         }
-        while let Some(bytes) = response.chunk().await.map_err(CallError::from)? {
+        while let Some(bytes) = Client::part(&mut response).await? {
             if file.bytes() + bytes.len() as u64 > blob.bytes {
                 return Err(PartError::TooMany);
             }

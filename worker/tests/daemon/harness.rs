@@ -46,7 +46,7 @@ use comptoir_worker::{
 use sqlx::PgPool;
 use tempfile::TempDir;
 use time::OffsetDateTime;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{net::TcpListener, process::Command, task::JoinHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::proxy::Proxy;
@@ -57,7 +57,7 @@ const ROWS: u64 = 1_437;
 const BATCH_SIZE: u32 = 256;
 const STEPS: u32 = 6;
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// What time it is. Token requests are signed with it, so it is the real one.
 #[expect(
@@ -195,28 +195,11 @@ impl Bench {
         join::join(&options, &launcher()).await
     }
 
-    /// Starts the worker of a folder.
-    pub fn start(&self, folder: &Path) -> Running {
-        let options = RunOptions {
-            folder: folder.to_owned(),
-            slots: 1,
-            memory_bytes: None,
-            cache_bytes: 1 << 30,
-        };
-        let stop = CancellationToken::new();
-        let asked = stop.clone();
-        let run = async move { run::run(&options, launcher(), Display::hidden(), asked).await };
-        Running {
-            stop,
-            task: tokio::spawn(run),
-        }
-    }
-
     /// A worker that has joined and runs.
     pub async fn worker(&self, name: &str, owner: u8) -> Running {
         let folder = self.folder(name);
         self.join(&folder, self.token(owner).await).await.unwrap();
-        self.start(&folder)
+        start(&folder)
     }
 
     /// Submits a job of tier `none`, its blobs included.
@@ -333,9 +316,37 @@ impl Bench {
     }
 }
 
+/// Starts the worker of a folder.
+pub fn start(folder: &Path) -> Running {
+    let options = RunOptions {
+        folder: folder.to_owned(),
+        slots: 1,
+        memory_bytes: None,
+        cache_bytes: 1 << 30,
+    };
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    let run = async move { run::run(&options, launcher(), Display::hidden(), asked).await };
+    Running {
+        stop,
+        task: tokio::spawn(run),
+    }
+}
+
 /// Children of the real binary.
 fn launcher() -> Launcher {
     Launcher::new(env!("CARGO_BIN_EXE_comptoir-worker").into())
+}
+
+/// The real binary, on a folder; it ends with the test.
+pub fn process(folder: &Path, verb: &str) -> Command {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_comptoir-worker"));
+    process
+        .arg(verb)
+        .arg("--folder")
+        .arg(folder)
+        .kill_on_drop(true);
+    process
 }
 
 /// How many processes work in a worker's scratch folder.

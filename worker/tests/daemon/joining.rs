@@ -8,7 +8,7 @@ use comptoir_worker::daemon::{folder::FolderError, join::JoinError, run::RunErro
 use sqlx::PgPool;
 
 use crate::{
-    harness::{Bench, inference},
+    harness::{Bench, inference, start},
     proxy::{Seen, Spoil},
 };
 
@@ -70,7 +70,7 @@ async fn two_workers_do_not_share_a_folder(db: PgPool) {
     let first = bench.worker("worker", 1).await;
     let job = bench.submit(&inference()).await;
     bench.ends(job, JobState::Completed).await;
-    let second = bench.start(&bench.folder("worker")).end().await;
+    let second = start(&bench.folder("worker")).end().await;
     assert!(
         matches!(second, Err(RunError::Folder(FolderError::InUse(_)))),
         "{second:?}"
@@ -89,7 +89,7 @@ async fn a_worker_that_computes_otherwise_than_it_said_does_not_run(db: PgPool) 
         .unwrap()
         .replace(&class, "cpu-1t-0000000000000000");
     fs::write(&path, changed).unwrap();
-    let ended = bench.start(&folder).end().await;
+    let ended = start(&folder).end().await;
     assert!(
         matches!(&ended, Err(RunError::ClassChanged { expected, found }) if *found == class && expected != found),
         "{ended:?}"

@@ -2,10 +2,14 @@
 
 use axum::http::Method;
 use comptoir_domain::job::JobState;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use sqlx::PgPool;
 
 use crate::{
-    harness::{Bench, children, inference, scratch_is_empty, training},
+    harness::{Bench, children, inference, process, scratch_is_empty, training},
     proxy::Seen,
 };
 
@@ -59,12 +63,9 @@ async fn a_cancelled_job_s_child_ends_and_its_slot_is_free(db: PgPool) {
 async fn a_lost_lease_drops_the_attempt_and_the_next_goes_on_at_its_checkpoint(db: PgPool) {
     let bench = Bench::new(db).await;
     let worker = bench.worker("worker", 1).await;
-    let second = std::sync::atomic::AtomicBool::new(false);
-    let gate = bench.proxy.hold(move |seen| {
-        is_segment(seen)
-            && seen.body["segment"] == 1
-            && !second.swap(true, std::sync::atomic::Ordering::Relaxed)
-    });
+    let gate = bench
+        .proxy
+        .hold(|seen| is_segment(seen) && seen.body["segment"] == 1);
     let job = bench.submit(&training(8)).await;
     bench.proxy.until(2, is_segment).await;
     bench.lose_leases().await;
@@ -76,7 +77,7 @@ async fn a_lost_lease_drops_the_attempt_and_the_next_goes_on_at_its_checkpoint(d
     bench.ends(job, JobState::Completed).await;
     let attempts = bench.attempts().await;
     assert_eq!(attempts.len(), 2, "{attempts:?}");
-    assert_eq!(attempts[0].0, "failed");
+    assert_eq!(attempts[0].0, "lost");
     assert_eq!(attempts[1], state("accepted", None));
     assert_eq!(bench.segments().await, [0, 1, 1, 1, 1, 1, 1, 1]);
     // Of the dropped attempt nothing was reported.
@@ -116,4 +117,68 @@ async fn a_worker_that_stops_delivers_what_is_computed(db: PgPool) {
     bench.ends(job, JobState::Completed).await;
     stopped.await.unwrap().unwrap();
     assert_eq!(bench.attempts().await, [state("accepted", None)]);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_killed_worker_starts_again_in_its_folder_and_resumes(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let folder = bench.folder("worker");
+    bench.join(&folder, bench.token(1).await).await.unwrap();
+    let mut first = process(&folder, "run").spawn().unwrap();
+    let _gate = bench
+        .proxy
+        .hold(|seen| is_segment(seen) && seen.body["segment"] == 2);
+    let job = bench.submit(&training(8)).await;
+    bench.proxy.until(3, is_segment).await;
+    first.kill().await.unwrap();
+    bench.lose_leases().await;
+    let mut second = process(&folder, "run").spawn().unwrap();
+    bench.ends(job, JobState::Completed).await;
+    assert_eq!(bench.segments().await, [0, 0, 1, 1, 1, 1, 1, 1]);
+    scratch_is_empty(&folder).await;
+    let id = i32::try_from(second.id().unwrap()).unwrap();
+    kill(Pid::from_raw(id), Signal::SIGTERM).unwrap();
+    assert_eq!(second.wait().await.unwrap().code(), Some(0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn the_doctor_knows_a_worker_that_is_well_from_one_that_is_not(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let folder = bench.folder("worker");
+    bench.join(&folder, bench.token(1).await).await.unwrap();
+    let well = process(&folder, "doctor")
+        .arg("--json")
+        .output()
+        .await
+        .unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&well.stdout).unwrap();
+    assert_eq!(
+        (well.status.code(), &found["ok"]),
+        (Some(0), &true.into()),
+        "{found:#}"
+    );
+    let path = folder.join("identity.json");
+    let identity = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(
+        &path,
+        identity.replace(bench.base.as_str(), "http://127.0.0.1:1"),
+    )
+    .unwrap();
+    let ill = process(&folder, "doctor")
+        .arg("--json")
+        .output()
+        .await
+        .unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&ill.stdout).unwrap();
+    let checks = found["checks"].as_array().unwrap();
+    let missing: Vec<_> = checks
+        .iter()
+        .filter(|check| check["status"] == "missing")
+        .collect();
+    assert_eq!(
+        (ill.status.code(), missing.len()),
+        (Some(1), 1),
+        "{found:#}"
+    );
+    assert_eq!(missing[0]["name"], "server");
 }

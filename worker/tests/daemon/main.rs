@@ -1,6 +1,8 @@
 //! The daemon against the real scheduler over a real database, jobs on libtorch included. Between the two stands a proxy
 //! that loses, holds or spoils what a test tells it to.
 
+#![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
+
 mod faults;
 mod harness;
 mod joining;
