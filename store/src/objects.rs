@@ -461,9 +461,9 @@ mod tests {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
                 if path.is_dir() {
-                    folders.push(path)
+                    folders.push(path);
                 } else {
-                    files += 1
+                    files += 1;
                 }
             }
         }
@@ -472,9 +472,8 @@ mod tests {
 
     /// Two and a half parts, all different.
     fn large() -> Vec<u8> {
-        (0..PART_BYTES / 8 * 20)
-            .map(|at| (at % 251) as u8 ^ (at >> 16) as u8)
-            .collect()
+        let numbers = (0_u32..).flat_map(u32::to_le_bytes);
+        numbers.take(PART_BYTES / 2 * 5).collect()
     }
 
     #[tokio::test]

@@ -33,8 +33,8 @@ pub struct ProgramFacts {
     pub inputs: Vec<RowShape>,
     /// The user's outputs, in order.
     pub outputs: Vec<RowShape>,
-    /// What a weights file holds, by name: parameters and saved buffers, tied ones once.
-    pub weights: BTreeMap<String, Shape>,
+    /// What a weights file may hold, by name: everything the program stores.
+    pub weights: BTreeMap<String, Weight>,
     /// Multiply-adds of one row.
     pub madds_per_row: u64,
     /// Bytes of everything the archive stores.
@@ -45,13 +45,17 @@ pub struct ProgramFacts {
     pub value_bytes: Vec<i64>,
 }
 
-/// Element type and shape.
+/// A stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Shape {
+pub struct Weight {
+    /// The first of its names: tied tensors have several, and a file needs one of them.
+    pub saved_as: String,
     /// As safetensors files name it.
     pub dtype: String,
     /// All dimensions.
     pub sizes: Vec<u64>,
+    /// Whether a weights file must hold it: a parameter or a saved buffer.
+    pub is_needed: bool,
 }
 
 /// An input or output without its first dimension, the rows.
@@ -84,34 +88,29 @@ impl ProgramFacts {
         let mut weights = BTreeMap::new();
         let (mut stored_bytes, mut learned_bytes) = (0_u64, 0_u64);
         for (name, tensor) in &program.tensors {
-            // Tied names share one tensor: counted and saved under the first.
-            if program.saved_name(name) != Some(name) {
-                continue;
-            }
-            let bytes = contiguous_bytes(tensor.dtype, &tensor.sizes);
-            let bytes = bytes.ok_or_else(|| NoFacts::TooLarge(name.clone()))?;
-            stored_bytes = stored_bytes.saturating_add(bytes);
-            if matches!(
-                tensor.role,
-                Role::Parameter {
-                    requires_grad: true
-                }
-            ) {
-                learned_bytes = learned_bytes.saturating_add(bytes);
-            }
-            if matches!(
-                tensor.role,
-                Role::Parameter { .. } | Role::Buffer { persistent: true }
-            ) {
-                let dtype = dtype_name(tensor.dtype).to_owned();
-                weights.insert(
-                    name.clone(),
-                    Shape {
-                        dtype,
-                        sizes: tensor.sizes.clone(),
-                    },
+            let saved_as = program.saved_name(name).unwrap_or(name).to_owned();
+            if saved_as == *name {
+                let bytes = contiguous_bytes(tensor.dtype, &tensor.sizes);
+                let bytes = bytes.ok_or_else(|| NoFacts::TooLarge(name.clone()))?;
+                stored_bytes = stored_bytes.saturating_add(bytes);
+                let learns = matches!(
+                    tensor.role,
+                    Role::Parameter {
+                        requires_grad: true
+                    }
                 );
+                learned_bytes = learned_bytes.saturating_add(if learns { bytes } else { 0 });
             }
+            let weight = Weight {
+                saved_as,
+                dtype: dtype_name(tensor.dtype).to_owned(),
+                sizes: tensor.sizes.clone(),
+                is_needed: matches!(
+                    tensor.role,
+                    Role::Parameter { .. } | Role::Buffer { persistent: true }
+                ),
+            };
+            weights.insert(name.clone(), weight);
         }
         Ok(Self {
             torch_version: program.torch_version.clone(),

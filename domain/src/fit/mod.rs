@@ -12,7 +12,7 @@ use crate::{
     tensors::{TensorInfo, TensorsHeader, dtype_name},
 };
 
-pub use facts::{FACTS_VERSION, NoFacts, ProgramFacts, RowShape, Shape};
+pub use facts::{FACTS_VERSION, NoFacts, ProgramFacts, RowShape, Weight};
 
 /// Bytes of the largest result.
 pub const OUTPUT_BYTES_MAX: u64 = 1 << 30;
@@ -228,39 +228,37 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// A weights file holds what the program stores, under any of its names, and nothing else; of tied tensors one.
     fn weights(&mut self, weights: Sha256) {
         let Some(file) = self.files.get(&weights) else {
             return;
         };
-        for name in file
-            .tensors
-            .keys()
-            .filter(|name| !self.program.weights.contains_key(*name))
-        {
-            self.misfit(
-                "/weights",
-                format!("the program has no parameter or saved buffer `{name}`"),
-            );
-        }
-        for (name, expected) in &self.program.weights {
-            let Some(found) = file.tensors.get(name) else {
-                self.misfit("/weights", format!("`{name}` is missing"));
+        let program = self.program;
+        let mut given = BTreeSet::new();
+        for (name, found) in &file.tensors {
+            let Some(expected) = program.weights.get(name) else {
+                self.misfit("/weights", format!("the program stores no `{name}`"));
                 continue;
             };
+            given.insert(&expected.saved_as);
             let dtype = dtype_name(found.dtype);
             if (dtype, &found.shape) != (expected.dtype.as_str(), &expected.sizes) {
-                let Shape {
+                let Weight {
                     dtype: expected_dtype,
                     sizes,
+                    ..
                 } = expected;
-                self.misfit(
-                    "/weights",
-                    format!(
-                        "`{name}` is {dtype} {:?}; the program has {expected_dtype} {sizes:?}",
-                        found.shape
-                    ),
+                let found = &found.shape;
+                let detail = format!(
+                    "`{name}` is {dtype} {found:?}; the program has {expected_dtype} {sizes:?}"
                 );
+                self.misfit("/weights", detail);
             }
+        }
+        let needed = program.weights.values().filter(|it| it.is_needed);
+        let needed: BTreeSet<_> = needed.map(|it| &it.saved_as).collect();
+        for name in needed.difference(&given) {
+            self.misfit("/weights", format!("`{name}` is missing"));
         }
     }
 }

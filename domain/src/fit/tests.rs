@@ -3,7 +3,7 @@ use std::io::Cursor;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::program::Archive;
+use crate::program::{Archive, graph::ScalarType};
 
 fn example(path: &str) -> Vec<u8> {
     std::fs::read(format!(
@@ -94,7 +94,57 @@ fn trained_weights_fit_the_program_they_came_from_and_no_other() {
     assert!(
         misfits
             .iter()
-            .any(|(pointer, detail)| pointer == "/weights" && detail.contains("has no parameter"))
+            .any(|(pointer, detail)| pointer == "/weights" && detail.contains("stores no"))
+    );
+}
+
+#[test]
+fn tied_weights_may_come_under_any_of_their_names() {
+    let mut program = facts("mlp.pt2");
+    let (first, weight) = program.weights.iter().find(|(_, it)| it.is_needed).unwrap();
+    let (first, weight) = (first.clone(), weight.clone());
+    program.weights.insert("tied".to_owned(), weight.clone());
+    let digest = Sha256::of(b"weights");
+    let header = |skip: &str| {
+        let named = program.weights.iter().filter(|(name, _)| *name != skip);
+        let info = |shape: &[u64]| TensorInfo {
+            dtype: ScalarType::F32,
+            shape: shape.to_vec(),
+            bytes: 0..0,
+        };
+        let tensors = named
+            .map(|(name, it)| (name.clone(), info(&it.sizes)))
+            .collect();
+        TensorsHeader {
+            tensors,
+            data_start: 0,
+            data_bytes: 0,
+        }
+    };
+    let misfits = |skip: &[&str]| {
+        let mut head = header("");
+        skip.iter()
+            .for_each(|name| drop(head.tensors.remove(*name)));
+        let files = BTreeMap::from([(digest, head)]);
+        let mut check = Check {
+            program: &program,
+            files: &files,
+            rows: None,
+            misfits: Vec::new(),
+        };
+        check.weights(digest);
+        check
+            .misfits
+            .into_iter()
+            .map(|it| it.detail)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(misfits(&[]), [""; 0]);
+    assert_eq!(misfits(&["tied"]), [""; 0]);
+    assert_eq!(misfits(&[&first]), [""; 0]);
+    assert_eq!(
+        misfits(&[&first, "tied"]),
+        [format!("`{first}` is missing")]
     );
 }
 
