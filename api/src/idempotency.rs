@@ -193,9 +193,17 @@ where
         request.account, request.method, request.path, request.key
     );
     if let Some(kept) = idempotency::find(&mut tx, request, now).await? {
+        // Awaited, not left to `drop`: the key is free again when the client has its answer.
+        tx.rollback().await?;
         return replay(state, &context, kept, body_sha256);
     }
-    let reply = effect(&mut tx).await?;
+    let reply = match effect(&mut tx).await {
+        Ok(reply) => reply,
+        Err(problem) => {
+            tx.rollback().await?;
+            return Err(problem);
+        }
+    };
     let kept = StoredReply {
         status: reply.status.as_u16(),
         location: reply.location.clone(),
