@@ -17,7 +17,7 @@ use comptoir_settler::deploy::{self, Caps, Deployed, Deployment, Token, Windows}
 use comptoir_store::{
     accounts, assets,
     join_tokens::{self, NewJoinToken},
-    prices,
+    prices, reconciliation,
 };
 use serde_json::json;
 use sqlx::{Connection as _, PgConnection};
@@ -293,6 +293,23 @@ pub async fn publish_price(context: &Context, args: PriceArgs) -> anyhow::Result
         &report,
         &["id", "device", "rate_nano", "minimum_base", "platform_ppm"],
     );
+    Ok(())
+}
+
+/// Lets settling go on. Prints why it stood still.
+///
+/// # Errors
+/// With [`Exit::Refused`] when it does not stand still.
+pub async fn resume_settling(context: &Context) -> anyhow::Result<()> {
+    let mut connection = connect().await?;
+    let asset = assets::current(&mut connection).await?;
+    let halt = reconciliation::open_halt(&mut connection, asset.id).await?;
+    let halt = halt.ok_or_else(|| coded(Exit::Refused, "settling does not stand still"))?;
+    reconciliation::clear_halt(&mut connection, asset.id, context.now).await?;
+    let report = json!({ "resumed": true, "reason": halt.reason, "detail": halt.detail });
+    context
+        .output
+        .object(&report, &["resumed", "reason", "detail"]);
     Ok(())
 }
 

@@ -165,6 +165,8 @@ pub enum Admin {
     JoinToken(crate::admin::JoinTokenArgs),
     /// Deploys token, timelock and settlement contract, and registers the asset.
     DeployContracts(crate::admin::DeployArgs),
+    /// Lets settling go on after a halt, once a person has found out why.
+    ResumeSettling,
     /// Publishes a price; jobs quoted before keep theirs.
     PublishPrice(crate::admin::PriceArgs),
 }

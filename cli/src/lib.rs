@@ -39,6 +39,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Admin(Admin::DeployContracts(args)) => {
             admin::deploy_contracts(&context, args).await?;
         }
+        Command::Admin(Admin::ResumeSettling) => admin::resume_settling(&context).await?,
         Command::Admin(Admin::PublishPrice(args)) => admin::publish_price(&context, args).await?,
         Command::Doctor => doctor::run(context.output)?,
         Command::Completions { shell } => {
