@@ -37,6 +37,10 @@ const UPLOADS_AT_ONCE: usize = 8;
 /// How long a stub waits for an answer beyond what it asked for.
 const PATIENCE: Duration = Duration::from_mins(1);
 
+/// How often a request is sent that the service cannot answer, and the pause between.
+const REPEATS_MAX: u32 = 50;
+const REPEAT_AFTER: Duration = Duration::from_millis(100);
+
 /// A worker that computes nothing.
 #[derive(Debug, Clone)]
 pub struct StubWorker {
@@ -342,7 +346,7 @@ impl StubWorker {
             ..WorkRequest::default()
         };
         while !until.is_cancelled() {
-            let reply = self.work(&next).await?;
+            let reply = Self::patiently(|| self.work(&next)).await?;
             let (mut seals, mut reveals) = (Vec::new(), Vec::new());
             for attempt in &reply.cancel {
                 sealed.remove(attempt);
@@ -386,18 +390,46 @@ impl StubWorker {
             .iter()
             .map(|lease| self.compute_one(lease, content.clone()))
             .collect();
-        stream::iter(results)
+        let results: Vec<_> = stream::iter(results)
             .buffer_unordered(UPLOADS_AT_ONCE)
             .try_collect()
-            .await
+            .await?;
+        Ok(results.into_iter().flatten().collect())
     }
 
-    async fn compute_one(&self, lease: &Lease, content: Bytes) -> Result<StubResult, StubError> {
+    /// Repeats a request while the service cannot answer; every request may be repeated.
+    async fn patiently<T, F: Future<Output = Result<T, StubError>>>(
+        request: impl Fn() -> F,
+    ) -> Result<T, StubError> {
+        for _ in 1..REPEATS_MAX {
+            match request().await {
+                Err(StubError::Refused {
+                    status: StatusCode::SERVICE_UNAVAILABLE,
+                    ..
+                }) => {
+                    tokio::time::sleep(REPEAT_AFTER).await;
+                }
+                answered => return answered,
+            }
+        }
+        request().await
+    }
+
+    /// The result of an attempt; none where the lease was lost meanwhile.
+    async fn compute_one(
+        &self,
+        lease: &Lease,
+        content: Bytes,
+    ) -> Result<Option<StubResult>, StubError> {
         let held = Held {
             attempt_id: lease.attempt_id,
             lease_token: lease.lease_token,
         };
-        Ok(StubResult::of(lease, self.upload(held, content).await?))
+        match Self::patiently(|| self.upload(held, content.clone())).await {
+            Ok(output) => Ok(Some(StubResult::of(lease, output))),
+            Err(error) if error.code() == "stale_lease" => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

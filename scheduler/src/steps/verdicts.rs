@@ -18,8 +18,8 @@ use crate::{
     metrics::{STEP_ERRORS, VERDICTS},
 };
 
-/// Jobs that are ruled on at once; each waits mostly for the disk.
-const AT_ONCE: usize = 8;
+/// Jobs that are ruled on at once; each holds a connection, and they wait for each other at the platform's account.
+const AT_ONCE: usize = 4;
 
 /// Rules on jobs that wait for it. One that cannot be ruled on now is tried again in a minute.
 pub async fn rule_due(state: &SchedulerState, now: OffsetDateTime) -> Result<Progress, StepError> {

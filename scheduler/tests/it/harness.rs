@@ -26,7 +26,7 @@ use comptoir_scheduler::{
 use comptoir_store::{
     assets::{self, NewAsset},
     blobs,
-    jobs::{self, Job, NewJob},
+    jobs::{self, CancelError, Job, NewJob},
     join_tokens::{self, NewJoinToken},
     ledger::{self, Balances},
     objects::Objects,
@@ -264,16 +264,24 @@ impl Bench {
 
     /// Cancels a job, as the API would.
     pub async fn cancel(&self, client: Client, job: JobId) {
+        assert!(self.try_cancel(client, job).await);
+    }
+
+    /// Cancels a job unless it has ended otherwise.
+    pub async fn try_cancel(&self, client: Client, job: JobId) -> bool {
         let mut tx = self.api.begin().await.unwrap();
-        let ended = jobs::cancel(&mut tx, client.account, job, now())
-            .await
-            .unwrap();
+        let ended = match jobs::cancel(&mut tx, client.account, job, now()).await {
+            Ok(ended) => ended,
+            Err(CancelError::Ended(_)) => return false,
+            Err(error) => panic!("{error:?}"),
+        };
         tx.commit().await.unwrap();
         for worker in ended.workers {
             self.state
                 .wake
                 .publish(comptoir_store::wake::Channel::Worker(worker));
         }
+        true
     }
 
     pub async fn job(&self, client: Client, job: JobId) -> Job {

@@ -71,15 +71,95 @@ async fn two_schedulers_without_redis_complete_every_job_once(db: PgPool) {
     }
 }
 
-async fn all_completed(bench: &Bench) {
-    loop {
-        let open: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs WHERE state <> 'completed'")
-            .fetch_one(&bench.owner)
-            .await
-            .unwrap();
-        if open == 0 {
-            return;
+/// Takes leases away and ends pauses, again and again, while everything else happens; locks in the services' order.
+async fn lose_leases(bench: &Bench, ended: &CancellationToken) {
+    let passes = "UPDATE queue SET ready_at = clock_timestamp() - interval '2 min',
+             lease_expires_at = CASE WHEN lease_token IS NOT NULL AND attempt < 3 THEN clock_timestamp() ELSE lease_expires_at END
+         WHERE replica_id IN (SELECT replica_id FROM queue ORDER BY replica_id FOR UPDATE SKIP LOCKED)";
+    while !ended.is_cancelled() {
+        sqlx::query(passes).execute(&bench.owner).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn cancelling_losing_leases_and_ruling_at_once_neither_deadlock_nor_lose_money(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let client = bench.client().await;
+    let ended = CancellationToken::new();
+    let (first, serving_first) = start(bench.another(Wake::local()).await, ended.clone()).await;
+    let (second, serving_second) = start(bench.another(Wake::local()).await, ended.clone()).await;
+    let (mut one, mut two) = (bench.worker(0xa1).await, bench.worker(0xb0).await);
+    let (mut three, mut four) = (bench.sibling(&one).await, bench.sibling(&two).await);
+    for (worker, base) in [
+        (&mut one, &first),
+        (&mut two, &second),
+        (&mut three, &second),
+        (&mut four, &first),
+    ] {
+        worker.move_to(base, crate::harness::now()).await.unwrap();
+    }
+    let working: Vec<_> = [one, two, three, four]
+        .into_iter()
+        .map(|worker| {
+            let ended = ended.clone();
+            tokio::spawn(async move { worker.run(5, &ended).await })
+        })
+        .collect();
+    let submitting = async {
+        let mut before = None;
+        for number in 0..JOBS {
+            let job = bench.submit(client, &inference(), Tier::Replicated).await;
+            if let Some(before) = before.replace(job).filter(|_| number % 3 == 0) {
+                bench.try_cancel(client, before).await;
+            }
         }
+        all_ended(&bench).await;
+        ended.cancel();
+    };
+    let all = async { tokio::join!(submitting, lose_leases(&bench, &ended)) };
+    tokio::time::timeout(PATIENCE, all).await.unwrap();
+    for worker in working {
+        worker.await.unwrap().unwrap();
+    }
+    serving_first.await.unwrap();
+    serving_second.await.unwrap();
+
+    let (completed, receipts, total, held, deadlocks): (i64, i64, String, String, i64) = sqlx::query_as(
+        "SELECT (SELECT count(*) FROM jobs WHERE state = 'completed'), (SELECT count(*) FROM receipts),
+             sum(balance_base)::text, sum(balance_base) FILTER (WHERE code = 'held')::text,
+             (SELECT deadlocks FROM pg_stat_database WHERE datname = current_database())
+         FROM ledger_accounts",
+    )
+    .fetch_one(&bench.owner)
+    .await
+    .unwrap();
+    assert!(completed > 0);
+    assert_eq!(completed, receipts);
+    assert_eq!((total.as_str(), held.as_str(), deadlocks), ("0", "0", 0));
+}
+
+async fn all_ended(bench: &Bench) {
+    while count(bench, "SELECT count(*) FROM jobs WHERE finished_at IS NULL").await > 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn count(bench: &Bench, sql: &'static str) -> i64 {
+    sqlx::query_scalar(sql)
+        .fetch_one(&bench.owner)
+        .await
+        .unwrap()
+}
+
+async fn all_completed(bench: &Bench) {
+    while count(
+        bench,
+        "SELECT count(*) FROM jobs WHERE state <> 'completed'",
+    )
+    .await
+        > 0
+    {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
