@@ -18,6 +18,7 @@ mod prices;
 mod problems;
 mod quotes;
 mod receipts;
+mod submit;
 mod withdrawals;
 mod workers;
 

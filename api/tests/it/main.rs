@@ -17,4 +17,5 @@ mod quotes;
 mod requests;
 mod service;
 mod settlement;
+mod waiting;
 mod workers;
