@@ -1,5 +1,6 @@
 //! The worker as a daemon: joins a service, asks it for jobs, runs each in a child and reports what came out.
 
+pub mod answer;
 pub mod attempt;
 pub mod backoff;
 pub mod cache;

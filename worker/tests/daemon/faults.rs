@@ -1,8 +1,21 @@
 //! What a worker does when the network or the server fails.
 
-use axum::http::{Method, StatusCode};
-use comptoir_domain::job::JobState;
+use std::sync::{Arc, Mutex};
+
+use axum::{
+    Json, Router,
+    http::{Method, StatusCode},
+    routing::post,
+};
+use comptoir_domain::{id::WorkerId, job::JobState};
+use comptoir_wire::token::WorkerTokenRequest;
+use comptoir_worker::daemon::{
+    client::{Client, Server},
+    folder::Key,
+};
+use serde_json::json;
 use sqlx::PgPool;
+use tokio::net::TcpListener;
 
 use crate::{
     harness::{Bench, inference, training},
@@ -95,7 +108,9 @@ async fn an_input_with_other_bytes_than_its_digest_says_is_never_run(db: PgPool)
     let bench = Bench::new(db).await;
     // The first answer breaks off, the second goes on behind it: together they are not the blob, so it is fetched again.
     let is_download = |seen: &Seen| seen.is(&Method::GET, "/blobs");
-    bench.proxy.spoil(1, Spoil::Answer("other bytes"), is_download);
+    bench
+        .proxy
+        .spoil(1, Spoil::Answer("other bytes"), is_download);
     runs_once(&bench).await;
     assert_eq!(bench.proxy.count(is_download), 4);
 }
@@ -104,7 +119,9 @@ async fn an_input_with_other_bytes_than_its_digest_says_is_never_run(db: PgPool)
 async fn a_download_that_cannot_go_on_starts_again(db: PgPool) {
     let bench = Bench::new(db).await;
     let is_download = |seen: &Seen| seen.is(&Method::GET, "/blobs");
-    bench.proxy.spoil(2, Spoil::Answer("other bytes"), is_download);
+    bench
+        .proxy
+        .spoil(2, Spoil::Answer("other bytes"), is_download);
     runs_once(&bench).await;
     assert_eq!(bench.proxy.count(is_download), 4);
 }
@@ -115,4 +132,42 @@ async fn runs_once(bench: &Bench) {
     bench.ends(job, JobState::Completed).await;
     assert_eq!(bench.attempts().await, [("accepted".to_owned(), None)]);
     worker.stop().await.unwrap();
+}
+
+/// A server that gives tokens of this life and takes heartbeats; the moments at which tokens were asked for.
+async fn token_server(life_s: u32) -> (Client, Arc<Mutex<Vec<u64>>>) {
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let noted = Arc::clone(&asked);
+    let issue = async move |Json(request): Json<WorkerTokenRequest>| {
+        noted.lock().unwrap().push(request.issued_at_ms);
+        Json(json!({ "token": format!("of {}", request.issued_at_ms), "expires_in_s": life_s }))
+    };
+    let router = Router::new().route("/v1/worker-token", post(issue)).route(
+        "/v1/heartbeats",
+        post(async || Json(json!({ "leases": [] }))),
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    let server = Server::new(url.parse().unwrap()).unwrap();
+    (
+        Client::new(server, WorkerId::generate(), Key::generate()),
+        asked,
+    )
+}
+
+#[tokio::test]
+async fn a_token_is_used_while_it_lives_and_renewed_before_it_ends() {
+    for (life_s, requests) in [(3_600, 1), (0, 3)] {
+        let (client, asked) = token_server(life_s).await;
+        for _ in 0..3 {
+            client.heartbeat(Vec::new()).await.unwrap();
+        }
+        let asked = asked.lock().unwrap();
+        assert_eq!(asked.len(), requests);
+        assert!(
+            asked.is_sorted_by(|earlier, later| earlier < later),
+            "{asked:?}"
+        );
+    }
 }
