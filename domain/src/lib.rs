@@ -23,6 +23,6 @@ pub mod seal;
 pub mod segment;
 pub mod settlement;
 pub mod shuffle;
-pub mod tensors;
 pub mod split;
+pub mod tensors;
 pub mod verdict;

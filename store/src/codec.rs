@@ -118,7 +118,10 @@ mod tests {
         for amount in [Amount::ZERO, Amount::MAX] {
             assert_eq!(to_amount("x", &to_numeric(amount)).unwrap(), amount);
         }
-        assert_eq!(to_wide("x", &wide_to_numeric(U256::MAX)).unwrap(), U256::MAX);
+        assert_eq!(
+            to_wide("x", &wide_to_numeric(U256::MAX)).unwrap(),
+            U256::MAX
+        );
     }
 
     #[test]
