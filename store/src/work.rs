@@ -187,7 +187,9 @@ async fn order_reveals(
     )
     .fetch_all(&mut **tx)
     .await?;
-    taken.workers.extend(ordered.iter().map(|row| WorkerId(row.worker_id)));
+    taken
+        .workers
+        .extend(ordered.iter().map(|row| WorkerId(row.worker_id)));
     Ok(ordered.into_iter().map(|row| JobId(row.job_id)).collect())
 }
 

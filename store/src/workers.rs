@@ -242,7 +242,10 @@ pub async fn note_token(
 
 /// Commits this transaction without waiting for the disk: for what costs nothing to lose, such as a renewed lease.
 pub async fn forgo_durability(tx: &mut PgTransaction<'_>) -> sqlx::Result<()> {
-    sqlx::query!("SET LOCAL synchronous_commit = off").execute(&mut **tx).await.map(drop)
+    sqlx::query!("SET LOCAL synchronous_commit = off")
+        .execute(&mut **tx)
+        .await
+        .map(drop)
 }
 
 /// Writes down that the worker was heard; not more often than matters, and not worth waiting for the disk.
