@@ -1,7 +1,6 @@
 # The two commands of a fresh clone: `make demo` and `make test`.
-.PHONY: help setup build demo up test check fmt generate clean
+.PHONY: help setup build demo up test check bench fmt generate clean
 
-CARGO_NEXTEST := $(shell cargo nextest --version >/dev/null 2>&1 && echo yes)
 COMPTOIR := target/debug/comptoir
 
 help:
@@ -9,6 +8,7 @@ help:
 	@echo 'make up        the same service, kept running'
 	@echo 'make test      every test, with one verdict'
 	@echo 'make check     formatting, lints and generated files'
+	@echo 'make bench     no-op jobs a second, beside pgbench on the same server'
 	@echo 'make generate  rewrite openapi/ and .sqlx/'
 
 setup:
@@ -30,6 +30,10 @@ test: build
 check: build
 	cargo fmt --all --check
 	@scripts/generate --check
+
+bench: build
+	cargo build --release --package comptoir-bench
+	$(COMPTOIR) services -- target/release/noop
 
 fmt:
 	cargo fmt --all

@@ -35,6 +35,8 @@ use crate::{
 
 /// How long a join token holds.
 const TOKEN_LIFETIME: time::Duration = time::Duration::DAY;
+/// The least that the timelock waits for anything real: everyone must have time to leave first.
+const TIMELOCK_HOURS_MIN: u64 = 48;
 /// Decimals of the token that `deploy-contracts` deploys.
 const DECIMALS: usize = 18;
 
@@ -204,6 +206,11 @@ pub async fn join_token(context: &Context, args: JoinTokenArgs) -> anyhow::Resul
 /// When two roles share a key, the chain refuses, or the database does.
 pub async fn deploy_contracts(context: &Context, args: DeployArgs) -> anyhow::Result<()> {
     let deployer = Wallet::read(&args.deployer_key_file)?;
+    if args.windows == WindowsArg::Mainnet && args.timelock_hours < TIMELOCK_HOURS_MIN {
+        let message =
+            format!("mainnet windows need a timelock of {TIMELOCK_HOURS_MIN} hours or more");
+        return Err(coded(Exit::Refused, message));
+    }
     let amount =
         |tokens: &str| -> anyhow::Result<u128> { Ok(base_units(tokens, DECIMALS)?.parse()?) };
     let token = match args.token {

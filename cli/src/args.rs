@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use alloy::primitives::Address;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use url::Url;
@@ -208,6 +209,9 @@ pub struct ChainArgs {
     /// An Ethereum RPC endpoint that you trust.
     #[arg(long, env = "ETH_RPC_URL")]
     pub rpc: Url,
+    /// The settlement contract that you know, such as the one you deposited to: a receipt of any other is refused.
+    #[arg(long, env = "COMPTOIR_CONTRACT")]
+    pub contract: Option<Address>,
 }
 
 #[derive(Debug, Args)]
@@ -370,4 +374,7 @@ pub struct VerifyArgs {
     /// An Ethereum RPC endpoint that you trust.
     #[arg(long, env = "ETH_RPC_URL")]
     pub rpc: Url,
+    /// The settlement contract that you know, such as the one you deposited to: a receipt of any other is refused.
+    #[arg(long, env = "COMPTOIR_CONTRACT")]
+    pub contract: Option<Address>,
 }

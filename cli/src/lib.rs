@@ -80,7 +80,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Worker(verb) => workers::run(context, &verb).await,
         Command::Receipt(verb) => receipts::run(context, &verb).await,
         Command::Bill(args) => receipts::recompute(context, &args),
-        Command::Verify(args) => receipts::verify(context, &args.receipt, &args.rpc).await,
+        Command::Verify(args) => receipts::verify(context, &args).await,
         Command::Up(_)
         | Command::Demo(_)
         | Command::Services(_)

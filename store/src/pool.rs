@@ -45,6 +45,8 @@ pub async fn connect(
         ("statement_timeout", "60s"),
         ("lock_timeout", "5s"),
         ("idle_in_transaction_session_timeout", "10s"),
+        // Compiling a plan costs more than any of our statements takes.
+        ("jit", "off"),
         // `after_release` rolls back what is mostly nothing; the server need not say so.
         ("client_min_messages", "error"),
         // A table that was never analysed must not drop a hot statement to a bad generic plan.

@@ -15,7 +15,7 @@ use comptoir_settler::verify::{self, OnChain, VerifyError};
 
 use super::{Context, jobs::list_path};
 use crate::{
-    args::{BillArgs, Receipt},
+    args::{BillArgs, Receipt, VerifyArgs},
     exit::{Exit, coded},
 };
 
@@ -56,12 +56,32 @@ pub async fn run(context: &Context, verb: &Receipt) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks a receipt against the chain.
-pub async fn verify(context: &Context, path: &Path, rpc: &Url) -> anyhow::Result<()> {
-    let document = read(path)?;
-    let on_chain = check(&document, rpc).await?;
+/// Checks a receipt against the chain. A receipt proves what a contract holds, so whose contract it is matters: it is
+/// printed, and compared with the one that the caller names.
+///
+/// # Errors
+/// With [`Exit::NotVerified`] when the receipt does not hold, or is another contract's.
+pub async fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<()> {
+    let document = read(&args.receipt)?;
+    match args.contract {
+        Some(known) if known != document.contract => {
+            let message = format!(
+                "the receipt is of contract {}, not {known}",
+                document.contract
+            );
+            return Err(coded(Exit::NotVerified, message));
+        }
+        Some(_) => {}
+        None => eprintln!(
+            "comptoir: make sure that {} is the contract you deal with, or name yours with --contract",
+            document.contract
+        ),
+    }
+    let on_chain = check(&document, &args.rpc).await?;
     let report = json!({
         "verified": true,
+        "chain_id": document.chain_id,
+        "contract": document.contract.to_string(),
         "batch": document.header.id,
         "gross": document.receipt.gross.to_string(),
         "payer": document.receipt.payer.to_string(),
@@ -71,6 +91,8 @@ pub async fn verify(context: &Context, path: &Path, rpc: &Url) -> anyhow::Result
     });
     let fields = [
         "verified",
+        "chain_id",
+        "contract",
         "batch",
         "payer",
         "gross",

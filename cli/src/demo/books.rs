@@ -213,11 +213,14 @@ pub async fn command_line_agrees(
     let file = folder.join(format!("receipt-{}.json", document.receipt.receipt_id));
     let text = serde_json::to_string_pretty(document)?;
     std::fs::write(&file, &text)?;
+    let contract = document.contract.to_string();
     let verify = [
         OsStr::new("verify"),
         file.as_os_str(),
         "--rpc".as_ref(),
         rpc.as_str().as_ref(),
+        "--contract".as_ref(),
+        contract.as_ref(),
     ];
     ensure!(
         comptoir(&verify).await? == 0,

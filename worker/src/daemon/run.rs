@@ -12,6 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use comptoir_domain::job::Device;
 use comptoir_wire::{
     HEARTBEAT_EVERY_MS, LEASES_MAX, REPORTS_MAX, WAIT_MS_MAX,
     heartbeat::Held,
@@ -81,12 +82,41 @@ pub enum RunError {
         /// As it is.
         found: String,
     },
+    /// Its jobs together could take more memory than there is.
+    #[error(
+        "{slots} jobs at once with {memory_bytes} bytes each pass this machine's {machine_bytes} bytes of memory: give \
+         fewer --slots or less --memory"
+    )]
+    TooMuchMemory {
+        /// Jobs at once.
+        slots: u16,
+        /// Memory of each.
+        memory_bytes: u64,
+        /// Memory of the machine.
+        machine_bytes: u64,
+    },
     /// The server does not want it.
     #[error("the server does not accept this worker any more: {0}")]
     Refused(CallError),
     /// The client cannot be made.
     #[error("prepare to call the server: {0}")]
     Client(CallError),
+}
+
+/// Jobs together must not be able to use up the machine: the kernel would then choose what to end.
+fn check_memory(device: Device, memory_bytes: u64, slots: u16) -> Result<(), RunError> {
+    match (device, measure::machine_memory_bytes()) {
+        (Device::Cpu, Some(machine_bytes))
+            if memory_bytes.saturating_mul(u64::from(slots)) > machine_bytes =>
+        {
+            Err(RunError::TooMuchMemory {
+                slots,
+                memory_bytes,
+                machine_bytes,
+            })
+        }
+        (Device::Cpu | Device::Cuda, _) => Ok(()),
+    }
 }
 
 /// Runs the worker of a folder until `stop` is cancelled.
@@ -104,6 +134,7 @@ pub async fn run(
     let cache = Cache::open(folder.blobs(), options.cache_bytes)?;
     let server = Server::new(identity.url.clone()).map_err(RunError::Client)?;
     let memory_bytes = options.memory_bytes.unwrap_or(identity.facts.memory_bytes);
+    check_memory(identity.facts.device, memory_bytes, options.slots)?;
     let workshop = Workshop {
         client: Client::new(server, identity.worker_id, key),
         launcher,
@@ -447,5 +478,21 @@ impl Daemon {
                 self.ended.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_that_could_use_up_the_machine_together_are_refused() {
+        let machine = measure::machine_memory_bytes().unwrap();
+        assert!(check_memory(Device::Cpu, machine / 2, 2).is_ok());
+        assert!(matches!(
+            check_memory(Device::Cpu, machine / 2, 3),
+            Err(RunError::TooMuchMemory { slots: 3, .. })
+        ));
+        assert!(check_memory(Device::Cuda, machine / 2, 3).is_ok());
     }
 }

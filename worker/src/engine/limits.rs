@@ -91,6 +91,8 @@ impl ChildLimits {
             return Err(io::Error::other("the parent has already ended"));
         }
         prctl::set_no_new_privs()?;
+        // Should the machine run out of memory all the same, the kernel ends the job, not the worker.
+        std::fs::write("/proc/self/oom_score_adj", "1000")?;
         let stacks = STACK_BYTES * (u64::from(self.threads) + 2);
         let memory = data_bytes()?
             .saturating_add(self.memory_bytes)
