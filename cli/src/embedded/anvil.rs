@@ -28,13 +28,13 @@ pub fn find() -> anyhow::Result<PathBuf> {
         "amd64"
     };
     let package = format!("contracts/node_modules/@foundry-rs/anvil-linux-{arch}/bin");
-    let checkout = std::env::current_exe()
-        .ok()
-        .and_then(|binary| Some(binary.ancestors().nth(3)?.join(&package)));
-    let folders: Vec<_> = [Some(PathBuf::from(&package)), checkout]
-        .into_iter()
-        .flatten()
-        .collect();
+    // The checkout is somewhere above the binary, however deep in the target folder that is.
+    let binary = std::env::current_exe().unwrap_or_default();
+    let above = binary
+        .ancestors()
+        .skip(1)
+        .map(|folder| folder.join(&package));
+    let folders: Vec<_> = [PathBuf::from(&package)].into_iter().chain(above).collect();
     find_program("anvil", &folders)
         .context("anvil is missing: run `make setup`, or `npm install -g @foundry-rs/anvil`")
 }
