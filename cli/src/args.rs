@@ -75,6 +75,8 @@ pub enum Command {
     Wallet(WalletArgs),
     /// Binds your address to your account by signing a challenge.
     Bind(KeyFile),
+    /// Takes tokens and ether for your address from a local chain that `comptoir up` runs.
+    Faucet(FaucetArgs),
     /// Sends tokens to the settlement contract for your account.
     Deposit(DepositArgs),
     /// What you have, and what is locked.
@@ -212,6 +214,18 @@ pub struct ChainArgs {
     /// The settlement contract that you know, such as the one you deposited to: a receipt of any other is refused.
     #[arg(long, env = "COMPTOIR_CONTRACT")]
     pub contract: Option<Address>,
+}
+
+#[derive(Debug, Args)]
+pub struct FaucetArgs {
+    #[command(flatten)]
+    pub chain: ChainArgs,
+    /// How many tokens.
+    #[arg(long, default_value = "1000")]
+    pub tokens: String,
+    /// The folder of `comptoir up`, whose deployer holds the first supply.
+    #[arg(long, default_value = ".comptoir", env = "COMPTOIR_FOLDER")]
+    pub folder: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -69,6 +69,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Account => account::show(context).await,
         Command::Wallet(args) => account::create_wallet(context, &args.out),
         Command::Bind(key) => account::bind_address(context, &key.key_file).await,
+        Command::Faucet(args) => money::faucet(context, &args).await,
         Command::Deposit(args) => money::deposit(context, &args).await,
         Command::Balance => money::balance(context).await,
         Command::Statement(page) => money::statement(context, &page).await,

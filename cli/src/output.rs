@@ -98,6 +98,9 @@ fn text(value: &Value) -> String {
 /// Base units as a decimal number of tokens: exact, no rounding.
 #[must_use]
 pub fn whole_tokens(base: &str, decimals: usize) -> String {
+    if let Some(debit) = base.strip_prefix('-') {
+        return format!("-{}", whole_tokens(debit, decimals));
+    }
     let padded = format!("{base:0>width$}", width = decimals + 1);
     let (whole, fraction) = padded.split_at(padded.len() - decimals);
     match fraction.trim_end_matches('0') {
@@ -187,5 +190,6 @@ mod tests {
         let money =
             serde_json::json!({"amount": "1500000", "asset": "eip155:1/erc20:0x0", "decimals": 6});
         assert_eq!(text(&money), "1.5");
+        assert_eq!(whole_tokens("-1500000", 6), "-1.5");
     }
 }

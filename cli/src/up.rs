@@ -11,7 +11,7 @@ use alloy::{
     providers::{Provider as _, ProviderBuilder, ext::AnvilApi as _},
 };
 use anyhow::{Context as _, bail};
-use comptoir_contracts_bindings::{ComptoirToken, Settlement};
+use comptoir_contracts_bindings::Settlement;
 use comptoir_domain::{amount::Amount, asset::Asset, job::Device, price::Rate};
 use comptoir_settler::deploy::{self, Caps, Deployment, Token, Windows};
 use comptoir_store::{
@@ -27,7 +27,7 @@ use crate::{
     args::UpArgs,
     client::{
         money::send_deposit,
-        wallet::{Sent, Wallet, mined},
+        wallet::{Sent, Wallet},
     },
     demo::{books::credited, people::Person},
     embedded::{Embedded, Provided},
@@ -245,20 +245,12 @@ impl Node {
     /// # Errors
     /// When the chain refuses.
     pub async fn give_tokens(&self, to: Address, base: u128) -> anyhow::Result<()> {
-        let provider = self
+        let rpc = self.embedded_ethereum().parse()?;
+        let sent = self
             .keys
             .deployer
-            .connect(&self.embedded_ethereum().parse()?);
-        let token = ComptoirToken::new(self.asset.token, provider);
-        mined(
-            token
-                .transfer(to, U256::from(base))
-                .send()
-                .await
-                .context("send tokens")?,
-        )
-        .await
-        .map(drop)
+            .send_tokens(&rpc, self.asset.token, to, base);
+        sent.await.map(drop)
     }
 
     /// Gives a person tokens and ether, deposits the tokens, and waits until they are credited.
@@ -362,7 +354,11 @@ async fn deploy(
     Ok((asset, deployed.start_block))
 }
 
-async fn fund(rpc: &str, address: Address) -> anyhow::Result<()> {
+/// Gives an address ether on a local chain.
+///
+/// # Errors
+/// When the chain is not anvil.
+pub async fn fund(rpc: &str, address: Address) -> anyhow::Result<()> {
     let provider = ProviderBuilder::new().connect_http(rpc.parse()?);
     provider
         .anvil_set_balance(address, U256::from(ETHER_BASE))

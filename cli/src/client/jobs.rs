@@ -1,6 +1,6 @@
 //! Quotes, jobs, and what comes out of them.
 
-use std::{ops::ControlFlow, path::Path};
+use std::{ops::ControlFlow, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use comptoir_domain::{digest::Sha256, job::JobState};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Context, blobs,
     events::{self, Event},
-    http::Api,
+    http::{Api, ApiError},
     idempotency_key, money, spec,
 };
 use crate::{
@@ -18,6 +18,9 @@ use crate::{
     exit::{Exit, coded},
     output::{self, Output},
 };
+
+/// How often a waiting job says why it waits.
+const HINT_EVERY: Duration = Duration::from_secs(10);
 
 const JOB: &[&str] = &[
     "id",
@@ -125,15 +128,7 @@ pub async fn run(context: &Context, verb: &Job) -> anyhow::Result<()> {
         }
         Job::Result { id, out } => results(context, &api, id, out).await,
         Job::Explain { id } => {
-            let explained = api.get(&format!("/v1/jobs/{id}/explain")).await?;
-            let fields = [
-                "state",
-                "status_reason",
-                "hint",
-                "queue_position",
-                "eligible_workers",
-            ];
-            output.object(&explained, &fields);
+            explain(output, &api.get(&format!("/v1/jobs/{id}/explain")).await?);
             Ok(())
         }
     }
@@ -146,30 +141,71 @@ async fn submit(
     name: Option<&str>,
     key: Option<String>,
 ) -> anyhow::Result<Value> {
-    let quote = create_quote(api, args).await?;
-    let price = &quote["hold"];
-    let max_cost = match max_cost {
-        Some(tokens) => money::parse(tokens, price)?,
-        None => price["amount"]
-            .as_str()
-            .context("no price in the quote")?
-            .to_owned(),
+    let spec = spec::load(api, &args.spec).await?;
+    let order = json!({ "spec": spec, "tier": args.tier, "device": args.device });
+    let mut body = order.clone();
+    body["max_cost"] = match max_cost {
+        Some(tokens) => money::parse(tokens, &api.get("/v1/balance").await?["available"])?.into(),
+        None => api.post("/v1/quotes", &order).await?["hold"].take(),
     };
-    let body = json!({ "quote_id": quote["id"], "max_cost": max_cost, "name": name });
+    body["name"] = name.into();
     Ok(api
         .create("/v1/jobs", &key.unwrap_or_else(idempotency_key), &body)
         .await?)
+}
+
+/// Why a job waits: the reason, then what keeps each class of workers from it.
+fn explain(output: Output, explained: &Value) {
+    let fields = [
+        "state",
+        "status_reason",
+        "hint",
+        "queue_position",
+        "eligible_workers",
+    ];
+    output.object(explained, &fields);
+    if output == Output::Table {
+        let rows: Vec<_> = explained["classes"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(obstacles)
+            .collect();
+        let columns = ["numeric_class", "eligible_workers", "obstacle", "workers"];
+        output.list(&json!({ "data": rows }), &columns);
+    }
+}
+
+fn obstacles(class: &Value) -> Vec<Value> {
+    let row = |obstacle: &Value, workers: &Value| {
+        json!({
+            "numeric_class": class["numeric_class"],
+            "eligible_workers": class["eligible_workers"],
+            "obstacle": obstacle,
+            "workers": workers,
+        })
+    };
+    match class["obstacles"].as_array().map(Vec::as_slice) {
+        None | Some([]) => vec![row(&Value::Null, &Value::Null)],
+        Some(found) => found
+            .iter()
+            .map(|it| row(&it["obstacle"], &it["workers"]))
+            .collect(),
+    }
 }
 
 /// Watches a job until it ends; a failed one is a failure.
 async fn wait_for(api: &Api, job: &Value, output: Output) -> anyhow::Result<()> {
     let id = job["id"].as_str().context("no id in the job")?;
     let spinner = output::spinner(id);
-    events::follow(api, id, 0, |event| {
+    let watching = events::follow(api, id, 0, |event| {
         show_progress(&spinner, event);
         ControlFlow::Continue(())
-    })
-    .await?;
+    });
+    tokio::select! {
+        watched = watching => watched?,
+        refused = hint_while_waiting(api, id, &spinner) => return Err(refused.into()),
+    }
     spinner.finish_and_clear();
     let job = api.get(&format!("/v1/jobs/{id}")).await?;
     print(output, &job);
@@ -182,6 +218,22 @@ async fn wait_for(api: &Api, job: &Value, output: Output) -> anyhow::Result<()> 
         Exit::JobNotCompleted,
         format!("{id} {state}: {reason}"),
     ))
+}
+
+/// Says now and then why a queued job waits. Ends only with a failure.
+async fn hint_while_waiting(api: &Api, id: &str, spinner: &ProgressBar) -> ApiError {
+    loop {
+        tokio::time::sleep(HINT_EVERY).await;
+        match api.get(&format!("/v1/jobs/{id}/explain")).await {
+            Ok(explained) if explained["state"] == "queued" => {
+                if let Some(hint) = explained["hint"].as_str() {
+                    spinner.println(format!("{id} waits: {hint}"));
+                }
+            }
+            Ok(_) | Err(ApiError::Unreachable { .. }) => {}
+            Err(error) => return error,
+        }
+    }
 }
 
 fn show_progress(spinner: &ProgressBar, event: &Event) {

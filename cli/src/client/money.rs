@@ -15,8 +15,9 @@ use super::{
     wallet::{Sent, Wallet, mined},
 };
 use crate::{
-    args::{ChainArgs, DepositArgs, ListArgs},
-    output,
+    args::{ChainArgs, DepositArgs, FaucetArgs, ListArgs},
+    exit::{Exit, coded},
+    output, up,
 };
 
 /// What the caller has.
@@ -24,14 +25,7 @@ pub async fn balance(context: &Context) -> anyhow::Result<()> {
     let balance = context.api().await?.get("/v1/balance").await?;
     context.output.object(
         &balance,
-        &[
-            "owner",
-            "available",
-            "held",
-            "held_back",
-            "payable",
-            "claimed",
-        ],
+        &["id", "available", "held", "held_back", "payable", "claimed"],
     );
     Ok(())
 }
@@ -46,12 +40,31 @@ pub async fn statement(context: &Context, page: &ListArgs) -> anyhow::Result<()>
     let fields = [
         "created_at",
         "kind",
-        "code",
-        "amount",
+        "account",
+        "change",
         "balance_after",
-        "source_id",
+        "source.kind",
+        "source.id",
     ];
     context.output.list(&statement, &fields);
+    Ok(())
+}
+
+/// Gives the caller's wallet ether, and tokens of the local chain's first supply.
+pub async fn faucet(context: &Context, args: &FaucetArgs) -> anyhow::Result<()> {
+    let api = context.api().await?;
+    let rpc = &args.chain.rpc;
+    let to = Wallet::read(&args.chain.key.key_file)?.address();
+    let deployer = Wallet::read(&args.folder.join("keys/deployer.key"))?;
+    let money = &api.get("/v1/balance").await?["available"];
+    let base: u128 = parse(&args.tokens, money)?.parse()?;
+    let token = instructed(&api, "token").await?;
+    up::fund(rpc.as_str(), to).await?;
+    let sent = deployer.send_tokens(rpc, token, to, base).await?;
+    let report = json!({ "to": to.to_string(), "tokens": args.tokens, "transaction": sent.hash });
+    context
+        .output
+        .object(&report, &["to", "tokens", "transaction"]);
     Ok(())
 }
 
@@ -60,6 +73,12 @@ pub async fn deposit(context: &Context, args: &DepositArgs) -> anyhow::Result<()
     let api = context.api().await?;
     let wallet = Wallet::read(&args.chain.key.key_file)?;
     let base = parse(&args.tokens, &api.get("/v1/balance").await?["available"])?;
+    if base == "0" {
+        return Err(coded(
+            Exit::Refused,
+            "a deposit of nothing is refused by the contract",
+        ));
+    }
     let sent = send_deposit(&api, &wallet, &args.chain.rpc, base.parse()?).await?;
     let report = json!({ "transaction": sent.hash, "gas": sent.gas, "amount": base });
     context
@@ -78,28 +97,30 @@ pub async fn send_deposit(
     rpc: &Url,
     base: u128,
 ) -> anyhow::Result<Sent> {
+    let (token, contract) = (
+        instructed(api, "token").await?,
+        instructed(api, "contract").await?,
+    );
+    wallet.deposit(rpc, token, contract, base).await
+}
+
+/// An address that the deposit instructions name.
+async fn instructed(api: &Api, name: &str) -> anyhow::Result<Address> {
     let instructions = api.get("/v1/deposits/instructions").await?;
-    let address = |name: &str| -> anyhow::Result<Address> {
-        instructions[name]
-            .as_str()
-            .and_then(|it| it.parse().ok())
-            .with_context(|| format!("no {name} named"))
-    };
-    wallet
-        .deposit(rpc, address("token")?, address("contract")?, base)
-        .await
+    instructions[name]
+        .as_str()
+        .and_then(|it| it.parse().ok())
+        .with_context(|| format!("no {name} named"))
 }
 
 /// Asks for a release at the next batch.
 pub async fn withdraw(context: &Context, tokens: &str) -> anyhow::Result<()> {
     let api = context.api().await?;
-    let amount = parse(tokens, &api.get("/v1/balance").await?["available"])?;
+    let mut money = api.get("/v1/balance").await?["available"].take();
+    money["amount"] = parse(tokens, &money)?.into();
+    let body = json!({ "amount": money });
     let withdrawal = api
-        .create(
-            "/v1/withdrawals",
-            &idempotency_key(),
-            &json!({ "amount": amount }),
-        )
+        .create("/v1/withdrawals", &idempotency_key(), &body)
         .await?;
     context
         .output
@@ -111,9 +132,11 @@ pub async fn withdraw(context: &Context, tokens: &str) -> anyhow::Result<()> {
 pub async fn claim(context: &Context, args: &ChainArgs) -> anyhow::Result<()> {
     let api = context.api().await?;
     let wallet = Wallet::read(&args.key.key_file)?;
-    let document = claim_document(&api)
-        .await?
-        .context("nothing is claimable yet")?;
+    let claims = api.get("/v1/claims").await?;
+    if claims["claimable_now"]["amount"] == "0" {
+        return Err(coded(Exit::Refused, "nothing is claimable now"));
+    }
+    let document = read_claims(&claims)?.context("nothing is claimable now")?;
     let sent = send_claim(&document, &wallet, &args.rpc).await?;
     let report = json!({ "transaction": sent.hash, "gas": sent.gas, "batch": document.header.id,
         "cumulative": document.account.payable.to_string() });
@@ -128,7 +151,10 @@ pub async fn claim(context: &Context, args: &ChainArgs) -> anyhow::Result<()> {
 /// # Errors
 /// When the service refuses, or answers with something else.
 pub async fn claim_document(api: &Api) -> anyhow::Result<Option<AccountDocument>> {
-    let claims = api.get("/v1/claims").await?;
+    read_claims(&api.get("/v1/claims").await?)
+}
+
+fn read_claims(claims: &Value) -> anyhow::Result<Option<AccountDocument>> {
     match &claims["document"] {
         Value::Null => Ok(None),
         document => serde_json::from_value(document.clone())
@@ -163,5 +189,6 @@ pub async fn send_claim(
 /// When the text is no number of tokens.
 pub fn parse(tokens: &str, money: &Value) -> anyhow::Result<String> {
     let decimals = money["decimals"].as_u64().context("no decimals named")?;
-    Ok(output::base_units(tokens, usize::try_from(decimals)?)?)
+    let decimals = usize::try_from(decimals)?;
+    output::base_units(tokens, decimals).map_err(|error| coded(Exit::Refused, error.to_string()))
 }

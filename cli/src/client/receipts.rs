@@ -116,7 +116,13 @@ pub async fn check(document: &ReceiptDocument, rpc: &Url) -> anyhow::Result<OnCh
             VerifyError::NotOnChain { .. } | VerifyError::HeaderMissing(_) => {
                 coded(Exit::NotVerified, error.to_string())
             }
-            VerifyError::Chain(_) => error.into(),
+            VerifyError::Chain(_) => {
+                let message = format!(
+                    "the chain does not answer as it should: {:#}",
+                    anyhow::Error::from(error)
+                );
+                coded(Exit::Unavailable, message)
+            }
         })
 }
 
@@ -202,7 +208,9 @@ pub fn read(path: &Path) -> anyhow::Result<ReceiptDocument> {
         path.display()
     );
     let text = std::fs::read(path)?;
-    parse(&serde_json::from_slice(&text).context("not JSON")?)
+    let value = serde_json::from_slice(&text)
+        .map_err(|_| coded(Exit::NotVerified, "not a receipt: not JSON"))?;
+    parse(&value)
 }
 
 /// A receipt document from JSON.

@@ -12,7 +12,10 @@ use anyhow::{Context as _, bail};
 use comptoir_contracts_bindings::{ComptoirToken, Settlement};
 use url::Url;
 
-use crate::secret;
+use crate::{
+    exit::{Exit, coded},
+    secret,
+};
 
 /// A private key of the user's.
 pub struct Wallet {
@@ -102,6 +105,22 @@ impl Wallet {
             .erased()
     }
 
+    /// Sends tokens to somebody.
+    ///
+    /// # Errors
+    /// When the chain refuses.
+    pub async fn send_tokens(
+        &self,
+        rpc: &Url,
+        token: Address,
+        to: Address,
+        base: u128,
+    ) -> anyhow::Result<Sent> {
+        let token = ComptoirToken::new(token, self.connect(rpc));
+        let transfer = token.transfer(to, U256::from(base));
+        mined(transfer.send().await.context("send tokens")?).await
+    }
+
     /// Approves and deposits, for the wallet's own account.
     ///
     /// # Errors
@@ -122,10 +141,11 @@ impl Wallet {
             .await
             .context("read the token balance")?;
         if balance < amount {
-            bail!(
+            let message = format!(
                 "{} holds {balance} base units of the token, less than {amount}",
                 self.address()
             );
+            return Err(coded(Exit::InsufficientFunds, message));
         }
         let approval = token
             .approve(contract, amount)
