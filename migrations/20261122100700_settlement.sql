@@ -76,6 +76,9 @@ CREATE TABLE deposits (
 );
 CREATE INDEX deposits_owner ON deposits (asset_id, owner, deposit_id);
 CREATE INDEX deposits_pending ON deposits (asset_id, event_seq) WHERE credited_at IS NULL;
+-- The ledger has its entry: it neither goes away nor is it credited again.
+CREATE TRIGGER deposits_credited_stay BEFORE UPDATE OR DELETE ON deposits FOR EACH ROW WHEN (OLD.credited_at IS NOT NULL)
+    EXECUTE FUNCTION refuse_change();
 
 -- What the contract paid out.
 CREATE TABLE claims (

@@ -107,6 +107,8 @@ pub struct Totals {
 pub struct Kept {
     /// The header's hash; zero without a batch.
     pub hash: B256,
+    /// What was ever released, as of it.
+    pub total_payable: u128,
     /// When its window ends.
     pub active_at: u64,
 }
@@ -311,6 +313,7 @@ impl Chain {
             .await?;
         Ok(Kept {
             hash: kept.hash,
+            total_payable: kept.totalPayable,
             active_at: kept.activeAt.to::<u64>(),
         })
     }

@@ -178,17 +178,9 @@ impl Settler {
             return Ok(0);
         }
         let said = self.chain.totals(hash).await?;
-        let mut credited = 0;
         let mut tx = self.begin().await?;
         let depth = self.config.finality.depth();
         chain::make_final(&mut tx, self.asset.id, (number, hash), depth, now).await?;
-        loop {
-            let some = deposits::credit(&mut tx, &self.asset, number, now).await?;
-            credited += some;
-            if some == 0 {
-                break;
-            }
-        }
         let final_seq = chain::cursor(&mut tx, self.asset.id)
             .await?
             .map_or(0, |cursor| cursor.final_event_seq);
@@ -202,10 +194,26 @@ impl Settler {
             .into());
         }
         tx.commit().await?;
+        let credited = self.credit(number, now).await?;
         self.reconcile(&block, &said, now).await?;
         self.reconciled = Some(number);
         metrics::gauge!(FINAL).set(approximate(number));
         Ok(credited)
+    }
+
+    /// Credits every deposit up to a block that was made final, some in each transaction; returns how many. Cut short, the
+    /// next step goes on: a deposit is marked in the transaction that credits it.
+    async fn credit(&self, number: u64, now: OffsetDateTime) -> Result<u64, StepError> {
+        let mut credited = 0;
+        loop {
+            let mut tx = self.begin().await?;
+            let some = deposits::credit(&mut tx, &self.asset, number, now).await?;
+            tx.commit().await?;
+            if some == 0 {
+                return Ok(credited);
+            }
+            credited += some;
+        }
     }
 
     /// Every unit in the contract has its owner in the ledger, and the other way round. A difference halts.

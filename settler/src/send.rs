@@ -11,13 +11,13 @@ use alloy::{
 use comptoir_contracts_bindings::Settlement::{SettlementErrors, commitBatchCall};
 use comptoir_domain::{amount::Amount, settlement::BatchState};
 use comptoir_store::{
-    batches,
+    batches::{self, Batch},
     transactions::{self, Attempt, IntentKind, NewIntent, OpenIntent},
 };
 use time::OffsetDateTime;
 
 use crate::{
-    chain::{Refusal, Tips, to_contract},
+    chain::{ChainError, Refusal, Tips, to_contract},
     error::StepError,
     fees::Fees,
     settler::Settler,
@@ -75,7 +75,7 @@ impl Settler {
             .await?
         {
             Ok(gas) => gas,
-            Err(refusal) => return self.hold(batch.header.id, &refusal, now).await,
+            Err(refusal) => return self.hold(&batch, &refusal, tips, now).await,
         };
         let tries =
             transactions::count_about(&mut db, IntentKind::Commit, &batch.id.to_string()).await?;
@@ -98,39 +98,67 @@ impl Settler {
     /// What a refusal means: some pass, some mean that ledger and contract contradict each other.
     async fn hold(
         &self,
-        batch: u64,
+        batch: &Batch,
         refusal: &Refusal,
+        tips: &Tips,
         now: OffsetDateTime,
     ) -> Result<(), StepError> {
         metrics::counter!(HELD).increment(1);
-        let contradiction = match refusal {
+        let number = batch.header.id;
+        let halt = match refusal {
             Refusal::Custom(error) => match **error {
                 SettlementErrors::WrongParent(_)
                 | SettlementErrors::Unbalanced(_)
                 | SettlementErrors::Unfunded(_)
                 | SettlementErrors::Shrinking(_)
                 | SettlementErrors::ZeroRoot(_)
-                | SettlementErrors::IsFrozen(_) => true,
-                // Another look at the chain, the end of a pause, tomorrow's bucket, or a veto that becomes final.
-                _ => false,
+                | SettlementErrors::IsFrozen(_) => {
+                    Some(("commit_refused", format!("batch {number}: {refusal:?}")))
+                }
+                SettlementErrors::OverCap(_) => self
+                    .beyond_caps(batch, tips)
+                    .await?
+                    .map(|detail| ("caps_too_low", detail)),
+                // Another look at the chain, the end of a pause, or a veto that becomes final.
+                _ => None,
             },
-            Refusal::Other(_) => false,
+            Refusal::Other(_) => None,
         };
-        if contradiction {
-            return self
-                .halt(
-                    "commit_refused",
-                    &format!("batch {batch}: {refusal:?}"),
-                    now,
-                )
-                .await;
+        if let Some((reason, detail)) = halt {
+            return self.halt(reason, &detail, now).await;
         }
         tracing::warn!(
-            batch,
+            batch = number,
             ?refusal,
             "the commit waits: the contract would refuse it now"
         );
         Ok(())
+    }
+
+    /// Why no later day would take the batch either; `None` where tomorrow's bucket does.
+    ///
+    /// A seal takes what the caps allow, but a veto takes back the batch and not its releases, so that the next batch grows
+    /// by those of all that were vetoed; and the guardian may lower the caps after a seal. No wait ends that: ADMIN has to.
+    async fn beyond_caps(&self, batch: &Batch, tips: &Tips) -> Result<Option<String>, StepError> {
+        let header = &batch.header;
+        let at = tips.head.block.hash;
+        let parent = self.chain.kept(header.id - 1, at).await?;
+        if parent.hash != header.prev_hash {
+            return Ok(None);
+        }
+        let settlement = self.chain.settlement();
+        let caps = settlement.caps().block(BlockId::hash(at)).call().await;
+        let caps = caps.map_err(ChainError::from)?;
+        let growth = header.total_payable.saturating_sub(parent.total_payable);
+        if growth <= caps.perBatch.min(caps.perDay) {
+            return Ok(None);
+        }
+        Ok(Some(format!(
+            "batch {} releases {growth} base units, the contract's caps allow {} a batch and {} a day, so it can never be \
+             committed. ADMIN has to raise both caps to {growth} or more (setCaps, through the timelock); then resume, and \
+             lower them again once the batch is committed",
+            header.id, caps.perBatch, caps.perDay
+        )))
     }
 
     /// Signs and stores; nothing leaves this process before it is stored.

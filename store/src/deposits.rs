@@ -1,7 +1,7 @@
 //! Deposits: shown when they are seen, credited when they are final, once.
 
 use alloy_primitives::{Address, B256};
-use comptoir_domain::{amount::Amount, asset::Asset, id::DepositId};
+use comptoir_domain::{amount::Amount, asset::Asset, id::DepositId, ledger::AccountKey};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -38,8 +38,9 @@ pub struct Deposit {
     pub credited_at: Option<OffsetDateTime>,
 }
 
-/// Credits deposits up to the final block, oldest first, and returns how many; fewer than asked for only when none is
-/// left. The order matters: a batch says up to which deposit its accounts have seen.
+/// Credits deposits up to the final block, oldest first, and returns how many: 500 at most, none only when none is left.
+/// The order matters: a batch says up to which deposit its accounts have seen. Call it once in a transaction: it locks
+/// all accounts that it credits before it moves anything, and another call would add to them out of order.
 ///
 /// # Errors
 /// When the ledger refuses.
@@ -59,12 +60,20 @@ pub async fn credit(
     )
     .fetch_all(&mut **tx)
     .await?;
-    let mut credited = 0;
-    for row in rows {
-        let owner = to_address("owner", &row.owner)?;
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    let owners = rows
+        .iter()
+        .map(|row| to_address("owner", &row.owner))
+        .collect::<sqlx::Result<Vec<_>>>()?;
+    let accounts = owners.iter().copied().map(AccountKey::Available);
+    let accounts = accounts.chain([AccountKey::Deposits]);
+    ledger::lock(tx, asset.id, accounts).await?;
+    for (row, owner) in rows.iter().zip(&owners) {
         let amount = to_amount("amount_base", &row.amount_base)?;
         let source = format!("{}/{}/{}", asset.chain_id, asset.contract, row.event_seq);
-        ledger::deposit(tx, asset.id, owner, amount, &source, now).await?;
+        ledger::deposit(tx, asset.id, *owner, amount, &source, now).await?;
         sqlx::query!(
             "UPDATE deposits SET credited_at = $2 WHERE deposit_id = $1",
             row.deposit_id,
@@ -72,9 +81,8 @@ pub async fn credit(
         )
         .execute(&mut **tx)
         .await?;
-        credited += 1;
     }
-    Ok(credited)
+    Ok(rows.len() as u64)
 }
 
 /// An owner's deposits, newest first, those before `before`.

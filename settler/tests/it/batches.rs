@@ -9,7 +9,7 @@ use comptoir_settler::{
     BatchPolicy, Config,
     verify::{self, VerifyError},
 };
-use comptoir_store::releases;
+use comptoir_store::{batches, releases};
 use sqlx::PgPool;
 
 use crate::harness::{DEPTH, Key, NOW, PLATFORM, World, amount, tokens};
@@ -295,4 +295,25 @@ async fn what_a_seal_that_was_cut_short_released_counts_against_the_caps(db: PgP
     tx.commit().await.unwrap();
     assert!(settler.step(NOW).await.unwrap().sealed);
     assert_eq!(world.batches().await[0].header.total_payable, tokens(100));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_batch_that_is_claimable_keeps_its_receipts_whatever_is_said_of_it(db: PgPool) {
+    let (world, mut settler) = funded(db, 10).await;
+    let alice = world.bind(Key::Alice.address()).await;
+    let receipt = world
+        .pay_job(alice, Key::Alice.address(), 1_000, Key::Bob.address())
+        .await;
+    let batch = world.until_claimable(&mut settler).await;
+    let mut tx = world.db.begin().await.unwrap();
+    batches::advance(&mut tx, batch.id, BatchState::Cancelled, None, NOW)
+        .await
+        .unwrap();
+    let kept = batches::of_receipt(&mut tx, receipt).await.unwrap();
+    assert_eq!(
+        kept.map(|(batch, _)| batch.state),
+        Some(BatchState::Claimable)
+    );
+    let demand = batches::demand(&mut tx, world.asset.id).await.unwrap();
+    assert_eq!(demand.receipts, 0);
 }

@@ -8,7 +8,7 @@ use crate::{
     harness::{DEPTH, Key, NOW, World, amount},
 };
 
-async fn halt(world: &World) -> Option<(String, String)> {
+pub async fn halt(world: &World) -> Option<(String, String)> {
     let mut conn = world.api.acquire().await.unwrap();
     let halt = reconciliation::open_halt(&mut conn, world.asset.id)
         .await

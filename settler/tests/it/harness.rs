@@ -101,7 +101,7 @@ pub fn amount(base: u128) -> Amount {
     Amount::from_base(base).unwrap()
 }
 
-pub fn tokens(count: u128) -> u128 {
+pub const fn tokens(count: u128) -> u128 {
     count * TOKEN
 }
 

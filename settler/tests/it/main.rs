@@ -5,6 +5,8 @@ mod anvil;
 #[cfg(test)]
 mod batches;
 #[cfg(test)]
+mod caps;
+#[cfg(test)]
 mod contradictions;
 #[cfg(test)]
 mod deploying;

@@ -149,7 +149,8 @@ pub async fn insert(
     }
 }
 
-/// Moves a batch to the state that was observed; `active_at` is the contract's word for it.
+/// Moves a batch to the state that was observed; `active_at` is the contract's word for it. A batch that is done stays as
+/// it is.
 ///
 /// # Errors
 /// When the database refuses.
@@ -160,7 +161,7 @@ pub async fn advance(
     active_at: Option<OffsetDateTime>,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    sqlx::query!(
+    let moved = sqlx::query!(
         "UPDATE settlement_batches
          SET state = $2, active_at = COALESCE($3, active_at),
              anchored_at = CASE WHEN $4 THEN COALESCE(anchored_at, $5) END
@@ -173,6 +174,9 @@ pub async fn advance(
     )
     .execute(&mut **tx)
     .await?;
+    if moved.rows_affected() == 0 {
+        return Ok(());
+    }
     if to == BatchState::Cancelled {
         // Its receipts wait for the next seal again.
         sqlx::query!(

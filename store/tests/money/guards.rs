@@ -22,7 +22,7 @@ pub fn code(error: &sqlx::Error) -> String {
 pub const INSUFFICIENT_PRIVILEGE: &str = "42501";
 pub const CHECK_VIOLATION: &str = "23514";
 const UNIQUE_VIOLATION: &str = "23505";
-const RESTRICT_VIOLATION: &str = "23001";
+pub const RESTRICT_VIOLATION: &str = "23001";
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn no_service_may_write_a_balance_or_change_what_was_posted(db: PgPool) {

@@ -1,0 +1,132 @@
+//! A sealed batch that outgrows the contract's caps waits for tomorrow where that helps, and halts where nothing does.
+
+use alloy::{primitives::B256, sol_types::SolCall as _};
+use comptoir_contracts_bindings::Settlement::{Caps, cancelBatchCall, lowerCapsCall, setCapsCall};
+use comptoir_domain::settlement::BatchState;
+use comptoir_settler::Settler;
+use comptoir_store::reconciliation;
+use serde_json::json;
+use sqlx::PgPool;
+
+use crate::{
+    batches::funded,
+    contradictions::halt,
+    harness::{DEPTH, Key, NOW, World, tokens},
+};
+
+const fn caps(per_batch: u128, per_day: u128) -> Caps {
+    Caps {
+        perBatch: tokens(per_batch),
+        perDay: tokens(per_day),
+    }
+}
+
+/// What the timelock executes when ADMIN's delay has passed.
+async fn set_caps(world: &World, caps: Caps) {
+    let admin = world.deployed.timelock;
+    let anvil = &world.anvil;
+    anvil.ask("anvil_impersonateAccount", json!([admin])).await;
+    anvil
+        .ask("anvil_setBalance", json!([admin, "0xde0b6b3a7640000"]))
+        .await;
+    let data = alloy::hex::encode_prefixed(setCapsCall { caps_: caps }.abi_encode());
+    let call = json!([{ "from": admin, "to": world.deployed.settlement, "data": data }]);
+    anvil.ask("eth_sendTransaction", call).await;
+}
+
+async fn resume(world: &World) {
+    let mut conn = world.owner.acquire().await.unwrap();
+    assert!(
+        reconciliation::clear_halt(&mut conn, world.asset.id, NOW)
+            .await
+            .unwrap()
+    );
+}
+
+/// The first batch, which releases a hundred tokens, is committed; fifty more are earned.
+async fn with_a_hundred_released(db: PgPool) -> (World, Settler) {
+    let (world, mut settler) = funded(db, 1_000).await;
+    let alice = world.bind(Key::Alice.address()).await;
+    world.bind(Key::Bob.address()).await;
+    let pay = async |count| {
+        world
+            .pay_job(
+                alice,
+                Key::Alice.address(),
+                tokens(count),
+                Key::Bob.address(),
+            )
+            .await
+    };
+    pay(100).await;
+    assert!(settler.step(NOW).await.unwrap().sealed);
+    pay(50).await;
+    (world, settler)
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn vetoes_that_leave_more_released_than_a_batch_may_grow_by_halt_until_admin_raises_the_caps(
+    db: PgPool,
+) {
+    let (world, mut settler) = with_a_hundred_released(db).await;
+    assert!(settler.step(NOW).await.unwrap().sealed);
+    for id in [2, 1] {
+        world.call(Key::Guardian, cancelBatchCall { id }).await;
+    }
+    world.anvil.mine(DEPTH).await;
+    assert!(settler.step(NOW).await.unwrap().sealed);
+    assert_eq!(world.states().await[0], (1, 2, BatchState::Sealed));
+    let (reason, detail) = halt(&world).await.expect("settling is halted");
+    assert_eq!(reason, "caps_too_low");
+    let raise = format!("ADMIN has to raise both caps to {} or more", tokens(150));
+    assert!(detail.contains(&raise), "{detail}");
+    assert!(settler.step(NOW).await.unwrap().halted);
+
+    // Resuming alone does not help, and tomorrow would not either.
+    resume(&world).await;
+    world.anvil.pass(86_400).await;
+    settler.step(NOW).await.unwrap();
+    assert_eq!(halt(&world).await.unwrap().0, "caps_too_low");
+
+    set_caps(&world, caps(150, 150)).await;
+    resume(&world).await;
+    let batch = world.until_claimable(&mut settler).await;
+    assert_eq!(
+        (batch.header.id, batch.header.total_payable),
+        (1, tokens(150))
+    );
+    assert_eq!(halt(&world).await, None);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn caps_lowered_after_a_seal_delay_its_commit_or_halt(db: PgPool) {
+    let (world, mut settler) = with_a_hundred_released(db).await;
+    world.anvil.hold_back().await;
+    assert!(settler.step(NOW).await.unwrap().sealed);
+    let newest =
+        "SELECT tx_hash FROM eth_attempts ORDER BY created_at DESC, first_sent_block DESC LIMIT 1";
+    let hash: Vec<u8> = sqlx::query_scalar(newest)
+        .fetch_one(&world.owner)
+        .await
+        .unwrap();
+    world.anvil.drop_transaction(B256::from_slice(&hash)).await;
+    world.anvil.mine_by_itself().await;
+
+    // Batch 1 took today's hundred; fifty fit into tomorrow's.
+    let lower = async |caps_| world.call(Key::Guardian, lowerCapsCall { caps_ }).await;
+    lower(caps(100, 100)).await;
+    for _ in 0..3 {
+        assert!(!settler.step(NOW).await.unwrap().halted);
+        world.anvil.mine(DEPTH).await;
+    }
+    assert_eq!(world.states().await[0], (2, 0, BatchState::Broadcast));
+    assert_eq!(world.contract().lastBatch().call().await.unwrap(), 1);
+    assert_eq!(halt(&world).await, None);
+
+    // They will never fit into ten.
+    lower(caps(10, 100)).await;
+    settler.step(NOW).await.unwrap();
+    let (reason, detail) = halt(&world).await.expect("settling is halted");
+    assert_eq!(reason, "caps_too_low");
+    assert!(detail.contains(&tokens(50).to_string()), "{detail}");
+}
