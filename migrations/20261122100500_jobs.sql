@@ -127,6 +127,20 @@ CREATE TABLE segments (
     CHECK (step_to > step_from)
 );
 
+-- Checkpoints that another owner could not go on from: neither resumed from nor paid for, kept as evidence.
+CREATE TABLE segments_voided (
+    voided_by uuid NOT NULL REFERENCES attempts,   -- the attempt that resumed from them and failed
+    segment integer NOT NULL,
+    replica_id uuid NOT NULL REFERENCES replicas,
+    attempt_id uuid NOT NULL REFERENCES attempts,  -- the attempt that made it
+    step_from bigint NOT NULL,
+    step_to bigint NOT NULL,
+    checkpoint_sha256 bytea NOT NULL REFERENCES blobs (sha256),
+    created_at timestamptz NOT NULL,
+    voided_at timestamptz NOT NULL,
+    PRIMARY KEY (voided_by, segment)
+);
+
 CREATE TABLE job_outputs (
     job_id uuid NOT NULL REFERENCES jobs,
     name text NOT NULL CHECK (length(name) BETWEEN 1 AND 100),
@@ -163,13 +177,13 @@ CREATE TRIGGER verdicts_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON verdi
 CREATE TRIGGER job_events_append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON job_events
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
 
-GRANT SELECT ON quotes, jobs, replicas, queue, attempts, attempt_blobs, segments, job_outputs, verdicts, job_events TO comptoir_api, comptoir_scheduler;
+GRANT SELECT ON quotes, jobs, replicas, queue, attempts, attempt_blobs, segments, segments_voided, job_outputs, verdicts, job_events TO comptoir_api, comptoir_scheduler;
 GRANT SELECT ON jobs TO comptoir_settler;
 GRANT INSERT ON quotes, jobs, replicas, queue, job_events TO comptoir_api;
 GRANT UPDATE ON jobs, replicas TO comptoir_api;
 GRANT UPDATE (state, ended_at) ON attempts TO comptoir_api;
-GRANT DELETE ON queue TO comptoir_api;
-GRANT INSERT ON replicas, queue, attempts, attempt_blobs, segments, job_outputs, verdicts, job_events TO comptoir_scheduler;
+GRANT UPDATE (priority), DELETE ON queue TO comptoir_api;   -- it updates nothing, but locks
+GRANT INSERT ON replicas, queue, attempts, attempt_blobs, segments, segments_voided, job_outputs, verdicts, job_events TO comptoir_scheduler;
 GRANT UPDATE ON jobs, replicas, queue, attempts TO comptoir_scheduler;
-GRANT DELETE ON queue TO comptoir_scheduler;
+GRANT DELETE ON queue, segments TO comptoir_scheduler;
 GRANT SELECT, INSERT, UPDATE, DELETE ON verdicts_due TO comptoir_scheduler;

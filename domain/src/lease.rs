@@ -2,7 +2,7 @@
 
 use time::Duration;
 
-use crate::job::Cause;
+use crate::job::{Cause, Tier};
 
 /// How long a lease lives from its grant and from each heartbeat, in milliseconds.
 pub const LEASE_MS: u32 = 30_000;
@@ -10,6 +10,8 @@ pub const LEASE_MS: u32 = 30_000;
 pub const REVEAL_MS: u32 = 60_000;
 /// Attempts of one replica; after the last the job fails.
 pub const ATTEMPTS_MAX: u32 = 5;
+/// Owners whose attempts must blame the client before a replicated job fails for it.
+pub const CLIENT_FAULT_OWNERS: u64 = 2;
 /// How long a replica waits for another worker before one that failed it may try again.
 pub const PREFER_OTHERS: Duration = Duration::seconds(60);
 /// Pause before the second attempt; it doubles with each further one.
@@ -47,6 +49,16 @@ pub fn after_failure(number: u32, cause: Cause) -> AfterFailure {
     }
 }
 
+/// Is the client at fault, when the attempts of so many owners say so? One owner's word ends no job that is replicated
+/// because nobody is taken at his word.
+#[must_use]
+pub const fn is_client_at_fault(tier: Tier, owners: u64) -> bool {
+    match tier {
+        Tier::None => owners >= 1,
+        Tier::Replicated => owners >= CLIENT_FAULT_OWNERS,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +84,12 @@ mod tests {
     #[test]
     fn a_client_s_failure_is_final_at_once() {
         assert_eq!(after_failure(1, Cause::Client), AfterFailure::GiveUp);
+    }
+
+    #[test]
+    fn a_replicated_job_takes_two_owners_to_blame_the_client() {
+        let blamed = |tier| [0, 1, 2].map(|owners| is_client_at_fault(tier, owners));
+        assert_eq!(blamed(Tier::None), [false, true, true]);
+        assert_eq!(blamed(Tier::Replicated), [false, false, true]);
     }
 }

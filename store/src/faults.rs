@@ -3,7 +3,7 @@
 use comptoir_domain::{
     id::{AttemptId, JobId, WorkerId},
     job::{
-        Cause, JobState,
+        Cause, JobState, Tier,
         state::{EndedAs, InvalidTransition},
     },
     lease::{self, AfterFailure},
@@ -19,6 +19,7 @@ use crate::{
     events,
     jobs::{self, EndError, Failure},
     queue::interval,
+    segments,
 };
 
 /// The code of a job whose attempts are spent.
@@ -27,6 +28,8 @@ pub const ATTEMPTS_EXHAUSTED: &str = "attempts_exhausted";
 pub const LEASE_LOST: &str = "lease_lost";
 /// The code of an attempt that did not show the result that it had sealed.
 pub const REVEAL_MISSING: &str = "reveal_missing";
+/// The code of an attempt that could not read the checkpoint to go on from.
+pub const INVALID_CHECKPOINT: &str = "invalid_checkpoint";
 
 /// How an attempt ended without a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +81,7 @@ pub enum FaultError {
 }
 
 /// Ends an attempt without a result, if that still applies: `None` where it does not. One per transaction: ending the
-/// job moves money.
+/// job moves money. What a checkpoint of another owner may have caused voids that checkpoint and blames no client.
 pub async fn settle(
     tx: &mut PgTransaction<'_>,
     attempt: AttemptId,
@@ -98,12 +101,18 @@ pub async fn settle(
     let Some(ended) = end_attempt(tx, attempt, fault, now).await? else {
         return Ok(None);
     };
-    let after = lease::after_failure(ended.number.unsigned_abs(), fault.cause);
+    let voided = if fault.cause == Cause::Client || fault.code == INVALID_CHECKPOINT {
+        segments::void(tx, ended.replica, attempt.0, ended.owner, now).await?
+    } else {
+        0
+    };
+    let job = JobId(job);
+    let cause = answering(tx, job, fault.cause).await?;
+    let after = lease::after_failure(ended.number.unsigned_abs(), cause);
     let data = json!({
         "replica": ended.ordinal, "attempt": ended.number, "cause": fault.cause, "code": fault.code,
-        "detail": fault.detail, "retried": matches!(after, AfterFailure::Retry { .. }),
+        "detail": fault.detail, "retried": matches!(after, AfterFailure::Retry { .. }), "segments_voided": voided,
     });
-    let job = JobId(job);
     events::append(tx, job, events::kind::ATTEMPT_FAILED, &data, now).await?;
     match after {
         AfterFailure::Retry { after } => {
@@ -115,7 +124,7 @@ pub async fn settle(
             }))
         }
         AfterFailure::GiveUp => {
-            let workers = give_up(tx, job, fault, now).await?;
+            let workers = give_up(tx, job, cause, fault, now).await?;
             Ok(Some(Settled {
                 job,
                 retried: false,
@@ -129,6 +138,30 @@ struct EndedAttempt {
     replica: Uuid,
     ordinal: i16,
     number: i32,
+    owner: Uuid,
+}
+
+/// Who answers to the job for a fault: the client only if as many owners as its tier asks for say so, none of them on
+/// what another had left.
+async fn answering(conn: &mut PgConnection, job: JobId, reported: Cause) -> sqlx::Result<Cause> {
+    if reported != Cause::Client {
+        return Ok(reported);
+    }
+    let row = sqlx::query!(
+        r#"SELECT jobs.tier, (
+               SELECT count(DISTINCT workers.account_id)
+               FROM attempts JOIN workers ON workers.worker_id = attempts.worker_id
+               WHERE attempts.job_id = $1 AND attempts.cause = 'client'
+                   AND NOT EXISTS (SELECT FROM segments_voided WHERE voided_by = attempts.attempt_id)
+           ) AS "owners!"
+           FROM jobs WHERE job_id = $1"#,
+        job.0,
+    )
+    .fetch_one(conn)
+    .await?;
+    let tier = to_enum("tier", &row.tier, Tier::parse)?;
+    let at_fault = lease::is_client_at_fault(tier, row.owners.unsigned_abs());
+    Ok(if at_fault { reported } else { Cause::Worker })
 }
 
 async fn end_attempt(
@@ -146,13 +179,14 @@ async fn end_attempt(
         EndedAttempt,
         "UPDATE attempts
          SET state = $2, cause = $3, code = $4, detail = $5, ended_at = $6
-         FROM queue, replicas
+         FROM queue, replicas, workers
          WHERE attempts.attempt_id = $1 AND attempts.state IN ('running', 'sealed')
            AND queue.replica_id = attempts.replica_id AND queue.attempt_id = attempts.attempt_id
-           AND replicas.replica_id = attempts.replica_id
+           AND replicas.replica_id = attempts.replica_id AND workers.worker_id = attempts.worker_id
            AND (NOT $7 OR queue.lease_expires_at <= clock_timestamp())
            AND (NOT $8 OR attempts.reveal_by <= clock_timestamp())
-         RETURNING attempts.replica_id AS replica, replicas.ordinal, attempts.number",
+         RETURNING attempts.replica_id AS replica, replicas.ordinal, attempts.number,
+             workers.account_id AS owner",
         attempt.0,
         state,
         fault.cause.as_str(),
@@ -231,17 +265,18 @@ async fn requeue(
 async fn give_up(
     tx: &mut PgTransaction<'_>,
     job: JobId,
+    cause: Cause,
     fault: &Fault,
     now: OffsetDateTime,
 ) -> Result<Vec<WorkerId>, FaultError> {
-    let failure = match fault.cause {
+    let failure = match cause {
         Cause::Client => Failure {
-            cause: fault.cause,
+            cause,
             code: fault.code.clone(),
             detail: Some(fault.detail.clone()),
         },
         Cause::Worker | Cause::Operator | Cause::Chain => Failure {
-            cause: fault.cause,
+            cause,
             code: ATTEMPTS_EXHAUSTED.to_owned(),
             detail: Some(format!(
                 "the last of {} attempts ended with {}: {}",

@@ -99,8 +99,9 @@ async fn pin_plan(tx: &mut PgTransaction<'_>) -> sqlx::Result<()> {
 }
 
 /// Takes queue rows; the ids of their jobs. An owner gets one replica of a job, none of a job whose other replicas have
-/// segments of his, and a worker not at once what it has just failed. Conditions on attempts are inside aggregates, so
-/// that attempts are looked up by job or replica, and never by worker, who may have millions.
+/// segments of his, no replica that he failed for the client's fault (unless on another's checkpoint), and a worker not
+/// at once what it has just failed. Conditions on attempts are inside aggregates, so that attempts are looked up by job
+/// or replica, and never by worker, who may have millions.
 async fn take(
     tx: &mut PgTransaction<'_>,
     worker: &Worker,
@@ -130,6 +131,14 @@ async fn take(
                AND (queue.attempt = 0 OR queue.ready_at <= clock_timestamp() - $11::interval OR NOT (
                    SELECT coalesce(bool_or(tried.worker_id = $1 AND tried.state = 'failed'), false)
                    FROM attempts tried WHERE tried.replica_id = queue.replica_id
+               ))
+               AND (queue.attempt = 0 OR NOT (
+                   SELECT coalesce(bool_or(
+                       workers.account_id = $2 AND tried.cause = 'client'
+                           AND NOT EXISTS (SELECT FROM segments_voided WHERE voided_by = tried.attempt_id)
+                   ), false)
+                   FROM attempts tried JOIN workers ON workers.worker_id = tried.worker_id
+                   WHERE tried.replica_id = queue.replica_id
                ))
              ORDER BY queue.priority, queue.replica_id
              LIMIT $7

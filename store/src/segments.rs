@@ -3,6 +3,7 @@
 use comptoir_domain::{digest::Sha256, job::JobSpec, segment::step_at_end};
 use serde_json::json;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::{PgTransaction, attempts::HeldAttempt, events};
 
@@ -75,4 +76,38 @@ pub async fn record(
     let data = json!({ "replica": held.ordinal, "attempt": held.number, "segment": segment, "step": step });
     events::append(tx, held.job, events::kind::CHECKPOINT, &data, now).await?;
     Ok(segment)
+}
+
+/// Voids what a failed attempt of this owner resumed from, if others made it: their segments and all that rest on them.
+/// They are neither resumed from nor paid for any more, and may be made anew. How many there were.
+pub(crate) async fn void(
+    tx: &mut PgTransaction<'_>,
+    replica: Uuid,
+    failed: Uuid,
+    owner: Uuid,
+    now: OffsetDateTime,
+) -> sqlx::Result<u64> {
+    let voided = sqlx::query!(
+        "WITH others AS (
+             SELECT min(segments.segment) AS first
+             FROM segments
+             JOIN attempts ON attempts.attempt_id = segments.attempt_id
+             JOIN workers ON workers.worker_id = attempts.worker_id
+             WHERE segments.replica_id = $1 AND workers.account_id <> $3
+         ), gone AS (
+             DELETE FROM segments USING others
+             WHERE segments.replica_id = $1 AND segments.segment >= others.first
+             RETURNING segments.*
+         )
+         INSERT INTO segments_voided
+             (voided_by, segment, replica_id, attempt_id, step_from, step_to, checkpoint_sha256, created_at, voided_at)
+         SELECT $2, segment, replica_id, attempt_id, step_from, step_to, checkpoint_sha256, created_at, $4 FROM gone",
+        replica,
+        failed,
+        owner,
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(voided.rows_affected())
 }

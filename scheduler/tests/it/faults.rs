@@ -22,7 +22,12 @@ use crate::harness::{
     Bench, ask, compute, held, inference, lease, now, outcome, reveal, seal, training,
 };
 
-async fn fail(worker: &StubWorker, lease: &Lease, cause: FailureCause, code: &str) -> WorkReply {
+pub async fn fail(
+    worker: &StubWorker,
+    lease: &Lease,
+    cause: FailureCause,
+    code: &str,
+) -> WorkReply {
     let failure = Failure {
         attempt_id: lease.attempt_id,
         lease_token: lease.lease_token,
@@ -39,7 +44,7 @@ async fn fail(worker: &StubWorker, lease: &Lease, cause: FailureCause, code: &st
         .unwrap()
 }
 
-async fn checkpoint(worker: &StubWorker, lease: &Lease, segment: u32) -> Sha256 {
+pub async fn checkpoint(worker: &StubWorker, lease: &Lease, segment: u32) -> Sha256 {
     let content = tensor_file(&[f32::from(u16::try_from(segment).unwrap())]);
     let checkpoint = worker.upload(held(lease), content).await.unwrap();
     let reply = worker
@@ -212,33 +217,45 @@ async fn a_poison_job_fails_after_its_attempts_with_a_full_refund(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn what_the_client_got_wrong_fails_the_job_at_once_and_free(db: PgPool) {
+async fn what_the_client_got_wrong_fails_the_job_free_once_the_owners_of_its_tier_say_so(
+    db: PgPool,
+) {
     let bench = Bench::new(db).await;
     let (client, one, two) = (
         bench.client().await,
         bench.worker(0xa1).await,
         bench.worker(0xb0).await,
     );
+    let code = "operator_not_allowed";
+    let job = bench.submit(client, &inference(), Tier::None).await;
+    fail(&one, &lease(&one).await, FailureCause::Client, code).await;
+    bench.assert_refunded(client, job, JobState::Failed).await;
+
     let job = bench.submit(client, &inference(), Tier::Replicated).await;
-    let (of_one, of_two) = (lease(&one).await, lease(&two).await);
+    let of_one = lease(&one).await;
+    fail(&one, &of_one, FailureCause::Client, code).await;
+    assert_eq!(bench.job(client, job).await.state, JobState::Queued);
+    bench.pass_backoff().await;
+    let three = bench.worker(0xca).await;
+    let (of_two, of_three) = (lease(&two).await, lease(&three).await);
     for _ in 0..2 {
-        let reply = fail(&one, &of_one, FailureCause::Client, "operator_not_allowed").await;
+        let reply = fail(&two, &of_two, FailureCause::Client, code).await;
         assert_eq!(outcome(&reply), AckOutcome::Accepted);
     }
     bench.assert_refunded(client, job, JobState::Failed).await;
     let failure = bench.job(client, job).await.failure.unwrap();
     assert_eq!(
         (failure.cause, failure.code.as_str()),
-        (Cause::Client, "operator_not_allowed")
+        (Cause::Client, code)
     );
-    let reply = two
+    let reply = three
         .work(&WorkRequest {
-            held: vec![held(&of_two)],
+            held: vec![held(&of_three)],
             ..WorkRequest::default()
         })
         .await
         .unwrap();
-    assert_eq!(reply.cancel, [of_two.attempt_id]);
+    assert_eq!(reply.cancel, [of_three.attempt_id]);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -4,6 +4,7 @@
 
 mod blobs;
 mod document;
+mod doubts;
 mod faults;
 mod harness;
 mod identity;

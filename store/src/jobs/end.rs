@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use super::Failure;
 use crate::{
-    PgTransaction,
+    PgTransaction, attempts,
     codec::to_enum,
     events,
     holds::{self, HoldError, HoldSource},
@@ -96,20 +96,18 @@ pub async fn end(
     failure: Option<&Failure>,
     now: OffsetDateTime,
 ) -> Result<Ended, EndError> {
-    // Queue rows first: whoever claims or reports holds one when it reaches for the job.
+    // Queue rows first, in order: whoever claims or reports holds one when it reaches for the job.
+    attempts::lock_jobs(tx, &[job.0]).await?;
     let leased = sqlx::query_scalar!(
         "DELETE FROM queue WHERE job_id = $1 RETURNING worker_id",
         job.0
     )
     .fetch_all(&mut **tx)
     .await?;
-    let from = sqlx::query_scalar!(
-        "SELECT state FROM jobs WHERE job_id = $1 FOR NO KEY UPDATE",
-        job.0
-    )
-    .fetch_optional(&mut **tx)
-    .await?
-    .ok_or(EndError::NotFound)?;
+    let from = sqlx::query_scalar!("SELECT state FROM jobs WHERE job_id = $1", job.0)
+        .fetch_optional(&mut **tx)
+        .await?
+        .ok_or(EndError::NotFound)?;
     let state = to_enum("state", &from, JobState::parse)?.end(ended_as)?;
     sqlx::query!(
         "UPDATE jobs SET state = $2, failure_cause = $3, failure_code = $4, failure_detail = $5, finished_at = $6
