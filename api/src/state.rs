@@ -29,10 +29,10 @@ pub struct AppState {
 }
 
 impl AppState {
-    /// What time it is.
+    /// What time it is, no finer than Postgres keeps it: what is answered first is what is read later.
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
-        (self.clock)()
+        (self.clock)().truncate_to_microsecond()
     }
 }
 

@@ -9,7 +9,10 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{
+    Serialize,
+    de::{DeserializeOwned, IgnoredAny},
+};
 
 use crate::problem::{FieldError, Problem};
 
@@ -61,6 +64,7 @@ pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Resu
             "The body must be sent as application/json",
         ));
     }
+    refuse_other_than_object(body)?;
     let mut json = serde_json::Deserializer::from_slice(body);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let pointer = pointer(error.path());
@@ -78,6 +82,16 @@ pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Resu
         ));
     }
     Ok(value)
+}
+
+/// Derived structs also read themselves from an array of their fields, which no document of ours offers.
+fn refuse_other_than_object(body: &[u8]) -> Result<(), Problem> {
+    if body.trim_ascii_start().starts_with(b"{") {
+        return Ok(());
+    }
+    serde_json::from_slice::<IgnoredAny>(body)
+        .map_err(|error| Problem::malformed(error.to_string()))?;
+    Err(Problem::invalid("", "expected an object"))
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -218,6 +232,11 @@ mod tests {
             ("text/plain", r#"{"items":[]}"#, 415),
             ("application/json; charset=latin-1", r#"{"items":[]}"#, 415),
             ("application/json", r#"{"items":["#, 400),
+            ("application/json", "", 400),
+            ("application/json", "[[]", 400),
+            ("application/json", "[[]]", 422),
+            ("application/json", "null", 422),
+            ("application/json", "\r\n\t {\"items\":[]}", 200),
             ("application/json", r#"{"items":[]} x"#, 400),
             ("application/json", r#"{"items":[],"extra":1}"#, 422),
             ("application/json", r#"{"items":[],"items":[]}"#, 422),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{
-    PgPool,
+    PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -65,6 +65,17 @@ pub async fn connect(
         })
         .connect_with(options)
         .await
+}
+
+/// Can this connection read a table of ours? A server that lost its files still answers an empty statement.
+///
+/// # Errors
+/// When it cannot.
+pub async fn check(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query_scalar!("SELECT account_id FROM accounts LIMIT 1")
+        .fetch_optional(connection)
+        .await?;
+    Ok(())
 }
 
 /// Makes the database that `url` names, unless it is there.

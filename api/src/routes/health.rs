@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::{extract::State, http::StatusCode};
+use comptoir_store::pool;
 use serde::Serialize;
-use sqlx::Connection as _;
 use tokio::time::timeout;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -69,7 +69,7 @@ async fn check_health() -> Json<HealthBody> {
     responses((status = 200, body = ReadinessBody), (status = 503, body = ReadinessBody)),
 )]
 async fn check_readiness(State(state): State<AppState>) -> (StatusCode, Json<ReadinessBody>) {
-    let postgres = async { state.db.acquire().await?.ping().await };
+    let postgres = async { pool::check(&mut *state.db.acquire().await?).await };
     let (postgres, object_store) = tokio::join!(
         timeout(CHECK_TIMEOUT, postgres),
         timeout(CHECK_TIMEOUT, state.objects.check())

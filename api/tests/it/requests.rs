@@ -9,6 +9,7 @@ use axum::{
 use comptoir_http::{finish, request_id};
 use serde_json::json;
 use sqlx::PgPool;
+use time::Duration;
 use tower::ServiceExt as _;
 
 use crate::harness::TestApp;
@@ -89,6 +90,12 @@ async fn a_body_is_refused_by_what_is_wrong_with_it(db: PgPool) {
             "malformed_request",
         ),
         (
+            "application/json",
+            r#"["eve@example.com","a-long-password-1"]"#.to_owned(),
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_request",
+        ),
+        (
             "text/plain",
             good.clone(),
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -130,6 +137,50 @@ async fn a_body_is_refused_by_what_is_wrong_with_it(db: PgPool) {
         .send()
         .await
         .expect(StatusCode::CREATED);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_single_object_takes_no_parameters(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (session, _) = app.bound_session().await;
+    let job = crate::jobs::make(&app, &session).await.remove(0);
+    for path in ["/v1/account".to_owned(), format!("/v1/jobs/{job}")] {
+        let get = async |query: &str| {
+            let call = app.get(&format!("{path}{query}"));
+            call.by(&session).send().await
+        };
+        for query in ["?include=nope", "?nope", "?limit=1"] {
+            get(query)
+                .await
+                .expect_problem(StatusCode::BAD_REQUEST, "malformed_request");
+        }
+        get("").await.expect(StatusCode::OK);
+        get("?").await.expect(StatusCode::OK);
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_a_post_answers_is_what_is_read_later(db: PgPool) {
+    let app = TestApp::new(db).await;
+    app.pass(Duration::nanoseconds(123_456_789));
+    let (session, address) = app.bound_session().await;
+    let asset = crate::money::asset(&app).await;
+    crate::money::deposit(&app, address, 10).await;
+    let amount = json!({ "amount": "10", "asset": asset.caip19(), "decimals": 18 });
+    let made = app
+        .post("/v1/withdrawals", &json!({ "amount": amount }))
+        .by(&session)
+        .send()
+        .await
+        .expect(StatusCode::CREATED);
+    assert!(made.text("/created_at").ends_with(".123456Z"));
+    let found = app
+        .get(made.header(header::LOCATION))
+        .by(&session)
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(made.json, found.json);
 }
 
 #[tokio::test]

@@ -17,6 +17,16 @@ async fn readiness_tells_each_component(db: PgPool) {
         ready.json,
         json!({ "status": "up", "components": components })
     );
+    // A server that answers, and has lost what we keep on it.
+    for (change, postgres) in [
+        ("ALTER TABLE accounts RENAME TO lost", "down"),
+        ("ALTER TABLE lost RENAME TO accounts", "up"),
+    ] {
+        sqlx::query(change).execute(&app.owner).await.unwrap();
+        let reply = app.get("/readyz").send().await;
+        assert_eq!(reply.text("/components/postgres"), postgres);
+        assert_eq!(reply.text("/status"), postgres);
+    }
     app.state.db.close().await;
     let unready = app
         .get("/readyz")
