@@ -118,6 +118,9 @@ pub struct UpArgs {
     /// The worker API.
     #[arg(long, default_value_t = 8081)]
     pub scheduler_port: u16,
+    /// Metrics of all services, in Prometheus' text format [default: a free port, as 0 is].
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    pub metrics_port: u16,
     /// Throw away what an earlier run kept, and start with a new chain and database.
     #[arg(long)]
     pub reset: bool,

@@ -43,19 +43,16 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Admin(Admin::PublishPrice(args)) => admin::publish_price(&context, args).await?,
         Command::Doctor => doctor::run(context.output)?,
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "comptoir",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "comptoir", &mut script);
+            output::say(String::from_utf8_lossy(&script).trim_end());
         }
         Command::Openapi {
             service: Documented::Api,
-        } => println!("{}", comptoir_api::openapi::committed()),
+        } => output::say(comptoir_api::openapi::committed()),
         Command::Openapi {
             service: Documented::Scheduler,
-        } => println!("{}", comptoir_scheduler::openapi::committed()),
+        } => output::say(comptoir_scheduler::openapi::committed()),
         verb => run_client(&context, verb).await?,
     }
     Ok(ExitCode::SUCCESS)

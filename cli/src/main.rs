@@ -1,6 +1,6 @@
 //! The `comptoir` binary.
 
-use std::process::ExitCode;
+use std::{io::IsTerminal as _, process::ExitCode};
 
 use clap::Parser as _;
 use comptoir_cli::{
@@ -32,6 +32,7 @@ fn start_logging(command: &Command) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     if matches!(command, Command::Serve(_)) {
         logs.json().init();

@@ -1,10 +1,28 @@
 //! What commands print: tables on a terminal, JSON when piped or asked for. Progress goes to stderr.
 
-use std::io::IsTerminal as _;
+use std::{
+    fmt::Display,
+    io::{ErrorKind, IsTerminal as _, Write as _},
+};
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
+
+/// The exit code of a program that SIGPIPE ended, as shells show it.
+const PIPE_CLOSED: i32 = 128 + 13;
+
+/// Prints a line. When nobody reads any more, as after `| head -1`, there is nothing left to do: the process ends.
+///
+/// # Panics
+/// When stdout cannot be written to for another reason, as `println!` does.
+pub fn say(line: impl Display) {
+    match writeln!(std::io::stdout().lock(), "{line}") {
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(PIPE_CLOSED),
+        Err(error) => panic!("print to stdout: {error}"),
+    }
+}
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,13 +47,13 @@ impl Output {
     /// Prints one object, the named fields in that order on a terminal.
     pub fn object(self, object: &Value, fields: &[&str]) {
         match self {
-            Self::Json => println!("{object:#}"),
+            Self::Json => say(format_args!("{object:#}")),
             Self::Table => {
                 let mut table = table();
                 for field in fields {
                     table.add_row([(*field).to_owned(), text(pick(object, field))]);
                 }
-                println!("{table}");
+                say(table);
             }
         }
     }
@@ -44,20 +62,20 @@ impl Output {
     pub fn list(self, list: &Value, fields: &[&str]) {
         let rows = list["data"].as_array().map_or(&[][..], Vec::as_slice);
         match self {
-            Self::Json => println!("{list:#}"),
-            Self::Table if rows.is_empty() => println!("none"),
+            Self::Json => say(format_args!("{list:#}")),
+            Self::Table if rows.is_empty() => say("none"),
             Self::Table => {
                 let mut table = table();
                 table.set_header(fields);
                 for row in rows {
                     table.add_row(fields.iter().map(|field| text(pick(row, field))));
                 }
-                println!("{table}");
+                say(table);
                 if list["has_more"] == true {
-                    println!(
+                    say(format_args!(
                         "there are more: --limit, --cursor {}",
                         text(&list["next_cursor"])
-                    );
+                    ));
                 }
             }
         }

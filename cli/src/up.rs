@@ -30,7 +30,7 @@ use crate::{
         wallet::{Sent, Wallet},
     },
     demo::{books::credited, people::Person},
-    embedded::{Embedded, Provided},
+    embedded::{Embedded, Folder, Provided},
     keys::{ChainKeys, ServiceKeys},
     service::{
         self,
@@ -96,6 +96,8 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
         reset: args.reset,
         provided: Provided::from_env(),
     };
+    // Before the services start, or what they count first is lost.
+    let metrics = service::parts::serve_metrics(Some(loopback(args.metrics_port)), &signal).await?;
     let node = Node::start(options).await?;
     println!(
         "api        {}  (reference: {}docs)",
@@ -107,6 +109,9 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
         node.embedded_ethereum(),
         node.asset.chain_id
     );
+    if let Some(address) = metrics {
+        println!("metrics    http://{address}/metrics");
+    }
     println!("token      {}", node.asset.token);
     println!("contract   {}", node.asset.contract);
     println!("Ctrl-C stops everything; what it knows is kept.");
@@ -127,16 +132,14 @@ impl Node {
     /// # Errors
     /// When something does not come up; what was started is stopped again.
     pub async fn start(options: NodeOptions) -> anyhow::Result<Self> {
-        if options.reset && options.folder.exists() {
-            std::fs::remove_dir_all(&options.folder)
-                .with_context(|| format!("remove {}", options.folder.display()))?;
-        }
-        std::fs::create_dir_all(&options.folder)?;
-        let folder = std::path::absolute(&options.folder)?;
-        let embedded = Embedded::start(&folder, options.provided.clone()).await?;
-        service::migrate_at(&embedded.urls.database).await?;
+        // What can be refused is refused before anything is touched.
+        options.provided.find_programs()?;
+        let taken = Folder::take(&options.folder, options.reset).await?;
+        let folder = taken.path().to_owned();
         let keys = ChainKeys::read_or_create(&folder.join("keys"))?;
         ServiceKeys::read_or_create(&folder.join("keys"))?;
+        let embedded = Embedded::start_in(taken, options.provided.clone()).await?;
+        service::migrate_at(&embedded.urls.database).await?;
         let (asset, start_block) = contracts(&embedded, &keys).await?;
         let stop = CancellationToken::new();
         let mut node = Self {

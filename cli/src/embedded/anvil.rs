@@ -56,7 +56,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<(Process, String)> {
         .arg("--state")
         .arg(folder.join("chain.json"))
         .args(["--state-interval", "5", "--quiet"]);
-    let mut process = Process::spawn("anvil", command, Signal::SIGTERM, &folder.join("anvil.log"))?;
+    let mut process = Process::spawn("anvil", command, Signal::SIGTERM, folder)?;
     process.wait_for_port(loopback(port)).await?;
     Ok((process, format!("http://127.0.0.1:{port}")))
 }

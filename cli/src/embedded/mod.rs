@@ -2,18 +2,18 @@
 //! processes under one folder. `DATABASE_URL`, `REDIS_URL` and `ETH_RPC_URL` replace them one by one.
 
 mod anvil;
+mod folder;
+mod leftover;
 mod postgres;
 mod process;
 mod redis;
 
-use std::{
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::Context as _;
 
 pub use anvil::find as find_anvil;
+pub use folder::Folder;
 pub use postgres::find as find_postgres;
 pub use redis::find as find_redis;
 
@@ -53,6 +53,23 @@ impl Provided {
             ethereum: variable("ETH_RPC_URL"),
         }
     }
+
+    /// Looks for the programs that are to be started because nothing is provided in their place.
+    ///
+    /// # Errors
+    /// When one is not installed; says what to install.
+    pub fn find_programs(&self) -> anyhow::Result<()> {
+        if self.database.is_none() {
+            find_postgres()?;
+        }
+        if self.redis.is_none() {
+            find_redis()?;
+        }
+        if self.ethereum.is_none() {
+            find_anvil()?;
+        }
+        Ok(())
+    }
 }
 
 /// Running backing services; they stop when it is stopped, or with this process.
@@ -60,6 +77,8 @@ pub struct Embedded {
     /// Where they answer.
     pub urls: Urls,
     processes: Vec<Process>,
+    /// The last field: the folder is free once the processes are gone.
+    _folder: Folder,
 }
 
 impl Embedded {
@@ -68,10 +87,16 @@ impl Embedded {
     /// # Errors
     /// When a program is missing or does not come up; what was started before is stopped.
     pub async fn start(folder: &Path, provided: Provided) -> anyhow::Result<Self> {
-        tokio::fs::create_dir_all(folder)
-            .await
-            .with_context(|| format!("create {}", folder.display()))?;
-        let folder = &absolute(folder)?;
+        provided.find_programs()?;
+        Self::start_in(Folder::take(folder, false).await?, provided).await
+    }
+
+    /// Starts what `provided` does not name in a folder that was taken.
+    ///
+    /// # Errors
+    /// When a program is missing or does not come up; what was started before is stopped.
+    pub async fn start_in(taken: Folder, provided: Provided) -> anyhow::Result<Self> {
+        let folder = taken.path();
         let mut processes = Vec::new();
         let database = match provided.database {
             Some(url) => url,
@@ -90,7 +115,11 @@ impl Embedded {
             redis,
             ethereum,
         };
-        Ok(Self { urls, processes })
+        Ok(Self {
+            urls,
+            processes,
+            _folder: taken,
+        })
     }
 
     /// Names and process ids of what was started here.
@@ -130,8 +159,4 @@ pub fn open_to_others(folder: &Path) -> anyhow::Result<()> {
 fn keep(processes: &mut Vec<Process>, (process, url): (Process, String)) -> String {
     processes.push(process);
     url
-}
-
-fn absolute(folder: &Path) -> anyhow::Result<PathBuf> {
-    std::path::absolute(folder).with_context(|| format!("resolve {}", folder.display()))
 }

@@ -72,12 +72,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<(Process, String)> {
         command.arg("-c").arg(setting);
     }
     // SIGINT is Postgres' fast shutdown.
-    let mut process = Process::spawn(
-        "Postgres",
-        command,
-        Signal::SIGINT,
-        &folder.join("postgres.log"),
-    )?;
+    let mut process = Process::spawn("Postgres", command, Signal::SIGINT, folder)?;
     process.wait_for_port(loopback(port)).await?;
     let url = format!("postgres://{NAME}:{password}@127.0.0.1:{port}/{NAME}");
     create_database(&url).await?;
@@ -99,27 +94,34 @@ fn unprivileged_user() -> anyhow::Result<Option<User>> {
     )
 }
 
+/// Removes the cluster of a folder, wherever it is.
+pub(super) fn remove_cluster(folder: &Path) -> anyhow::Result<()> {
+    super::folder::remove(&cluster_path(folder, unprivileged_user()?.as_ref()))
+}
+
 /// Under our own folder, unless another user must reach it and cannot.
+fn cluster_path(folder: &Path, user: Option<&User>) -> PathBuf {
+    let reachable = user.is_none()
+        || folder
+            .ancestors()
+            .all(|it| fs::metadata(it).is_ok_and(|found| found.permissions().mode() & 0o001 != 0));
+    if reachable {
+        return folder.join("postgres");
+    }
+    let name = Sha256::of(folder.as_os_str().as_encoded_bytes()).to_string();
+    Path::new("/var/lib/comptoir")
+        .join(&name[..16])
+        .join("postgres")
+}
+
+/// Makes the cluster's folder, and gives it to the user who runs it.
 fn cluster_folder(folder: &Path, user: Option<&User>) -> anyhow::Result<PathBuf> {
-    let Some(user) = user else {
-        let home = folder.join("postgres");
-        fs::create_dir_all(&home)?;
-        return Ok(home);
-    };
-    let reachable = folder
-        .ancestors()
-        .all(|it| fs::metadata(it).is_ok_and(|found| found.permissions().mode() & 0o001 != 0));
-    let home = if reachable {
-        folder.join("postgres")
-    } else {
-        let name = Sha256::of(folder.as_os_str().as_encoded_bytes()).to_string();
-        Path::new("/var/lib/comptoir")
-            .join(&name[..16])
-            .join("postgres")
-    };
+    let home = cluster_path(folder, user);
     fs::create_dir_all(&home).with_context(|| format!("create {}", home.display()))?;
-    chown(&home, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
-        .with_context(|| format!("give {} to {}", home.display(), user.name))?;
+    if let Some(user) = user {
+        chown(&home, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+            .with_context(|| format!("give {} to {}", home.display(), user.name))?;
+    }
     Ok(home)
 }
 

@@ -18,10 +18,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
+use super::{folder, leftover};
+
 /// How long a service may take until it answers.
 const START_MAX: Duration = Duration::from_mins(1);
 /// How long a service may take to stop before it is killed.
-const STOP_MAX: Duration = Duration::from_secs(20);
+pub(super) const STOP_MAX: Duration = Duration::from_secs(20);
 
 /// A running child.
 pub struct Process {
@@ -29,10 +31,12 @@ pub struct Process {
     child: Child,
     stop_with: Signal,
     log: PathBuf,
+    /// Where it is on record while it runs.
+    record: PathBuf,
 }
 
 impl Process {
-    /// Starts `command`, its output going to `log`.
+    /// Starts `command`, its output going to a log in `folder`, where it is also on record while it runs.
     ///
     /// The child gets a process group of its own, so that a Ctrl-C in the terminal reaches us alone
     /// and we can stop things in order.
@@ -43,10 +47,12 @@ impl Process {
         name: &'static str,
         mut command: Command,
         stop_with: Signal,
-        log: &Path,
+        folder: &Path,
     ) -> anyhow::Result<Self> {
+        let log = folder.join(format!("{}.log", name.to_lowercase()));
+        let record = leftover::file(folder, name);
         let output =
-            std::fs::File::create(log).with_context(|| format!("create {}", log.display()))?;
+            std::fs::File::create(&log).with_context(|| format!("create {}", log.display()))?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -55,11 +61,17 @@ impl Process {
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {name}"))?;
+        if let Some(pid) = child.id() {
+            let program = command.as_std().get_program();
+            leftover::record(&record, pid, Path::new(program), stop_with)
+                .with_context(|| format!("start {name}: see {}", log.display()))?;
+        }
         Ok(Self {
             name,
             child,
             stop_with,
-            log: log.to_owned(),
+            log,
+            record,
         })
     }
 
@@ -113,12 +125,13 @@ impl Process {
             .with_context(|| format!("stop {}", self.name))?;
         if let Ok(status) = timeout(STOP_MAX, self.child.wait()).await {
             status.with_context(|| format!("wait for {}", self.name))?;
-            return Ok(());
+            return folder::remove(&self.record);
         }
         self.child
             .kill()
             .await
             .with_context(|| format!("kill {}", self.name))?;
+        folder::remove(&self.record)?;
         bail!(
             "{} did not stop within {} s and was killed",
             self.name,

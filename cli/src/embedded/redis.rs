@@ -30,7 +30,7 @@ pub(super) async fn start(folder: &Path) -> anyhow::Result<(Process, String)> {
         .arg(&settings)
         .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
         .args(["--maxmemory", "128mb", "--port", &port.to_string()]);
-    let mut process = Process::spawn("Redis", command, Signal::SIGTERM, &folder.join("redis.log"))?;
+    let mut process = Process::spawn("Redis", command, Signal::SIGTERM, folder)?;
     process.wait_for_port(loopback(port)).await?;
     Ok((process, format!("redis://:{password}@127.0.0.1:{port}")))
 }

@@ -95,25 +95,28 @@ pub fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
-/// Serves metrics where asked to, until `stop` is cancelled.
+/// Serves metrics where asked to, until `stop` is cancelled; says where.
 ///
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve_metrics(
     listen: Option<SocketAddr>,
     stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let Some(listen) = listen else { return Ok(()) };
+) -> anyhow::Result<Option<SocketAddr>> {
+    let Some(listen) = listen else {
+        return Ok(None);
+    };
     let exporter = Exporter::install().context("install the metrics recorder")?;
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listen on {listen}"))?;
-    tracing::info!(address = %listener.local_addr()?, "metrics listens");
+    let address = listener.local_addr()?;
+    tracing::info!(%address, "metrics listens");
     let stop = stop.clone();
     tokio::spawn(async move {
         if let Err(error) = exporter.serve(listener, stop.cancelled_owned()).await {
             tracing::error!(%error, "metrics ended");
         }
     });
-    Ok(())
+    Ok(Some(address))
 }
