@@ -1,0 +1,167 @@
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use comptoir_cli::embedded::open_to_others;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::harness::{binary, checkout};
+
+fn up(folder: &Path) -> Command {
+    let mut command = Command::new(binary("comptoir"));
+    command
+        .current_dir(checkout())
+        .args(["up", "--api-port", "0", "--scheduler-port", "0", "--folder"])
+        .arg(folder)
+        .env_remove("DATABASE_URL")
+        .env_remove("REDIS_URL")
+        .env_remove("ETH_RPC_URL")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null());
+    command
+}
+
+/// A node that has said where it answers.
+struct Node {
+    process: Child,
+    api: String,
+    contract: String,
+}
+
+impl Node {
+    fn start(folder: &Path) -> Self {
+        let mut process = up(folder).spawn().unwrap();
+        let said: Vec<String> = BufReader::new(process.stdout.take().unwrap())
+            .lines()
+            .map(Result::unwrap)
+            .take_while(|line| !line.starts_with("Ctrl-C"))
+            .collect();
+        let value = |name: &str| {
+            let line = said.iter().find(|line| line.starts_with(name));
+            let line = line.unwrap_or_else(|| panic!("no {name} in {said:?}"));
+            line.split_whitespace().nth(1).unwrap().to_owned()
+        };
+        Self {
+            api: value("api"),
+            contract: value("contract"),
+            process,
+        }
+    }
+
+    fn answers(&self) -> bool {
+        let address = self.api.trim_start_matches("http://").trim_end_matches('/');
+        TcpStream::connect(address).is_ok()
+    }
+
+    fn end(&mut self, signal: Signal) {
+        let pid = Pid::from_raw(self.process.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Node {
+    /// A test that failed leaves the node running; one that passed has ended it.
+    fn drop(&mut self) {
+        if self.process.try_wait().is_ok_and(|ended| ended.is_none()) {
+            self.end(Signal::SIGTERM);
+        }
+    }
+}
+
+/// A folder below which root's Postgres user may pass.
+fn reachable_folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    open_to_others(folder.path()).unwrap();
+    folder
+}
+
+/// Ids of Postgres, Redis and anvil, which a running node has on record.
+fn children(folder: &Path) -> Vec<i64> {
+    ["postgres.pid", "redis.pid", "anvil.pid"]
+        .into_iter()
+        .filter_map(|name| fs::read(folder.join(name)).ok())
+        .map(|record| serde_json::from_slice::<serde_json::Value>(&record).unwrap())
+        .map(|record| record["pid"].as_i64().unwrap())
+        .collect()
+}
+
+/// A process that ended and waits to be collected has no command line.
+fn runs(pid: i64) -> bool {
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+fn refused(output: &Output, says: &str) {
+    let trouble = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "it started");
+    assert!(trouble.contains(says), "{trouble}");
+}
+
+#[test]
+fn a_folder_in_use_is_refused_and_its_node_lives_on() {
+    let folder = reachable_folder();
+    let node_folder = folder.path().join("node");
+    let mut node = Node::start(&node_folder);
+    let children = children(&node_folder);
+
+    for reset in [&[][..], &["--reset"]] {
+        let second = up(&node_folder)
+            .args(reset)
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        refused(&second, "another `comptoir up` uses this folder");
+    }
+
+    assert!(node.answers());
+    assert_eq!(children.len(), 3);
+    assert!(children.iter().all(|&pid| runs(pid)), "{children:?}");
+    node.end(Signal::SIGTERM);
+    assert!(!children.iter().any(|&pid| runs(pid)), "{children:?}");
+}
+
+#[test]
+fn a_killed_node_starts_again_with_what_it_knew() {
+    let folder = reachable_folder();
+    let node_folder = folder.path().join("node");
+    let mut killed = Node::start(&node_folder);
+    let left = children(&node_folder);
+    killed.end(Signal::SIGKILL);
+    assert!(left.iter().all(|&pid| runs(pid)), "{left:?}");
+
+    let mut next = Node::start(&node_folder);
+
+    assert!(next.answers());
+    assert_eq!(next.contract, killed.contract);
+    assert!(!left.iter().any(|&pid| runs(pid)), "{left:?}");
+    next.end(Signal::SIGTERM);
+}
+
+#[test]
+fn a_folder_that_no_node_made_is_not_reset() {
+    let folder = reachable_folder();
+    let precious = folder.path().join("precious");
+    fs::write(&precious, "mine").unwrap();
+
+    let output = up(folder.path())
+        .arg("--reset")
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+
+    refused(&output, "was not made by `comptoir up`");
+    let names: Vec<_> = fs::read_dir(folder.path())
+        .unwrap()
+        .map(|it| it.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["precious"]);
+    assert_eq!(fs::read_to_string(precious).unwrap(), "mine");
+}
