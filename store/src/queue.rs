@@ -128,17 +128,12 @@ async fn take(
                    JOIN workers ON workers.worker_id = tried.worker_id
                    WHERE tried.job_id = queue.job_id AND tried.replica_id <> queue.replica_id
                )
-               AND (queue.attempt = 0 OR queue.ready_at <= clock_timestamp() - $11::interval OR NOT (
-                   SELECT coalesce(bool_or(tried.worker_id = $1 AND tried.state = 'failed'), false)
-                   FROM attempts tried WHERE tried.replica_id = queue.replica_id
-               ))
                AND (queue.attempt = 0 OR NOT (
                    SELECT coalesce(bool_or(
-                       workers.account_id = $2 AND tried.cause = 'client'
+                       tried.worker_id = $1 AND tried.state = 'failed' AND queue.ready_at > clock_timestamp() - $11::interval
+                       OR workers.account_id = $2 AND tried.cause = 'client'
                            AND NOT EXISTS (SELECT FROM segments_voided WHERE voided_by = tried.attempt_id)
-                   ), false)
-                   FROM attempts tried JOIN workers ON workers.worker_id = tried.worker_id
-                   WHERE tried.replica_id = queue.replica_id
+                   ), false) FROM attempts tried JOIN workers USING (worker_id) WHERE tried.replica_id = queue.replica_id
                ))
              ORDER BY queue.priority, queue.replica_id
              LIMIT $7
@@ -178,10 +173,16 @@ async fn take(
     )
     .fetch_all(&mut **tx)
     .await
-    .map_err(|error| {
-        if crate::violates(&error, "replicas_owner_once") { ClaimError::Raced } else { error.into() }
-    })?;
+    .map_err(raced_or_failed)?;
     Ok(taken.into_iter().map(JobId).collect())
+}
+
+fn raced_or_failed(error: sqlx::Error) -> ClaimError {
+    if crate::violates(&error, "replicas_owner_once") {
+        ClaimError::Raced
+    } else {
+        error.into()
+    }
 }
 
 /// Moves the jobs to `leased` and tells their owners.
