@@ -246,11 +246,13 @@ fn show_progress(spinner: &ProgressBar, event: &Event) {
 
 fn print_event(output: Output, event: &Event) {
     match output {
-        Output::Json => println!(
-            "{}",
-            json!({ "id": event.seq, "event": event.kind, "data": event.data })
-        ),
-        Output::Table => println!("{:>5}  {:<12} {}", event.seq, event.kind, event.data),
+        Output::Json => {
+            output::say(json!({ "id": event.seq, "event": event.kind, "data": event.data }))
+        }
+        Output::Table => output::say(format_args!(
+            "{:>5}  {:<12} {}",
+            event.seq, event.kind, event.data
+        )),
     }
 }
 

@@ -17,6 +17,7 @@ use super::{Context, jobs::list_path};
 use crate::{
     args::{BillArgs, Receipt, VerifyArgs},
     exit::{Exit, coded},
+    output,
 };
 
 /// A receipt is a few kilobytes; more is not one.
@@ -50,7 +51,7 @@ pub async fn run(context: &Context, verb: &Receipt) -> anyhow::Result<()> {
                     format!("{id} has no proof until its batch is anchored: it is {state}");
                 return Err(coded(Exit::Refused, message));
             }
-            println!("{:#}", receipt["document"]);
+            output::say(format_args!("{:#}", receipt["document"]));
         }
     }
     Ok(())

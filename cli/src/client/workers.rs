@@ -3,7 +3,10 @@
 use serde_json::json;
 
 use super::{Context, idempotency_key, jobs::list_path};
-use crate::{args::Worker, output::Output};
+use crate::{
+    args::Worker,
+    output::{self, Output},
+};
 
 const WORKER: &[&str] = &[
     "id",
@@ -37,7 +40,7 @@ pub async fn run(context: &Context, verb: &Worker) -> anyhow::Result<()> {
                     .await?
             };
             match (context.output, token["command"].as_str()) {
-                (Output::Table, Some(command)) => println!("{command}"),
+                (Output::Table, Some(command)) => output::say(command),
                 _ => context
                     .output
                     .object(&token, &["id", "token", "expires_at"]),
