@@ -247,7 +247,7 @@ fn show_progress(spinner: &ProgressBar, event: &Event) {
 fn print_event(output: Output, event: &Event) {
     match output {
         Output::Json => {
-            output::say(json!({ "id": event.seq, "event": event.kind, "data": event.data }))
+            output::say(json!({ "id": event.seq, "event": event.kind, "data": event.data }));
         }
         Output::Table => output::say(format_args!(
             "{:>5}  {:<12} {}",
