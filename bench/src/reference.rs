@@ -48,6 +48,10 @@ impl Reference {
 
     async fn pgbench(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = Command::new("pgbench");
+        // libpq reads the password from the environment, where other users do not see it.
+        if let Some(password) = password() {
+            command.env("PGPASSWORD", password);
+        }
         command
             .args(["--host", self.admin.get_host()])
             .args(["--port", &self.admin.get_port().to_string()])
@@ -66,4 +70,10 @@ impl Reference {
         );
         Ok(told)
     }
+}
+
+/// The password in `DATABASE_URL`.
+fn password() -> Option<String> {
+    let url: url::Url = std::env::var("DATABASE_URL").ok()?.parse().ok()?;
+    url.password().map(str::to_owned)
 }
