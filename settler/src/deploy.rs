@@ -10,12 +10,8 @@ use alloy::{
     providers::{Provider as _, RootProvider},
     rpc::types::{TransactionReceipt, TransactionRequest},
     signers::local::PrivateKeySigner,
-    sol_types::SolCall as _,
 };
-use comptoir_contracts_bindings::{
-    ComptoirToken::{self, mintCall},
-    Settlement, TimelockController,
-};
+use comptoir_contracts_bindings::{ComptoirToken, Settlement, TimelockController};
 use url::Url;
 
 use crate::{
@@ -357,10 +353,4 @@ async fn assert_roles(
         return Err(DeployError::Assertion("the deployer holds the timelock"));
     }
     Ok(())
-}
-
-/// The calldata that mints a new token, for its owner.
-#[must_use]
-pub fn mint_calldata(to: Address, amount: U256) -> Bytes {
-    mintCall { to, amount }.abi_encode().into()
 }
