@@ -206,19 +206,6 @@ impl Polynomial {
         Ok(Self(product).trimmed())
     }
 
-    /// The quotient, where every coefficient divides without a remainder.
-    #[must_use]
-    pub fn div_exact(&self, divisor: i128) -> Option<Self> {
-        let parts = self
-            .0
-            .iter()
-            .map(|coefficient| match coefficient.checked_rem(divisor) {
-                Some(0) => coefficient.checked_div(divisor),
-                _ => None,
-            });
-        parts.collect::<Option<_>>().map(Self)
-    }
-
     /// The value for a batch.
     pub fn evaluate(&self, batch: i128) -> Result<i128, ExprError> {
         self.0.iter().rev().try_fold(0_i128, |value, coefficient| {
