@@ -83,6 +83,12 @@ typed_ids! {
     AccountId = "acct",
     /// A single-use challenge for binding an address.
     ChallengeId = "chal",
+    /// Somebody who signed in, until it ends.
+    SessionId = "ses",
+    /// A change of a payout address that waits for its time.
+    AddressChangeId = "adc",
+    /// A message to the owner of an account.
+    NoticeId = "ntc",
     /// A refresh token's row; the token itself is never stored.
     RefreshTokenId = "rft",
     /// An API key's row; the key itself is never stored.
@@ -93,6 +99,10 @@ typed_ids! {
     LedgerAccountId = "la",
     /// A lock on a part of an owner's balance.
     HoldId = "hold",
+    /// What is given back of a charge.
+    RefundId = "rfd",
+    /// A setup token's row; the secret itself is never stored.
+    SetupTokenId = "sut",
     /// Money on its way from `available` to `payable`.
     ReleaseId = "rel",
     /// A binding price for one job.

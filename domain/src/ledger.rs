@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     amount::Amount,
-    id::{JobId, JournalEntryId, LedgerAccountId, ReleaseId, SplitVersionId},
+    id::{JobId, JournalEntryId, LedgerAccountId, RefundId, ReleaseId, SplitVersionId},
 };
 
 /// A ledger account, by what it is for. An owner is an on-chain address.
@@ -148,6 +148,8 @@ pub enum Source {
     SplitClose(SplitVersionId),
     /// The entry that is taken back.
     Reversal(JournalEntryId),
+    /// What two administrators agreed to give back, and the charge that it is given back of.
+    Refund(RefundId, JournalEntryId),
 }
 
 impl Source {
@@ -164,6 +166,23 @@ impl Source {
             Self::Seal(_) => "seal",
             Self::SplitClose(_) => "split_close",
             Self::Reversal(_) => "reversal",
+            Self::Refund(..) => "refund",
+        }
+    }
+
+    /// The entry that one from this source takes back.
+    #[must_use]
+    pub const fn reversed(&self) -> Option<JournalEntryId> {
+        match self {
+            Self::Reversal(reversed) => Some(*reversed),
+            Self::Deposit(_)
+            | Self::JobHold(_)
+            | Self::JobHoldRelease(_)
+            | Self::JobCharge(_)
+            | Self::WithdrawalHold(_)
+            | Self::WithdrawalHoldRelease(_)
+            | Self::Seal(_)
+            | Self::SplitClose(_) => None,
         }
     }
 
@@ -176,6 +195,7 @@ impl Source {
             Self::WithdrawalHold(id) | Self::WithdrawalHoldRelease(id) => id.to_string(),
             Self::SplitClose(id) => id.to_string(),
             Self::Reversal(id) => id.to_string(),
+            Self::Refund(id, _) => id.to_string(),
         }
     }
 }
