@@ -72,7 +72,7 @@ pub enum Command {
     /// Who you are.
     Account,
     /// Makes a private key for deposits and claims.
-    Wallet(WalletArgs),
+    Wallet(KeyFile),
     /// Binds your address to your account by signing a challenge.
     Bind(KeyFile),
     /// Takes tokens and ether for your address from a local chain that `comptoir up` runs.
@@ -191,13 +191,6 @@ pub struct Credentials {
     /// Read the password from the first line of standard input instead of `COMPTOIR_PASSWORD`.
     #[arg(long)]
     pub password_stdin: bool,
-}
-
-#[derive(Debug, Args)]
-pub struct WalletArgs {
-    /// Where to write it.
-    #[arg(long, default_value = "wallet.key")]
-    pub out: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -64,7 +64,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Login(credentials) => account::sign_in(context, &credentials).await,
         Command::Logout => account::sign_out(context).await,
         Command::Account => account::show(context).await,
-        Command::Wallet(args) => account::create_wallet(context, &args.out),
+        Command::Wallet(key) => account::create_wallet(context, &key.key_file),
         Command::Bind(key) => account::bind_address(context, &key.key_file).await,
         Command::Faucet(args) => money::faucet(context, &args).await,
         Command::Deposit(args) => money::deposit(context, &args).await,

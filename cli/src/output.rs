@@ -84,9 +84,11 @@ impl Output {
 
 fn table() -> Table {
     let mut table = Table::new();
-    table
-        .load_style(UTF8_HORIZONTAL_ONLY)
-        .set_content_arrangement(ContentArrangement::Dynamic);
+    table.load_style(UTF8_HORIZONTAL_ONLY);
+    // A terminal that was never told its size, as under `script`, says 0: then lines are as long as they are.
+    if table.width().is_some_and(|columns| columns > 0) {
+        table.set_content_arrangement(ContentArrangement::Dynamic);
+    }
     table
 }
 
