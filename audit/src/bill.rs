@@ -1,0 +1,260 @@
+//! Bills: what a receipt's `meter_hash` is the SHA-256 of. With one, the shares of a charge are computed again by carry.
+
+use serde_json::Value;
+
+use crate::{
+    hash::sha256,
+    value::{Address, Hash, Receipt, ReceiptId, unhex},
+};
+
+/// Weights of a split add up to this.
+const WHOLE_PPM: u128 = 1_000_000;
+/// Most that the platform takes, in millionths.
+const PLATFORM_PPM_MAX: u128 = 200_000;
+/// Most parties of a split.
+const PARTIES_MAX: usize = 1_001;
+
+/// One party of a bill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Party {
+    payee: Address,
+    platform: bool,
+    ppm: u128,
+    carry: u128,
+}
+
+/// The bill of a receipt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bill {
+    receipt: Option<ReceiptId>,
+    gross: u128,
+    parties: Vec<Party>,
+    hash: Hash,
+}
+
+/// Why a document is no bill, or a bill not a receipt's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidBill {
+    /// A field is missing or of the wrong kind.
+    #[error("the bill has no readable `{0}`")]
+    Field(&'static str),
+    /// The weights are not those of a split.
+    #[error("the weights of the bill do not add up to a million, or the platform's is too high")]
+    Weights,
+    /// It charges something else.
+    #[error("the bill charges another gross than the receipt")]
+    Gross,
+    /// It shares in another way.
+    #[error("the shares are not those that the bill's weights and carries make")]
+    Shares,
+}
+
+impl Bill {
+    /// Reads a bill, or the bill of a receipt document.
+    ///
+    /// # Errors
+    /// Where a field is missing.
+    pub fn read(document: &Value) -> Result<Self, InvalidBill> {
+        let (bill, receipt) = match &document["meter"]["parties"] {
+            Value::Null => (document, None),
+            _ => {
+                let id = document["receipt"]["receipt_id"].as_str();
+                let id = id.and_then(|text| unhex(text.strip_prefix("0x")?));
+                let id = id.ok_or(InvalidBill::Field("receipt_id"))?;
+                (&document["meter"], Some(ReceiptId(id)))
+            }
+        };
+        let gross = bill["gross_base"].as_str().and_then(|it| it.parse().ok());
+        let parties = bill["parties"].as_array();
+        let parties = parties.filter(|it| it.len() <= PARTIES_MAX);
+        let parties = parties.ok_or(InvalidBill::Field("parties"))?;
+        let mut canonical = String::new();
+        write_canonical(bill, &mut canonical);
+        Ok(Self {
+            receipt,
+            gross: gross.ok_or(InvalidBill::Field("gross_base"))?,
+            parties: parties.iter().map(party).collect::<Result<_, _>>()?,
+            hash: sha256(canonical.as_bytes()),
+        })
+    }
+
+    /// What a receipt's `meter_hash` must be.
+    #[must_use]
+    pub const fn hash(&self) -> Hash {
+        self.hash
+    }
+
+    pub(crate) fn is_for(&self, receipt: ReceiptId) -> bool {
+        self.receipt.is_none_or(|id| id == receipt)
+    }
+
+    /// Computes the shares again: `carry += gross * ppm`, `credit = carry / 10^6`, for each party.
+    ///
+    /// # Errors
+    /// When the receipt says something else.
+    pub fn explain(&self, receipt: &Receipt) -> Result<(), InvalidBill> {
+        let whole: u128 = self.parties.iter().map(|it| it.ppm).sum();
+        let fees: u128 = self
+            .parties
+            .iter()
+            .filter(|it| it.platform)
+            .map(|it| it.ppm)
+            .sum();
+        if whole != WHOLE_PPM || fees > PLATFORM_PPM_MAX {
+            return Err(InvalidBill::Weights);
+        }
+        if self.gross != receipt.gross {
+            return Err(InvalidBill::Gross);
+        }
+        let mut shares = receipt.shares.iter();
+        for party in &self.parties {
+            let share = shares.next().ok_or(InvalidBill::Shares)?;
+            if share.payee != party.payee || share.amount != credit(self.gross, *party)? {
+                return Err(InvalidBill::Shares);
+            }
+        }
+        shares.next().map_or(Ok(()), |_| Err(InvalidBill::Shares))
+    }
+}
+
+/// `(gross * ppm + carry) / 10^6` without passing 2^128: the whole millions of the gross give `ppm` each.
+fn credit(gross: u128, party: Party) -> Result<u128, InvalidBill> {
+    let rest = (gross % WHOLE_PPM) * party.ppm + party.carry;
+    let whole = (gross / WHOLE_PPM).checked_mul(party.ppm);
+    whole
+        .and_then(|whole| whole.checked_add(rest / WHOLE_PPM))
+        .ok_or(InvalidBill::Shares)
+}
+
+fn party(value: &Value) -> Result<Party, InvalidBill> {
+    let field = InvalidBill::Field;
+    let millionths = |value: &Value| value.as_u64().map(u128::from).filter(|it| *it <= WHOLE_PPM);
+    let inner = &value["party"];
+    let payee = inner["payee"].as_str().and_then(Address::parse_any_case);
+    Ok(Party {
+        payee: payee.ok_or(field("payee"))?,
+        platform: inner["platform"].as_bool().ok_or(field("platform"))?,
+        ppm: millionths(&inner["ppm"]).ok_or(field("ppm"))?,
+        carry: millionths(&value["carry_before"]).ok_or(field("carry_before"))?,
+    })
+}
+
+/// RFC 8785 for what bills are made of: texts, integers, booleans, lists and objects.
+fn write_canonical(value: &Value, to: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
+            to.push('{');
+            for (place, (key, value)) in fields.into_iter().enumerate() {
+                if place > 0 {
+                    to.push(',');
+                }
+                to.push_str(&Value::from(key.as_str()).to_string());
+                to.push(':');
+                write_canonical(value, to);
+            }
+            to.push('}');
+        }
+        Value::Array(items) => {
+            to.push('[');
+            for (place, item) in items.iter().enumerate() {
+                if place > 0 {
+                    to.push(',');
+                }
+                write_canonical(item, to);
+            }
+            to.push(']');
+        }
+        plain => to.push_str(&plain.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::Share;
+    use serde_json::json;
+
+    fn address(byte: u8) -> Address {
+        Address([byte; 20])
+    }
+
+    fn bill(gross: &str, parties: &[(u8, u64, u64)]) -> Value {
+        let parties: Vec<_> = parties
+            .iter()
+            .map(|(payee, ppm, carry)| {
+                json!({ "party": { "payee": address(*payee).to_string(), "platform": *payee == 9, "ppm": ppm },
+                    "carry_before": carry, "credit_base": "0" })
+            })
+            .collect();
+        json!({ "gross_base": gross, "parties": parties })
+    }
+
+    fn receipt(gross: u128, shares: &[(u8, u128)]) -> Receipt {
+        Receipt {
+            batch_id: 1,
+            index: 0,
+            receipt_id: ReceiptId::default(),
+            kind: 1,
+            payer: address(1),
+            gross,
+            shares: shares
+                .iter()
+                .map(|(payee, amount)| Share {
+                    payee: address(*payee),
+                    amount: *amount,
+                })
+                .collect(),
+            input_hash: Hash::ZERO,
+            result_hash: Hash::ZERO,
+            meter_hash: Hash::ZERO,
+            verdict_hash: Hash::ZERO,
+        }
+    }
+
+    #[test]
+    fn shares_are_computed_again_by_carry() {
+        let read = Bill::read(&bill("7", &[(9, 50_000, 700_000), (2, 950_000, 400_000)])).unwrap();
+        // 7 * 0.05 + 0.7 = 1.05 and 7 * 0.95 + 0.4 = 7.05: the dust gives one.
+        assert_eq!(read.explain(&receipt(7, &[(9, 1), (2, 7)])), Ok(()));
+        for wrong in [
+            &[(9, 0), (2, 7)][..],
+            &[(9, 1), (2, 6)],
+            &[(9, 1)],
+            &[(2, 7), (9, 1)],
+        ] {
+            assert_eq!(read.explain(&receipt(7, wrong)), Err(InvalidBill::Shares));
+        }
+        assert_eq!(
+            read.explain(&receipt(8, &[(9, 1), (2, 7)])),
+            Err(InvalidBill::Gross)
+        );
+    }
+
+    #[test]
+    fn the_largest_gross_is_shared_without_passing_a_bound() {
+        let most = u128::MAX;
+        let read = Bill::read(&bill(&most.to_string(), &[(2, 1_000_000, 0)])).unwrap();
+        assert_eq!(read.explain(&receipt(most, &[(2, most)])), Ok(()));
+    }
+
+    #[test]
+    fn weights_that_are_no_split_are_refused() {
+        for parties in [&[(2, 999_999, 0)][..], &[(9, 200_001, 0), (2, 799_999, 0)]] {
+            let read = Bill::read(&bill("7", parties)).unwrap();
+            assert_eq!(read.explain(&receipt(7, &[])), Err(InvalidBill::Weights));
+        }
+        assert_eq!(Bill::read(&json!({})), Err(InvalidBill::Field("parties")));
+    }
+
+    #[test]
+    fn the_hash_of_a_bill_does_not_depend_on_the_order_of_its_keys() {
+        let one: Value =
+            serde_json::from_str(r#"{"gross_base":"1","parties":[],"b":1,"a":{"z":true,"y":"é"}}"#)
+                .unwrap();
+        let read = Bill::read(&one).unwrap();
+        let canonical = r#"{"a":{"y":"é","z":true},"b":1,"gross_base":"1","parties":[]}"#;
+        assert_eq!(read.hash(), sha256(canonical.as_bytes()));
+    }
+}
