@@ -15,7 +15,9 @@ use comptoir_store::{
 use time::OffsetDateTime;
 
 use crate::{
+    alert::Alert,
     chain::{Room, Tips},
+    crash,
     error::StepError,
     settler::Settler,
 };
@@ -48,11 +50,7 @@ impl Settler {
         let room = self.chain.room(tips.head.block.hash).await?;
         let number = last.map_or(0, |batch| batch.header.id);
         if room.last_batch > number {
-            let detail = format!(
-                "the contract has batch {}, the database ends at {number}",
-                room.last_batch
-            );
-            self.halt("database_behind_chain", &detail, now).await?;
+            self.halt_behind(room.last_batch, number, now).await?;
             return Ok(false);
         }
         if room.frozen {
@@ -63,6 +61,12 @@ impl Settler {
             )
             .await?;
             return Ok(false);
+        }
+        let alerts = &self.health.alerts;
+        if room.paused {
+            alerts.raise(Alert::CommitsPaused, "the guardian has paused commits");
+        } else {
+            alerts.clear(Alert::CommitsPaused);
         }
         // A veto at the head that is not final yet, a pause, or a window that holds the ring back.
         let generation = last.map_or(room.generation, |batch| batch.header.generation);
@@ -126,6 +130,7 @@ impl Settler {
         let id = BatchId::generate();
         self.release(id, last, room, now).await?;
         let snapshot = self.snapshot().await?;
+        crash::point("settler.items_selected");
         let items = snapshot.receipt_ids();
         let accounts = snapshot.accounts.len() as u64;
         let opening = file::Opening {
@@ -135,6 +140,7 @@ impl Settler {
             generation: room.generation,
             deposit_seq_seen: snapshot.deposit_seq_seen,
             prev_hash: last.map(|batch| batch.hash).unwrap_or_default(),
+            audit_head: snapshot.audit_head,
         };
         let computed = tokio::task::spawn_blocking(move || {
             let domain =
@@ -150,6 +156,7 @@ impl Settler {
         let (sealed, leaves, bytes) = computed.await??;
         let data_bytes = bytes.len() as u64;
         self.objects.put(Bytes::from(bytes)).await?;
+        crash::point("settler.leaves_published");
         let items: Vec<_> = items.into_iter().zip(leaves).collect();
         let batch = NewBatch {
             id,
@@ -161,7 +168,7 @@ impl Settler {
         };
         let mut tx = self.begin().await?;
         batches::insert(&mut tx, self.asset.id, &batch, now).await?;
-        tx.commit().await?;
+        self.commit(tx, "settler.batch_stored").await?;
         metrics::counter!(SEALED_RECEIPTS).increment(items.len() as u64);
         tracing::info!(
             batch = sealed.header.id,
@@ -195,11 +202,11 @@ impl Settler {
         let left = Amount::from_base(left).unwrap_or(Amount::MAX);
         let leaving =
             exits::release(&mut tx, self.asset.id, &format!("{batch}/exits"), left, now).await?;
-        tx.commit().await?;
+        self.commit(tx, "settler.exits_released").await?;
         let left = left.checked_sub(leaving).unwrap_or_default();
         let mut tx = self.begin().await?;
         releases::release_queued(&mut tx, self.asset.id, &batch.to_string(), left, now).await?;
-        tx.commit().await?;
+        self.commit(tx, "settler.released").await?;
         Ok(())
     }
 

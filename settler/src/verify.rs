@@ -11,7 +11,10 @@ use alloy::{
     transports::TransportError,
 };
 use comptoir_contracts_bindings::Settlement::{self, BatchCommitted};
-use comptoir_domain::settlement::{AccountDocument, Domain, Mismatch, ReceiptDocument, Verified};
+use comptoir_domain::{
+    asset::Asset,
+    settlement::{AccountDocument, Domain, Mismatch, ReceiptDocument, Verified},
+};
 use url::Url;
 
 use crate::chain::{ChainError, from_contract, provider};
@@ -84,6 +87,24 @@ pub async fn receipt(rpc: Url, document: &ReceiptDocument) -> Result<OnChain, Ve
 pub async fn account(rpc: Url, document: &AccountDocument) -> Result<OnChain, VerifyError> {
     let verified = document.verify()?;
     on_chain(rpc, document.chain_id, document.contract, verified).await
+}
+
+/// Checks that the chain holds a batch, or held it.
+///
+/// # Errors
+/// When it does not, or cannot be read.
+pub async fn batch(
+    rpc: Url,
+    asset: &Asset,
+    number: u64,
+    hash: B256,
+) -> Result<OnChain, VerifyError> {
+    let verified = Verified {
+        leaf: B256::ZERO,
+        header_hash: hash,
+        batch: number,
+    };
+    on_chain(rpc, asset.chain_id, asset.contract, verified).await
 }
 
 async fn on_chain(

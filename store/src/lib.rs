@@ -5,24 +5,34 @@
 //! takes `&mut PgTransaction<'_>`. The caller commits.
 
 pub mod accounts;
+pub mod admin_accounts;
+pub mod admin_jobs;
+pub mod admin_workers;
+pub mod admins;
 pub mod api_keys;
 pub mod assets;
 pub mod attempts;
+pub mod audit;
 pub mod batches;
 pub mod blobs;
 pub mod chain;
 pub mod charges;
 pub mod codec;
 pub mod deposits;
+pub mod draws;
 pub mod events;
 pub mod exits;
 pub mod faults;
+pub mod holdback;
+pub mod group;
+pub mod health;
 pub mod holds;
 pub mod idempotency;
 pub mod jobs;
 pub mod join_tokens;
 pub mod leader;
 pub mod ledger;
+pub mod limits;
 pub mod objects;
 pub mod own_workers;
 pub mod pool;
@@ -30,7 +40,9 @@ pub mod prices;
 pub mod queue;
 pub mod quotes;
 pub mod receipts;
+pub mod recalls;
 pub mod reconciliation;
+pub mod refunds;
 pub mod releases;
 pub mod segments;
 pub mod sessions;
@@ -40,6 +52,7 @@ pub mod transactions;
 pub mod verdicts;
 pub mod wake;
 pub mod work;
+pub mod worker_records;
 pub mod workers;
 
 /// The schema, in order.

@@ -198,6 +198,7 @@ async fn seal(app: &TestApp, asset: &Asset) -> (BatchId, Vec<u8>) {
         generation: 0,
         deposit_seq_seen: snapshot.deposit_seq_seen,
         prev_hash: B256::ZERO,
+        audit_head: snapshot.audit_head,
     };
     let (sealed, bytes) = file::seal(&opening, snapshot.receipts, snapshot.accounts).unwrap();
     let domain = comptoir_domain::settlement::Domain::new(asset.chain_id, asset.contract);

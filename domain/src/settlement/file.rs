@@ -32,6 +32,8 @@ pub struct Opening {
     pub deposit_seq_seen: u64,
     /// The hash of the header before it.
     pub prev_hash: B256,
+    /// The head of the audit log as the batch's snapshot sees it; none where the log has no events.
+    pub audit_head: Option<Sha256>,
 }
 
 /// A batch ready to be committed: header, leaves, trees, and the file that publishes them.
@@ -130,8 +132,19 @@ struct FileHeader {
     receipts_root: B256,
     #[serde(with = "text::bytes")]
     accounts_root: B256,
-    /// Head of the audit log's hash chain; `null` where no audit log is kept.
-    audit_head: Option<String>,
+    /// Head of the audit log's hash chain; `null` where the log has no events.
+    audit_head: Option<Head>,
+}
+
+/// The head of the audit log, written as other hashes are.
+#[derive(Serialize, Deserialize)]
+#[serde(transparent)]
+struct Head(#[serde(with = "text::bytes")] B256);
+
+impl Head {
+    const fn digest(&self) -> Sha256 {
+        Sha256(self.0.0)
+    }
 }
 
 /// Makes a batch of its leaves: sums, trees, file and header. Receipts are numbered and accounts sorted here.
@@ -229,6 +242,7 @@ pub fn read(bytes: &[u8]) -> Result<(Opening, Sealed), InvalidBatch> {
                     generation: header.generation,
                     deposit_seq_seen: header.deposit_seq_seen,
                     prev_hash: header.prev_hash,
+                    audit_head: header.audit_head.as_ref().map(Head::digest),
                 });
             }
             Line::Header(_) => return Err(InvalidBatch::NotCanonical),
@@ -242,6 +256,19 @@ pub fn read(bytes: &[u8]) -> Result<(Opening, Sealed), InvalidBatch> {
         Ok((opening, sealed))
     } else {
         Err(InvalidBatch::NotCanonical)
+    }
+}
+
+/// The head of the audit log that the first line of a leaf file names.
+///
+/// # Errors
+/// When the line is no header.
+pub fn audit_head(first_line: &[u8]) -> Result<Option<Sha256>, InvalidBatch> {
+    let line = serde_json::from_slice(first_line)
+        .map_err(|source| InvalidBatch::Line { line: 1, source })?;
+    match line {
+        Line::Header(header) => Ok(header.audit_head.as_ref().map(Head::digest)),
+        Line::Receipt(_) | Line::Account(_) => Err(InvalidBatch::NotCanonical),
     }
 }
 
@@ -265,7 +292,7 @@ fn write(
         prev_hash: header.prev_hash,
         receipts_root: header.receipts_root,
         accounts_root: header.accounts_root,
-        audit_head: None,
+        audit_head: opening.audit_head.map(|head| Head(B256::new(head.0))),
     };
     let lines = std::iter::once(Line::Header(first))
         .chain(receipts.iter().cloned().map(Line::Receipt))
@@ -295,6 +322,7 @@ pub(super) mod tests {
             generation: 2,
             deposit_seq_seen: 9,
             prev_hash: keccak256("before"),
+            audit_head: Some(Sha256::of(b"event")),
         }
     }
 
@@ -346,6 +374,8 @@ pub(super) mod tests {
             prop_assert_eq!(sealed.header.data_hash.0, Sha256::of(&bytes).0);
             let (opening_again, again) = read(&bytes).unwrap();
             prop_assert_eq!(opening_again, opening());
+            let first = bytes.split(|byte| *byte == b'\n').next().unwrap();
+            prop_assert_eq!(audit_head(first).unwrap(), opening().audit_head);
             prop_assert_eq!(again.hash, sealed.hash);
             prop_assert_eq!(again.receipts, sealed.receipts);
             prop_assert!(again.accounts.is_sorted_by_key(|account| account.account));

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod anvil;
 #[cfg(test)]
+mod audit_log;
+#[cfg(test)]
 mod batches;
 #[cfg(test)]
 mod caps;

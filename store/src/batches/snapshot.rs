@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use alloy_primitives::{Address, B256, FixedBytes};
 use comptoir_domain::{
     amount::Amount,
+    digest::Sha256,
     id::ReceiptId,
     settlement::{Account, Receipt, Split, salted},
 };
@@ -13,6 +14,7 @@ use sqlx::PgConnection;
 use crate::{
     PgTransaction, assets,
     assets::AssetError,
+    audit,
     codec::{to_address, to_amount, to_digest, to_hash},
     exits, ledger,
 };
@@ -29,6 +31,8 @@ pub struct Snapshot {
     pub accounts: Vec<Account>,
     /// The last deposit that was credited.
     pub deposit_seq_seen: u64,
+    /// The head of the audit log; none where it has no events.
+    pub audit_head: Option<Sha256>,
 }
 
 impl Snapshot {
@@ -124,6 +128,7 @@ pub async fn snapshot(tx: &mut PgTransaction<'_>, asset: i32) -> Result<Snapshot
         receipts,
         accounts,
         deposit_seq_seen,
+        audit_head: audit::head(tx).await?,
     })
 }
 
