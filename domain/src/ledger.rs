@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     amount::Amount,
-    id::{JobId, JournalEntryId, LedgerAccountId, RefundId, ReleaseId, SplitVersionId},
+    id::{AttemptId, JobId, JournalEntryId, LedgerAccountId, RefundId, ReleaseId, SplitVersionId},
 };
 
 /// A ledger account, by what it is for. An owner is an on-chain address.
@@ -107,6 +107,12 @@ pub enum EntryKind {
     Release,
     /// The dust of a split version was handed out.
     SplitClose,
+    /// Pay that was held back became spendable.
+    HoldbackRelease,
+    /// Pay that was held back went to the client instead.
+    Forfeit,
+    /// The house paid for a confirming run.
+    AuditPay,
     /// An earlier entry was taken back.
     Reversal,
 }
@@ -122,6 +128,9 @@ impl EntryKind {
             Self::Charge => "charge",
             Self::Release => "release",
             Self::SplitClose => "split_close",
+            Self::HoldbackRelease => "holdback_release",
+            Self::Forfeit => "forfeit",
+            Self::AuditPay => "audit_pay",
             Self::Reversal => "reversal",
         }
     }
@@ -146,6 +155,12 @@ pub enum Source {
     Seal(String),
     /// A split version that was closed.
     SplitClose(SplitVersionId),
+    /// What an owner earned with a job is past its holdback.
+    HoldbackRelease(JobId, Address),
+    /// What an owner earned with a job is forfeited.
+    Forfeit(JobId, Address),
+    /// A run that confirmed another's result.
+    AuditPay(AttemptId),
     /// The entry that is taken back.
     Reversal(JournalEntryId),
     /// What two administrators agreed to give back, and the charge that it is given back of.
@@ -165,6 +180,9 @@ impl Source {
             Self::WithdrawalHoldRelease(_) => "withdrawal_hold_release",
             Self::Seal(_) => "seal",
             Self::SplitClose(_) => "split_close",
+            Self::HoldbackRelease(..) => "holdback_release",
+            Self::Forfeit(..) => "forfeit",
+            Self::AuditPay(_) => "audit_pay",
             Self::Reversal(_) => "reversal",
             Self::Refund(..) => "refund",
         }
@@ -174,7 +192,7 @@ impl Source {
     #[must_use]
     pub const fn reversed(&self) -> Option<JournalEntryId> {
         match self {
-            Self::Reversal(reversed) => Some(*reversed),
+            Self::Reversal(reversed) | Self::Refund(_, reversed) => Some(*reversed),
             Self::Deposit(_)
             | Self::JobHold(_)
             | Self::JobHoldRelease(_)
@@ -182,7 +200,10 @@ impl Source {
             | Self::WithdrawalHold(_)
             | Self::WithdrawalHoldRelease(_)
             | Self::Seal(_)
-            | Self::SplitClose(_) => None,
+            | Self::SplitClose(_)
+            | Self::HoldbackRelease(..)
+            | Self::Forfeit(..)
+            | Self::AuditPay(_) => None,
         }
     }
 
@@ -194,6 +215,10 @@ impl Source {
             Self::JobHold(id) | Self::JobHoldRelease(id) | Self::JobCharge(id) => id.to_string(),
             Self::WithdrawalHold(id) | Self::WithdrawalHoldRelease(id) => id.to_string(),
             Self::SplitClose(id) => id.to_string(),
+            Self::HoldbackRelease(job, owner) | Self::Forfeit(job, owner) => {
+                format!("{job}:{owner:#x}")
+            }
+            Self::AuditPay(id) => id.to_string(),
             Self::Reversal(id) => id.to_string(),
             Self::Refund(id, _) => id.to_string(),
         }

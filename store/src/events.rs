@@ -33,6 +33,8 @@ pub mod kind {
     pub const CANCELLED: &str = "cancelled";
     /// Not done by its deadline.
     pub const EXPIRED: &str = "expired";
+    /// Something of what it cost was given back. It may come after the end.
+    pub const REFUNDED: &str = "refunded";
 }
 
 /// One event.

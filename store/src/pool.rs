@@ -19,6 +19,8 @@ pub enum ServiceRole {
     Scheduler,
     /// The chain-facing settler.
     Settler,
+    /// What administrators do through the API.
+    Admin,
 }
 
 impl ServiceRole {
@@ -27,6 +29,7 @@ impl ServiceRole {
             Self::Api => "comptoir_api",
             Self::Scheduler => "comptoir_scheduler",
             Self::Settler => "comptoir_settler",
+            Self::Admin => "comptoir_admin",
         }
     }
 }

@@ -135,6 +135,41 @@ pub async fn list_current(
         .collect()
 }
 
+/// Every version, those that are not used yet too, newest first, published before `before`.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn list(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    before: Option<i32>,
+    limit: i64,
+) -> sqlx::Result<Vec<(PriceVersion, OffsetDateTime)>> {
+    let rows = sqlx::query!(
+        "SELECT price_version_id, device, rate_nano, minimum_base, platform_ppm, effective_at
+         FROM price_versions
+         WHERE asset_id = $1 AND ($2::integer IS NULL OR price_version_id < $2)
+         ORDER BY price_version_id DESC LIMIT $3",
+        asset_id,
+        before,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|it| {
+            let row = Row {
+                price_version_id: it.price_version_id,
+                device: it.device,
+                rate_nano: it.rate_nano,
+                minimum_base: it.minimum_base,
+                platform_ppm: it.platform_ppm,
+            };
+            Ok((row.decode()?, it.effective_at))
+        })
+        .collect()
+}
+
 /// A version by its number.
 ///
 /// # Errors
