@@ -5,6 +5,7 @@
 
 pub mod codes;
 pub mod extract;
+pub mod health;
 pub mod jwt;
 pub mod metrics;
 mod observe;

@@ -39,7 +39,7 @@ fn document_router() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(accounts::router())
         .merge(auth::router())
-        .merge(health::router())
+        .merge(comptoir_http::health::router())
         .merge(keys::router())
         .merge(withdrawals::router())
         .merge(prices::router())

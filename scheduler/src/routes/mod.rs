@@ -32,7 +32,7 @@ fn document_router() -> OpenApiRouter<SchedulerState> {
         .merge(heartbeats::router())
         .merge(attempts::router())
         .merge(blobs::router())
-        .merge(health::router())
+        .merge(comptoir_http::health::router())
 }
 
 /// Runs to its end even when the caller hangs up: a transaction is not to be dropped between two statements.
