@@ -105,6 +105,19 @@ pub enum Command {
     Bill(BillArgs),
     /// Checks a receipt against the chain; no server needed.
     Verify(VerifyArgs),
+    /// Recomputes a batch from its leaf file with a second implementation, and compares it with the chain.
+    Audit(crate::audit::AuditArgs),
+    /// Recomputes every batch as it is committed, and vetoes a false or hidden one. Needs the guardian's key alone.
+    Guardian(crate::guardian::GuardianArgs),
+    /// Recomputes every batch as it is committed, and tells of a false or hidden one. Needs no key.
+    Watcher(crate::guardian::WatcherArgs),
+    /// Leaves by the contract, whether the operator helps or not.
+    #[command(subcommand)]
+    Exit(crate::exit_chain::ExitVerb),
+    /// Stops a contract whose operator is silent, or leaves an exit unanswered.
+    Freeze(crate::exit_chain::FreezeArgs),
+    /// Takes what is yours, or anybody's for them, out of a frozen contract.
+    Escape(crate::exit_chain::EscapeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -173,8 +186,13 @@ pub enum Admin {
     DeployContracts(crate::admin::DeployArgs),
     /// Lets settling go on after a halt, once a person has found out why.
     ResumeSettling,
+    /// Puts the next signing key of the services in use; tokens signed by the one before hold until they end.
+    RotateKeys(crate::keys::RotateArgs),
     /// Publishes a price; jobs quoted before keep theirs.
     PublishPrice(crate::admin::PriceArgs),
+    /// The log of what touched somebody's security.
+    #[command(subcommand)]
+    AuditLog(crate::audit_log::AuditLog),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -270,7 +288,7 @@ pub struct SpecArgs {
     /// A job file; `@path` in place of a digest uploads that file.
     pub spec: PathBuf,
     /// How the result is verified.
-    #[arg(long, default_value = "replicated")]
+    #[arg(long, default_value = "sampled")]
     pub tier: String,
     /// What it runs on.
     #[arg(long, default_value = "cpu")]

@@ -156,7 +156,7 @@ impl Bill {
         }
         let fees = self.parties.iter().filter(|it| it.party.platform);
         let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
-        if fees != u64::from(price.platform_ppm) {
+        if fees != u64::from(price::house_ppm(meter, price)) {
             return Err(BillMismatch::Split);
         }
         let split = Split::from_parties(self.parties.iter().map(|it| it.party).collect())

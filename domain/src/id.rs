@@ -117,6 +117,8 @@ typed_ids! {
     LeaseToken = "lse",
     /// A worker.
     WorkerId = "wrk",
+    /// A seed that audits are drawn from.
+    DrawSeedId = "seed",
     /// A join token's row; the secret itself is never stored.
     JoinTokenId = "jtk",
     /// A receipt of one charge.

@@ -10,7 +10,7 @@ pub const LEASE_MS: u32 = 30_000;
 pub const REVEAL_MS: u32 = 60_000;
 /// Attempts of one replica; after the last the job fails.
 pub const ATTEMPTS_MAX: u32 = 5;
-/// Owners whose attempts must blame the client before a replicated job fails for it.
+/// Owners whose attempts must blame the client before a verified job fails for it.
 pub const CLIENT_FAULT_OWNERS: u64 = 2;
 /// How long a replica waits for another worker before one that failed it may try again.
 pub const PREFER_OTHERS: Duration = Duration::seconds(60);
@@ -49,13 +49,14 @@ pub fn after_failure(number: u32, cause: Cause) -> AfterFailure {
     }
 }
 
-/// Is the client at fault, when the attempts of so many owners say so? One owner's word ends no job that is replicated
+/// Is the client at fault, when the attempts of so many owners say so? One owner's word ends no job that is verified
 /// because nobody is taken at his word.
 #[must_use]
 pub const fn is_client_at_fault(tier: Tier, owners: u64) -> bool {
-    match tier {
-        Tier::None => owners >= 1,
-        Tier::Replicated => owners >= CLIENT_FAULT_OWNERS,
+    if tier.is_verified() {
+        owners >= CLIENT_FAULT_OWNERS
+    } else {
+        owners >= 1
     }
 }
 
@@ -87,9 +88,11 @@ mod tests {
     }
 
     #[test]
-    fn a_replicated_job_takes_two_owners_to_blame_the_client() {
+    fn a_verified_job_takes_two_owners_to_blame_the_client() {
         let blamed = |tier| [0, 1, 2].map(|owners| is_client_at_fault(tier, owners));
         assert_eq!(blamed(Tier::None), [false, true, true]);
-        assert_eq!(blamed(Tier::Replicated), [false, false, true]);
+        for verified in [Tier::Sampled, Tier::Replicated, Tier::Quorum] {
+            assert_eq!(blamed(verified), [false, false, true]);
+        }
     }
 }

@@ -12,14 +12,17 @@ use crate::{
     amount::{Amount, InvalidAmount},
     atto::Atto,
     job::{Device, Tier},
+    split::WHOLE_PPM,
 };
 
 /// What training costs beside one forward pass: the backward pass is two of them.
 pub const TRAINING_FACTOR: u32 = 3;
 /// Counts up to here stay exact as JSON numbers.
 pub const ROWS_MAX: u64 = (1 << 53) - 1;
-/// The platform's largest share of a charge.
+/// The platform's largest fee.
 pub const PLATFORM_PPM_MAX: u32 = 200_000;
+/// The house's largest share of a charge: the largest fee, and what the price adds for audits.
+pub const HOUSE_PPM_MAX: u32 = house_share(PLATFORM_PPM_MAX, 1, Tier::Sampled.audit_ppm());
 
 /// Nano base units per 10^9 multiply-adds, which is atto base units per multiply-add: a decimal string in JSON.
 #[derive(
@@ -101,7 +104,9 @@ pub struct Meter {
     epochs: u32,
     factor: u32,
     replicas: u16,
-    /// The multiply-adds of one replica: all terms above but the replicas.
+    /// What the price adds for audits, in millionths of one replica.
+    audit_ppm: u32,
+    /// The multiply-adds of one replica: all terms above but the replicas and the audits.
     #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
     madds: u128,
 }
@@ -130,7 +135,7 @@ impl Meter {
             madds_per_row,
             rows,
             epochs,
-            tier.replicas(),
+            Runs::of(tier),
         )
     }
 
@@ -142,15 +147,29 @@ impl Meter {
             madds_per_row,
             rows,
             1,
-            tier.replicas(),
+            Runs::of(tier),
         )
+    }
+
+    /// The meter of the same job under another tier.
+    #[must_use]
+    pub fn under(&self, tier: Tier) -> Self {
+        let Runs { replicas, audit_ppm } = Runs::of(tier);
+        Self { replicas, audit_ppm, ..*self }
     }
 
     /// The meter of the same job by a count of one's own: of the program's multiply-adds and the data's rows.
     /// `None` when it is too large to be priced.
     #[must_use]
     pub fn recount(&self, madds_per_row: u128, rows: u64) -> Option<Self> {
-        Self::count(self.kind, madds_per_row, rows, self.epochs, self.replicas)
+        Self::count(self.kind, madds_per_row, rows, self.epochs, self.runs())
+    }
+
+    const fn runs(&self) -> Runs {
+        Runs {
+            replicas: self.replicas,
+            audit_ppm: self.audit_ppm,
+        }
     }
 
     fn count(
@@ -158,7 +177,7 @@ impl Meter {
         madds_per_row: u128,
         rows: u64,
         epochs: u32,
-        replicas: u16,
+        Runs { replicas, audit_ppm }: Runs,
     ) -> Option<Self> {
         let factor = match kind {
             MeterKind::Training => TRAINING_FACTOR,
@@ -177,6 +196,7 @@ impl Meter {
             epochs,
             factor,
             replicas,
+            audit_ppm,
             madds,
         })
     }
@@ -211,6 +231,12 @@ impl Meter {
         self.replicas
     }
 
+    /// What the price adds for audits, in millionths of one replica.
+    #[must_use]
+    pub const fn audit_ppm(&self) -> u32 {
+        self.audit_ppm
+    }
+
     /// The multiply-adds of one replica.
     #[must_use]
     pub const fn madds(&self) -> u128 {
@@ -218,14 +244,58 @@ impl Meter {
     }
 }
 
-/// The price of a job, all replicas, not rounded. `None` when it is larger than any amount.
+/// How often a tier has a job run.
+#[derive(Debug, Clone, Copy)]
+struct Runs {
+    replicas: u16,
+    audit_ppm: u32,
+}
+
+impl Runs {
+    const fn of(tier: Tier) -> Self {
+        Self {
+            replicas: tier.replicas(),
+            audit_ppm: tier.audit_ppm(),
+        }
+    }
+}
+
+/// The price of a job, all replicas and what is added for audits; the latter rounded down to an atto base unit. `None`
+/// when it is larger than any amount.
 #[must_use]
 pub fn amount(meter: &Meter, price: &PriceVersion) -> Option<Atto> {
-    let metered = U256::from(meter.madds)
+    let once = U256::from(meter.madds).checked_mul(U256::from(price.rate_nano.nano()))?;
+    let audits = once
+        .checked_mul(U256::from(meter.audit_ppm))?
+        .checked_div(U256::from(WHOLE_PPM))?;
+    let metered = once
         .checked_mul(U256::from(meter.replicas))?
-        .checked_mul(U256::from(price.rate_nano.nano()))?;
+        .checked_add(audits)?;
     let metered = Atto::from_atto(metered)?;
     Some(metered.max(Atto::from_base(price.minimum)))
+}
+
+/// The house's share of the charge of such a job, in millionths: its fee, and what the price added for audits. A worker
+/// earns with a run what it would earn without them.
+#[must_use]
+pub const fn house_ppm(meter: &Meter, price: &PriceVersion) -> u32 {
+    house_share(price.platform_ppm, meter.replicas, meter.audit_ppm)
+}
+
+#[expect(
+    clippy::arithmetic_side_effects,
+    clippy::cast_possible_truncation,
+    reason = "a product of three numbers below 2^21 fits 64 bits, and no share is above a million"
+)]
+const fn house_share(platform_ppm: u32, replicas: u16, audit_ppm: u32) -> u32 {
+    let whole = WHOLE_PPM as u64;
+    let runs = replicas as u64 * whole;
+    let paid = runs + audit_ppm as u64;
+    if paid == 0 || platform_ppm > WHOLE_PPM {
+        return WHOLE_PPM;
+    }
+    let workers = (whole - platform_ppm as u64) * runs / paid;
+    (whole - workers) as u32
 }
 
 /// The serde form of [`Meter`]; reading it counts again.
@@ -238,7 +308,14 @@ struct MeterDocument {
     epochs: u32,
     factor: u32,
     replicas: u16,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    audit_ppm: u32,
     madds: Amount,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl From<Meter> for MeterDocument {
@@ -250,6 +327,7 @@ impl From<Meter> for MeterDocument {
             epochs,
             factor,
             replicas,
+            audit_ppm,
             madds,
         } = meter;
         let count = |count| Amount::from_base(count).expect("bounded by `count`");
@@ -260,6 +338,7 @@ impl From<Meter> for MeterDocument {
             epochs,
             factor,
             replicas,
+            audit_ppm,
             madds: count(madds),
         }
     }
@@ -276,12 +355,15 @@ impl TryFrom<MeterDocument> for Meter {
             epochs,
             factor,
             replicas,
+            audit_ppm,
             madds,
         } = document;
+        let runs = Runs { replicas, audit_ppm };
         let counted =
-            Self::count(kind, madds_per_row.base(), rows, epochs, replicas).ok_or(InvalidMeter)?;
+            Self::count(kind, madds_per_row.base(), rows, epochs, runs).ok_or(InvalidMeter)?;
         let one_pass = kind == MeterKind::Training || epochs == 1;
-        let agrees = counted.factor == factor && counted.madds == madds.base() && one_pass;
+        let is_share = audit_ppm <= WHOLE_PPM;
+        let agrees = counted.factor == factor && counted.madds == madds.base() && one_pass && is_share;
         agrees.then_some(counted).ok_or(InvalidMeter)
     }
 }
@@ -316,6 +398,29 @@ mod tests {
             exact.to_string(),
             (17_244_000_u128 * 2 * 1_000_000_000_000).to_string()
         );
+    }
+
+    #[test]
+    fn sampled_costs_a_tenth_more_and_its_worker_earns_the_same() {
+        let (price, plain) = (price(1_000_000_000_000, 1), Meter::inference(1_000, 1_437, Tier::None).unwrap());
+        let sampled = plain.under(Tier::Sampled);
+        let exact = |meter: &Meter| amount(meter, &price).unwrap().atto();
+        assert_eq!(exact(&sampled) * U256::from(10), exact(&plain) * U256::from(11));
+        assert_eq!((house_ppm(&plain, &price), house_ppm(&sampled, &price)), (50_000, 136_364));
+        assert_eq!(HOUSE_PPM_MAX, 272_728);
+        let triple = exact(&plain) * U256::from(3);
+        assert_eq!(exact(&plain.under(Tier::Quorum)), triple);
+        assert_eq!(house_ppm(&plain.under(Tier::Quorum), &price), 50_000);
+    }
+
+    #[test]
+    fn a_meter_without_audits_is_written_as_before() {
+        let plain = serde_json::to_value(Meter::inference(10, 360, Tier::Replicated).unwrap()).unwrap();
+        assert_eq!(plain.get("audit_ppm"), None);
+        let sampled = Meter::inference(10, 360, Tier::Sampled).unwrap();
+        let document = serde_json::to_value(sampled).unwrap();
+        assert_eq!(document["audit_ppm"], 100_000);
+        assert_eq!(serde_json::from_value::<Meter>(document).unwrap(), sampled);
     }
 
     #[test]

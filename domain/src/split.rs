@@ -8,7 +8,7 @@ use alloy_primitives::{Address, U256};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::{amount::Amount, digest::Sha256, ledger::Change, price::PLATFORM_PPM_MAX};
+use crate::{amount::Amount, digest::Sha256, ledger::Change, price::HOUSE_PPM_MAX};
 
 /// Millionths that the weights of a split sum to.
 pub const WHOLE_PPM: u32 = 1_000_000;
@@ -49,8 +49,8 @@ pub struct Shared {
 /// Why there is no split, or no share of a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSplit {
-    /// The platform asks for more than [`PLATFORM_PPM_MAX`].
-    #[error("the platform's share is above 200000 millionths")]
+    /// The house asks for more than [`HOUSE_PPM_MAX`].
+    #[error("the platform's share is above 272728 millionths")]
     PlatformTooHigh,
     /// Nobody has a weight. The work of a charge has somebody who did it.
     #[error("the shares have no weight")]
@@ -73,7 +73,7 @@ impl Split {
         platform_ppm: u32,
         shares: &[(Address, u64)],
     ) -> Result<Self, InvalidSplit> {
-        if platform_ppm > PLATFORM_PPM_MAX {
+        if platform_ppm > HOUSE_PPM_MAX {
             return Err(InvalidSplit::PlatformTooHigh);
         }
         let rest = WHOLE_PPM
@@ -300,7 +300,7 @@ mod tests {
             Err(InvalidSplit::NoWeight)
         );
         assert_eq!(
-            Split::new(PLATFORM, PLATFORM_PPM_MAX + 1, &[(payee(1), 1)]),
+            Split::new(PLATFORM, HOUSE_PPM_MAX + 1, &[(payee(1), 1)]),
             Err(InvalidSplit::PlatformTooHigh)
         );
         let crowd: Vec<_> = (0..=u64::try_from(SHARES_MAX).unwrap())
@@ -348,7 +348,7 @@ mod tests {
 
     prop_compose! {
         fn splits()(
-            platform_ppm in 0..=PLATFORM_PPM_MAX,
+            platform_ppm in 0..=HOUSE_PPM_MAX,
             shares in prop::collection::vec((0..12_u8, prop_oneof![1..4_u64, any::<u64>()]), 1..12),
         ) -> Option<Split> {
             let shares: Vec<_> = shares.into_iter().map(|(number, weight)| (payee(number), weight)).collect();

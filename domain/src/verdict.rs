@@ -1,4 +1,4 @@
-//! Which results of a job agree, and what follows: the rules of `replicated` verification.
+//! Which results of a job agree, and what follows: the rules of each tier.
 //!
 //! Results are compared bitwise. Only results of inference from different numeric classes may differ, and
 //! only as far as two metrics allow: a relative L2 distance sees a cheaper program, the largest single
@@ -15,7 +15,8 @@ use crate::{
 pub const REL_L2_MAX: f64 = 1e-5;
 /// Largest deviation of one element, relative to the largest element, of two fp32 tensors that agree.
 pub const MAX_REF_MAX: f64 = 5e-6;
-/// Executions of a replicated job at most: two, and a third on mismatch.
+/// Executions of a verified job at most: for `sampled` one, an audit and a third on mismatch, for `replicated` two and a third,
+/// for `quorum` three from the start.
 pub const REPLICAS_MAX: usize = 3;
 
 /// How far two results are apart: the worst over their tensors.
@@ -151,6 +152,8 @@ impl Agreement {
 pub enum VerdictKind {
     /// Nobody compared anything: tier `none`.
     Unverified,
+    /// Nobody compared anything, by a draw: tier `sampled`.
+    Sampled,
     /// Accepted results are the same bit by bit.
     Bitwise,
     /// Accepted results agree within the tolerance between numeric classes.
@@ -165,6 +168,7 @@ impl VerdictKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unverified => "unverified",
+            Self::Sampled => "sampled",
             Self::Bitwise => "bitwise",
             Self::Tolerance => "tolerance",
             Self::Unstable => "unstable",
@@ -190,16 +194,24 @@ pub enum Ruling {
     Unstable,
 }
 
-/// Rules on `results` shown results. `agreement` compares two of them, the lower place first.
+/// Rules on `results` shown results. `audited` says whether the one result of a sampled job was drawn to be run again;
+/// `agreement` compares two results, the lower place first.
 #[must_use]
-pub fn rule(tier: Tier, results: usize, agreement: impl Fn(usize, usize) -> Agreement) -> Ruling {
+pub fn rule(
+    tier: Tier,
+    audited: bool,
+    results: usize,
+    agreement: impl Fn(usize, usize) -> Agreement,
+) -> Ruling {
+    let unseen = |kind| Ruling::Accept {
+        kind,
+        reference: 0,
+        accepted: vec![true; results],
+    };
     match tier {
-        Tier::None => Ruling::Accept {
-            kind: VerdictKind::Unverified,
-            reference: 0,
-            accepted: vec![true; results],
-        },
-        Tier::Replicated => majority(results, agreement),
+        Tier::None => unseen(VerdictKind::Unverified),
+        Tier::Sampled if results == 1 && !audited => unseen(VerdictKind::Sampled),
+        Tier::Sampled | Tier::Replicated | Tier::Quorum => majority(results, agreement),
     }
 }
 
@@ -305,7 +317,7 @@ mod tests {
 
     #[test]
     fn tier_none_takes_the_one_result() {
-        let ruling = rule(Tier::None, 1, |_, _| NO);
+        let ruling = rule(Tier::None, false, 1, |_, _| NO);
         let kind = VerdictKind::Unverified;
         assert_eq!(
             ruling,
@@ -318,6 +330,37 @@ mod tests {
     }
 
     #[test]
+    fn a_sampled_result_is_taken_as_it_is_unless_it_was_drawn() {
+        let taken = Ruling::Accept {
+            kind: VerdictKind::Sampled,
+            reference: 0,
+            accepted: vec![true],
+        };
+        assert_eq!(rule(Tier::Sampled, false, 1, |_, _| NO), taken);
+        assert_eq!(rule(Tier::Sampled, true, 1, |_, _| NO), Ruling::Another);
+        assert_eq!(rule(Tier::Sampled, true, 2, |_, _| NO), Ruling::Another);
+        assert_eq!(rule(Tier::Sampled, true, 3, |_, _| NO), Ruling::Unstable);
+        let confirmed = Ruling::Accept {
+            kind: VerdictKind::Bitwise,
+            reference: 0,
+            accepted: vec![true, true],
+        };
+        assert_eq!(rule(Tier::Sampled, true, 2, |_, _| Agreement::Bitwise), confirmed);
+    }
+
+    #[test]
+    fn a_quorum_is_two_of_three() {
+        let agree = |a, b| if (a, b) == (1, 2) { Agreement::Bitwise } else { NO };
+        let accept = Ruling::Accept {
+            kind: VerdictKind::Bitwise,
+            reference: 1,
+            accepted: vec![false, true, true],
+        };
+        assert_eq!(rule(Tier::Quorum, false, 3, agree), accept);
+        assert_eq!(rule(Tier::Quorum, false, 3, |_, _| NO), Ruling::Unstable);
+    }
+
+    #[test]
     fn two_that_agree_are_accepted_and_two_that_differ_ask_for_a_third() {
         let accept = |kind| Ruling::Accept {
             kind,
@@ -325,15 +368,15 @@ mod tests {
             accepted: vec![true, true],
         };
         assert_eq!(
-            rule(Tier::Replicated, 2, |_, _| Agreement::Bitwise),
+            rule(Tier::Replicated, false, 2, |_, _| Agreement::Bitwise),
             accept(VerdictKind::Bitwise)
         );
         assert_eq!(
-            rule(Tier::Replicated, 2, |_, _| near()),
+            rule(Tier::Replicated, false, 2, |_, _| near()),
             accept(VerdictKind::Tolerance)
         );
-        assert_eq!(rule(Tier::Replicated, 2, |_, _| NO), Ruling::Another);
-        assert_eq!(rule(Tier::Replicated, 1, |_, _| NO), Ruling::Another);
+        assert_eq!(rule(Tier::Replicated, false, 2, |_, _| NO), Ruling::Another);
+        assert_eq!(rule(Tier::Replicated, false, 1, |_, _| NO), Ruling::Another);
     }
 
     #[test]
@@ -350,7 +393,7 @@ mod tests {
             let reference = usize::from(odd == 0);
             let kind = VerdictKind::Bitwise;
             assert_eq!(
-                rule(Tier::Replicated, 3, agree),
+                rule(Tier::Replicated, false, 3, agree),
                 Ruling::Accept {
                     kind,
                     reference,
@@ -362,7 +405,7 @@ mod tests {
 
     #[test]
     fn three_that_all_differ_are_unstable() {
-        assert_eq!(rule(Tier::Replicated, 3, |_, _| NO), Ruling::Unstable);
+        assert_eq!(rule(Tier::Replicated, false, 3, |_, _| NO), Ruling::Unstable);
     }
 
     #[test]
@@ -371,7 +414,7 @@ mod tests {
         let accepted = vec![true; 3];
         let kind = VerdictKind::Tolerance;
         assert_eq!(
-            rule(Tier::Replicated, 3, agree),
+            rule(Tier::Replicated, false, 3, agree),
             Ruling::Accept {
                 kind,
                 reference: 1,

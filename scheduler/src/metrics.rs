@@ -8,6 +8,10 @@ pub const REPORTS: &str = "scheduler_reports_total";
 pub const FAULTS: &str = "scheduler_attempt_faults_total";
 /// Verdicts, by kind.
 pub const VERDICTS: &str = "scheduler_verdicts_total";
+/// Jobs whose held-back pay was moved, by fate.
+pub const HOLDBACKS: &str = "scheduler_holdbacks_total";
+/// Confirming runs that the house has not paid yet.
+pub const AUDITS_OWED: &str = "scheduler_audits_owed";
 /// Replicas that wait for a worker.
 pub const WAITING: &str = "scheduler_queue_waiting";
 /// Replicas that a worker has.
@@ -25,6 +29,8 @@ pub fn describe() {
     metrics::describe_counter!(REPORTS, "Reports of workers, by kind and outcome");
     metrics::describe_counter!(FAULTS, "Attempts that ended without a result, by code");
     metrics::describe_counter!(VERDICTS, "Verdicts, by kind");
+    metrics::describe_counter!(HOLDBACKS, "Jobs whose held-back pay was moved, by fate");
+    metrics::describe_gauge!(AUDITS_OWED, "Confirming runs that the house has not paid yet");
     metrics::describe_gauge!(WAITING, "Replicas that wait for a worker");
     metrics::describe_gauge!(LEASED, "Replicas that a worker has");
     metrics::describe_histogram!(

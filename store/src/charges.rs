@@ -10,7 +10,7 @@ use comptoir_domain::{
     id::{AccountId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
     ledger::{AccountKey, EntryKind, Lines, Source},
     price::{self, Meter, PriceVersion},
-    split::{InvalidSplit, Split},
+    split::{InvalidSplit, Party, Split},
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -18,6 +18,7 @@ use time::OffsetDateTime;
 use crate::{
     PgTransaction, assets,
     codec::{to_numeric, to_wide, wide_to_numeric},
+    holdback::{self, Earners},
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
     receipts::{self, Receipt, ReceiptShare},
@@ -100,6 +101,16 @@ pub async fn settle_job(
     charge: &JobCharge,
     now: OffsetDateTime,
 ) -> Result<ReceiptId, ChargeError> {
+    settle_holding_back(tx, charge, &Earners::new(), now).await
+}
+
+/// Settles a job as [`settle_job`] does, and holds back what these owners earn with it.
+pub(crate) async fn settle_holding_back(
+    tx: &mut PgTransaction<'_>,
+    charge: &JobCharge,
+    earners: &Earners,
+    now: OffsetDateTime,
+) -> Result<ReceiptId, ChargeError> {
     let JobCharge {
         asset_id, payer, ..
     } = *charge;
@@ -107,7 +118,8 @@ pub async fn settle_job(
         return Err(ChargeError::AmountMismatch);
     }
     let platform = assets::platform(tx, asset_id).await?;
-    let split = Split::new(platform, charge.price.platform_ppm, &charge.shares)?;
+    let house_ppm = price::house_ppm(&charge.meter, &charge.price);
+    let split = Split::new(platform, house_ppm, &charge.shares)?;
     let source = HoldSource::Job(charge.job);
     let hold = holds::find(tx, source)
         .await?
@@ -123,7 +135,7 @@ pub async fn settle_job(
         AccountKey::Available(payer),
         AccountKey::SplitDust(version),
     ];
-    let payees = split.parties().iter().map(splits::account_of);
+    let payees = split.parties().iter().map(|it| account_of(it, earners));
     ledger::lock(tx, asset_id, payees.chain(accounts)).await?;
     match holds::end(tx, source, now).await {
         Err(HoldError::NotHeld) => return settled_before(tx, charge, &split).await,
@@ -149,22 +161,56 @@ pub async fn settle_job(
     let lines = Lines::default()
         .debit(AccountKey::Held(payer), hold.amount)
         .credit(AccountKey::Available(payer), rest);
-    let entry = share(lines, &split, version, &billed)
+    let entry = share(lines, &split, version, (&billed, earners))
         .into_entry(EntryKind::Charge, Source::JobCharge(charge.job))
         .map_err(PostError::from)?;
     let entry = ledger::post_locked(tx, asset_id, &entry, now).await?;
 
     save_carry(tx, charge, billed.carry).await?;
     splits::save_carries(tx, version, &billed.shared.carries).await?;
-    queue_earnings(tx, asset_id, &split, &billed, now).await?;
+    queue_earnings(tx, asset_id, &split, (&billed, earners), now).await?;
+    hold_back(tx, charge, &split, (&billed, earners), now).await?;
     write_receipt(tx, charge, (entry, version), billed, now).await
 }
 
-fn share(mut lines: Lines, split: &Split, version: SplitVersionId, billed: &Billed) -> Lines {
+fn share(
+    mut lines: Lines,
+    split: &Split,
+    version: SplitVersionId,
+    (billed, earners): (&Billed, &Earners),
+) -> Lines {
     for (party, credit) in split.parties().iter().zip(&billed.shared.credits) {
-        lines = lines.credit(splits::account_of(party), *credit);
+        lines = lines.credit(account_of(party, earners), *credit);
     }
     lines.change(AccountKey::SplitDust(version), billed.shared.dust)
+}
+
+fn is_held_back(party: &Party, earners: &Earners) -> bool {
+    !party.platform && earners.contains_key(&party.payee)
+}
+
+fn account_of(party: &Party, earners: &Earners) -> AccountKey {
+    if is_held_back(party, earners) {
+        AccountKey::HeldBack(party.payee)
+    } else {
+        splits::account_of(party)
+    }
+}
+
+async fn hold_back(
+    tx: &mut PgTransaction<'_>,
+    charge: &JobCharge,
+    split: &Split,
+    (billed, earners): (&Billed, &Earners),
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let credits = split.parties().iter().zip(&billed.shared.credits);
+    let earned: Vec<_> = credits
+        .filter(|(party, _)| is_held_back(party, earners))
+        .map(|(party, credit)| (party.payee, *credit))
+        .collect();
+    let of = (charge.job, charge.asset_id, charge.payer);
+    holdback::keep(tx, of, &earned, earners, now).await
 }
 
 /// The receipt of a job whose hold has ended, if it was settled with this content.
@@ -227,16 +273,17 @@ async fn save_carry(
     Ok(())
 }
 
+/// What is held back is queued when it is released.
 async fn queue_earnings(
     conn: &mut PgConnection,
     asset_id: i32,
     split: &Split,
-    billed: &Billed,
+    (billed, earners): (&Billed, &Earners),
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     let earned = split.parties().iter().zip(&billed.shared.credits);
     let earned: Vec<_> = earned
-        .filter(|(_, credit)| !credit.is_zero())
+        .filter(|(party, credit)| !credit.is_zero() && !is_held_back(party, earners))
         .map(|(party, credit)| NewRelease {
             owner: party.payee,
             kind: if party.platform {

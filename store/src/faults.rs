@@ -7,6 +7,7 @@ use comptoir_domain::{
         state::{EndedAs, InvalidTransition},
     },
     lease::{self, AfterFailure},
+    policy::reputation::Offence,
 };
 use serde_json::json;
 use sqlx::PgConnection;
@@ -19,7 +20,7 @@ use crate::{
     events,
     jobs::{self, EndError, Failure},
     queue::interval,
-    segments,
+    segments, worker_records,
 };
 
 /// The code of a job whose attempts are spent.
@@ -101,6 +102,9 @@ pub async fn settle(
     let Some(ended) = end_attempt(tx, attempt, fault, now).await? else {
         return Ok(None);
     };
+    if let Some(offence) = offence(fault) {
+        worker_records::strike(tx, attempt, offence, now).await?;
+    }
     let voided = if fault.cause == Cause::Client || fault.code == INVALID_CHECKPOINT {
         segments::void(tx, ended.replica, attempt.0, ended.owner, now).await?
     } else {
@@ -134,10 +138,19 @@ pub async fn settle(
     }
 }
 
-struct EndedAttempt {
-    replica: Uuid,
-    ordinal: i16,
-    number: i32,
+/// What a fault says of the worker. That it blames the client, or could not read another's checkpoint, says nothing.
+fn offence(fault: &Fault) -> Option<Offence> {
+    let own = fault.cause == Cause::Worker && fault.code != INVALID_CHECKPOINT;
+    own.then(|| match fault.condition {
+        Condition::RevealOverdue => Offence::Unrevealed,
+        Condition::Open | Condition::LeaseRunOut => Offence::Failed,
+    })
+}
+
+pub(crate) struct EndedAttempt {
+    pub(crate) replica: Uuid,
+    pub(crate) ordinal: i16,
+    pub(crate) number: i32,
     owner: Uuid,
 }
 
@@ -164,7 +177,7 @@ async fn answering(conn: &mut PgConnection, job: JobId, reported: Cause) -> sqlx
     Ok(if at_fault { reported } else { Cause::Worker })
 }
 
-async fn end_attempt(
+pub(crate) async fn end_attempt(
     conn: &mut PgConnection,
     attempt: AttemptId,
     fault: &Fault,
@@ -201,7 +214,7 @@ async fn end_attempt(
 }
 
 /// Puts the replica back. A training job that nobody has begun may settle on another numeric class.
-async fn requeue(
+pub(crate) async fn requeue(
     tx: &mut PgTransaction<'_>,
     job: JobId,
     replica: Uuid,

@@ -8,6 +8,7 @@ use comptoir_domain::{
     id::{AttemptId, JobId, LeaseToken, ReplicaId, WorkerId},
     job::{JobSpec, JobState},
     lease,
+    policy::Standing,
 };
 use sqlx::{PgConnection, postgres::types::PgInterval};
 use time::{Duration, OffsetDateTime};
@@ -67,15 +68,19 @@ pub enum ClaimError {
 }
 
 /// Leases up to `wanted` replicas to a worker: what it can run and is allowed to, by priority, oldest first. A
-/// training job keeps to the numeric class of whoever takes it first.
+/// training job keeps to the numeric class of whoever takes it first. A worker with a poor record gets what others have
+/// left for a while, and one that is barred gets nothing.
 pub async fn claim(
     tx: &mut PgTransaction<'_>,
     worker: &Worker,
     wanted: u16,
     now: OffsetDateTime,
 ) -> Result<Vec<Leased>, ClaimError> {
+    let Standing::Offered { after } = worker.standing else {
+        return Ok(Vec::new());
+    };
     pin_plan(tx).await?;
-    let taken = take(tx, worker, wanted, now).await?;
+    let taken = take(tx, worker, after, wanted, now).await?;
     if taken.is_empty() {
         return Ok(Vec::new());
     }
@@ -105,6 +110,7 @@ async fn pin_plan(tx: &mut PgTransaction<'_>) -> sqlx::Result<()> {
 async fn take(
     tx: &mut PgTransaction<'_>,
     worker: &Worker,
+    after: Duration,
     wanted: u16,
     now: OffsetDateTime,
 ) -> Result<Vec<JobId>, ClaimError> {
@@ -114,7 +120,7 @@ async fn take(
         "WITH ready AS MATERIALIZED (
              SELECT queue.replica_id, queue.job_id
              FROM queue JOIN jobs ON jobs.job_id = queue.job_id
-             WHERE queue.device = $3 AND queue.ready_at <= clock_timestamp() AND queue.lease_token IS NULL
+             WHERE queue.device = $3 AND queue.ready_at <= clock_timestamp() - $13::interval AND queue.lease_token IS NULL
                AND queue.min_memory_bytes <= $4 AND queue.rate_nano >= $5
                AND (jobs.numeric_class IS NULL OR jobs.numeric_class = $6)
                AND NOT EXISTS (
@@ -170,6 +176,7 @@ async fn take(
         interval(lease::LEASE),
         interval(lease::PREFER_OTHERS),
         now,
+        interval(after),
     )
     .fetch_all(&mut **tx)
     .await

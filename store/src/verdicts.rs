@@ -1,33 +1,32 @@
 //! Verdicts: jobs whose results are all shown are ruled on, and paid for or not, each in one transaction.
 
+mod record;
+mod shares;
+
 use std::collections::BTreeMap;
 
 use alloy_primitives::Address;
 use comptoir_domain::{
     atto::Atto,
     digest::Sha256,
-    id::{AccountId, AttemptId, JobId, ReceiptId, ReplicaId, WorkerId},
-    job::{
-        Cause, JobSpec, JobState, Tier,
-        state::{EndedAs, InvalidTransition},
-    },
+    id::{AccountId, AttemptId, JobId, ReplicaId, WorkerId},
+    job::{JobSpec, Tier, state::InvalidTransition},
     price::{Meter, PriceVersion},
-    segment::{steps_by_worker, steps_in_all},
     verdict::VerdictKind,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
 
 use crate::{
-    PgTransaction, attempts,
-    charges::{self, ChargeError, JobCharge},
+    charges::ChargeError,
     codec::{to_address, to_digest, to_document, to_enum, to_wide},
-    events,
-    jobs::{self, EndError, Failure},
+    jobs::EndError,
     prices::{self, PriceError},
     queue::interval,
 };
+
+pub use record::{Reason, accept, add_replica, draw, give_up};
 
 /// The code of a job whose results never agreed.
 pub const UNSTABLE_RESULT: &str = "unstable_result";
@@ -70,6 +69,10 @@ pub struct ShownResult {
     pub ordinal: i16,
     /// The attempt that finished it.
     pub attempt: AttemptId,
+    /// What it committed to.
+    pub seal: Sha256,
+    /// What opens that.
+    pub salt: Sha256,
     /// Who ran that.
     pub worker: WorkerId,
     /// In which numeric class.
@@ -177,7 +180,7 @@ pub async fn find_case(conn: &mut PgConnection, job: JobId) -> Result<Option<Cas
 async fn results(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<ShownResult>> {
     let rows = sqlx::query!(
         r#"SELECT attempts.replica_id, replicas.ordinal, attempt_id, worker_id, numeric_class,
-             result_sha256 AS "result_sha256!", outputs AS "outputs!"
+             result_sha256 AS "result_sha256!", outputs AS "outputs!", seal AS "seal!", salt AS "salt!"
            FROM attempts JOIN replicas ON replicas.replica_id = attempts.replica_id
            WHERE attempts.job_id = $1 AND attempts.state = 'revealed'
            ORDER BY replicas.ordinal"#,
@@ -191,6 +194,8 @@ async fn results(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<ShownR
                 replica: ReplicaId(row.replica_id),
                 ordinal: row.ordinal,
                 attempt: AttemptId(row.attempt_id),
+                seal: to_digest("seal", &row.seal)?,
+                salt: to_digest("salt", &row.salt)?,
                 worker: WorkerId(row.worker_id),
                 class: row.numeric_class,
                 result: to_digest("result_sha256", &row.result_sha256)?,
@@ -200,260 +205,45 @@ async fn results(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<ShownR
         .collect()
 }
 
-/// Completes the job: pays for it, gives its owner the outputs, marks every result.
-pub async fn accept(
-    tx: &mut PgTransaction<'_>,
-    case: &Case,
-    verdict: &Accepted,
-    now: OffsetDateTime,
-) -> Result<ReceiptId, VerdictError> {
-    let state = lock(tx, case).await?.complete()?;
-    let evidence = record(tx, case, verdict.kind, &verdict.evidence, now).await?;
-    mark(tx, case, &verdict.accepted).await?;
-    let result = case
-        .results
-        .get(verdict.reference)
-        .ok_or(VerdictError::Moved)?;
-    deliver(tx, case, &result.outputs, now).await?;
-    let charge = JobCharge {
-        job: case.job,
-        account: case.account,
-        payer: case.payer,
-        asset_id: case.asset_id,
-        meter: case.meter,
-        price: case.price,
-        amount: case.amount,
-        shares: shares(tx, case, &verdict.accepted).await?,
-        input: case.spec_sha256,
-        result: result.result,
-        verdict: evidence,
-    };
-    sqlx::query!(
-        "UPDATE jobs SET state = $2, finished_at = $3 WHERE job_id = $1",
-        case.job.0,
-        state.as_str(),
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    drop_due(tx, case.job).await?;
-    // Last: other jobs of the payer wait for these locks.
-    let receipt = charges::settle_job(tx, &charge, now).await?;
-    let data = json!({ "state": state, "verdict": verdict.kind, "receipt_id": receipt });
-    events::append(tx, case.job, events::kind::COMPLETED, &data, now).await?;
-    Ok(receipt)
+/// A verdict as it was recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Decided {
+    /// `unverified`, `sampled`, `bitwise`, `tolerance` or `unstable`.
+    pub kind: String,
+    /// What it rests on.
+    pub evidence: Value,
+    /// The digest of that, which the receipt commits to.
+    pub evidence_sha256: Sha256,
+    /// When it was given.
+    pub decided_at: OffsetDateTime,
 }
 
-/// Puts one more execution on the queue. Nobody but the operator pays for it.
-pub async fn add_replica(
-    tx: &mut PgTransaction<'_>,
-    case: &Case,
-    now: OffsetDateTime,
-) -> Result<(), VerdictError> {
-    let state = lock(tx, case).await?.requeue()?;
-    let replica = ReplicaId::generate();
-    let ordinal = case
-        .results
-        .iter()
-        .map(|it| it.ordinal)
-        .max()
-        .map_or(0, |last| last + 1);
-    sqlx::query!(
-        "INSERT INTO replicas (replica_id, job_id, ordinal, state) VALUES ($1, $2, $3, 'queued')",
-        replica.0,
-        case.job.0,
-        ordinal,
-    )
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query!(
-        "INSERT INTO queue (replica_id, job_id, ready_at, device, min_memory_bytes, rate_nano)
-         SELECT $1, job_id, clock_timestamp(), quotes.device, min_memory_bytes, rate_nano
-         FROM jobs JOIN quotes USING (quote_id) JOIN price_versions USING (price_version_id)
-         WHERE job_id = $2",
-        replica.0,
-        case.job.0,
-    )
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query!(
-        "UPDATE jobs SET state = $2 WHERE job_id = $1",
-        case.job.0,
-        state.as_str()
-    )
-    .execute(&mut **tx)
-    .await?;
-    let data = json!({ "state": state, "reason": "results_differ", "replica": ordinal });
-    events::append(tx, case.job, events::kind::QUEUED, &data, now).await?;
-    drop_due(tx, case.job).await?;
-    Ok(())
-}
-
-/// Fails the job: no two results agree. Nobody is charged and nobody is blamed.
-pub async fn give_up(
-    tx: &mut PgTransaction<'_>,
-    case: &Case,
-    evidence: &Value,
-    now: OffsetDateTime,
-) -> Result<(), VerdictError> {
-    lock(tx, case).await?;
-    record(tx, case, VerdictKind::Unstable, evidence, now).await?;
-    let failure = Failure {
-        cause: Cause::Operator,
-        code: UNSTABLE_RESULT.to_owned(),
-        detail: Some("no two executions gave the same result".to_owned()),
-    };
-    jobs::end(tx, case.job, EndedAs::Failed, Some(&failure), now).await?;
-    drop_due(tx, case.job).await?;
-    Ok(())
-}
-
-/// Locks the job, if it still waits for a verdict on these very results.
-async fn lock(tx: &mut PgTransaction<'_>, case: &Case) -> Result<JobState, VerdictError> {
-    attempts::lock_jobs(tx, &[case.job.0]).await?;
-    let state = sqlx::query_scalar!("SELECT state FROM jobs WHERE job_id = $1", case.job.0)
-        .fetch_one(&mut **tx)
-        .await?;
-    let state = to_enum("state", &state, JobState::parse)?;
-    if state == JobState::Verifying && results(tx, case.job).await? == case.results {
-        Ok(state)
-    } else {
-        Err(VerdictError::Moved)
-    }
-}
-
-async fn record(
-    tx: &mut PgTransaction<'_>,
-    case: &Case,
-    kind: VerdictKind,
-    evidence: &Value,
-    now: OffsetDateTime,
-) -> Result<Sha256, VerdictError> {
-    let digest = Sha256::of_document(evidence)?;
-    sqlx::query!(
-        "INSERT INTO verdicts (job_id, kind, evidence, evidence_sha256, decided_at) VALUES ($1, $2, $3, $4, $5)",
-        case.job.0,
-        kind.as_str(),
-        evidence,
-        &digest.0,
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(digest)
-}
-
-async fn mark(tx: &mut PgTransaction<'_>, case: &Case, accepted: &[bool]) -> sqlx::Result<()> {
-    let attempts: Vec<_> = case.results.iter().map(|result| result.attempt.0).collect();
-    sqlx::query!(
-        "WITH told AS (
-             SELECT attempt_id, CASE WHEN accepted THEN 'accepted' ELSE 'rejected' END AS state
-             FROM unnest($1::uuid[], $2::boolean[]) AS it (attempt_id, accepted)
-         ), marked AS (
-             UPDATE attempts SET state = told.state FROM told WHERE attempts.attempt_id = told.attempt_id
-             RETURNING attempts.replica_id, attempts.state
-         )
-         UPDATE replicas SET state = marked.state FROM marked WHERE replicas.replica_id = marked.replica_id",
-        &attempts,
-        accepted,
-    )
-    .execute(&mut **tx)
-    .await
-    .map(drop)
-}
-
-/// Gives the job's owner its outputs.
-async fn deliver(
-    tx: &mut PgTransaction<'_>,
-    case: &Case,
-    outputs: &BTreeMap<String, Sha256>,
-    now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    let (names, blobs): (Vec<_>, Vec<_>) = outputs
-        .iter()
-        .map(|(name, sha256)| (name.clone(), sha256.0.to_vec()))
-        .unzip();
-    sqlx::query!(
-        "WITH output AS (
-             SELECT name, sha256 FROM unnest($2::text[], $3::bytea[]) AS it (name, sha256)
-         ), listed AS (
-             INSERT INTO job_outputs (job_id, name, sha256) SELECT $1, name, sha256 FROM output
-         )
-         INSERT INTO blob_owners (account_id, sha256, created_at) SELECT DISTINCT $4::uuid, sha256, $5::timestamptz FROM output
-         ON CONFLICT (account_id, sha256) DO NOTHING",
-        case.job.0,
-        &names,
-        &blobs,
-        case.account.0,
-        now,
-    )
-    .execute(&mut **tx)
-    .await
-    .map(drop)
-}
-
-/// Who did how much of the accepted work: optimizer steps of training, whole executions of inference.
-async fn shares(
-    tx: &mut PgTransaction<'_>,
-    case: &Case,
-    accepted: &[bool],
-) -> Result<Vec<(Address, u64)>, VerdictError> {
-    let mut work: BTreeMap<Address, u64> = BTreeMap::new();
-    for (result, _) in case
-        .results
-        .iter()
-        .zip(accepted)
-        .filter(|(_, accepted)| **accepted)
-    {
-        let last = payee(tx, result.worker).await?;
-        let steps = match &case.spec {
-            JobSpec::Inference(_) => BTreeMap::from([(last, 1)]),
-            JobSpec::Training(spec) => {
-                let segments = segments_run(tx, result.replica).await?;
-                steps_by_worker(steps_in_all(spec, case.meter.rows()), segments, last)
-            }
-        };
-        for (payee, steps) in steps {
-            let share = work.entry(payee).or_default();
-            *share = share.saturating_add(steps);
-        }
-    }
-    Ok(work.into_iter().collect())
-}
-
-async fn payee(conn: &mut PgConnection, worker: WorkerId) -> sqlx::Result<Address> {
-    let address = sqlx::query_scalar!(
-        r#"SELECT address AS "address!" FROM workers JOIN accounts USING (account_id) WHERE worker_id = $1"#,
-        worker.0,
-    )
-    .fetch_one(conn)
-    .await?;
-    to_address("address", &address)
-}
-
-/// The steps of each finished segment of a replica, and whom they are paid to.
-async fn segments_run(
+/// The verdict on an account's job: `None` for no such job, `Some(None)` before it is given.
+pub async fn find_decided(
     conn: &mut PgConnection,
-    replica: ReplicaId,
-) -> sqlx::Result<Vec<(Address, u64)>> {
-    let rows = sqlx::query!(
-        r#"SELECT address AS "address!", step_to - step_from AS "steps!"
-           FROM segments
-           JOIN attempts USING (attempt_id)
-           JOIN workers USING (worker_id)
-           JOIN accounts USING (account_id)
-           WHERE segments.replica_id = $1
-           ORDER BY segment"#,
-        replica.0,
+    account: AccountId,
+    job: JobId,
+) -> sqlx::Result<Option<Option<Decided>>> {
+    let row = sqlx::query!(
+        r#"SELECT verdicts.kind AS "kind?", evidence AS "evidence?", evidence_sha256 AS "evidence_sha256?",
+             decided_at AS "decided_at?"
+           FROM jobs LEFT JOIN verdicts USING (job_id) WHERE job_id = $1 AND account_id = $2"#,
+        job.0,
+        account.0,
     )
-    .fetch_all(conn)
+    .fetch_optional(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok((
-                to_address("address", &row.address)?,
-                row.steps.unsigned_abs(),
-            ))
+    let Some(row) = row else { return Ok(None) };
+    let whole = row.kind.zip(row.evidence).zip(row.evidence_sha256).zip(row.decided_at);
+    whole
+        .map(|(((kind, evidence), sha256), decided_at)| {
+            Ok(Decided {
+                kind,
+                evidence,
+                evidence_sha256: to_digest("evidence_sha256", &sha256)?,
+                decided_at,
+            })
         })
-        .collect()
+        .transpose()
+        .map(Some)
 }

@@ -5,6 +5,7 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AccountId, JoinTokenId, WorkerId},
     job::Device,
+    policy::{Reputation, Standing},
 };
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
@@ -40,6 +41,8 @@ pub struct NewWorker {
     pub version: String,
     /// The lowest rate it works for.
     pub price_floor_nano: Amount,
+    /// Its jobs run without walls.
+    pub unsandboxed: bool,
 }
 
 /// A worker, as the protocol needs it.
@@ -59,6 +62,8 @@ pub struct Worker {
     pub numeric_class: String,
     /// The lowest rate it works for.
     pub price_floor_nano: Amount,
+    /// What its record earns it.
+    pub standing: Standing,
     /// Its owner took it out.
     pub revoked: bool,
 }
@@ -151,8 +156,8 @@ async fn insert(
     let id = WorkerId::generate();
     sqlx::query!(
         "INSERT INTO workers (worker_id, account_id, join_token_id, name, public_key, device, device_name,
-             memory_bytes, threads, numeric_class, libtorch, version, price_floor_nano, joined_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             memory_bytes, threads, numeric_class, libtorch, version, price_floor_nano, joined_at, unsandboxed)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         id.0,
         account.0,
         token.0,
@@ -167,6 +172,7 @@ async fn insert(
         worker.version,
         to_numeric(worker.price_floor_nano),
         now,
+        worker.unsandboxed,
     )
     .execute(&mut **tx)
     .await
@@ -193,9 +199,10 @@ async fn insert(
 /// The worker, revoked ones too.
 pub async fn find(conn: &mut PgConnection, worker: WorkerId) -> sqlx::Result<Option<Worker>> {
     let row = sqlx::query!(
-        r#"SELECT account_id, public_key, device, memory_bytes, numeric_class, price_floor_nano,
-             revoked_at IS NOT NULL AS "revoked!"
-           FROM workers WHERE worker_id = $1"#,
+        r#"SELECT account_id, workers.public_key, device, memory_bytes, workers.numeric_class, price_floor_nano,
+             revoked_at IS NOT NULL AS "revoked!", coalesce(strikes, 0) AS "strikes!",
+             barred_at IS NOT NULL AS "barred!"
+           FROM workers LEFT JOIN worker_records USING (worker_id) WHERE worker_id = $1"#,
         worker.0,
     )
     .fetch_optional(conn)
@@ -217,6 +224,11 @@ pub async fn find(conn: &mut PgConnection, worker: WorkerId) -> sqlx::Result<Opt
             memory_bytes: row.memory_bytes.unsigned_abs(),
             numeric_class: row.numeric_class,
             price_floor_nano: to_amount("price_floor_nano", &row.price_floor_nano)?,
+            standing: Reputation {
+                strikes: row.strikes.unsigned_abs(),
+                barred: row.barred,
+            }
+            .standing(),
             revoked: row.revoked,
         })
     })

@@ -47,7 +47,7 @@ struct NewQuoteBody {
     spec: JobSpec,
     /// How the result is verified.
     #[serde(default = "default_tier")]
-    #[schema(default = "replicated")]
+    #[schema(default = "sampled")]
     tier: Tier,
     /// What it runs on.
     #[serde(default = "default_device")]
@@ -56,7 +56,7 @@ struct NewQuoteBody {
 }
 
 pub(super) const fn default_tier() -> Tier {
-    Tier::Replicated
+    Tier::Sampled
 }
 
 pub(super) const fn default_device() -> Device {

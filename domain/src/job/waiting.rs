@@ -75,7 +75,7 @@ impl Demand {
     pub fn of(tier: Tier, is_training: bool, replicas: u64) -> Self {
         Self {
             replicas,
-            one_class: is_training && tier != Tier::None,
+            one_class: is_training && tier.is_verified(),
         }
     }
 }

@@ -3,11 +3,14 @@
 
 pub mod deadlines;
 pub mod faults;
+pub mod holdback;
 pub mod verdicts;
 
 use std::time::{Duration, Instant};
 
-use comptoir_store::{faults::FaultError, jobs::EndError, queue, verdicts::VerdictError};
+use comptoir_store::{
+    faults::FaultError, holdback::HoldbackError, jobs::EndError, queue, verdicts::VerdictError,
+};
 use sqlx::PgPool;
 
 use crate::{
@@ -54,6 +57,9 @@ pub enum StepError {
     /// A verdict was not recorded.
     #[error("give a verdict")]
     Verdict(#[from] VerdictError),
+    /// Held-back pay was not moved.
+    #[error("move held-back pay")]
+    Holdback(#[from] HoldbackError),
     /// Results could not be compared.
     #[error("compare results")]
     Compare(#[from] CompareError),
@@ -68,6 +74,9 @@ enum Step {
     Reveals,
     Deadlines,
     Verdicts,
+    Holdbacks,
+    AuditPay,
+    Seeds,
 }
 
 impl Step {
@@ -77,6 +86,9 @@ impl Step {
             Self::Reveals => "reveals",
             Self::Deadlines => "deadlines",
             Self::Verdicts => "verdicts",
+            Self::Holdbacks => "holdbacks",
+            Self::AuditPay => "audit_pay",
+            Self::Seeds => "seeds",
         }
     }
 
@@ -87,6 +99,9 @@ impl Step {
             Self::Reveals => faults::fail_missing_reveals(state, now).await,
             Self::Deadlines => deadlines::expire_jobs(state, now).await,
             Self::Verdicts => verdicts::rule_due(state, now).await,
+            Self::Holdbacks => holdback::move_pay(state, now).await,
+            Self::AuditPay => holdback::pay_audits(state, now).await,
+            Self::Seeds => holdback::show_seed(state, now).await,
         }
     }
 }
@@ -98,6 +113,9 @@ pub async fn run(state: SchedulerState) {
         repeat(&state, Step::Reveals),
         repeat(&state, Step::Deadlines),
         repeat(&state, Step::Verdicts),
+        repeat(&state, Step::Holdbacks),
+        repeat(&state, Step::AuditPay),
+        repeat(&state, Step::Seeds),
         count(&state),
     );
 }

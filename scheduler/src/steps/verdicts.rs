@@ -5,7 +5,9 @@ use comptoir_domain::{
     verdict::{Agreement, MAX_REF_MAX, REL_L2_MAX, Ruling, VerdictKind, rule},
 };
 use comptoir_store::{
-    verdicts::{self, Accepted, Case, VerdictError},
+    PgTransaction,
+    draws::MadeDraw,
+    verdicts::{self, Accepted, Case, Reason, VerdictError},
     wake::Channel,
 };
 use futures::{StreamExt as _, stream};
@@ -58,24 +60,31 @@ async fn rule_on(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> Res
         let found = pairs.iter().find(|(a, b, _)| (*a, *b) == (left, right));
         found.map_or(Agreement::None(None), |(_, _, agreement)| *agreement)
     };
-    let ruling = rule(case.tier, case.results.len(), agreement);
-    match apply(state, &case, &ruling, &pairs, now).await {
-        Ok(()) => {}
+    let mut tx = state.db.begin().await?;
+    let ruled = async {
+        let draw = verdicts::draw(&mut tx, &case, now).await?;
+        let audited = draw.as_ref().is_some_and(|made| made.draw.is_audited());
+        let ruling = rule(case.tier, audited, case.results.len(), agreement);
+        apply(&mut tx, (&case, draw.as_ref()), &ruling, &pairs, now).await?;
+        Ok::<_, VerdictError>(ruling)
+    };
+    let ruling = match ruled.await {
+        Ok(ruling) => ruling,
         Err(VerdictError::Moved) => return Ok(()),
         Err(error) => return Err(error.into()),
-    }
+    };
+    tx.commit().await?;
     announce(state, &case, &ruling);
     Ok(())
 }
 
 async fn apply(
-    state: &SchedulerState,
-    case: &Case,
+    tx: &mut PgTransaction<'_>,
+    (case, draw): (&Case, Option<&MadeDraw>),
     ruling: &Ruling,
     pairs: &[(usize, usize, Agreement)],
     now: OffsetDateTime,
 ) -> Result<(), VerdictError> {
-    let mut tx = state.db.begin().await?;
     match ruling {
         Ruling::Accept {
             kind,
@@ -86,23 +95,29 @@ async fn apply(
                 kind: *kind,
                 reference: *reference,
                 accepted: accepted.clone(),
-                evidence: evidence(case, *kind, accepted, pairs),
+                evidence: evidence((case, draw), *kind, accepted, pairs),
             };
-            verdicts::accept(&mut tx, case, &verdict, now).await?;
+            verdicts::accept(tx, case, &verdict, now).await?;
         }
-        Ruling::Another => verdicts::add_replica(&mut tx, case, now).await?,
+        Ruling::Another => {
+            let reason = if case.results.len() == 1 {
+                Reason::Audit
+            } else {
+                Reason::Differ
+            };
+            verdicts::add_replica(tx, case, reason, now).await?;
+        }
         Ruling::Unstable => {
-            let evidence = evidence(case, VerdictKind::Unstable, &[], pairs);
-            verdicts::give_up(&mut tx, case, &evidence, now).await?;
+            let evidence = evidence((case, draw), VerdictKind::Unstable, &[], pairs);
+            verdicts::give_up(tx, case, &evidence, now).await?;
         }
     }
-    tx.commit().await?;
     Ok(())
 }
 
 /// What the verdict rests on, in a form that anyone can check against the outputs.
 fn evidence(
-    case: &Case,
+    (case, draw): (&Case, Option<&MadeDraw>),
     kind: VerdictKind,
     accepted: &[bool],
     pairs: &[(usize, usize, Agreement)],
@@ -113,6 +128,8 @@ fn evidence(
             "attempt_id": result.attempt,
             "worker_id": result.worker,
             "numeric_class": result.class,
+            "seal": result.seal,
+            "salt": result.salt,
             "result_sha256": result.result,
             "outputs": result.outputs,
             "accepted": accepted.get(place),
@@ -134,9 +151,20 @@ fn evidence(
             "max_ref": metric(deviation.map(|deviation| deviation.max_ref)),
         })
     });
+    let draw = draw.map(|made| {
+        json!({
+            "attempt_id": made.attempt,
+            "trusted": made.draw.trusted,
+            "rate_ppm": made.draw.rate_ppm,
+            "drawn_ppm": made.draw.drawn_ppm,
+            "audited": made.draw.is_audited(),
+            "seed_commitment": made.commitment,
+        })
+    });
     json!({
         "kind": kind,
         "tier": case.tier,
+        "draw": draw,
         "results": results.collect::<Vec<_>>(),
         "comparisons": comparisons.collect::<Vec<_>>(),
         "thresholds": { "rel_l2": REL_L2_MAX, "max_ref": MAX_REF_MAX },

@@ -2,6 +2,7 @@
 //! Each seal takes what is queued, oldest first, as far as the contract's caps allow.
 
 mod seal;
+mod veto;
 mod withdrawals;
 
 use alloy_primitives::Address;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use crate::codec::{to_address, to_amount, to_enum, to_numeric};
 
 pub use seal::{RELEASES_MAX, release_queued};
+pub(crate) use veto::{come_to, give_back, note};
 pub use withdrawals::{
     WithdrawalError, cancel_withdrawal, find_withdrawal, list_withdrawals, request_withdrawal,
 };
@@ -69,7 +71,8 @@ pub(crate) struct NewRelease {
 }
 
 /// Queues what payees and the platform earned, for those that want it released by itself. The platform wants
-/// it unless an account that is bound to its address says otherwise.
+/// it unless an account that is bound to its address says otherwise; its fees stay where they are while the house owes for
+/// confirming runs.
 pub(crate) async fn queue(
     conn: &mut PgConnection,
     asset_id: i32,
@@ -88,7 +91,8 @@ pub(crate) async fn queue(
          SELECT it.id, $1, it.owner, it.kind, it.amount, $6
          FROM UNNEST($2::uuid[], $3::bytea[], $4::text[], $5::numeric[]) AS it (id, owner, kind, amount)
          LEFT JOIN accounts ON accounts.address = it.owner
-         WHERE coalesce(accounts.auto_release, it.kind = 'fees')",
+         WHERE coalesce(accounts.auto_release, it.kind = 'fees')
+             AND NOT (it.kind = 'fees' AND EXISTS (SELECT FROM audit_pays WHERE asset_id = $1 AND paid_at IS NULL))",
         asset_id,
         &ids,
         &owners,

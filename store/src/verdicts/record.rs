@@ -1,0 +1,371 @@
+//! What follows from a ruling, each in one transaction: a draw, a completed job, one more execution, or the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use comptoir_domain::{
+    amount::Amount,
+    digest::Sha256,
+    id::{ReceiptId, ReplicaId, WorkerId},
+    job::{Cause, JobState, Tier, state::EndedAs},
+    policy::Checked,
+    verdict::VerdictKind,
+};
+use serde_json::{Value, json};
+use time::OffsetDateTime;
+
+use super::{
+    Accepted, Case, ShownResult, UNSTABLE_RESULT, VerdictError, drop_due, results,
+    shares::{self, Share},
+};
+use crate::{
+    PgTransaction, attempts,
+    charges::{self, JobCharge},
+    codec::to_enum,
+    draws::{self, MadeDraw},
+    events,
+    holdback::{self, Earners},
+    jobs::{self, Failure},
+    receipts,
+    worker_records::{self, Record},
+};
+
+/// The draw that decides whether the one result of a sampled job is run again; made once. `None` for other tiers.
+pub async fn draw(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    now: OffsetDateTime,
+) -> Result<Option<MadeDraw>, VerdictError> {
+    if case.tier != Tier::Sampled {
+        return Ok(None);
+    }
+    lock(tx, case).await?;
+    if let Some(made) = draws::find(tx, case.job).await? {
+        return Ok(Some(made));
+    }
+    let result = case.results.first().ok_or(VerdictError::Moved)?;
+    let record = worker_records::lock(tx, result.worker, now).await?;
+    let of = (result.attempt, result.seal);
+    draws::draw(tx, case.job, of, record.trusted(now), now).await?;
+    Ok(draws::find(tx, case.job).await?)
+}
+
+/// Completes the job: pays for it, gives its owner the outputs, marks every result, and writes down what it says of each
+/// worker.
+pub async fn accept(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    verdict: &Accepted,
+    now: OffsetDateTime,
+) -> Result<ReceiptId, VerdictError> {
+    let state = lock(tx, case).await?.complete()?;
+    let evidence = record(tx, case, verdict.kind, &verdict.evidence, now).await?;
+    mark(tx, case, &verdict.accepted).await?;
+    let result = case
+        .results
+        .get(verdict.reference)
+        .ok_or(VerdictError::Moved)?;
+    deliver(tx, case, &result.outputs, now).await?;
+    let paid = paid_results(case, verdict);
+    let shares = shares::of(tx, case, &paid).await?;
+    let earners = judge(tx, case, verdict, &shares, now).await?;
+    let charge = JobCharge {
+        job: case.job,
+        account: case.account,
+        payer: case.payer,
+        asset_id: case.asset_id,
+        meter: case.meter,
+        price: case.price,
+        amount: case.amount,
+        shares: shares.iter().map(|it| (it.payee, it.steps)).collect(),
+        input: case.spec_sha256,
+        result: result.result,
+        verdict: evidence,
+    };
+    sqlx::query!(
+        "UPDATE jobs SET state = $2, finished_at = $3 WHERE job_id = $1",
+        case.job.0,
+        state.as_str(),
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    drop_due(tx, case.job).await?;
+    // Last: other jobs of the payer wait for these locks.
+    let receipt = charges::settle_holding_back(tx, &charge, &earners, now).await?;
+    owe_confirmations(tx, case, verdict, &paid, now).await?;
+    let data = json!({ "state": state, "verdict": verdict.kind, "receipt_id": receipt });
+    events::append(tx, case.job, events::kind::COMPLETED, &data, now).await?;
+    Ok(receipt)
+}
+
+/// The results that the client's charge pays for: the first that was accepted of a sampled job, else all of them.
+fn paid_results<'a>(case: &'a Case, verdict: &Accepted) -> Vec<&'a ShownResult> {
+    let accepted = case.results.iter().zip(&verdict.accepted);
+    let accepted = accepted.filter(|(_, accepted)| **accepted).map(|(it, _)| it);
+    match case.tier {
+        Tier::Sampled => accepted.take(1).collect(),
+        Tier::None | Tier::Replicated | Tier::Quorum => accepted.collect(),
+    }
+}
+
+/// Writes into the workers' records what the verdict says of them, and bars whoever was refuted. Who earns held-back pay
+/// comes back: of a sampled job, whoever ran what was drawn for.
+async fn judge(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    verdict: &Accepted,
+    shares: &[Share],
+    now: OffsetDateTime,
+) -> Result<Earners, VerdictError> {
+    if case.tier == Tier::None {
+        return Ok(Earners::new());
+    }
+    let first_is_paid = verdict.accepted.first() == Some(&true);
+    let holds_back = case.tier == Tier::Sampled && first_is_paid;
+    let earning = shares.iter().filter(|_| holds_back);
+    let workers: BTreeSet<WorkerId> = case
+        .results
+        .iter()
+        .map(|result| result.worker)
+        .chain(earning.clone().map(|share| share.worker))
+        .collect();
+    let mut records = BTreeMap::<WorkerId, Record>::new();
+    for worker in workers {
+        let record = worker_records::lock(tx, worker, now).await?;
+        records.insert(worker, record);
+    }
+    let alone = verdict.accepted.iter().filter(|it| **it).count() < 2;
+    for (result, accepted) in case.results.iter().zip(&verdict.accepted) {
+        let checked = match (accepted, alone) {
+            (false, _) => Checked::Refuted,
+            (true, false) => Checked::Confirmed,
+            (true, true) => Checked::Unaudited,
+        };
+        let record = &records[&result.worker];
+        worker_records::judge(tx, result.worker, record, checked, now).await?;
+        if checked == Checked::Refuted {
+            worker_records::bar(tx, result.worker, result.attempt, now).await?;
+        }
+    }
+    let mut earners = Earners::new();
+    for share in earning {
+        let number = worker_records::number_result(tx, share.worker).await?;
+        earners.insert(share.payee, (share.worker, number));
+    }
+    Ok(earners)
+}
+
+/// Every accepted result that the charge did not pay for is owed for by the house: as much as the paid run earned.
+async fn owe_confirmations(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    verdict: &Accepted,
+    paid: &[&ShownResult],
+    now: OffsetDateTime,
+) -> Result<(), VerdictError> {
+    let unpaid: Vec<&ShownResult> = case
+        .results
+        .iter()
+        .zip(&verdict.accepted)
+        .filter(|(it, accepted)| **accepted && !paid.iter().any(|paid| paid.attempt == it.attempt))
+        .map(|(it, _)| it)
+        .collect();
+    if unpaid.is_empty() {
+        return Ok(());
+    }
+    let receipt = receipts::find_of_job(tx, case.job)
+        .await?
+        .ok_or(sqlx::Error::RowNotFound)?;
+    let earned = receipt.bill.parties.iter().filter(|it| !it.party.platform);
+    let earned = Amount::sum(earned.map(|it| it.credit)).ok_or(sqlx::Error::RowNotFound)?;
+    for result in unpaid {
+        let owner = shares::payee(tx, result.worker).await?;
+        let of = (result.attempt, case.job);
+        holdback::owe(tx, of, case.asset_id, owner, earned, now).await?;
+    }
+    Ok(())
+}
+
+/// Why a job is executed once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// Its one result was drawn.
+    Audit,
+    /// Its results differ.
+    Differ,
+}
+
+impl Reason {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Audit => "audit",
+            Self::Differ => "results_differ",
+        }
+    }
+}
+
+/// Puts one more execution on the queue. Nobody but the house pays for it.
+pub async fn add_replica(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    reason: Reason,
+    now: OffsetDateTime,
+) -> Result<(), VerdictError> {
+    let state = lock(tx, case).await?.requeue()?;
+    let replica = ReplicaId::generate();
+    let ordinal = case
+        .results
+        .iter()
+        .map(|it| it.ordinal)
+        .max()
+        .map_or(0, |last| last + 1);
+    sqlx::query!(
+        "INSERT INTO replicas (replica_id, job_id, ordinal, state) VALUES ($1, $2, $3, 'queued')",
+        replica.0,
+        case.job.0,
+        ordinal,
+    )
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "INSERT INTO queue (replica_id, job_id, ready_at, device, min_memory_bytes, rate_nano)
+         SELECT $1, job_id, clock_timestamp(), quotes.device, min_memory_bytes, rate_nano
+         FROM jobs JOIN quotes USING (quote_id) JOIN price_versions USING (price_version_id)
+         WHERE job_id = $2",
+        replica.0,
+        case.job.0,
+    )
+    .execute(&mut **tx)
+    .await?;
+    sqlx::query!(
+        "UPDATE jobs SET state = $2 WHERE job_id = $1",
+        case.job.0,
+        state.as_str()
+    )
+    .execute(&mut **tx)
+    .await?;
+    let data = json!({ "state": state, "reason": reason.as_str(), "replica": ordinal });
+    events::append(tx, case.job, events::kind::QUEUED, &data, now).await?;
+    drop_due(tx, case.job).await?;
+    Ok(())
+}
+
+/// Fails the job: no two results agree. Nobody is charged and nobody is blamed; the classes are marked as unstable for
+/// the program.
+pub async fn give_up(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    evidence: &Value,
+    now: OffsetDateTime,
+) -> Result<(), VerdictError> {
+    lock(tx, case).await?;
+    record(tx, case, VerdictKind::Unstable, evidence, now).await?;
+    let classes: Vec<String> = case.results.iter().map(|it| it.class.clone()).collect();
+    sqlx::query!(
+        "INSERT INTO unstable_classes (job_id, numeric_class, program_sha256, marked_at)
+         SELECT DISTINCT $1::uuid, class, $3::bytea, $4::timestamptz FROM unnest($2::text[]) AS it (class)",
+        case.job.0,
+        &classes,
+        &case.spec.program().0,
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    let failure = Failure {
+        cause: Cause::Operator,
+        code: UNSTABLE_RESULT.to_owned(),
+        detail: Some("no two executions gave the same result".to_owned()),
+    };
+    jobs::end(tx, case.job, EndedAs::Failed, Some(&failure), now).await?;
+    drop_due(tx, case.job).await?;
+    Ok(())
+}
+
+/// Locks the job, if it still waits for a verdict on these very results.
+async fn lock(tx: &mut PgTransaction<'_>, case: &Case) -> Result<JobState, VerdictError> {
+    attempts::lock_jobs(tx, &[case.job.0]).await?;
+    let state = sqlx::query_scalar!("SELECT state FROM jobs WHERE job_id = $1", case.job.0)
+        .fetch_one(&mut **tx)
+        .await?;
+    let state = to_enum("state", &state, JobState::parse)?;
+    if state == JobState::Verifying && results(tx, case.job).await? == case.results {
+        Ok(state)
+    } else {
+        Err(VerdictError::Moved)
+    }
+}
+
+async fn record(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    kind: VerdictKind,
+    evidence: &Value,
+    now: OffsetDateTime,
+) -> Result<Sha256, VerdictError> {
+    let digest = Sha256::of_document(evidence)?;
+    sqlx::query!(
+        "INSERT INTO verdicts (job_id, kind, evidence, evidence_sha256, decided_at) VALUES ($1, $2, $3, $4, $5)",
+        case.job.0,
+        kind.as_str(),
+        evidence,
+        &digest.0,
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(digest)
+}
+
+async fn mark(tx: &mut PgTransaction<'_>, case: &Case, accepted: &[bool]) -> sqlx::Result<()> {
+    let attempts: Vec<_> = case.results.iter().map(|result| result.attempt.0).collect();
+    sqlx::query!(
+        "WITH told AS (
+             SELECT attempt_id, CASE WHEN accepted THEN 'accepted' ELSE 'rejected' END AS state
+             FROM unnest($1::uuid[], $2::boolean[]) AS it (attempt_id, accepted)
+         ), marked AS (
+             UPDATE attempts SET state = told.state FROM told WHERE attempts.attempt_id = told.attempt_id
+             RETURNING attempts.replica_id, attempts.worker_id, attempts.state
+         ), mended AS (
+             -- A result that nobody looks at makes one fault good, too; what a comparison says is written by `judge`.
+             UPDATE worker_records SET strikes = strikes - 1 FROM marked
+             WHERE $3 AND worker_records.worker_id = marked.worker_id AND strikes > 0
+         )
+         UPDATE replicas SET state = marked.state FROM marked WHERE replicas.replica_id = marked.replica_id",
+        &attempts,
+        accepted,
+        case.tier == Tier::None,
+    )
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// Gives the job's owner its outputs.
+async fn deliver(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    outputs: &BTreeMap<String, Sha256>,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let (names, blobs): (Vec<_>, Vec<_>) = outputs
+        .iter()
+        .map(|(name, sha256)| (name.clone(), sha256.0.to_vec()))
+        .unzip();
+    sqlx::query!(
+        "WITH output AS (
+             SELECT name, sha256 FROM unnest($2::text[], $3::bytea[]) AS it (name, sha256)
+         ), listed AS (
+             INSERT INTO job_outputs (job_id, name, sha256) SELECT $1, name, sha256 FROM output
+         )
+         INSERT INTO blob_owners (account_id, sha256, created_at) SELECT DISTINCT $4::uuid, sha256, $5::timestamptz FROM output
+         ON CONFLICT (account_id, sha256) DO NOTHING",
+        case.job.0,
+        &names,
+        &blobs,
+        case.account.0,
+        now,
+    )
+    .execute(&mut **tx)
+    .await
+    .map(drop)
+}
