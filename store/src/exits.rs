@@ -1,6 +1,10 @@
 //! Who asked the contract to leave. Nothing is spent for an owner while its exit is open: what it holds is released to
 //! it at the next seal instead.
 
+use std::collections::BTreeMap;
+
+use std::collections::BTreeSet;
+
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
@@ -11,8 +15,9 @@ use time::OffsetDateTime;
 
 use crate::{
     PgTransaction,
-    codec::to_address,
+    codec::{to_address, to_amount},
     ledger::{self, PostError},
+    releases,
 };
 
 /// Exits that one seal serves.
@@ -41,6 +46,28 @@ pub async fn is_leaving(conn: &mut PgConnection, asset: i32, owner: Address) -> 
     )
     .fetch_one(conn)
     .await
+}
+
+/// Which of these owners have an open exit?
+///
+/// # Errors
+/// When the database refuses.
+pub(crate) async fn leaving(
+    conn: &mut PgConnection,
+    asset: i32,
+    owners: &BTreeSet<Address>,
+) -> sqlx::Result<BTreeSet<Address>> {
+    let owners: Vec<_> = owners.iter().map(|owner| owner.to_vec()).collect();
+    sqlx::query_scalar!(
+        "SELECT owner FROM exits WHERE asset_id = $1 AND owner = ANY ($2) AND answered_block_number IS NULL",
+        asset,
+        &owners,
+    )
+    .fetch_all(conn)
+    .await?
+    .iter()
+    .map(|owner| to_address("owner", owner))
+    .collect()
 }
 
 /// The open exits, oldest first.
@@ -82,20 +109,17 @@ pub async fn release(
     now: OffsetDateTime,
 ) -> Result<Amount, PostError> {
     let leaving = open(tx, asset, EXITS_MAX).await?;
-    let accounts = leaving.iter().flat_map(|exit| {
-        [
-            AccountKey::Available(exit.owner),
-            AccountKey::Payable(exit.owner),
-        ]
-    });
+    let owners: Vec<_> = leaving.iter().map(|exit| exit.owner).collect();
+    let accounts = owners
+        .iter()
+        .flat_map(|owner| [AccountKey::Available(*owner), AccountKey::Payable(*owner)]);
     ledger::lock(tx, asset, accounts).await?;
+    let available = available(tx, asset, &owners).await?;
     let mut left = at_most;
     let mut lines = Lines::default();
-    for Exit { owner, .. } in leaving {
-        let amount = ledger::balances(tx, owner, asset)
-            .await?
-            .available
-            .min(left);
+    for owner in owners {
+        let has = available.get(&owner).copied().unwrap_or_default();
+        let amount = has.min(left);
         left = left.checked_sub(amount).expect("no more than what is left");
         lines = lines
             .debit(AccountKey::Available(owner), amount)
@@ -106,7 +130,33 @@ pub async fn release(
         .expect("what is left is a part of it");
     if !moved.is_zero() {
         let entry = lines.into_entry(EntryKind::Release, Source::Seal(seal.to_owned()))?;
-        ledger::post(tx, asset, &entry, now).await?;
+        let entry = ledger::post_locked(tx, asset, &entry, now).await?;
+        releases::note(tx, asset, entry, &[]).await?;
     }
     Ok(moved)
+}
+
+/// What each of these owners may spend; none where it has no account.
+async fn available(
+    conn: &mut PgConnection,
+    asset: i32,
+    owners: &[Address],
+) -> sqlx::Result<BTreeMap<Address, Amount>> {
+    let owners: Vec<_> = owners.iter().map(|owner| owner.to_vec()).collect();
+    sqlx::query!(
+        r#"SELECT owner AS "owner!", balance_base FROM ledger_accounts
+           WHERE asset_id = $1 AND code = 'available' AND owner = ANY ($2)"#,
+        asset,
+        &owners
+    )
+    .fetch_all(conn)
+    .await?
+    .into_iter()
+    .map(|row| {
+        Ok((
+            to_address("owner", &row.owner)?,
+            to_amount("balance_base", &row.balance_base)?,
+        ))
+    })
+    .collect()
 }

@@ -1,10 +1,12 @@
 //! Locks on a part of an owner's balance: a budget of a job, or a withdrawal on its way.
 
+use std::collections::BTreeSet;
+
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     id::{HoldId, JobId, ReleaseId},
-    ledger::{AccountKey, EntryKind, Lines, Source},
+    ledger::{AccountKey, Entry, EntryKind, Lines, Source},
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -87,45 +89,121 @@ pub async fn place(
     wanted: &Hold,
     now: OffsetDateTime,
 ) -> Result<HoldId, HoldError> {
-    let Hold {
-        source,
-        owner,
-        asset_id,
-        amount,
-    } = *wanted;
-    let (available, held) = (AccountKey::Available(owner), AccountKey::Held(owner));
-    ledger::lock(tx, asset_id, [available, held]).await?;
-    if exits::is_leaving(tx, asset_id, owner).await? {
+    let placed = place_all(tx, std::slice::from_ref(wanted), now).await?;
+    placed.into_iter().next().ok_or(HoldError::NotHeld)?
+}
+
+/// Moves money from `available` to `held`, one hold after the other, all in a few statements. Each has its own outcome;
+/// what one is refused for does not concern the others.
+///
+/// # Errors
+/// When a statement fails: then none is placed, and the transaction is over.
+pub async fn place_all(
+    tx: &mut PgTransaction<'_>,
+    wanted: &[Hold],
+    now: OffsetDateTime,
+) -> Result<Vec<Result<HoldId, HoldError>>, HoldError> {
+    let mut outcomes: Vec<Option<Result<HoldId, HoldError>>> =
+        wanted.iter().map(|_| None).collect();
+    let assets: BTreeSet<i32> = wanted.iter().map(|hold| hold.asset_id).collect();
+    for asset in assets {
+        let of_asset: Vec<_> = wanted
+            .iter()
+            .enumerate()
+            .filter(|(_, hold)| hold.asset_id == asset)
+            .collect();
+        for (place, outcome) in place_of_asset(tx, asset, of_asset, now).await? {
+            outcomes[place] = Some(outcome);
+        }
+    }
+    let outcomes = outcomes.into_iter();
+    Ok(outcomes
+        .map(|outcome| outcome.unwrap_or(Err(HoldError::NotHeld)))
+        .collect())
+}
+
+async fn place_of_asset(
+    tx: &mut PgTransaction<'_>,
+    asset_id: i32,
+    wanted: Vec<(usize, &Hold)>,
+    now: OffsetDateTime,
+) -> Result<Vec<(usize, Result<HoldId, HoldError>)>, HoldError> {
+    let owners: BTreeSet<_> = wanted.iter().map(|(_, hold)| hold.owner).collect();
+    let accounts = owners
+        .iter()
+        .flat_map(|owner| [AccountKey::Available(*owner), AccountKey::Held(*owner)]);
+    ledger::lock(tx, asset_id, accounts).await?;
+    let leaving = exits::leaving(tx, asset_id, &owners).await?;
+    let mut left = ledger::spendable(tx, asset_id, &owners).await?;
+    let (mut outcomes, mut covered, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+    for (place, hold) in wanted {
+        let available = left.entry(hold.owner).or_default();
+        match judge(hold, *available, leaving.contains(&hold.owner)) {
+            Ok((entry, rest)) => {
+                *available = rest;
+                entries.push(entry);
+                covered.push((place, hold));
+            }
+            Err(refused) => outcomes.push((place, Err(refused))),
+        }
+    }
+    let posted = ledger::post_all_locked(tx, asset_id, &entries, now).await?;
+    let mut placed = Vec::with_capacity(covered.len());
+    for ((place, hold), posted) in covered.into_iter().zip(posted) {
+        match posted {
+            Some(_) => placed.push((place, HoldId::generate(), hold)),
+            None => outcomes.push((place, Err(HoldError::AlreadyPlaced))),
+        }
+    }
+    insert_all(tx, &placed, now).await?;
+    outcomes.extend(placed.into_iter().map(|(place, id, _)| (place, Ok(id))));
+    Ok(outcomes)
+}
+
+/// The entry of a hold, and what its owner has left after it.
+fn judge(hold: &Hold, available: Amount, is_leaving: bool) -> Result<(Entry, Amount), HoldError> {
+    if is_leaving {
         return Err(HoldError::Leaving);
     }
-    let balance = ledger::balances(tx, owner, asset_id).await?.available;
-    if balance < amount {
-        return Err(HoldError::InsufficientFunds { available: balance });
-    }
+    let rest = available
+        .checked_sub(hold.amount)
+        .ok_or(HoldError::InsufficientFunds { available })?;
     let entry = Lines::default()
-        .debit(available, amount)
-        .credit(held, amount)
-        .into_entry(EntryKind::Hold, source.placed())
+        .debit(AccountKey::Available(hold.owner), hold.amount)
+        .credit(AccountKey::Held(hold.owner), hold.amount)
+        .into_entry(EntryKind::Hold, hold.source.placed())
         .map_err(PostError::from)?;
-    match ledger::post_locked(tx, asset_id, &entry, now).await {
-        Err(PostError::AlreadyPosted) => return Err(HoldError::AlreadyPlaced),
-        posted => posted?,
-    };
-    let id = HoldId::generate();
+    Ok((entry, rest))
+}
+
+async fn insert_all(
+    tx: &mut PgTransaction<'_>,
+    placed: &[(usize, HoldId, &Hold)],
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let ids: Vec<_> = placed.iter().map(|(_, id, _)| id.0).collect();
+    let holds = || placed.iter().map(|(_, _, hold)| *hold);
+    let assets: Vec<_> = holds().map(|it| it.asset_id).collect();
+    let owners: Vec<_> = holds().map(|it| it.owner.to_vec()).collect();
+    let kinds: Vec<_> = holds().map(|it| it.source.kind().to_owned()).collect();
+    let sources: Vec<_> = holds().map(|it| it.source.id()).collect();
+    let amounts: Vec<_> = holds().map(|it| to_numeric(it.amount)).collect();
     sqlx::query!(
         "INSERT INTO holds (hold_id, asset_id, owner, source_kind, source_id, amount_base, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
-        id.0,
-        asset_id,
-        owner.as_slice(),
-        source.kind(),
-        source.id(),
-        to_numeric(amount),
+         SELECT it.id, it.asset, it.owner, it.source_kind, it.source_id, it.amount, $7
+         FROM UNNEST($1::uuid[], $2::integer[], $3::bytea[], $4::text[], $5::uuid[], $6::numeric[])
+             AS it (id, asset, owner, source_kind, source_id, amount)",
+        &ids,
+        &assets,
+        &owners,
+        &kinds,
+        &sources,
+        &amounts,
         now,
     )
     .execute(&mut **tx)
-    .await?;
-    Ok(id)
+    .await
+    .map(drop)
 }
 
 /// Moves what is left of a hold back to `available` and ends it.

@@ -35,16 +35,29 @@ pub struct StoredReply {
 
 /// Takes the key for this transaction. `false` when another transaction holds it now.
 pub async fn try_lock(tx: &mut PgTransaction<'_>, key: &RequestKey<'_>) -> sqlx::Result<bool> {
-    let name = format!(
-        "idempotency {} {} {} {}",
-        key.account, key.method, key.path, key.key
-    );
-    sqlx::query_scalar!(
-        r#"SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS "taken!""#,
-        name,
+    let taken = try_lock_all(tx, std::slice::from_ref(key)).await?;
+    Ok(taken == [true])
+}
+
+/// Takes keys for this transaction. `false` for one that another transaction holds now. A key that is named twice is
+/// taken twice.
+pub async fn try_lock_all(
+    tx: &mut PgTransaction<'_>,
+    keys: &[RequestKey<'_>],
+) -> sqlx::Result<Vec<bool>> {
+    let names: Vec<_> = keys.iter().map(RequestKey::name).collect();
+    let rows = sqlx::query!(
+        r#"SELECT place AS "place!", pg_try_advisory_xact_lock(hashtextextended(name, 0)) AS "taken!"
+           FROM UNNEST($1::text[]) WITH ORDINALITY AS it (name, place)"#,
+        &names,
     )
-    .fetch_one(&mut **tx)
-    .await
+    .fetch_all(&mut **tx)
+    .await?;
+    let mut taken = vec![false; keys.len()];
+    for row in rows {
+        set(&mut taken, row.place, row.taken);
+    }
+    Ok(taken)
 }
 
 /// The reply that was given to this request, if it is kept still.
@@ -53,25 +66,44 @@ pub async fn find(
     key: &RequestKey<'_>,
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<StoredReply>> {
-    let row = sqlx::query!(
-        "SELECT body_sha256, status, location, body FROM idempotency_keys
-         WHERE account_id = $1 AND method = $2 AND path = $3 AND key = $4 AND expires_at > $5",
-        key.account.0,
-        key.method,
-        key.path,
-        key.key,
+    let found = find_all(connection, std::slice::from_ref(key), now).await?;
+    Ok(found.into_iter().next().flatten())
+}
+
+/// The replies that were given to these requests, as far as they are kept still.
+pub async fn find_all(
+    connection: &mut PgConnection,
+    keys: &[RequestKey<'_>],
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<Option<StoredReply>>> {
+    let columns = KeyColumns::of(keys.iter());
+    let rows = sqlx::query!(
+        r#"SELECT place AS "place!", body_sha256, status, location, body
+           FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY
+               AS it (account_id, method, path, key, place)
+           JOIN idempotency_keys USING (account_id, method, path, key)
+           WHERE expires_at > $5"#,
+        &columns.accounts,
+        &columns.methods,
+        &columns.paths,
+        &columns.keys,
         now,
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let status = u16::try_from(row.status).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    Ok(Some(StoredReply {
-        status,
-        location: row.location,
-        body: row.body,
-        request_sha256: codec::to_digest("body_sha256", &row.body_sha256)?,
-    }))
+    let mut found = vec![None; keys.len()];
+    for row in rows {
+        let status =
+            u16::try_from(row.status).map_err(|error| sqlx::Error::Decode(error.into()))?;
+        let reply = StoredReply {
+            status,
+            location: row.location,
+            body: row.body,
+            request_sha256: codec::to_digest("body_sha256", &row.body_sha256)?,
+        };
+        set(&mut found, row.place, Some(reply));
+    }
+    Ok(found)
 }
 
 /// Keeps a reply until `expires_at`; one that was kept before and expired makes way.
@@ -82,36 +114,100 @@ pub async fn keep(
     now: OffsetDateTime,
     expires_at: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    let status = i16::try_from(reply.status).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    keep_all(tx, &[(*key, reply)], now, expires_at).await
+}
+
+/// Keeps replies until `expires_at`; those that were kept before and expired make way.
+pub async fn keep_all(
+    tx: &mut PgTransaction<'_>,
+    replies: &[(RequestKey<'_>, &StoredReply)],
+    now: OffsetDateTime,
+    expires_at: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let columns = KeyColumns::of(replies.iter().map(|(key, _)| key));
     sqlx::query!(
         "DELETE FROM idempotency_keys
-         WHERE account_id = $1 AND method = $2 AND path = $3 AND key = $4 AND expires_at <= $5",
-        key.account.0,
-        key.method,
-        key.path,
-        key.key,
+         USING UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[]) AS it (account_id, method, path, key)
+         WHERE idempotency_keys.account_id = it.account_id AND idempotency_keys.method = it.method
+             AND idempotency_keys.path = it.path AND idempotency_keys.key = it.key AND expires_at <= $5",
+        &columns.accounts,
+        &columns.methods,
+        &columns.paths,
+        &columns.keys,
         now,
     )
     .execute(&mut **tx)
     .await?;
+    let replies = || replies.iter().map(|(_, reply)| *reply);
+    let digests: Vec<_> = replies().map(|it| it.request_sha256.0.to_vec()).collect();
+    let statuses = replies().map(|it| i16::try_from(it.status));
+    let statuses: Vec<_> = statuses
+        .collect::<Result<_, _>>()
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let locations: Vec<_> = replies().map(|it| it.location.clone()).collect();
+    let bodies: Vec<_> = replies().map(|it| it.body.clone()).collect();
     sqlx::query!(
         "INSERT INTO idempotency_keys
             (account_id, method, path, key, body_sha256, status, location, body, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
-        key.account.0,
-        key.method,
-        key.path,
-        key.key,
-        reply.request_sha256.0.as_slice(),
-        status,
-        reply.location,
-        reply.body,
+         SELECT it.account_id, it.method, it.path, it.key, it.body_sha256, it.status, it.location, it.body, $9, $10
+         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::smallint[], $7::text[], $8::bytea[])
+             AS it (account_id, method, path, key, body_sha256, status, location, body)",
+        &columns.accounts,
+        &columns.methods,
+        &columns.paths,
+        &columns.keys,
+        &digests,
+        &statuses,
+        &locations as &[Option<String>],
+        &bodies,
         now,
         expires_at,
     )
     .execute(&mut **tx)
-    .await?;
-    Ok(())
+    .await
+    .map(drop)
+}
+
+impl RequestKey<'_> {
+    /// What names the request, across processes.
+    fn name(&self) -> String {
+        let Self {
+            account,
+            method,
+            path,
+            key,
+        } = self;
+        format!("idempotency {account} {method} {path} {key}")
+    }
+}
+
+#[derive(Default)]
+struct KeyColumns {
+    accounts: Vec<uuid::Uuid>,
+    methods: Vec<String>,
+    paths: Vec<String>,
+    keys: Vec<String>,
+}
+
+impl KeyColumns {
+    fn of<'k>(keys: impl Iterator<Item = &'k RequestKey<'k>>) -> Self {
+        let mut columns = Self::default();
+        for key in keys {
+            columns.accounts.push(key.account.0);
+            columns.methods.push(key.method.to_owned());
+            columns.paths.push(key.path.to_owned());
+            columns.keys.push(key.key.to_owned());
+        }
+        columns
+    }
+}
+
+/// Puts what Postgres numbered from one in its place.
+fn set<T>(places: &mut [T], place: i64, value: T) {
+    let place = usize::try_from(place - 1).ok();
+    if let Some(slot) = place.and_then(|place| places.get_mut(place)) {
+        *slot = value;
+    }
 }
 
 /// Forgets at most `limit` replies that expired; says how many.

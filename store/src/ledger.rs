@@ -3,7 +3,7 @@
 //! Whoever moves money locks every account first, in id order, and reads afterwards. A transaction that
 //! makes several movements should name all accounts in its first [`lock`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
@@ -133,45 +133,57 @@ pub(crate) async fn post_locked(
     entry: &Entry,
     now: OffsetDateTime,
 ) -> Result<JournalEntryId, PostError> {
-    let id = JournalEntryId::generate();
-    let reverses = match entry.source() {
-        Source::Reversal(reversed) => Some(reversed.0),
-        Source::Deposit(_)
-        | Source::JobHold(_)
-        | Source::JobHoldRelease(_)
-        | Source::JobCharge(_)
-        | Source::WithdrawalHold(_)
-        | Source::WithdrawalHoldRelease(_)
-        | Source::Seal(_)
-        | Source::SplitClose(_) => None,
-    };
-    let lines: BTreeMap<_, _> = entry
-        .lines()
-        .iter()
-        .map(|(account, change)| (account.id(asset_id).0, BigDecimal::from(change.base())))
-        .collect();
-    let (accounts, changes): (Vec<_>, Vec<_>) = lines.into_iter().unzip();
-    let posted = sqlx::query!(
-        "WITH entry AS (
+    let posted = post_all_locked(tx, asset_id, std::slice::from_ref(entry), now).await?;
+    let posted = posted.into_iter().next().flatten();
+    posted.ok_or(PostError::AlreadyPosted)
+}
+
+/// Posts entries in their order, in one statement: each keeps its lines, and each line the balance and the version
+/// after it. `None` for an entry whose source has one already. The transaction has locked the accounts of all.
+///
+/// # Errors
+/// When an account would be overdrawn by one of them: then none is posted, and the transaction is over.
+pub(crate) async fn post_all_locked(
+    tx: &mut PgTransaction<'_>,
+    asset_id: i32,
+    entries: &[Entry],
+    now: OffsetDateTime,
+) -> Result<Vec<Option<JournalEntryId>>, PostError> {
+    let columns = EntryColumns::of(asset_id, entries);
+    let posted = sqlx::query_scalar!(
+        r#"WITH entry AS (
              INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, reverses, lines, posted_at)
-             VALUES ($1, $2, $3, $4, $5, $6, cardinality($8::uuid[]), $7)
+             SELECT it.id, $1, it.kind, it.source_kind, it.source_id, it.reverses, it.lines, $2
+             FROM UNNEST($3::uuid[], $4::text[], $5::text[], $6::text[], $7::uuid[], $8::smallint[])
+                 AS it (id, kind, source_kind, source_id, reverses, lines)
              ON CONFLICT (source_kind, source_id) DO NOTHING
-             RETURNING journal_entry_id, asset_id
+             RETURNING journal_entry_id
+         ), line AS (
+             INSERT INTO postings (journal_entry_id, line, asset_id, ledger_account_id, amount_base, balance_after_base, account_version)
+             SELECT it.entry, it.number, $1, it.account, it.amount,
+                 la.balance_base + sum(it.amount) OVER chain, la.version + row_number() OVER chain
+             FROM UNNEST($9::uuid[], $10::smallint[], $11::uuid[], $12::numeric[]) WITH ORDINALITY
+                 AS it (entry, number, account, amount, place)
+             JOIN ledger_accounts la ON la.ledger_account_id = it.account
+             -- `IS TRUE` keeps this a hashed look-up where joins are pinned to loops over indexes.
+             WHERE (it.entry IN (SELECT journal_entry_id FROM entry)) IS TRUE
+             WINDOW chain AS (PARTITION BY it.account ORDER BY it.place ROWS UNBOUNDED PRECEDING)
          )
-         INSERT INTO postings (journal_entry_id, line, asset_id, ledger_account_id, amount_base)
-         SELECT entry.journal_entry_id, line.number - 1, entry.asset_id, line.account, line.amount
-         FROM entry, UNNEST($8::uuid[], $9::numeric[]) WITH ORDINALITY AS line (account, amount, number)",
-        id.0,
+         SELECT journal_entry_id FROM entry"#,
         asset_id,
-        entry.kind().as_str(),
-        entry.source().kind(),
-        entry.source().id(),
-        reverses,
         now,
-        &accounts,
-        &changes,
+        &columns.ids,
+        &columns.kinds,
+        &columns.source_kinds,
+        &columns.source_ids,
+        &columns.reverses as &[Option<uuid::Uuid>],
+        &columns.lines,
+        &columns.line_entries,
+        &columns.line_numbers,
+        &columns.line_accounts,
+        &columns.line_amounts,
     )
-    .execute(&mut **tx)
+    .fetch_all(&mut **tx)
     .await
     .map_err(|error| {
         if violates(&error, "ledger_accounts_not_overdrawn") {
@@ -180,10 +192,80 @@ pub(crate) async fn post_locked(
             error.into()
         }
     })?;
-    if posted.rows_affected() == 0 {
-        return Err(PostError::AlreadyPosted);
+    let posted: HashSet<_> = posted.into_iter().collect();
+    let ids = columns.ids.into_iter();
+    Ok(ids
+        .map(|id| posted.contains(&id).then_some(JournalEntryId(id)))
+        .collect())
+}
+
+/// Entries and their lines as columns. Lines of an entry are in the order of their accounts.
+#[derive(Default)]
+struct EntryColumns {
+    ids: Vec<uuid::Uuid>,
+    kinds: Vec<String>,
+    source_kinds: Vec<String>,
+    source_ids: Vec<String>,
+    reverses: Vec<Option<uuid::Uuid>>,
+    lines: Vec<i16>,
+    line_entries: Vec<uuid::Uuid>,
+    line_numbers: Vec<i16>,
+    line_accounts: Vec<uuid::Uuid>,
+    line_amounts: Vec<BigDecimal>,
+}
+
+impl EntryColumns {
+    fn of(asset_id: i32, entries: &[Entry]) -> Self {
+        let mut columns = Self::default();
+        for entry in entries {
+            let id = JournalEntryId::generate().0;
+            let lines: BTreeMap<_, _> = entry
+                .lines()
+                .iter()
+                .map(|(account, change)| (account.id(asset_id).0, BigDecimal::from(change.base())))
+                .collect();
+            columns.ids.push(id);
+            columns.kinds.push(entry.kind().as_str().to_owned());
+            columns.source_kinds.push(entry.source().kind().to_owned());
+            columns.source_ids.push(entry.source().id());
+            columns.reverses.push(entry.source().reversed().map(|it| it.0));
+            // More lines than that is refused: the entry would come without some of them.
+            columns
+                .lines
+                .push(i16::try_from(lines.len()).unwrap_or(i16::MAX));
+            for (number, (account, amount)) in (0_i16..).zip(lines) {
+                columns.line_entries.push(id);
+                columns.line_numbers.push(number);
+                columns.line_accounts.push(account);
+                columns.line_amounts.push(amount);
+            }
+        }
+        columns
     }
-    Ok(id)
+}
+
+/// What these owners may spend; an owner without an account has nothing. Lock their accounts first.
+pub(crate) async fn spendable(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    owners: &BTreeSet<Address>,
+) -> sqlx::Result<BTreeMap<Address, Amount>> {
+    let ids: Vec<_> = owners
+        .iter()
+        .map(|owner| AccountKey::Available(*owner).id(asset_id).0)
+        .collect();
+    let rows = sqlx::query!(
+        r#"SELECT owner AS "owner!", balance_base FROM ledger_accounts WHERE ledger_account_id = ANY ($1)"#,
+        &ids,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let owner = to_address("owner", &row.owner)?;
+            Ok((owner, to_amount("balance_base", &row.balance_base)?))
+        })
+        .collect()
 }
 
 /// Credits a deposit that the chain has made final. `source_id` names it on the chain, so that it counts once.
@@ -232,6 +314,23 @@ pub async fn reverse(
     }
     let entry = lines.into_entry(EntryKind::Reversal, Source::Reversal(reversed))?;
     post(tx, asset_id, &entry, now).await
+}
+
+/// The accounts that an entry moved.
+pub(crate) async fn accounts_of(
+    conn: &mut PgConnection,
+    entry: JournalEntryId,
+) -> sqlx::Result<Vec<AccountKey>> {
+    sqlx::query!(
+        "SELECT la.owner, la.code, la.scope FROM postings JOIN ledger_accounts la USING (ledger_account_id)
+         WHERE journal_entry_id = $1",
+        entry.0,
+    )
+    .fetch_all(conn)
+    .await?
+    .iter()
+    .map(|row| to_key(&row.code, row.owner.as_deref(), row.scope))
+    .collect()
 }
 
 /// What an owner has.

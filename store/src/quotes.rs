@@ -84,53 +84,80 @@ pub enum QuoteError {
     Database(#[from] sqlx::Error),
 }
 
+impl NewQuote {
+    /// The quote that it becomes; nothing is written.
+    ///
+    /// # Errors
+    /// When the specification has no JSON form.
+    pub fn into_quote(self, now: OffsetDateTime) -> Result<Quote, serde_json::Error> {
+        Ok(Quote {
+            id: QuoteId::generate(),
+            asset_id: self.asset_id,
+            spec_sha256: Sha256::of_document(&self.spec)?,
+            spec: self.spec,
+            tier: self.tier,
+            device: self.device,
+            meter: self.meter,
+            price_version: self.price_version,
+            amount: self.amount,
+            hold: self.amount.ceil(),
+            min_memory_bytes: self.min_memory_bytes,
+            created_at: now,
+            expires_at: self.expires_at,
+        })
+    }
+}
+
 /// Makes a quote.
 pub async fn create(
     conn: &mut PgConnection,
     new: NewQuote,
     now: OffsetDateTime,
 ) -> Result<Quote, QuoteError> {
-    let quote = Quote {
-        id: QuoteId::generate(),
-        asset_id: new.asset_id,
-        spec_sha256: Sha256::of_document(&new.spec)?,
-        spec: new.spec,
-        tier: new.tier,
-        device: new.device,
-        meter: new.meter,
-        price_version: new.price_version,
-        amount: new.amount,
-        hold: new.amount.ceil(),
-        min_memory_bytes: new.min_memory_bytes,
-        created_at: now,
-        expires_at: new.expires_at,
-    };
-    sqlx::query!(
-        "INSERT INTO quotes (quote_id, account_id, asset_id, spec, spec_sha256, tier, device, meter, madds,
-             price_version_id, amount_atto, hold_base, min_memory_bytes, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-        quote.id.0,
-        new.account.0,
-        quote.asset_id,
-        serde_json::to_value(&quote.spec)?,
-        &quote.spec_sha256.0,
-        quote.tier.as_str(),
-        quote.device.as_str(),
-        serde_json::to_value(quote.meter)?,
-        BigDecimal::from(quote.meter.madds()),
-        quote.price_version,
-        wide_to_numeric(quote.amount.atto()),
-        to_numeric(quote.hold),
-        i64::try_from(quote.min_memory_bytes).unwrap_or(i64::MAX),
-        now,
-        quote.expires_at,
-    )
-    .execute(conn)
-    .await?;
+    let account = new.account;
+    let quote = new.into_quote(now)?;
+    insert_all(conn, &[(account, &quote)]).await?;
     Ok(quote)
 }
 
+/// Writes quotes, each with its account.
+pub(crate) async fn insert_all(
+    conn: &mut PgConnection,
+    quotes: &[(AccountId, &Quote)],
+) -> Result<(), QuoteError> {
+    let column = || quotes.iter().map(|(_, quote)| *quote);
+    let specs: Result<Vec<_>, _> = column().map(|it| serde_json::to_value(&it.spec)).collect();
+    let meters: Result<Vec<_>, _> = column().map(|it| serde_json::to_value(it.meter)).collect();
+    let memory = column().map(|it| i64::try_from(it.min_memory_bytes).unwrap_or(i64::MAX));
+    sqlx::query!(
+        "INSERT INTO quotes (quote_id, account_id, asset_id, spec, spec_sha256, tier, device, meter, madds,
+             price_version_id, amount_atto, hold_base, min_memory_bytes, created_at, expires_at)
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::integer[], $4::jsonb[], $5::bytea[], $6::text[], $7::text[],
+             $8::jsonb[], $9::numeric[], $10::integer[], $11::numeric[], $12::numeric[], $13::bigint[],
+             $14::timestamptz[], $15::timestamptz[])",
+        &column().map(|it| it.id.0).collect::<Vec<_>>(),
+        &quotes.iter().map(|(account, _)| account.0).collect::<Vec<_>>(),
+        &column().map(|it| it.asset_id).collect::<Vec<_>>(),
+        &specs?,
+        &column().map(|it| it.spec_sha256.0.to_vec()).collect::<Vec<_>>(),
+        &column().map(|it| it.tier.as_str().to_owned()).collect::<Vec<_>>(),
+        &column().map(|it| it.device.as_str().to_owned()).collect::<Vec<_>>(),
+        &meters?,
+        &column().map(|it| BigDecimal::from(it.meter.madds())).collect::<Vec<_>>(),
+        &column().map(|it| it.price_version).collect::<Vec<_>>(),
+        &column().map(|it| wide_to_numeric(it.amount.atto())).collect::<Vec<_>>(),
+        &column().map(|it| to_numeric(it.hold)).collect::<Vec<_>>(),
+        &memory.collect::<Vec<_>>(),
+        &column().map(|it| it.created_at).collect::<Vec<_>>(),
+        &column().map(|it| it.expires_at).collect::<Vec<_>>(),
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 struct Row {
+    account_id: Uuid,
     quote_id: Uuid,
     asset_id: i32,
     spec: serde_json::Value,
@@ -144,6 +171,7 @@ struct Row {
     min_memory_bytes: i64,
     created_at: OffsetDateTime,
     expires_at: OffsetDateTime,
+    used: bool,
 }
 
 /// The account's quote of this identifier.
@@ -152,17 +180,39 @@ pub async fn find(
     account: AccountId,
     quote: QuoteId,
 ) -> sqlx::Result<Option<Quote>> {
-    let row = sqlx::query_as!(
+    let found = find_all(conn, &[(account, quote)]).await?;
+    Ok(found.into_iter().next().map(|(_, quote, _)| quote))
+}
+
+/// Those quotes that are their account's, each with whose it is and whether a job was made from it.
+pub(crate) async fn find_all(
+    conn: &mut PgConnection,
+    wanted: &[(AccountId, QuoteId)],
+) -> sqlx::Result<Vec<(AccountId, Quote, bool)>> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (accounts, ids): (Vec<_>, Vec<_>) = wanted
+        .iter()
+        .map(|(account, quote)| (account.0, quote.0))
+        .unzip();
+    let rows = sqlx::query_as!(
         Row,
-        "SELECT quote_id, asset_id, spec, spec_sha256, tier, device, meter, price_version_id, amount_atto, hold_base,
-             min_memory_bytes, created_at, expires_at
-         FROM quotes WHERE quote_id = $1 AND account_id = $2",
-        quote.0,
-        account.0,
+        r#"SELECT account_id AS "account_id!", quote_id AS "quote_id!", asset_id, spec, spec_sha256, tier, device, meter, price_version_id, amount_atto, hold_base,
+             min_memory_bytes, created_at, expires_at,
+             EXISTS (SELECT FROM jobs WHERE jobs.quote_id = quotes.quote_id) AS "used!"
+           FROM UNNEST($1::uuid[], $2::uuid[]) AS it (account_id, quote_id) JOIN quotes USING (account_id, quote_id)"#,
+        &accounts,
+        &ids,
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    row.map(Row::into_quote).transpose()
+    rows.into_iter()
+        .map(|row| {
+            let (account, used) = (AccountId(row.account_id), row.used);
+            Ok((account, row.into_quote()?, used))
+        })
+        .collect()
 }
 
 impl Row {

@@ -1,20 +1,25 @@
-//! A quote becomes a job: the hold, the job, its replicas, their queue rows and the first event, all or nothing.
+//! Quotes become jobs: the hold, the job, its replicas, their queue rows and the first event, all or nothing for each
+//! job, in a few statements for all of a group.
+
+use std::collections::{HashMap, HashSet};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     id::{AccountId, JobId, QuoteId, ReplicaId},
-    job::Tier,
+    job::{JobState, ReplicaState},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::{Job, Replica};
 use crate::{
     PgTransaction,
-    codec::{to_amount, to_enum, to_numeric},
+    codec::to_numeric,
     events,
     holds::{self, Hold, HoldError, HoldSource},
+    quotes::{self, Quote, QuoteError},
     violates,
 };
 
@@ -58,6 +63,9 @@ pub enum CreateError {
     /// The money could not be held.
     #[error("hold the price of the job")]
     Hold(#[from] HoldError),
+    /// A quote could not be written.
+    #[error("write the quote of the job")]
+    Quote(#[from] QuoteError),
     /// The database failed.
     #[error("create a job")]
     Database(#[from] sqlx::Error),
@@ -69,64 +77,241 @@ pub async fn create(
     new: &NewJob<'_>,
     now: OffsetDateTime,
 ) -> Result<JobId, CreateError> {
-    let quote = sqlx::query!(
-        r#"SELECT asset_id, tier, spec ->> 'kind' AS "kind!", hold_base, expires_at
-           FROM quotes WHERE quote_id = $1 AND account_id = $2"#,
-        new.quote.0,
-        new.account.0,
-    )
-    .fetch_optional(&mut **tx)
-    .await?
-    .ok_or(CreateError::QuoteNotFound)?;
-    if quote.expires_at <= now {
-        return Err(CreateError::QuoteExpired(quote.expires_at));
-    }
-    let hold = to_amount("hold_base", &quote.hold_base)?;
-    if hold > new.max_cost {
-        return Err(CreateError::AboveMaxCost {
-            hold,
-            max_cost: new.max_cost,
-        });
-    }
-    let job = JobId::generate();
-    insert_job(tx, job, new, &quote.kind, &quote.tier, now).await?;
-    let tier = to_enum("tier", &quote.tier, Tier::parse)?;
-    enqueue(tx, job, tier.replicas()).await?;
-    let started = json!({ "state": "queued", "replicas": tier.replicas() });
-    events::append(tx, job, events::kind::QUEUED, &started, now).await?;
-    let hold = Hold {
-        source: HoldSource::Job(job),
-        owner: new.payer,
-        asset_id: quote.asset_id,
-        amount: hold,
-    };
-    holds::place(tx, &hold, now).await?;
-    Ok(job)
+    let made = create_all(tx, std::slice::from_ref(new), Vec::new(), now).await?;
+    let made = made.into_iter().next().ok_or(CreateError::QuoteNotFound)?;
+    Ok(made?.id)
 }
 
-async fn insert_job(
+/// Makes jobs, each with its own outcome: one that is refused does not concern the others. `fresh` are quotes that are not
+/// stored yet; one is stored with the job that is made from it. Wake [`crate::wake::Channel::Work`] after the commit.
+///
+/// # Errors
+/// When a statement fails: then none is made, and the transaction is over.
+pub async fn create_all(
     tx: &mut PgTransaction<'_>,
-    job: JobId,
-    new: &NewJob<'_>,
-    kind: &str,
-    tier: &str,
+    new: &[NewJob<'_>],
+    fresh: Vec<Quote>,
+    now: OffsetDateTime,
+) -> Result<Vec<Result<Job, CreateError>>, CreateError> {
+    let mut known = Known::read(tx, new, fresh).await?;
+    let mut outcomes: Vec<Option<Result<Job, CreateError>>> = new.iter().map(|_| None).collect();
+    // A quote that is named twice is good for whoever comes first and is not refused; so the others wait for a second round.
+    let mut waiting: Vec<usize> = (0..new.len()).collect();
+    while !waiting.is_empty() {
+        let (mut named, mut later, mut judged) = (HashSet::new(), Vec::new(), Vec::new());
+        for place in waiting {
+            match known.judge(&new[place], now) {
+                Ok(_) if !named.insert(new[place].quote) => later.push(place),
+                Ok(hold) => judged.push((place, hold)),
+                Err(refused) => outcomes[place] = Some(Err(refused)),
+            }
+        }
+        make(tx, new, &mut known, judged, &mut outcomes, now).await?;
+        waiting = later;
+    }
+    let outcomes = outcomes.into_iter();
+    Ok(outcomes
+        .map(|outcome| outcome.unwrap_or(Err(CreateError::QuoteNotFound)))
+        .collect())
+}
+
+/// The quotes that a group names.
+struct Known {
+    quotes: HashMap<QuoteId, Quote>,
+    /// Quotes of somebody that are in the database.
+    stored: HashSet<QuoteId>,
+    used: HashSet<QuoteId>,
+    /// Whose each stored quote is; a fresh one is of whoever names it.
+    owners: HashMap<QuoteId, AccountId>,
+}
+
+impl Known {
+    async fn read(
+        tx: &mut PgTransaction<'_>,
+        new: &[NewJob<'_>],
+        fresh: Vec<Quote>,
+    ) -> sqlx::Result<Self> {
+        let mut known = Self {
+            quotes: fresh.into_iter().map(|quote| (quote.id, quote)).collect(),
+            stored: HashSet::new(),
+            used: HashSet::new(),
+            owners: HashMap::new(),
+        };
+        let wanted: HashSet<_> = new
+            .iter()
+            .filter(|new| !known.quotes.contains_key(&new.quote))
+            .map(|new| (new.account, new.quote))
+            .collect();
+        let wanted: Vec<_> = wanted.into_iter().collect();
+        for (account, quote, used) in quotes::find_all(tx, &wanted).await? {
+            known.stored.insert(quote.id);
+            known.owners.insert(quote.id, account);
+            if used {
+                known.used.insert(quote.id);
+            }
+            known.quotes.insert(quote.id, quote);
+        }
+        Ok(known)
+    }
+
+    /// What the job would hold.
+    fn judge(&self, new: &NewJob<'_>, now: OffsetDateTime) -> Result<Hold, CreateError> {
+        let owner = self.owners.get(&new.quote).unwrap_or(&new.account);
+        let quote = self
+            .quotes
+            .get(&new.quote)
+            .filter(|_| *owner == new.account)
+            .ok_or(CreateError::QuoteNotFound)?;
+        if quote.expires_at <= now {
+            return Err(CreateError::QuoteExpired(quote.expires_at));
+        }
+        if quote.hold > new.max_cost {
+            return Err(CreateError::AboveMaxCost {
+                hold: quote.hold,
+                max_cost: new.max_cost,
+            });
+        }
+        if self.used.contains(&new.quote) {
+            return Err(CreateError::QuoteUsed);
+        }
+        Ok(Hold {
+            source: HoldSource::Job(JobId::generate()),
+            owner: new.payer,
+            asset_id: quote.asset_id,
+            amount: quote.hold,
+        })
+    }
+}
+
+/// Places the holds of what was judged, and writes what they cover.
+async fn make(
+    tx: &mut PgTransaction<'_>,
+    new: &[NewJob<'_>],
+    known: &mut Known,
+    judged: Vec<(usize, Hold)>,
+    outcomes: &mut [Option<Result<Job, CreateError>>],
     now: OffsetDateTime,
 ) -> Result<(), CreateError> {
+    let holds: Vec<_> = judged.iter().map(|(_, hold)| *hold).collect();
+    let placed = holds::place_all(tx, &holds, now).await?;
+    let (mut jobs, mut fresh) = (Vec::new(), Vec::new());
+    for ((place, hold), placed) in judged.into_iter().zip(placed) {
+        let (new, HoldSource::Job(id)) = (&new[place], hold.source) else {
+            continue;
+        };
+        match placed {
+            Ok(_) => {
+                known.used.insert(new.quote);
+                if !known.stored.contains(&new.quote) {
+                    fresh.push((new.account, &known.quotes[&new.quote]));
+                }
+                jobs.push((place, queued(id, new, &known.quotes[&new.quote], now)));
+            }
+            Err(refused) => outcomes[place] = Some(Err(refused.into())),
+        }
+    }
+    if jobs.is_empty() {
+        return Ok(());
+    }
+    quotes::insert_all(tx, &fresh).await?;
+    insert_all(tx, &jobs, now).await?;
+    for (place, job) in jobs {
+        outcomes[place] = Some(Ok(job));
+    }
+    Ok(())
+}
+
+/// A job as it is after its first event.
+fn queued(id: JobId, new: &NewJob<'_>, quote: &Quote, now: OffsetDateTime) -> Job {
+    let replicas = (0_i16..).take(usize::from(quote.tier.replicas()));
+    Job {
+        id,
+        account: new.account,
+        quote: quote.id,
+        payer: new.payer,
+        name: new.name.map(str::to_owned),
+        spec: quote.spec.clone(),
+        tier: quote.tier,
+        device: quote.device,
+        meter: quote.meter,
+        price_version: quote.price_version,
+        max_cost: new.max_cost,
+        hold: quote.hold,
+        charge: None,
+        min_memory_bytes: quote.min_memory_bytes,
+        numeric_class: None,
+        state: JobState::Queued,
+        verdict: None,
+        failure: None,
+        replicas: replicas
+            .map(|ordinal| Replica {
+                id: ReplicaId::generate(),
+                ordinal,
+                state: ReplicaState::Queued,
+                attempts: 0,
+                numeric_class: None,
+                compute_ms: None,
+            })
+            .collect(),
+        outputs: Vec::new(),
+        deadline_at: new.deadline_at,
+        created_at: now,
+        started_at: None,
+        finished_at: None,
+        last_seq: 1,
+    }
+}
+
+/// Writes jobs, one replica and one queue row for each execution of their tiers, and their first events. Queue rows are
+/// ready at once, by the database's clock, which is the clock of leases.
+async fn insert_all(
+    tx: &mut PgTransaction<'_>,
+    jobs: &[(usize, Job)],
+    now: OffsetDateTime,
+) -> Result<(), CreateError> {
+    let columns = JobColumns::of(jobs.iter().map(|(_, job)| job));
+    let replicas = ReplicaColumns::of(jobs.iter().map(|(_, job)| job));
     sqlx::query!(
-        "INSERT INTO jobs (job_id, account_id, quote_id, payer, asset_id, name, kind, tier, max_cost_base,
-             state, deadline_at, created_at)
-         SELECT $1, $2, quote_id, $4, asset_id, $5, $6, $7, $8, 'queued', $9, $10
-         FROM quotes WHERE quote_id = $3",
-        job.0,
-        new.account.0,
-        new.quote.0,
-        new.payer.as_slice(),
-        new.name,
-        kind,
-        tier,
-        to_numeric(new.max_cost),
-        new.deadline_at,
+        "WITH job AS (
+             INSERT INTO jobs (job_id, account_id, quote_id, payer, asset_id, name, kind, tier, max_cost_base, state,
+                 event_seq, deadline_at, created_at)
+             SELECT it.id, it.account, it.quote, it.payer, quotes.asset_id, it.name, it.kind, it.tier, it.max_cost, 'queued',
+                 1, it.deadline_at, $10
+             FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::bytea[], $5::text[], $6::text[], $7::text[],
+                     $8::numeric[], $9::timestamptz[])
+                 AS it (id, account, quote, payer, name, kind, tier, max_cost, deadline_at)
+             JOIN quotes ON quotes.quote_id = it.quote
+         ), replica AS (
+             INSERT INTO replicas (replica_id, job_id, ordinal, state)
+             SELECT it.id, it.job, it.ordinal, 'queued'
+             FROM UNNEST($11::uuid[], $12::uuid[], $13::smallint[]) AS it (id, job, ordinal)
+         ), event AS (
+             INSERT INTO job_events (job_id, seq, kind, data, created_at)
+             SELECT it.id, 1, $14, it.data, $10 FROM UNNEST($1::uuid[], $15::jsonb[]) AS it (id, data)
+         )
+         INSERT INTO queue (replica_id, job_id, ready_at, device, min_memory_bytes, rate_nano)
+         SELECT it.id, it.job, clock_timestamp(), it.device, it.memory, price_versions.rate_nano
+         FROM UNNEST($11::uuid[], $12::uuid[], $16::text[], $17::bigint[], $18::integer[])
+             AS it (id, job, device, memory, price)
+         JOIN price_versions ON price_versions.price_version_id = it.price",
+        &columns.ids,
+        &columns.accounts,
+        &columns.quotes,
+        &columns.payers,
+        &columns.names as &[Option<String>],
+        &columns.kinds,
+        &columns.tiers,
+        &columns.max_costs,
+        &columns.deadlines,
         now,
+        &replicas.ids,
+        &replicas.jobs,
+        &replicas.ordinals,
+        events::kind::QUEUED,
+        &columns.events,
+        &replicas.devices,
+        &replicas.memory,
+        &replicas.prices,
     )
     .execute(&mut **tx)
     .await
@@ -140,28 +325,65 @@ async fn insert_job(
     })
 }
 
-/// One replica and one queue row for each execution of the tier. The row is ready at once, by the database's
-/// clock, which is the clock of leases.
-async fn enqueue(tx: &mut PgTransaction<'_>, job: JobId, replicas: u16) -> sqlx::Result<()> {
-    let ids: Vec<Uuid> = (0..replicas).map(|_| ReplicaId::generate().0).collect();
-    sqlx::query!(
-        "INSERT INTO replicas (replica_id, job_id, ordinal, state)
-         SELECT replica_id, $1, ordinal - 1, 'queued'
-         FROM unnest($2::uuid[]) WITH ORDINALITY AS new (replica_id, ordinal)",
-        job.0,
-        &ids,
-    )
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query!(
-        "INSERT INTO queue (replica_id, job_id, ready_at, device, min_memory_bytes, rate_nano)
-         SELECT replica_id, job_id, clock_timestamp(), quotes.device, min_memory_bytes, rate_nano
-         FROM replicas JOIN jobs USING (job_id) JOIN quotes USING (quote_id)
-             JOIN price_versions USING (price_version_id)
-         WHERE job_id = $1",
-        job.0,
-    )
-    .execute(&mut **tx)
-    .await
-    .map(drop)
+#[derive(Default)]
+struct JobColumns {
+    ids: Vec<Uuid>,
+    accounts: Vec<Uuid>,
+    quotes: Vec<Uuid>,
+    payers: Vec<Vec<u8>>,
+    names: Vec<Option<String>>,
+    kinds: Vec<String>,
+    tiers: Vec<String>,
+    max_costs: Vec<sqlx::types::BigDecimal>,
+    deadlines: Vec<OffsetDateTime>,
+    events: Vec<Value>,
+}
+
+impl JobColumns {
+    fn of<'j>(jobs: impl Iterator<Item = &'j Job>) -> Self {
+        let mut columns = Self::default();
+        for job in jobs {
+            columns.ids.push(job.id.0);
+            columns.accounts.push(job.account.0);
+            columns.quotes.push(job.quote.0);
+            columns.payers.push(job.payer.to_vec());
+            columns.names.push(job.name.clone());
+            columns.kinds.push(job.spec.kind().to_owned());
+            columns.tiers.push(job.tier.as_str().to_owned());
+            columns.max_costs.push(to_numeric(job.max_cost));
+            columns.deadlines.push(job.deadline_at);
+            let started = json!({ "state": "queued", "replicas": job.tier.replicas() });
+            columns.events.push(started);
+        }
+        columns
+    }
+}
+
+#[derive(Default)]
+struct ReplicaColumns {
+    ids: Vec<Uuid>,
+    jobs: Vec<Uuid>,
+    ordinals: Vec<i16>,
+    devices: Vec<String>,
+    memory: Vec<i64>,
+    prices: Vec<i32>,
+}
+
+impl ReplicaColumns {
+    fn of<'j>(jobs: impl Iterator<Item = &'j Job>) -> Self {
+        let mut columns = Self::default();
+        for job in jobs {
+            for replica in &job.replicas {
+                columns.ids.push(replica.id.0);
+                columns.jobs.push(job.id.0);
+                columns.ordinals.push(replica.ordinal);
+                columns.devices.push(job.device.as_str().to_owned());
+                columns
+                    .memory
+                    .push(i64::try_from(job.min_memory_bytes).unwrap_or(i64::MAX));
+                columns.prices.push(job.price_version);
+            }
+        }
+        columns
+    }
 }

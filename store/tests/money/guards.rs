@@ -98,48 +98,71 @@ async fn not_even_the_owner_of_the_database_changes_history(db: PgPool) {
     }
 }
 
-/// An entry of one deposit, its lines written by hand.
-async fn write_lines(money: &Money, lines: &[(AccountKey, i64)]) -> sqlx::Result<JournalEntryId> {
-    let id = JournalEntryId::generate();
+/// A line written by hand: its account and change, and how far it is off the balance and version that follow.
+#[derive(Clone, Copy)]
+struct Line(AccountKey, i64, i64, i64);
+
+fn line((key, change): (AccountKey, i64)) -> Line {
+    Line(key, change, 0, 0)
+}
+
+const INSERT_LINES: &str = "INSERT INTO postings (journal_entry_id, line, asset_id, ledger_account_id, amount_base,
+         balance_after_base, account_version)
+     SELECT $1, it.number, $2, it.account, it.amount,
+         la.balance_base + sum(it.amount) OVER chain + it.balance_off, la.version + row_number() OVER chain + it.version_off
+     FROM unnest($3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[], $7::smallint[])
+         AS it (account, amount, balance_off, version_off, number)
+     JOIN ledger_accounts la ON la.ledger_account_id = it.account
+     WINDOW chain AS (PARTITION BY it.account ORDER BY it.number)";
+
+/// Writes lines, with the entry of a deposit that announces `lines` of them, or to one that exists.
+async fn write(
+    money: &Money,
+    entry: JournalEntryId,
+    announced: Option<usize>,
+    numbers: std::ops::Range<i16>,
+    lines: &[Line],
+) -> sqlx::Result<()> {
     let mut tx = money.settler.begin().await?;
-    ledger::lock(&mut tx, money.asset, lines.iter().map(|(key, _)| *key)).await?;
-    sqlx::query(
-        "INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, lines, posted_at)
-         VALUES ($1, $2, 'deposit', 'deposit', $3, $4, $5)",
-    )
-    .bind(id.0)
-    .bind(money.asset)
-    .bind(id.to_string())
-    .bind(i16::try_from(lines.len().max(2)).unwrap())
-    .bind(NOW)
-    .execute(&mut *tx)
-    .await?;
-    for (line, (key, change)) in (0_i16..).zip(lines) {
-        insert_line(&mut tx, money, id, line, (*key, *change)).await?;
+    ledger::lock(&mut tx, money.asset, lines.iter().map(|line| line.0)).await?;
+    let statement = match announced {
+        Some(_) => format!(
+            "WITH entry AS (
+                 INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, lines, posted_at)
+                 VALUES ($1, $2, 'deposit', 'deposit', $1::text, $8, $9)
+             ) {INSERT_LINES}"
+        ),
+        None => INSERT_LINES.to_owned(),
+    };
+    let column = |part: fn(&Line) -> i64| lines.iter().map(part).collect::<Vec<_>>();
+    let accounts: Vec<_> = lines.iter().map(|line| line.0.id(money.asset).0).collect();
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(statement))
+        .bind(entry.0)
+        .bind(money.asset)
+        .bind(accounts)
+        .bind(column(|line| line.1))
+        .bind(column(|line| line.2))
+        .bind(column(|line| line.3))
+        .bind(numbers.collect::<Vec<_>>());
+    if let Some(announced) = announced {
+        query = query.bind(i16::try_from(announced).unwrap()).bind(NOW);
     }
-    tx.commit().await?;
+    query.execute(&mut *tx).await?;
+    tx.commit().await
+}
+
+/// An entry of one deposit, its lines written by hand.
+async fn write_entry(money: &Money, lines: &[Line]) -> sqlx::Result<JournalEntryId> {
+    let id = JournalEntryId::generate();
+    let count = lines.len();
+    let numbers = 0..i16::try_from(count).unwrap();
+    write(money, id, Some(count.max(2)), numbers, lines).await?;
     Ok(id)
 }
 
-async fn insert_line(
-    conn: &mut sqlx::PgConnection,
-    money: &Money,
-    entry: JournalEntryId,
-    line: i16,
-    (key, change): (AccountKey, i64),
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "INSERT INTO postings (journal_entry_id, line, asset_id, ledger_account_id, amount_base)
-         VALUES ($1, $2, $3, $4, $5)",
-    )
-    .bind(entry.0)
-    .bind(line)
-    .bind(money.asset)
-    .bind(key.id(money.asset).0)
-    .bind(sqlx::types::BigDecimal::from(change))
-    .execute(conn)
-    .await?;
-    Ok(())
+async fn write_lines(money: &Money, lines: &[(AccountKey, i64)]) -> sqlx::Result<JournalEntryId> {
+    let lines: Vec<_> = lines.iter().copied().map(line).collect();
+    write_entry(money, &lines).await
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -167,13 +190,83 @@ async fn no_line_is_added_to_an_entry_of_an_earlier_transaction(db: PgPool) {
     let entry = write_lines(&money, &[(AccountKey::Deposits, -10), (alice, 10)])
         .await
         .unwrap();
-    for (line, refusal) in [(2, CHECK_VIOLATION), (1, UNIQUE_VIOLATION)] {
-        let mut tx = money.settler.begin().await.unwrap();
-        let late = insert_line(&mut tx, &money, entry, line, (alice, 5)).await;
+    let late = [(AccountKey::Deposits, -5), (alice, 5)].map(line);
+    for (numbers, refusal) in [
+        (2..3, CHECK_VIOLATION),
+        (1..2, UNIQUE_VIOLATION),
+        (2..4, CHECK_VIOLATION),
+    ] {
+        let lines = &late[..numbers.len()];
+        let late = write(&money, entry, None, numbers.clone(), lines).await;
         let error = late.expect_err("a late line");
-        assert_eq!(code(&error), refusal, "{error}");
+        assert_eq!(code(&error), refusal, "{numbers:?} {error}");
     }
     assert_eq!(money.bases(ALICE).await, (10, 0, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_line_says_the_balance_and_version_that_follow_or_is_refused(db: PgPool) {
+    let money = Money::new(db).await;
+    let alice = AccountKey::Available(ALICE);
+    let deposits = line((AccountKey::Deposits, -10));
+    for forged in [
+        Line(alice, 10, 1, 0),
+        Line(alice, 10, -1, 0),
+        Line(alice, 10, 0, 1),
+        Line(alice, 10, 0, -1),
+    ] {
+        let refused = write_entry(&money, &[deposits, forged]).await;
+        let error = refused.expect_err("a forged line");
+        assert_eq!(code(&error), CHECK_VIOLATION, "{error}");
+        let constraint = error.as_database_error().unwrap().constraint();
+        assert_eq!(constraint, Some("postings_follow"), "{error}");
+    }
+    write_entry(&money, &[deposits, line((alice, 10))])
+        .await
+        .unwrap();
+    assert_eq!(money.bases(ALICE).await, (10, 0, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn no_balance_on_the_way_through_a_statement_is_below_zero(db: PgPool) {
+    let money = Money::new(db).await;
+    let (alice, held) = (AccountKey::Available(ALICE), AccountKey::Held(ALICE));
+    let id = |key: AccountKey| key.id(money.asset).0;
+    // A deposit of ten and a hold of ten in one statement, in both orders: what counts is not where they end.
+    for (hold_first, covered) in [(true, false), (false, true)] {
+        let mut tx = money.owner.begin().await.unwrap();
+        ledger::lock(&mut tx, money.asset, [alice, held, AccountKey::Deposits])
+            .await
+            .unwrap();
+        let written = sqlx::query(
+            "WITH entry AS (
+                 INSERT INTO journal_entries (journal_entry_id, asset_id, kind, source_kind, source_id, lines, posted_at)
+                 VALUES ($1, $3, 'deposit', 'deposit', $1::text, 2, $4), ($2, $3, 'hold', 'job_hold', $2::text, 2, $4)
+             )
+             INSERT INTO postings (journal_entry_id, line, asset_id, ledger_account_id, amount_base, balance_after_base, account_version)
+             SELECT it.entry, it.number, $3, it.account, it.amount, sum(it.amount) OVER chain, row_number() OVER chain
+             FROM (VALUES ($1, 0, $5, -10), ($1, 1, $6, 10), ($2, 0, $6, -10), ($2, 1, $7, 10))
+                 AS it (entry, number, account, amount)
+             WINDOW chain AS (PARTITION BY it.account ORDER BY (it.entry = $2) = $8)",
+        )
+        .bind(JournalEntryId::generate().0)
+        .bind(JournalEntryId::generate().0)
+        .bind(money.asset)
+        .bind(NOW)
+        .bind(id(AccountKey::Deposits))
+        .bind(id(alice))
+        .bind(id(held))
+        .bind(!hold_first)
+        .execute(&mut *tx)
+        .await;
+        match written {
+            Ok(_) => assert!(covered),
+            Err(error) => {
+                let constraint = error.as_database_error().unwrap().constraint();
+                assert_eq!((constraint, covered), (Some("ledger_accounts_not_overdrawn"), false), "{error}");
+            }
+        }
+    }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
