@@ -34,7 +34,7 @@ use crate::{
     keys::{ChainKeys, ServiceKeys},
     service::{
         self,
-        config::{ApiArgs, Common, SchedulerArgs, SettlerArgs, Web},
+        config::{API_RATES, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs, SettlerCare, Web},
         parts::Running,
     },
 };
@@ -180,17 +180,23 @@ impl Node {
             public_url: self.api_url.clone(),
             keys: folder.join("keys"),
             live: false,
+            trusted_proxy_hops: 0,
         };
         let api = ApiArgs {
             common: common.clone(),
             web: web.clone(),
             listen: api,
             scheduler_url: self.scheduler_url.clone(),
+            rate_limit: API_RATES.0,
+            rate_limit_anonymous: API_RATES.1,
+            cors_origins: Vec::new(),
         };
         let scheduler = SchedulerArgs {
             common: common.clone(),
             web,
             listen: scheduler,
+            rate_limit: SCHEDULER_RATES.0,
+            rate_limit_anonymous: SCHEDULER_RATES.1,
         };
         let settler = SettlerArgs {
             common,
@@ -203,6 +209,11 @@ impl Node {
             batch_receipts: 10_000,
             batch_value_base: 10_000 * TOKEN,
             poll_ms: 250,
+            care: SettlerCare {
+                // Gas is free here, and a busy node commits a batch every few seconds.
+                spend_per_day_gwei: u64::MAX,
+                ..SettlerCare::default()
+            },
         };
         self.services
             .push(service::api::start(api, self.stop.clone()).await?);

@@ -1,8 +1,8 @@
 //! What a settler is told at its start.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use alloy::signers::local::PrivateKeySigner;
+use alloy::{network::TxSigner, primitives::Signature};
 use url::Url;
 
 use crate::fees::FeePolicy;
@@ -49,17 +49,26 @@ impl Default for BatchPolicy {
     }
 }
 
+/// Who signs: a key in this process, or one in a vault that is asked for each signature. What comes back is checked.
+pub type Signer = Arc<dyn TxSigner<Signature> + Send + Sync>;
+
 /// What a settler is told at its start.
 #[derive(Clone)]
 pub struct Config {
     /// The node.
     pub rpc: Url,
+    /// How long an answer of the node may take.
+    pub rpc_timeout: Duration,
     /// The key that holds the contract's SETTLER role.
-    pub signer: PrivateKeySigner,
+    pub signer: Signer,
+    /// How long a signature may take.
+    pub signer_timeout: Duration,
     /// The block before the contract was deployed, or any earlier one.
     pub start_block: u64,
     /// When a block counts as final.
     pub finality: Finality,
+    /// How far the final block may be behind the newest before that is told; where the node says what is final.
+    pub finality_stall: Duration,
     /// When a batch closes.
     pub batches: BatchPolicy,
     /// What transactions may cost.
@@ -76,6 +85,7 @@ impl std::fmt::Debug for Config {
             .field("signer", &self.signer.address())
             .field("start_block", &self.start_block)
             .field("finality", &self.finality)
+            .field("finality_stall", &self.finality_stall)
             .field("batches", &self.batches)
             .field("fees", &self.fees)
             .field("poll", &self.poll)

@@ -1,12 +1,8 @@
 //! Confirms by state: a batch stands where the contract holds its hash, whatever became of transactions.
 
-use alloy::{eips::BlockId, primitives::B256};
+use alloy::primitives::B256;
 use comptoir_domain::settlement::state::{BatchState, Seen, Slot};
-use comptoir_store::{
-    batches::{self, Batch},
-    exits,
-    transactions::{self, Ended, IntentKind, OpenIntent},
-};
+use comptoir_store::batches::{self, Batch};
 use time::OffsetDateTime;
 
 use crate::{
@@ -15,8 +11,6 @@ use crate::{
     settler::Settler,
 };
 
-/// Exits that are looked at when an answer is confirmed.
-const EXITS_MAX: i64 = 100_000;
 /// Batches that reached a state.
 const BATCHES: &str = "settler_batches_total";
 
@@ -31,7 +25,7 @@ impl Settler {
                 moved += u64::from(self.observe(batch, generation, tips, now).await?);
             }
         }
-        self.end_intents(tips).await?;
+        self.end_intents(tips, now).await?;
         Ok(moved)
     }
 
@@ -69,7 +63,7 @@ impl Settler {
         }
         let mut tx = self.begin().await?;
         batches::advance(&mut tx, batch.id, next, active_at, now).await?;
-        tx.commit().await?;
+        self.commit(tx, seen_at(next)).await?;
         tracing::info!(
             batch = number,
             from = batch.state.as_str(),
@@ -79,47 +73,19 @@ impl Settler {
         metrics::counter!(BATCHES, "state" => next.as_str()).increment(1);
         Ok(true)
     }
+}
 
-    /// An intent ends when its nonce is used and that is final: well, where its effect is there.
-    async fn end_intents(&self, tips: &Tips) -> Result<(), StepError> {
-        let open = transactions::open(&mut *self.db.acquire().await?, self.asset.id).await?;
-        let Some(signer) = open.first().map(|intent| intent.signer) else {
-            return Ok(());
-        };
-        let used = self
-            .chain
-            .nonce(signer, BlockId::hash(tips.final_.block.hash))
-            .await?;
-        for intent in open.iter().filter(|intent| intent.nonce < used) {
-            let ended = if self.has_effect(intent).await? {
-                Ended::Done
-            } else {
-                Ended::Failed
-            };
-            if ended == Ended::Failed {
-                tracing::warn!(intent = %intent.id, nonce = intent.nonce, "the transaction had no effect");
-            }
-            let mut tx = self.begin().await?;
-            transactions::end(&mut tx, intent.id, ended).await?;
-            tx.commit().await?;
-        }
-        Ok(())
-    }
-
-    async fn has_effect(&self, intent: &OpenIntent) -> Result<bool, StepError> {
-        let mut db = self.db.acquire().await?;
-        match (intent.kind, intent.batch) {
-            (IntentKind::Commit, Some(batch)) => Ok(batches::find(&mut db, batch)
-                .await?
-                .is_some_and(|batch| batch.state.is_anchored())),
-            (IntentKind::Commit, None) => Ok(false),
-            (IntentKind::AnswerExit, _) => {
-                let open = exits::open(&mut db, self.asset.id, EXITS_MAX).await?;
-                Ok(!open
-                    .iter()
-                    .any(|exit| intent.subject.starts_with(&crate::exit::subject(exit))))
-            }
-        }
+/// The crash point after a batch was seen to be there.
+const fn seen_at(state: BatchState) -> &'static str {
+    match state {
+        BatchState::Mined => "settler.receipt_seen",
+        BatchState::Safe => "settler.safe_seen",
+        BatchState::Anchored | BatchState::Claimable => "settler.finalized_seen",
+        BatchState::Cancelled => "settler.veto_seen",
+        BatchState::Sealed
+        | BatchState::Signed
+        | BatchState::Broadcast
+        | BatchState::Halted => "settler.reorganisation_seen",
     }
 }
 

@@ -10,7 +10,7 @@ use comptoir_store::{
     objects::{GetError, PutError},
 };
 
-use crate::chain::ChainError;
+use crate::{alert::Alert, chain::ChainError};
 
 /// Why a step did not finish.
 #[derive(Debug, thiserror::Error)]
@@ -48,10 +48,34 @@ pub enum StepError {
     /// The signature is another key's.
     #[error("the signature is not that of the settler's key")]
     WrongSignature,
+    /// The key's holder did not answer in time.
+    #[error("the settler's key did not sign in time")]
+    SignerSilent,
     /// A computation was cut short.
     #[error("compute a batch")]
     Compute(#[from] tokio::task::JoinError),
     /// The database.
     #[error("use the database")]
     Database(#[from] sqlx::Error),
+}
+
+impl StepError {
+    /// What is told of it.
+    pub(crate) const fn alert(&self) -> Alert {
+        match self {
+            Self::Chain(ChainError::WrongChain { .. }) => Alert::WrongChain,
+            Self::Chain(_) | Self::Follow(FollowError::Gap { .. }) => Alert::NodeFailing,
+            Self::Sign(_) | Self::WrongSignature | Self::SignerSilent => Alert::SignerFailing,
+            Self::Fence(_)
+            | Self::Follow(_)
+            | Self::Post(_)
+            | Self::Asset(_)
+            | Self::Batch(_)
+            | Self::Seal(_)
+            | Self::Publish(_)
+            | Self::LeafFile(_)
+            | Self::Compute(_)
+            | Self::Database(_) => Alert::StepFailing,
+        }
+    }
 }

@@ -8,19 +8,21 @@ use comptoir_domain::settlement::file;
 use comptoir_store::{
     batches::{self, Batch},
     exits::{self, Exit},
-    transactions::{self, IntentKind},
+    transactions::{self, IntentKind, OpenIntent},
 };
 use time::OffsetDateTime;
 
-use crate::{chain::Tips, error::StepError, send::Wanted, settler::Settler};
+use crate::{chain::Tips, error::StepError, settler::Settler, sign::Wanted};
 
 /// Exits that one step answers.
 const ANSWERS_MAX: i64 = 16;
+/// Exits that are looked at when an answer is judged.
+const EXITS_MAX: i64 = 100_000;
 /// Largest leaf file that is read back.
 pub const LEAF_FILE_MAX: u64 = 4 << 30;
 
 /// What intents about an exit are named after.
-pub(crate) fn subject(exit: &Exit) -> String {
+fn subject(exit: &Exit) -> String {
     format!("{}:{}/", exit.owner, exit.event_seq)
 }
 
@@ -53,7 +55,7 @@ impl Settler {
     }
 
     async fn sign_answer(
-        &self,
+        &mut self,
         exit: &Exit,
         batch: &Batch,
         sealed: &file::Sealed,
@@ -84,7 +86,7 @@ impl Settler {
         // A batch that is older than the request, or a deposit that it has not seen: the next one will do.
         let Ok(gas) = self
             .chain
-            .preflight(self.config.signer.address(), Bytes::from(calldata.clone()))
+            .estimate_gas(self.signer(), Bytes::from(calldata.clone()))
             .await?
         else {
             return Ok(());
@@ -98,7 +100,7 @@ impl Settler {
             Wanted {
                 kind: IntentKind::AnswerExit,
                 subject,
-                batch: batch.id,
+                batch: Some(batch.id),
                 calldata,
                 gas,
             },
@@ -106,6 +108,15 @@ impl Settler {
             now,
         )
         .await
+    }
+
+    /// Does whoever the intent answers still wait for it?
+    pub(crate) async fn still_leaving(&self, intent: &OpenIntent) -> Result<bool, StepError> {
+        let mut db = self.db.acquire().await?;
+        let open = exits::open(&mut db, self.asset.id, EXITS_MAX).await?;
+        Ok(open
+            .iter()
+            .any(|exit| intent.subject.starts_with(&subject(exit))))
     }
 
     /// The leaves of a batch, from its published file; kept for the next step.

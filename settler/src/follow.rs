@@ -1,18 +1,10 @@
 //! Follows the chain by parent hash. Bad news count at the head, good news when they are final.
 
 use alloy::eips::BlockId;
-use comptoir_store::{
-    chain::{self, Cursor, FollowError},
-    deposits, reconciliation,
-};
-use sqlx::PgPool;
+use comptoir_store::chain::{self, Cursor, FollowError};
 use time::OffsetDateTime;
 
-use crate::{
-    chain::{Tip, Tips},
-    error::StepError,
-    settler::Settler,
-};
+use crate::{chain::Tips, error::StepError, settler::Settler};
 
 /// Blocks that one step reads one by one.
 const BLOCKS_MAX: u64 = 256;
@@ -20,8 +12,6 @@ const BLOCKS_MAX: u64 = 256;
 const RANGE_MAX: u64 = 2_000;
 /// The last block read, for the watcher of the service.
 const HEAD: &str = "settler_head_block";
-/// The last final block acted on.
-const FINAL: &str = "settler_final_block";
 /// Blocks that left the chain after they were read.
 const REORGANISED: &str = "settler_reorganised_blocks_total";
 
@@ -85,7 +75,7 @@ impl Settler {
     async fn give_back(&self, number: u64, now: OffsetDateTime) -> Result<(), StepError> {
         let mut tx = self.begin().await?;
         match chain::give_back(&mut tx, self.asset.id, number, now).await {
-            Ok(()) => Ok(tx.commit().await?),
+            Ok(()) => Ok(self.commit(tx, "settler.blocks_given_back").await?),
             Err(error @ FollowError::FinalReorganised { .. }) => {
                 tx.rollback().await?;
                 self.halt("final_reorganised", &error.to_string(), now)
@@ -97,7 +87,7 @@ impl Settler {
     }
 
     /// The node left out an event: everything after the last final block is read anew.
-    async fn read_again(&self, cursor: &Cursor, now: OffsetDateTime) -> Result<(), StepError> {
+    pub(crate) async fn read_again(&self, cursor: &Cursor, now: OffsetDateTime) -> Result<(), StepError> {
         tracing::warn!(
             from = cursor.final_number,
             "events are missing, reading again"
@@ -119,7 +109,7 @@ impl Settler {
         let events = self.chain.events_of(next.block.hash).await?;
         let mut tx = self.begin().await?;
         chain::append(&mut tx, self.asset.id, &next.block, &events, now).await?;
-        tx.commit().await?;
+        self.commit(tx, "settler.block_stored").await?;
         Ok(true)
     }
 
@@ -135,11 +125,11 @@ impl Settler {
         let events = self.chain.events_between(from, to).await?;
         let mut tx = self.begin().await?;
         chain::append(&mut tx, self.asset.id, &last.block, &events, now).await?;
-        tx.commit().await?;
+        self.commit(tx, "settler.range_stored").await?;
         Ok(true)
     }
 
-    async fn cursor(&self, now: OffsetDateTime) -> Result<Cursor, StepError> {
+    pub(crate) async fn cursor(&self, now: OffsetDateTime) -> Result<Cursor, StepError> {
         if let Some(cursor) = chain::cursor(&mut *self.db.acquire().await?, self.asset.id).await? {
             return Ok(cursor);
         }
@@ -149,157 +139,11 @@ impl Settler {
             .await?;
         let mut tx = self.begin().await?;
         chain::begin(&mut tx, self.asset.id, &start.block, now).await?;
-        tx.commit().await?;
+        self.commit(tx, "settler.following_begun").await?;
         chain::cursor(&mut *self.db.acquire().await?, self.asset.id)
             .await?
             .ok_or(StepError::Database(sqlx::Error::RowNotFound))
     }
-
-    /// Acts on what became final: credits deposits, then compares ledger and contract. Returns how many it credited.
-    pub(crate) async fn finalize(
-        &mut self,
-        tips: &Tips,
-        now: OffsetDateTime,
-    ) -> Result<u64, StepError> {
-        let cursor = self.cursor(now).await?;
-        let kept = chain::kept(&mut *self.db.acquire().await?, self.asset.id).await?;
-        let newest = kept
-            .into_iter()
-            .find(|(number, _)| *number <= tips.final_.block.number);
-        let Some((number, hash)) = newest.filter(|(number, _)| *number >= cursor.final_number)
-        else {
-            return Ok(0);
-        };
-        if self.reconciled == Some(number) {
-            return Ok(0);
-        }
-        let block = self.chain.tip(BlockId::number(number)).await?;
-        if block.block.hash != hash {
-            return Ok(0);
-        }
-        let said = self.chain.totals(hash).await?;
-        let mut tx = self.begin().await?;
-        let depth = self.config.finality.depth();
-        chain::make_final(&mut tx, self.asset.id, (number, hash), depth, now).await?;
-        let final_seq = chain::cursor(&mut tx, self.asset.id)
-            .await?
-            .map_or(0, |cursor| cursor.final_event_seq);
-        if final_seq != said.event_seq {
-            tx.rollback().await?;
-            self.read_again(&cursor, now).await?;
-            return Err(FollowError::Gap {
-                last: final_seq,
-                found: said.event_seq,
-            }
-            .into());
-        }
-        tx.commit().await?;
-        let credited = self.credit(number, now).await?;
-        self.reconcile(&block, &said, now).await?;
-        self.reconciled = Some(number);
-        metrics::gauge!(FINAL).set(approximate(number));
-        Ok(credited)
-    }
-
-    /// Credits every deposit up to a block that was made final, some in each transaction; returns how many. Cut short, the
-    /// next step goes on: a deposit is marked in the transaction that credits it.
-    async fn credit(&self, number: u64, now: OffsetDateTime) -> Result<u64, StepError> {
-        let mut credited = 0;
-        loop {
-            let mut tx = self.begin().await?;
-            let some = deposits::credit(&mut tx, &self.asset, number, now).await?;
-            tx.commit().await?;
-            if some == 0 {
-                return Ok(credited);
-            }
-            credited += some;
-        }
-    }
-
-    /// Every unit in the contract has its owner in the ledger, and the other way round. A difference halts.
-    async fn reconcile(
-        &self,
-        at: &Tip,
-        said: &crate::chain::Totals,
-        now: OffsetDateTime,
-    ) -> Result<(), StepError> {
-        let ours = totals(&self.db, self.asset.id, at.block.number).await?;
-        let differences: Vec<String> = [
-            (
-                "deposits by the index",
-                ours.credited.base(),
-                "deposits",
-                said.deposited,
-            ),
-            (
-                "deposits by the ledger",
-                ours.deposits.base(),
-                "deposits",
-                said.deposited,
-            ),
-            (
-                "what the ledger owes",
-                ours.owed.base(),
-                "deposits",
-                said.deposited,
-            ),
-            (
-                "claims by the index",
-                ours.claimed.base(),
-                "claims",
-                said.claimed,
-            ),
-            (
-                "the last deposit",
-                u128::from(ours.deposit_seq),
-                "the last deposit",
-                u128::from(said.deposit_seq),
-            ),
-        ]
-        .into_iter()
-        .filter(|(_, ours, _, theirs)| ours != theirs)
-        .map(|(what, ours, of, theirs)| format!("{what}: {ours}, {of} of the contract: {theirs}"))
-        .chain(shortfalls(&ours, said))
-        .collect();
-        if differences.is_empty() {
-            return Ok(());
-        }
-        let detail = format!("at block {}: {}", at.block.number, differences.join("; "));
-        self.halt("ledger_differs", &detail, now).await
-    }
-}
-
-fn shortfalls(ours: &reconciliation::Totals, said: &crate::chain::Totals) -> Vec<String> {
-    let held = said.deposited.saturating_sub(said.claimed);
-    let mut shortfalls = Vec::new();
-    if said.balance < alloy::primitives::U256::from(held) {
-        shortfalls.push(format!(
-            "the contract holds {} tokens and owes {held}",
-            said.balance
-        ));
-    }
-    if ours.payable.base() < said.claimed {
-        shortfalls.push(format!(
-            "{} were paid, {} were released",
-            said.claimed, ours.payable
-        ));
-    }
-    if ours.overpaid_owners > 0 {
-        shortfalls.push(format!(
-            "{} owners were paid more than was released to them",
-            ours.overpaid_owners
-        ));
-    }
-    shortfalls
-}
-
-async fn totals(db: &PgPool, asset: i32, number: u64) -> Result<reconciliation::Totals, StepError> {
-    let mut tx = db
-        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await?;
-    let totals = reconciliation::totals(&mut tx, asset, number).await?;
-    tx.commit().await?;
-    Ok(totals)
 }
 
 /// A block number as a gauge takes it.
@@ -307,6 +151,6 @@ async fn totals(db: &PgPool, asset: i32, number: u64) -> Result<reconciliation::
     clippy::cast_precision_loss,
     reason = "block numbers are far below 2^53"
 )]
-const fn approximate(number: u64) -> f64 {
+pub(crate) const fn approximate(number: u64) -> f64 {
     number as f64
 }

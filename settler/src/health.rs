@@ -7,12 +7,18 @@ use serde::Serialize;
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 
+use crate::alert::Alerts;
+
 /// A settler that has finished no step for so long is not ready.
 const STALE_AFTER: Duration = Duration::seconds(120);
 
 /// The newest news of a settler.
 #[derive(Debug, Default)]
-pub struct Health(Mutex<News>);
+pub struct Health {
+    news: Mutex<News>,
+    /// What a person should know of.
+    pub alerts: Alerts,
+}
 
 #[derive(Debug, Default, Clone)]
 struct News {
@@ -33,6 +39,8 @@ pub struct Readiness {
     pub halted: Option<String>,
     /// Why the last step failed, if it did.
     pub failed: Option<String>,
+    /// The alerts that stand, by name.
+    pub alerts: Vec<&'static str>,
 }
 
 impl Health {
@@ -54,7 +62,7 @@ impl Health {
     }
 
     pub(crate) fn failed(&self, now: OffsetDateTime, error: String) {
-        let mut news = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut news = self.news.lock().unwrap_or_else(PoisonError::into_inner);
         news.stepped_at.get_or_insert(now);
         news.failed = Some(error);
     }
@@ -63,7 +71,7 @@ impl Health {
     #[must_use]
     pub fn readiness(&self, now: OffsetDateTime) -> Readiness {
         let news = self
-            .0
+            .news
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
@@ -77,11 +85,17 @@ impl Health {
             },
             halted: news.halted,
             failed: news.failed,
+            alerts: self
+                .alerts
+                .standing()
+                .iter()
+                .map(|(alert, _)| alert.name())
+                .collect(),
         }
     }
 
     fn tell(&self, news: News) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = news;
+        *self.news.lock().unwrap_or_else(PoisonError::into_inner) = news;
     }
 }
 

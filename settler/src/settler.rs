@@ -4,30 +4,26 @@ use std::sync::Arc;
 
 use comptoir_domain::{asset::Asset, id::BatchId, settlement::file};
 use comptoir_store::{
-    PgTransaction,
+    PgTransaction, batches,
     leader::{Fence, FenceError, Lease},
     objects::Objects,
     reconciliation,
 };
 use sqlx::PgPool;
 use time::OffsetDateTime;
-use tokio_util::sync::CancellationToken;
 
 use crate::{
-    chain::{Chain, ChainError, Tips},
-    config::Config,
+    alert::Alert,
+    chain::{Chain, Tips},
+    config::{Config, Finality},
+    crash,
     error::StepError,
     health::Health,
+    hold::Hold,
 };
 
-/// Steps that finished.
-const STEPS: &str = "settler_steps_total";
-/// Steps that did not.
-const FAILED_STEPS: &str = "settler_failed_steps_total";
 /// 1 while settling stands still over a contradiction.
-pub(crate) const HALTED: &str = "settler_halted";
-/// 1 in the process that leads.
-const LEADING: &str = "settler_leading";
+const HALTED: &str = "settler_halted";
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -54,9 +50,14 @@ pub struct Settler {
     pub(crate) asset: Asset,
     pub(crate) chain: Chain,
     pub(crate) config: Config,
+    pub(crate) health: Arc<Health>,
     lease: Lease,
     /// The contract itself is final.
     deployed: bool,
+    /// What the database knows was compared with the chain since this process leads.
+    compared: bool,
+    /// Commits that the contract would refuse are not tried before this ends.
+    pub(crate) held: Hold,
     /// The final block that was reconciled last.
     pub(crate) reconciled: Option<u64>,
     /// The leaves that exits were answered from last.
@@ -69,25 +70,28 @@ impl Settler {
     /// # Errors
     /// When the node is on another chain or does not answer, or the database refuses.
     pub async fn lead(
-        db: PgPool,
-        objects: Objects,
-        asset: Asset,
+        (db, objects, asset): (PgPool, Objects, Asset),
         config: Config,
+        health: Arc<Health>,
         now: OffsetDateTime,
     ) -> Result<Option<Self>, StepError> {
-        let chain = Chain::connect(config.rpc.clone(), &asset)?;
+        let chain = Chain::connect(config.rpc.clone(), config.rpc_timeout, &asset)?;
         chain.check_chain().await?;
         let Some(lease) = Lease::take(&db, asset.id, &config.holder, now).await? else {
             return Ok(None);
         };
+        crash::point("settler.lead_taken");
         Ok(Some(Self {
             db,
             objects,
             asset,
             chain,
             config,
+            health,
             lease,
             deployed: false,
+            compared: false,
+            held: Hold::default(),
             reconciled: None,
             answered_from: None,
         }))
@@ -100,6 +104,7 @@ impl Settler {
     pub async fn step(&mut self, now: OffsetDateTime) -> Result<Progress, StepError> {
         self.lease.check().await?;
         let tips = self.chain.tips(self.config.finality).await?;
+        self.watch_finality(&tips);
         let mut progress = Progress {
             blocks: self.follow(&tips, now).await?,
             ..Progress::default()
@@ -112,14 +117,68 @@ impl Settler {
         }
         progress.credited = self.finalize(&tips, now).await?;
         progress.batches = self.confirm(&tips, now).await?;
-        progress.halted = self.is_halted().await?;
-        if !progress.halted {
-            progress.sealed = self.seal_if_due(&tips, now).await?;
-            self.sign_commit(&tips, now).await?;
-            self.sign_answers(&tips, now).await?;
-            progress.sent = self.send(&tips, now).await?;
+        if !self.compared && !self.is_halted().await? {
+            self.compared = !self.is_behind(&tips, now).await?;
         }
+        progress.halted = self.is_halted().await?;
+        if progress.halted {
+            return Ok(progress);
+        }
+        let Some(used) = self.watch_nonces(now).await? else {
+            progress.halted = true;
+            return Ok(progress);
+        };
+        progress.sealed = self.seal_if_due(&tips, now).await?;
+        self.sign_commit(&tips, now).await?;
+        self.sign_answers(&tips, now).await?;
+        progress.sent = self.send(used, &tips, now).await?;
         Ok(progress)
+    }
+
+    /// Has the contract batches that the database does not know? A restored backup is older than the chain, and would settle
+    /// again what is settled.
+    async fn is_behind(&self, tips: &Tips, now: OffsetDateTime) -> Result<bool, StepError> {
+        let last = batches::standing(&mut *self.db.acquire().await?, self.asset.id).await?;
+        let last = last.map_or(0, |batch| batch.header.id);
+        let on_chain = self.chain.last_batch(tips.head.block.hash).await?;
+        if on_chain > last {
+            self.halt_behind(on_chain, last, now).await?;
+        }
+        Ok(on_chain > last)
+    }
+
+    /// Stops settling because the contract has batches that the database does not.
+    pub(crate) async fn halt_behind(
+        &self,
+        on_chain: u64,
+        last: u64,
+        now: OffsetDateTime,
+    ) -> Result<(), StepError> {
+        let detail = format!(
+            "the contract has batch {on_chain}, the database ends at {last}: it was restored from a backup. Nothing is sealed, \
+             or jobs would be settled twice. Stop the settler, run `comptoir admin import-batches`, then \
+             `comptoir admin resume-settling`"
+        );
+        self.halt("database_behind_chain", &detail, now).await
+    }
+
+    /// Tells when nothing becomes final although blocks are added. Settling goes on: it waits for finality by itself.
+    fn watch_finality(&self, tips: &Tips) {
+        let behind = tips
+            .head
+            .timestamp
+            .saturating_sub(tips.final_.timestamp);
+        let stalled = self.config.finality == Finality::Tags
+            && behind > self.config.finality_stall.as_secs();
+        if stalled {
+            let detail = format!(
+                "block {} is final, which is {behind} s older than block {}",
+                tips.final_.block.number, tips.head.block.number
+            );
+            self.health.alerts.raise(Alert::FinalityStalled, &detail);
+        } else {
+            self.health.alerts.clear(Alert::FinalityStalled);
+        }
     }
 
     /// Begins a transaction that no deposed settler can commit.
@@ -127,6 +186,17 @@ impl Settler {
         let mut tx = self.db.begin().await?;
         self.fence().hold(&mut tx).await?;
         Ok(tx)
+    }
+
+    /// Commits, and passes the crash point of this write.
+    pub(crate) async fn commit(
+        &self,
+        tx: PgTransaction<'static>,
+        point: &'static str,
+    ) -> sqlx::Result<()> {
+        tx.commit().await?;
+        crash::point(point);
+        Ok(())
     }
 
     pub(crate) const fn fence(&self) -> Fence {
@@ -140,117 +210,26 @@ impl Settler {
         detail: &str,
         now: OffsetDateTime,
     ) -> Result<(), StepError> {
-        tracing::error!(reason, detail, "settling halted: a person has to look");
         let mut tx = self.begin().await?;
         reconciliation::halt(&mut tx, self.asset.id, reason, detail, now).await?;
-        tx.commit().await?;
-        metrics::gauge!(HALTED).set(1.0);
+        self.commit(tx, "settler.halted").await?;
+        self.is_halted().await?;
         Ok(())
     }
 
     async fn is_halted(&self) -> Result<bool, StepError> {
         let halt = reconciliation::open_halt(&mut *self.db.acquire().await?, self.asset.id).await?;
         metrics::gauge!(HALTED).set(if halt.is_some() { 1.0 } else { 0.0 });
+        let alerts = &self.health.alerts;
+        match &halt {
+            Some(halt) => {
+                let detail = format!("{}: {}", halt.reason, halt.detail);
+                alerts.raise(Alert::SettlingHalted, &detail);
+            }
+            None => alerts.clear(Alert::SettlingHalted),
+        }
         Ok(halt.is_some())
     }
-
-    async fn open_halt(&self) -> Result<Option<String>, StepError> {
-        let halt = reconciliation::open_halt(&mut *self.db.acquire().await?, self.asset.id).await?;
-        Ok(halt.map(|halt| format!("{}: {}", halt.reason, halt.detail)))
-    }
-}
-
-/// Leads when it can and steps until `shutdown`; `clock` is the wall clock.
-///
-/// # Errors
-/// When the node is on another chain: no step could ever be right.
-pub async fn run(
-    (db, objects, asset): (PgPool, Objects, Asset),
-    config: Config,
-    clock: fn() -> OffsetDateTime,
-    health: Arc<Health>,
-    shutdown: CancellationToken,
-) -> Result<(), StepError> {
-    let mut settler: Option<Settler> = None;
-    let mut every = tokio::time::interval(config.poll);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = every.tick() => {}
-            () = shutdown.cancelled() => return Ok(()),
-        }
-        let now = clock();
-        if settler.is_none() {
-            settler = match Settler::lead(db.clone(), objects.clone(), asset, config.clone(), now)
-                .await
-            {
-                Ok(settler) => settler,
-                Err(error @ StepError::Chain(ChainError::WrongChain { .. })) => return Err(error),
-                Err(error) => {
-                    failed(&error, &health, now);
-                    None
-                }
-            };
-            if settler.is_some() {
-                tracing::info!(holder = config.holder, "leading");
-            }
-        }
-        metrics::gauge!(LEADING).set(if settler.is_some() { 1.0 } else { 0.0 });
-        let Some(leader) = settler.as_mut() else {
-            health.standing_by(now);
-            continue;
-        };
-        match step(leader, now).await {
-            Ok((progress, halt)) => {
-                metrics::counter!(STEPS).increment(1);
-                health.stepped(now, halt);
-                if progress != Progress::default() {
-                    tracing::debug!(?progress, "step");
-                }
-            }
-            Err(error) => {
-                failed(&error, &health, now);
-                // The lock's session is gone, or another settler leads: begin anew.
-                if matches!(
-                    error,
-                    StepError::Fence(FenceError::Deposed) | StepError::Database(_)
-                ) {
-                    settler = None;
-                }
-            }
-        }
-    }
-}
-
-async fn step(
-    settler: &mut Settler,
-    now: OffsetDateTime,
-) -> Result<(Progress, Option<String>), StepError> {
-    let progress = settler.step(now).await?;
-    let halt = if progress.halted {
-        settler.open_halt().await?
-    } else {
-        None
-    };
-    Ok((progress, halt))
-}
-
-fn failed(error: &StepError, health: &Health, now: OffsetDateTime) {
-    metrics::counter!(FAILED_STEPS).increment(1);
-    let chain = causes(error);
-    tracing::warn!(error = chain, "step failed");
-    health.failed(now, chain);
-}
-
-/// An error with its causes, each told once.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 impl Tips {

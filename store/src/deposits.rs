@@ -72,7 +72,7 @@ pub async fn credit(
     ledger::lock(tx, asset.id, accounts).await?;
     for (row, owner) in rows.iter().zip(&owners) {
         let amount = to_amount("amount_base", &row.amount_base)?;
-        let source = format!("{}/{}/{}", asset.chain_id, asset.contract, row.event_seq);
+        let source = format!("{}{}", source_prefix(asset), row.event_seq);
         ledger::deposit(tx, asset.id, *owner, amount, &source, now).await?;
         sqlx::query!(
             "UPDATE deposits SET credited_at = $2 WHERE deposit_id = $1",
@@ -83,6 +83,11 @@ pub async fn credit(
         .await?;
     }
     Ok(rows.len() as u64)
+}
+
+/// What an entry's source begins with; the number of the deposit's event follows.
+pub(crate) fn source_prefix(asset: &Asset) -> String {
+    format!("{}/{}/", asset.chain_id, asset.contract)
 }
 
 /// An owner's deposits, newest first, those before `before`.

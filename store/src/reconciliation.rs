@@ -1,10 +1,15 @@
 //! Does the ledger say what the contract says? Where it does not, settling stops until a person has looked.
 
-use comptoir_domain::{amount::Amount, id::HaltId};
+use alloy_primitives::Address;
+use comptoir_domain::{amount::Amount, asset::Asset, id::HaltId};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use crate::{PgTransaction, codec::to_amount, ledger};
+use crate::{
+    PgTransaction,
+    codec::{to_address, to_amount},
+    deposits, ledger,
+};
 
 /// What ledger and index say about all accounts together, as of the final block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +28,19 @@ pub struct Totals {
     pub claimed: Amount,
     /// An owner that was paid more than was released to it.
     pub overpaid_owners: i64,
+}
+
+/// What index and ledger say of one account, as of a final block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// Whose.
+    pub owner: Address,
+    /// Its deposits, by the index.
+    pub deposited: Amount,
+    /// What it was paid, by the index.
+    pub claimed: Amount,
+    /// Its deposits of these blocks that the ledger does not have, or with another amount.
+    pub unposted: u64,
 }
 
 /// Why settling stands still.
@@ -72,6 +90,70 @@ pub async fn totals(
         claimed: to_amount("claimed", &row.claimed)?,
         overpaid_owners: row.overpaid,
     })
+}
+
+/// The accounts that blocks after `after` and up to `until` paid in for or paid out to, by address, those beyond `page`.
+///
+/// # Errors
+/// When the database refuses, or a sum is no amount.
+pub async fn touched(
+    conn: &mut PgConnection,
+    asset: &Asset,
+    (after, until): (u64, u64),
+    page: Option<Address>,
+    limit: i64,
+) -> sqlx::Result<Vec<Account>> {
+    sqlx::query!(
+        r#"WITH touched AS (
+             SELECT owner FROM deposits WHERE asset_id = $1 AND block_number > $2 AND block_number <= $3
+             UNION SELECT owner FROM claims WHERE asset_id = $1 AND block_number > $2 AND block_number <= $3
+           )
+           SELECT t.owner AS "owner!",
+             (SELECT COALESCE(sum(amount_base), 0) FROM deposits d
+              WHERE d.asset_id = $1 AND d.owner = t.owner AND d.block_number <= $3) AS "deposited!",
+             (SELECT COALESCE(sum(amount_base), 0) FROM claims c
+              WHERE c.asset_id = $1 AND c.owner = t.owner AND c.block_number <= $3) AS "claimed!",
+             (SELECT count(*) FROM deposits d
+              LEFT JOIN journal_entries e ON e.source_kind = 'deposit' AND e.source_id = $6 || d.event_seq
+              LEFT JOIN (postings p JOIN ledger_accounts la USING (ledger_account_id))
+                  ON p.journal_entry_id = e.journal_entry_id AND la.owner = d.owner AND la.code = 'available'
+              WHERE d.asset_id = $1 AND d.owner = t.owner AND d.block_number > $2 AND d.block_number <= $3
+                AND p.amount_base IS DISTINCT FROM d.amount_base) AS "unposted!"
+           FROM touched t WHERE $4::bytea IS NULL OR t.owner > $4 ORDER BY t.owner LIMIT $5"#,
+        asset.id,
+        after.cast_signed(),
+        until.cast_signed(),
+        page.map(|owner| owner.to_vec()),
+        limit,
+        deposits::source_prefix(asset),
+    )
+    .fetch_all(conn)
+    .await?
+    .into_iter()
+    .map(|row| {
+        Ok(Account {
+            owner: to_address("owner", &row.owner)?,
+            deposited: to_amount("deposited", &row.deposited)?,
+            claimed: to_amount("claimed", &row.claimed)?,
+            unposted: row.unposted.cast_unsigned(),
+        })
+    })
+    .collect()
+}
+
+/// Notes up to which block every account was compared with the contract.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn reconciled(tx: &mut PgTransaction<'_>, asset: i32, until: u64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE chain_cursors SET reconciled_number = $2 WHERE asset_id = $1",
+        asset,
+        until.cast_signed()
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
 }
 
 /// Stops settling, unless it stands already.

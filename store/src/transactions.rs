@@ -21,6 +21,8 @@ pub enum IntentKind {
     Commit,
     /// Answers an exit.
     AnswerExit,
+    /// Uses a nonce up that would hold up those after it.
+    Fill,
 }
 
 impl IntentKind {
@@ -28,11 +30,12 @@ impl IntentKind {
         match self {
             Self::Commit => "commit",
             Self::AnswerExit => "answer_exit",
+            Self::Fill => "fill",
         }
     }
 
     fn parse(text: &str) -> Option<Self> {
-        [Self::Commit, Self::AnswerExit]
+        [Self::Commit, Self::AnswerExit, Self::Fill]
             .into_iter()
             .find(|kind| kind.as_str() == text)
     }
@@ -55,7 +58,7 @@ pub struct NewIntent {
     /// What it is about; an intent of one kind is about one thing, once.
     pub subject: String,
     /// The batch that it commits or answers with.
-    pub batch: BatchId,
+    pub batch: Option<BatchId>,
     /// EIP-155 chain id.
     pub chain_id: u64,
     /// Whose nonce it takes.
@@ -81,6 +84,8 @@ pub struct Attempt {
     pub fee_cap_wei: Amount,
     /// What the proposer gets of that.
     pub tip_wei: Amount,
+    /// It moves nothing, to take the place of a call that nobody wants any more.
+    pub fills: bool,
 }
 
 /// An intent whose end is not known, with its newest attempt.
@@ -110,7 +115,8 @@ pub struct OpenIntent {
     pub last_sent_block: Option<u64>,
 }
 
-/// The nonce after the last that was ever given out to this signer; `None` when none was.
+/// The next nonce of this signer: after the last that was ever given out, and not below its floor. `None` when neither is
+/// known.
 ///
 /// # Errors
 /// When the database refuses.
@@ -119,14 +125,80 @@ pub async fn next_nonce(
     chain_id: u64,
     signer: Address,
 ) -> sqlx::Result<Option<u64>> {
-    let last = sqlx::query_scalar!(
-        "SELECT max(nonce) FROM eth_intents WHERE chain_id = $1 AND signer = $2",
+    let next = sqlx::query_scalar!(
+        "SELECT GREATEST(
+             (SELECT max(nonce) + 1 FROM eth_intents WHERE chain_id = $1 AND signer = $2),
+             (SELECT floor FROM settler_nonces WHERE chain_id = $1 AND signer = $2)
+         )",
         chain_id.cast_signed(),
         signer.as_slice()
     )
     .fetch_one(conn)
     .await?;
-    Ok(last.map(|last| last.cast_unsigned() + 1))
+    Ok(next.map(i64::cast_unsigned))
+}
+
+/// The signer's own nonces begin here: those below were used by others, and that is accepted.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn raise_floor(
+    tx: &mut PgTransaction<'_>,
+    chain_id: u64,
+    signer: Address,
+    floor: u64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "INSERT INTO settler_nonces (chain_id, signer, floor) VALUES ($1, $2, $3)
+         ON CONFLICT (chain_id, signer) DO UPDATE SET floor = GREATEST(settler_nonces.floor, $3)",
+        chain_id.cast_signed(),
+        signer.as_slice(),
+        floor.cast_signed(),
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
+/// What this signer has spent since then and may still have to pay: what ended intents cost, and for open ones, and where
+/// nobody knows, the most that one of their attempts can.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn spent(
+    conn: &mut PgConnection,
+    chain_id: u64,
+    signer: Address,
+    since: OffsetDateTime,
+) -> sqlx::Result<Amount> {
+    let spent = sqlx::query_scalar!(
+        r#"SELECT COALESCE(sum(COALESCE(
+               i.cost_wei, (SELECT max(a.gas_limit * a.fee_cap_wei) FROM eth_attempts a WHERE a.intent_id = i.intent_id)
+           )), 0) AS "spent!"
+           FROM eth_intents i WHERE i.chain_id = $1 AND i.signer = $2 AND (i.ended_at IS NULL OR i.ended_at > $3)"#,
+        chain_id.cast_signed(),
+        signer.as_slice(),
+        since,
+    )
+    .fetch_one(conn)
+    .await?;
+    to_amount("spent", &spent)
+}
+
+/// The hashes of all bytes that were ever signed for an intent.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn hashes(conn: &mut PgConnection, intent: IntentId) -> sqlx::Result<Vec<B256>> {
+    sqlx::query_scalar!(
+        "SELECT tx_hash FROM eth_attempts WHERE intent_id = $1 ORDER BY fee_cap_wei DESC",
+        intent.0
+    )
+    .fetch_all(conn)
+    .await?
+    .iter()
+    .map(|hash| to_hash("tx_hash", hash))
+    .collect()
 }
 
 /// Stores an intent and its signed bytes.
@@ -149,7 +221,7 @@ pub async fn create(
         intent.chain_id.cast_signed(),
         intent.kind.as_str(),
         intent.subject,
-        intent.batch.0,
+        intent.batch.map(|batch| batch.0),
         intent.signer.as_slice(),
         intent.nonce.cast_signed(),
         intent.target.as_slice(),
@@ -173,14 +245,15 @@ pub async fn add_attempt(
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "INSERT INTO eth_attempts (tx_hash, intent_id, raw_tx, gas_limit, fee_cap_wei, tip_wei, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO eth_attempts (tx_hash, intent_id, raw_tx, gas_limit, fee_cap_wei, tip_wei, fills, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         attempt.tx_hash.as_slice(),
         intent.0,
         attempt.raw,
         attempt.gas_limit.cast_signed(),
         to_numeric(attempt.fee_cap_wei),
         to_numeric(attempt.tip_wei),
+        attempt.fills,
         now,
     )
     .execute(&mut **tx)
@@ -195,10 +268,10 @@ pub async fn add_attempt(
 pub async fn open(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Vec<OpenIntent>> {
     let rows = sqlx::query!(
         "SELECT i.intent_id, i.kind, i.subject, i.batch_id, i.signer, i.nonce, i.target, i.calldata,
-                a.tx_hash, a.raw_tx, a.gas_limit, a.fee_cap_wei, a.tip_wei, a.first_sent_block, a.last_sent_block
+                a.tx_hash, a.raw_tx, a.gas_limit, a.fee_cap_wei, a.tip_wei, a.fills, a.first_sent_block, a.last_sent_block
          FROM eth_intents i
          CROSS JOIN LATERAL (
-             SELECT tx_hash, raw_tx, gas_limit, fee_cap_wei, tip_wei, first_sent_block, last_sent_block
+             SELECT tx_hash, raw_tx, gas_limit, fee_cap_wei, tip_wei, fills, first_sent_block, last_sent_block
              FROM eth_attempts WHERE intent_id = i.intent_id ORDER BY fee_cap_wei DESC, created_at DESC LIMIT 1
          ) a
          WHERE i.asset_id = $1 AND i.state = 'open' ORDER BY i.nonce",
@@ -223,6 +296,7 @@ pub async fn open(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Vec<OpenI
                     gas_limit: row.gas_limit.cast_unsigned(),
                     fee_cap_wei: to_amount("fee_cap_wei", &row.fee_cap_wei)?,
                     tip_wei: to_amount("tip_wei", &row.tip_wei)?,
+                    fills: row.fills,
                 },
                 first_sent_block: row.first_sent_block.map(i64::cast_unsigned),
                 last_sent_block: row.last_sent_block.map(i64::cast_unsigned),
@@ -272,19 +346,27 @@ pub async fn sent(
     Ok(())
 }
 
-/// Ends an intent.
+/// Ends an intent, at what it cost where that is known.
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn end(tx: &mut PgTransaction<'_>, intent: IntentId, ended: Ended) -> sqlx::Result<()> {
+pub async fn end(
+    tx: &mut PgTransaction<'_>,
+    intent: IntentId,
+    ended: Ended,
+    cost_wei: Option<Amount>,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
     let state = match ended {
         Ended::Done => "done",
         Ended::Failed => "failed",
     };
     sqlx::query!(
-        "UPDATE eth_intents SET state = $2 WHERE intent_id = $1 AND state = 'open'",
+        "UPDATE eth_intents SET state = $2, cost_wei = $3, ended_at = $4 WHERE intent_id = $1 AND state = 'open'",
         intent.0,
-        state
+        state,
+        cost_wei.map(to_numeric),
+        now,
     )
     .execute(&mut **tx)
     .await?;

@@ -6,6 +6,11 @@ use clap::Args;
 use secrecy::SecretString;
 use url::Url;
 
+/// Requests a minute of the client-facing service: with a credential, and from an address without one.
+pub const API_RATES: (u32, u32) = (600, 120);
+/// Requests a minute of the worker-facing service. A worker asks often, and many workers may have one address.
+pub const SCHEDULER_RATES: (u32, u32) = (12_000, 1_200);
+
 /// What every service needs.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
@@ -38,6 +43,9 @@ pub struct Web {
     /// The token is worth something: API keys are `ck_live_…`.
     #[arg(long, env = "COMPTOIR_LIVE")]
     pub live: bool,
+    /// Proxies of yours in front of the service: so many entries of `X-Forwarded-For`, counted from the right, are theirs.
+    #[arg(long, env = "COMPTOIR_TRUSTED_PROXY_HOPS", default_value_t = 0)]
+    pub trusted_proxy_hops: usize,
 }
 
 /// The client-facing service.
@@ -53,6 +61,15 @@ pub struct ApiArgs {
     /// How workers reach the scheduler; printed in join commands.
     #[arg(long, env = "COMPTOIR_SCHEDULER_URL")]
     pub scheduler_url: Url,
+    /// Requests a minute with one credential; 0: as many as it can.
+    #[arg(long, env = "COMPTOIR_API_RATE_LIMIT", default_value_t = API_RATES.0)]
+    pub rate_limit: u32,
+    /// Requests a minute from one address without a credential that was accepted; 0: as many as it can.
+    #[arg(long, env = "COMPTOIR_API_RATE_LIMIT_ANONYMOUS", default_value_t = API_RATES.1)]
+    pub rate_limit_anonymous: u32,
+    /// Origins whose pages may call, such as `https://shop.example`, with commas between them [default: none].
+    #[arg(long, env = "COMPTOIR_CORS_ORIGINS", value_delimiter = ',')]
+    pub cors_origins: Vec<String>,
 }
 
 /// The worker-facing service.
@@ -69,6 +86,16 @@ pub struct SchedulerArgs {
         default_value = "127.0.0.1:8081"
     )]
     pub listen: SocketAddr,
+    /// Requests a minute of one worker; 0: as many as it can.
+    #[arg(long, env = "COMPTOIR_SCHEDULER_RATE_LIMIT", default_value_t = SCHEDULER_RATES.0)]
+    pub rate_limit: u32,
+    /// Requests a minute from one address without a worker token that was accepted; 0: as many as it can.
+    #[arg(
+        long,
+        env = "COMPTOIR_SCHEDULER_RATE_LIMIT_ANONYMOUS",
+        default_value_t = SCHEDULER_RATES.1
+    )]
+    pub rate_limit_anonymous: u32,
 }
 
 /// The chain-facing service.
@@ -111,4 +138,48 @@ pub struct SettlerArgs {
     /// Milliseconds between two looks at the chain.
     #[arg(long, env = "COMPTOIR_POLL_MS", default_value_t = 4_000)]
     pub poll_ms: u64,
+    #[command(flatten)]
+    pub care: SettlerCare,
+}
+
+/// What transactions may cost, and how long others may take.
+#[derive(Debug, Clone, Args)]
+pub struct SettlerCare {
+    /// Least that is offered to proposers, in gwei for a unit of gas.
+    #[arg(long, env = "COMPTOIR_TIP_FLOOR_GWEI", default_value_t = 1)]
+    pub tip_floor_gwei: u64,
+    /// Most that a transaction offers in all, in gwei for a unit of gas.
+    #[arg(long, env = "COMPTOIR_FEE_CEILING_GWEI", default_value_t = 500)]
+    pub fee_ceiling_gwei: u64,
+    /// Most that may be spent on gas in 24 hours, in gwei [default: one ether].
+    #[arg(
+        long,
+        env = "COMPTOIR_SPEND_PER_DAY_GWEI",
+        default_value_t = 1_000_000_000,
+        hide_default_value = true
+    )]
+    pub spend_per_day_gwei: u64,
+    /// Blocks after which a transaction that was not mined offers more.
+    #[arg(long, env = "COMPTOIR_BUMP_AFTER_BLOCKS", default_value_t = 4)]
+    pub bump_after_blocks: u64,
+    /// Seconds that an answer of the node may take.
+    #[arg(long, env = "COMPTOIR_RPC_TIMEOUT_S", default_value_t = 20)]
+    pub rpc_timeout_s: u64,
+    /// Seconds that the final block may be behind the newest before that is told, where the node says what is final.
+    #[arg(long, env = "COMPTOIR_FINALITY_STALL_S", default_value_t = 1_800)]
+    pub finality_stall_s: u64,
+}
+
+impl Default for SettlerCare {
+    /// What the command line takes where nothing is said.
+    fn default() -> Self {
+        Self {
+            tip_floor_gwei: 1,
+            fee_ceiling_gwei: 500,
+            spend_per_day_gwei: 1_000_000_000,
+            bump_after_blocks: 4,
+            rpc_timeout_s: 20,
+            finality_stall_s: 1_800,
+        }
+    }
 }

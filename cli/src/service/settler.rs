@@ -15,6 +15,10 @@ use super::{
 };
 use crate::client::wallet::Wallet;
 
+/// How long a signature may take: long enough for a vault in another region.
+const SIGNER_TIMEOUT: Duration = Duration::from_secs(10);
+const WEI_PER_GWEI: u128 = 1_000_000_000;
+
 /// Runs it until a signal.
 ///
 /// # Errors
@@ -35,17 +39,26 @@ pub async fn start(args: SettlerArgs, stop: CancellationToken) -> anyhow::Result
         .await
         .context("no contract is registered: run `comptoir admin deploy-contracts`")?;
     let objects = parts::objects(&args.common)?;
+    let care = &args.care;
     let config = Config {
         rpc: args.rpc_url,
-        signer: Wallet::read(&args.key_file)?.signer(),
+        rpc_timeout: Duration::from_secs(care.rpc_timeout_s),
+        signer: Arc::new(Wallet::read(&args.key_file)?.signer()),
+        signer_timeout: SIGNER_TIMEOUT,
         start_block: args.start_block,
         finality: args.finality_depth.map_or(Finality::Tags, Finality::Depth),
+        finality_stall: Duration::from_secs(care.finality_stall_s),
         batches: BatchPolicy {
             interval: Duration::from_secs(args.batch_after_s),
             receipts: args.batch_receipts,
             value_base: args.batch_value_base,
         },
-        fees: FeePolicy::default(),
+        fees: FeePolicy {
+            tip_floor_wei: wei(care.tip_floor_gwei),
+            ceiling_wei: wei(care.fee_ceiling_gwei),
+            spend_per_day_wei: wei(care.spend_per_day_gwei),
+            bump_after_blocks: care.bump_after_blocks,
+        },
         poll: Duration::from_millis(args.poll_ms),
         holder: format!("{}-{}", std::process::id(), uuid::Uuid::now_v7()),
     };
@@ -78,4 +91,8 @@ pub async fn start(args: SettlerArgs, stop: CancellationToken) -> anyhow::Result
         settled?;
         Ok(served?)
     }))
+}
+
+fn wei(gwei: u64) -> u128 {
+    u128::from(gwei) * WEI_PER_GWEI
 }

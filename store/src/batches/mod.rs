@@ -17,7 +17,7 @@ pub use reads::{
 };
 pub use snapshot::{Demand, Snapshot, demand, snapshot};
 
-use crate::{PgTransaction, codec::to_numeric};
+use crate::{PgTransaction, codec::to_numeric, ledger::PostError, releases};
 
 /// A batch as it is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,43 +142,43 @@ pub async fn insert(
     )
     .execute(&mut **tx)
     .await?;
-    if taken.rows_affected() == receipts.len() as u64 {
-        Ok(())
-    } else {
-        Err(SealError::SettledAlready)
+    if taken.rows_affected() != receipts.len() as u64 {
+        return Err(SealError::SettledAlready);
     }
+    releases::come_to(tx, asset, batch.id).await?;
+    Ok(())
 }
 
 /// Moves a batch to the state that was observed; `active_at` is the contract's word for it. A batch that is done stays as
-/// it is.
+/// it is. One that is cancelled gives back its receipts and what was released for it: both wait for the next seal again.
 ///
 /// # Errors
-/// When the database refuses.
+/// When the ledger refuses.
 pub async fn advance(
     tx: &mut PgTransaction<'_>,
     batch: BatchId,
     to: BatchState,
     active_at: Option<OffsetDateTime>,
     now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    let moved = sqlx::query!(
+) -> Result<(), PostError> {
+    let moved = sqlx::query_scalar!(
         "UPDATE settlement_batches
          SET state = $2, active_at = COALESCE($3, active_at),
              anchored_at = CASE WHEN $4 THEN COALESCE(anchored_at, $5) END
-         WHERE batch_id = $1 AND state NOT IN ('claimable', 'cancelled', 'halted')",
+         WHERE batch_id = $1 AND state NOT IN ('claimable', 'cancelled', 'halted')
+         RETURNING asset_id",
         batch.0,
         to.as_str(),
         active_at,
         to.is_anchored(),
         now,
     )
-    .execute(&mut **tx)
+    .fetch_optional(&mut **tx)
     .await?;
-    if moved.rows_affected() == 0 {
+    let Some(asset) = moved else {
         return Ok(());
-    }
+    };
     if to == BatchState::Cancelled {
-        // Its receipts wait for the next seal again.
         sqlx::query!(
             "WITH released AS (DELETE FROM batch_items WHERE batch_id = $1 RETURNING receipt_id)
              INSERT INTO unbatched_receipts (receipt_id, asset_id, gross_base)
@@ -187,6 +187,7 @@ pub async fn advance(
         )
         .execute(&mut **tx)
         .await?;
+        releases::give_back(tx, asset, batch, now).await?;
     }
     Ok(())
 }

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use crate::{PgTransaction, codec::to_hash};
 use events::{apply, record};
 
-/// Blocks that are kept to walk back by.
+/// Blocks that are kept to walk back by, besides all that are not final yet.
 pub const BLOCKS_KEPT: u64 = 256;
 
 /// A block, by what links it to its parent.
@@ -43,6 +43,8 @@ pub struct Cursor {
     pub final_event_seq: u64,
     /// How many blocks make one final; `None` where the node says what is.
     pub final_depth: Option<u64>,
+    /// Up to which block every account was compared with the contract.
+    pub reconciled_number: u64,
 }
 
 /// Why blocks were not taken in or given back.
@@ -79,7 +81,8 @@ pub enum FollowError {
 /// When the database refuses.
 pub async fn cursor(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Option<Cursor>> {
     let row = sqlx::query!(
-        "SELECT head_number, head_hash, head_event_seq, final_number, final_hash, final_event_seq, final_depth
+        "SELECT head_number, head_hash, head_event_seq, final_number, final_hash, final_event_seq, final_depth,
+                reconciled_number
          FROM chain_cursors WHERE asset_id = $1",
         asset
     )
@@ -94,6 +97,7 @@ pub async fn cursor(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Option<
             final_hash: to_hash("final_hash", &row.final_hash)?,
             final_event_seq: row.final_event_seq.cast_unsigned(),
             final_depth: row.final_depth.map(i64::cast_unsigned),
+            reconciled_number: row.reconciled_number.cast_unsigned(),
         })
     })
     .transpose()
@@ -178,8 +182,10 @@ pub async fn append(
     )
     .execute(&mut **tx)
     .await?;
+    // The last final block stays, however far the head runs ahead of it: everything after it may have to be read again.
     sqlx::query!(
-        "DELETE FROM chain_blocks WHERE asset_id = $1 AND number <= $2",
+        "DELETE FROM chain_blocks WHERE asset_id = $1 AND number <= $2
+             AND number < (SELECT final_number FROM chain_cursors WHERE asset_id = $1)",
         asset,
         block.number.cast_signed() - BLOCKS_KEPT.cast_signed()
     )

@@ -125,3 +125,25 @@ async fn blocks_that_left_the_chain_take_their_events_with_them_and_may_come_bac
         Err(FollowError::FinalReorganised { number: 1 })
     ));
 }
+
+#[sqlx::test(migrator = "crate::MIGRATOR")]
+async fn however_far_the_head_runs_ahead_everything_after_the_final_block_can_be_read_again(
+    db: PgPool,
+) {
+    let asset = followed(&db).await;
+    let mut tx = db.begin().await.unwrap();
+    // A range of blocks at once, as a settler that comes late reads them.
+    let far = Block {
+        parent_hash: block(0).hash,
+        ..block(3 * BLOCKS_KEPT)
+    };
+    append(&mut tx, asset, &far, &[logged(5, 1, deposited(1))], NOW)
+        .await
+        .unwrap();
+    give_back(&mut tx, asset, 0, NOW).await.unwrap();
+    let cursor = cursor(&mut tx, asset).await.unwrap().unwrap();
+    assert_eq!(
+        (cursor.head_number, cursor.head_hash, cursor.head_event_seq),
+        (0, block(0).hash, 0)
+    );
+}

@@ -10,7 +10,7 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{Release, Row, queued};
+use super::{Release, Row, queued, veto};
 use crate::{
     PgTransaction,
     codec::{to_amount, to_numeric},
@@ -52,7 +52,9 @@ pub async fn release_queued(
     let moved = Amount::sum(steps.iter().map(|it| it.moved)).expect("at most `at_most`");
     if !moved.is_zero() {
         let entry = lines.into_entry(EntryKind::Release, Source::Seal(seal.to_owned()))?;
-        ledger::post_locked(tx, asset_id, &entry, now).await?;
+        let entry = ledger::post_locked(tx, asset_id, &entry, now).await?;
+        let moves: Vec<_> = steps.iter().map(|it| (it.release.id, it.moved)).collect();
+        veto::note(tx, asset_id, entry, &moves).await?;
     }
     Ok(moved)
 }
