@@ -29,9 +29,11 @@ pub const BODY_BYTES_MAX: usize = 1 << 20;
 pub fn app(state: AppState) -> (Router, OpenApi) {
     let (router, openapi) = routes::documented();
     let document = openapi.to_json().expect("a document serialises");
+    let edge = state.config.edge.clone();
     let router = router
         .merge(routes::pages())
         .with_state(state)
         .merge(docs::router(document));
-    (comptoir_http::finish(router, BODY_BYTES_MAX), openapi)
+    let router = comptoir_http::finish_with(router, BODY_BYTES_MAX, &edge);
+    (router, openapi)
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use comptoir_domain::credential::Environment;
+use comptoir_http::Edge;
 use comptoir_store::{objects::Objects, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use crate::auth::{keys::Keys, password::Hasher};
+use crate::auth::{keys::Keys, password::Hasher, sign_ins::SignIns};
 
 /// The state of the service; cheap to clone.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub struct AppState {
     pub keys: Arc<Keys>,
     /// Hashes passwords, a few at a time.
     pub passwords: Hasher,
+    /// Counts sign-ins.
+    pub sign_ins: SignIns,
 }
 
 impl AppState {
@@ -45,4 +48,6 @@ pub struct Config {
     pub scheduler_url: String,
     /// Is the money worth something?
     pub environment: Environment,
+    /// Who may call, from where, and how often.
+    pub edge: Edge,
 }

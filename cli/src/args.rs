@@ -287,7 +287,7 @@ pub enum Blob {
 pub struct SpecArgs {
     /// A job file; `@path` in place of a digest uploads that file.
     pub spec: PathBuf,
-    /// How the result is verified.
+    /// How the result is verified: none, sampled, replicated or quorum.
     #[arg(long, default_value = "sampled")]
     pub tier: String,
     /// What it runs on.
@@ -344,6 +344,11 @@ pub enum Job {
     },
     /// Why a job waits.
     Explain {
+        /// Its id.
+        id: String,
+    },
+    /// What a job's result was verified by.
+    Verdict {
         /// Its id.
         id: String,
     },

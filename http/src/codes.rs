@@ -52,6 +52,21 @@ pub const ALL: &[Code] = &[
         "The API key is valid but was not given the scope that this operation needs.",
     ),
     code(
+        "session_required",
+        403,
+        "Only somebody who signed in may do this; an API key is not enough.",
+    ),
+    code(
+        "origin_refused",
+        403,
+        "A cookie is taken from pages of this service alone: the Origin header is missing, or names another site.",
+    ),
+    code(
+        "no_verdict",
+        404,
+        "The job is not judged yet, or ended before anybody was: cancelled, expired, or failed for another reason. Look at its state.",
+    ),
+    code(
         "not_found",
         404,
         "There is no such object, or it belongs to somebody else.",
@@ -180,6 +195,11 @@ pub const ALL: &[Code] = &[
         "precondition_required",
         428,
         "Send If-Match with the ETag of the object that you read, so that no change is lost.",
+    ),
+    code(
+        "rate_limited",
+        429,
+        "This client asks too often, or tried to sign in too often. The RateLimit header tells what is left; repeat the request after Retry-After seconds.",
     ),
     code(
         "join_token_refused",

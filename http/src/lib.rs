@@ -3,16 +3,19 @@
 //!
 //! A service builds its routes, passes them through [`finish`] and gives the result to [`server::serve`].
 
+pub mod client_ip;
 pub mod codes;
 pub mod extract;
 pub mod health;
 pub mod jwt;
+pub mod key_ring;
 pub mod metrics;
 mod observe;
 pub mod openapi;
 pub mod problem;
+pub mod rate_limit;
 pub mod request_id;
 pub mod server;
 
-pub use observe::finish;
+pub use observe::{Edge, finish, finish_with};
 pub use problem::{FieldError, Problem};

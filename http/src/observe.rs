@@ -9,17 +9,19 @@ use std::{
 use axum::{
     Router,
     body::Body,
-    extract::{DefaultBodyLimit, MatchedPath, Request},
-    http::{HeaderValue, Method, StatusCode, header::X_CONTENT_TYPE_OPTIONS},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
+    http::{HeaderName, HeaderValue, Method, StatusCode, header::X_CONTENT_TYPE_OPTIONS},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutBody};
+use tower_http::{catch_panic::CatchPanicLayer, cors::CorsLayer, timeout::TimeoutBody};
 use tracing::Instrument as _;
 
 use crate::{
+    client_ip,
     metrics::{IN_FLIGHT, PANICS, REQUEST_SECONDS, REQUESTS},
     problem::Problem,
+    rate_limit::{self, RateLimits},
     request_id::{self, RequestId},
 };
 
@@ -27,11 +29,29 @@ use crate::{
 const BODY_IDLE_MAX: Duration = Duration::from_secs(30);
 /// The route of requests that no route answers; the path itself would be an unbounded label.
 const UNMATCHED: &str = "unmatched";
+/// How long a browser may keep what CORS allows.
+const CORS_KEPT_FOR: Duration = Duration::from_hours(1);
+
+/// What a deployment decides about who may call, from where, and how often.
+#[derive(Debug, Clone, Default)]
+pub struct Edge {
+    /// Proxies of ours in front of the service, each of which adds to `X-Forwarded-For`.
+    pub trusted_proxy_hops: usize,
+    /// How often a client may call; none: as often as it can.
+    pub limits: Option<RateLimits>,
+    /// Origins whose pages may call with a credential of their own; cookies are for our own pages alone.
+    pub cors_origins: Vec<HeaderValue>,
+}
 
 /// Makes a service of some routes: problems for unknown routes and methods, `body_bytes_max` for
 /// bodies that are read whole, request ids, log lines, metrics, and a 500 instead of a panic.
 pub fn finish(routes: Router, body_bytes_max: usize) -> Router {
-    routes
+    finish_with(routes, body_bytes_max, &Edge::default())
+}
+
+/// As [`finish`], with what the deployment decides.
+pub fn finish_with(routes: Router, body_bytes_max: usize, edge: &Edge) -> Router {
+    let mut routes = routes
         .fallback(async || {
             Problem::new(
                 StatusCode::NOT_FOUND,
@@ -47,11 +67,57 @@ pub fn finish(routes: Router, body_bytes_max: usize) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(body_bytes_max))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(observe))
+        .layer(CatchPanicLayer::custom(panicked));
+    if let Some(limits) = edge.limits.clone() {
+        routes = routes.layer(middleware::from_fn_with_state(limits, rate_limit::limit));
+    }
+    // Around the limits, so that a browser can read that it must wait.
+    if !edge.cors_origins.is_empty() {
+        routes = routes.layer(cors(edge.cors_origins.clone()));
+    }
+    routes.layer(middleware::from_fn_with_state(
+        edge.trusted_proxy_hops,
+        observe,
+    ))
 }
 
-async fn observe(request: Request, next: Next) -> Response {
+fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
+    const SENT: [&str; 8] = [
+        "authorization",
+        "content-type",
+        "idempotency-key",
+        "if-match",
+        "if-none-match",
+        "last-event-id",
+        "traceparent",
+        "x-request-id",
+    ];
+    const READ: [&str; 9] = [
+        "etag",
+        "idempotent-replayed",
+        "link",
+        "location",
+        "ratelimit",
+        "ratelimit-policy",
+        "retry-after",
+        "www-authenticate",
+        "x-request-id",
+    ];
+    CorsLayer::new()
+        .allow_origin(origins)
+        .allow_methods([
+            Method::GET,
+            Method::POST,
+            Method::PUT,
+            Method::PATCH,
+            Method::DELETE,
+        ])
+        .allow_headers(SENT.map(HeaderName::from_static))
+        .expose_headers(READ.map(HeaderName::from_static))
+        .max_age(CORS_KEPT_FOR)
+}
+
+async fn observe(State(hops): State<usize>, request: Request, next: Next) -> Response {
     let id = RequestId::of(request.headers());
     let method = method_label(request.method());
     let route = request
@@ -66,11 +132,14 @@ async fn observe(request: Request, next: Next) -> Response {
         route,
     );
     let header = id.to_header();
+    let client = client_ip::of(&request, hops);
     let answer = async move {
         let started = Instant::now();
         metrics::gauge!(IN_FLIGHT).increment(1.0);
         let answering = Answering;
-        let mut response = id.scope(admit(request, next)).await;
+        let mut response = id
+            .scope(client_ip::scope(client, admit(request, next)))
+            .await;
         drop(answering);
         let elapsed = started.elapsed();
         record(method, route, &response, elapsed);

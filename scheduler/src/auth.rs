@@ -5,7 +5,7 @@ use axum::{
     http::{StatusCode, header, request::Parts},
 };
 use comptoir_domain::id::{LeaseToken, WorkerId};
-use comptoir_http::Problem;
+use comptoir_http::{Problem, rate_limit};
 use comptoir_store::workers::{self, Worker};
 use comptoir_wire::LEASE_TOKEN_HEADER;
 
@@ -32,6 +32,7 @@ impl FromRequestParts<SchedulerState> for Caller {
         let worker = workers::find(&mut conn, worker)
             .await?
             .ok_or_else(Problem::unauthenticated)?;
+        rate_limit::accepted();
         if worker.revoked {
             Err(revoked())
         } else {

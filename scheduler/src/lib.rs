@@ -28,8 +28,7 @@ pub const BLOB_BYTES_MAX: u64 = 1 << 30;
 /// The service, and the document that describes it.
 pub fn app(state: SchedulerState) -> (Router, OpenApi) {
     let (router, openapi) = routes::documented();
-    (
-        comptoir_http::finish(router.with_state(state), BODY_BYTES_MAX),
-        openapi,
-    )
+    let edge = state.edge.clone();
+    let router = comptoir_http::finish_with(router.with_state(state), BODY_BYTES_MAX, &edge);
+    (router, openapi)
 }

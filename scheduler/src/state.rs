@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use comptoir_http::Edge;
 use comptoir_store::{objects::Objects, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
@@ -23,6 +24,8 @@ pub struct SchedulerState {
     pub wake: Wake,
     /// Signs and checks worker tokens.
     pub keys: Arc<Keys>,
+    /// Who may call, from where, and how often: anybody, as often as it can, unless somebody sets it.
+    pub edge: Edge,
     /// Rings when a job waits for its verdict.
     pub(crate) verdict_due: Arc<Notify>,
     /// Cancelled when the service is asked to end: held requests are answered, steps stop.
@@ -45,6 +48,7 @@ impl SchedulerState {
             objects,
             wake,
             keys: Arc::new(keys),
+            edge: Edge::default(),
             verdict_due: Arc::default(),
             closing: CancellationToken::new(),
         }

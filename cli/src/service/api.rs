@@ -5,19 +5,21 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use comptoir_api::{
     AppState, Config,
-    auth::{keys::Keys, password::Hasher},
+    auth::{keys::Keys, password::Hasher, sign_ins::SignIns},
 };
 use comptoir_domain::credential::Environment;
-use comptoir_http::server::Limits;
+use comptoir_http::{Edge, rate_limit::Shared, server::Limits};
 use comptoir_store::pool::ServiceRole;
+use reqwest::header::HeaderValue;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::{
     config::ApiArgs,
     parts::{self, Running},
 };
-use crate::keys::ServiceKeys;
+use crate::keys::{self, ServiceKeys};
 
 /// Runs it until a signal.
 ///
@@ -34,21 +36,28 @@ pub async fn run(args: ApiArgs) -> anyhow::Result<()> {
 /// # Errors
 /// When a part does not come up.
 pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Running> {
-    let keys = ServiceKeys::read(&args.web.keys)?;
+    let secrets = ServiceKeys::read(&args.web.keys)?;
     let origin = parts::origin(&args.web.public_url);
+    let shared = parts::shared_limits(&args.web)?;
     let state = AppState {
         db: parts::connect(&args.common, ServiceRole::Api).await?,
         clock: super::now,
         objects: parts::objects(&args.common)?,
         wake: parts::wake(&args.web)?,
-        keys: Arc::new(Keys::new(keys.secrets()?, &origin)?),
+        keys: Arc::new(Keys::new(secrets.secrets()?, &origin)?),
         config: Arc::new(Config {
             public_origin: origin,
             scheduler_url: parts::origin(&args.scheduler_url),
             environment: environment(args.web.live),
+            edge: edge(&args, shared.as_ref())?,
         }),
         passwords: Hasher::default(),
+        sign_ins: SignIns::new(shared.as_ref()),
     };
+    let signing = Arc::clone(&state.keys);
+    keys::follow(&args.web.keys, stop.clone(), move |ring| {
+        signing.replace(ring);
+    });
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("listen on {}", args.listen))?;
@@ -57,6 +66,25 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
     let serving =
         comptoir_api::server::serve(listener, state, Limits::default(), stop.cancelled_owned());
     Ok(Running::spawn("api", address, async { Ok(serving.await?) }))
+}
+
+fn edge(args: &ApiArgs, shared: Option<&Arc<Shared>>) -> anyhow::Result<Edge> {
+    let cors_origins = args.cors_origins.iter().map(|origin| {
+        let url: Url = origin.parse()?;
+        let exact = parts::origin(&url);
+        anyhow::ensure!(exact == *origin, "an origin is `{exact}`, not `{origin}`");
+        Ok(HeaderValue::try_from(exact)?)
+    });
+    Ok(Edge {
+        trusted_proxy_hops: args.web.trusted_proxy_hops,
+        limits: parts::rate_limits(
+            ("default", args.rate_limit, args.rate_limit_anonymous),
+            shared,
+        )?,
+        cors_origins: cors_origins
+            .collect::<anyhow::Result<_>>()
+            .context("COMPTOIR_CORS_ORIGINS")?,
+    })
 }
 
 const fn environment(live: bool) -> Environment {

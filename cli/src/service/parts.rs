@@ -1,9 +1,12 @@
 //! What the services are put together from.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use comptoir_http::metrics::Exporter;
+use comptoir_http::{
+    metrics::Exporter,
+    rate_limit::{Policy, RateLimits, Shared},
+};
 use comptoir_store::{
     objects::Objects,
     pool::{self, ServiceRole},
@@ -18,7 +21,7 @@ use url::Url;
 use super::config::{Common, Web};
 
 /// Separates deployments that share one Redis.
-const WAKE_NAMESPACE: &str = "main";
+const NAMESPACE: &str = "main";
 
 /// A service that was started.
 pub struct Running {
@@ -85,8 +88,48 @@ pub fn objects(common: &Common) -> anyhow::Result<Objects> {
 pub fn wake(web: &Web) -> anyhow::Result<Wake> {
     web.redis_url.as_ref().map_or_else(
         || Ok(Wake::local()),
-        |url| Wake::start(url.expose_secret(), WAKE_NAMESPACE).context("REDIS_URL is no Redis URL"),
+        |url| Wake::start(url.expose_secret(), NAMESPACE).context("REDIS_URL is no Redis URL"),
     )
+}
+
+/// Buckets in Redis that all replicas share, where one is configured.
+///
+/// # Errors
+/// When the URL is no Redis URL.
+pub fn shared_limits(web: &Web) -> anyhow::Result<Option<Arc<Shared>>> {
+    let Some(url) = &web.redis_url else {
+        return Ok(None);
+    };
+    let shared =
+        Shared::new(url.expose_secret(), NAMESPACE).context("REDIS_URL is no Redis URL")?;
+    Ok(Some(Arc::new(shared)))
+}
+
+/// So many requests a minute with a credential, and without one from one address. A rate of 0 is none, and limits
+/// nothing; both are set, or neither.
+///
+/// # Errors
+/// When only one of them is 0.
+pub fn rate_limits(
+    (service, credentials, anonymous): (&'static str, u32, u32),
+    shared: Option<&Arc<Shared>>,
+) -> anyhow::Result<Option<RateLimits>> {
+    let policy = |name, quota| Policy {
+        name,
+        quota,
+        window: Duration::from_mins(1),
+    };
+    match (NonZeroU32::new(credentials), NonZeroU32::new(anonymous)) {
+        (Some(credentials), Some(anonymous)) => Ok(Some(RateLimits::new(
+            policy(service, credentials),
+            policy("anonymous", anonymous),
+            shared,
+        ))),
+        (None, None) => Ok(None),
+        (Some(_), None) | (None, Some(_)) => {
+            anyhow::bail!("the two rate limits are both 0, or neither is")
+        }
+    }
 }
 
 /// Scheme, host and port, without a slash at the end.

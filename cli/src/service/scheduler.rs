@@ -1,7 +1,9 @@
 //! Puts the worker-facing service together.
 
+use std::sync::Arc;
+
 use anyhow::Context as _;
-use comptoir_http::{jwt::SigningKey, server::Limits};
+use comptoir_http::{Edge, server::Limits};
 use comptoir_scheduler::{SchedulerState, keys::Keys};
 use comptoir_store::pool::ServiceRole;
 use tokio::net::TcpListener;
@@ -11,7 +13,7 @@ use super::{
     config::SchedulerArgs,
     parts::{self, Running},
 };
-use crate::keys::ServiceKeys;
+use crate::keys::{self, ServiceKeys};
 
 /// Runs it until a signal.
 ///
@@ -29,14 +31,26 @@ pub async fn run(args: SchedulerArgs) -> anyhow::Result<()> {
 /// When a part does not come up.
 pub async fn start(args: SchedulerArgs, stop: CancellationToken) -> anyhow::Result<Running> {
     let keys = ServiceKeys::read(&args.web.keys)?;
-    let signing = SigningKey::from_pem(&keys.signing_pem).context("jwt.pem")?;
-    let state = SchedulerState::new(
+    let shared = parts::shared_limits(&args.web)?;
+    let mut state = SchedulerState::new(
         parts::connect(&args.common, ServiceRole::Scheduler).await?,
         super::now,
         parts::objects(&args.common)?,
         parts::wake(&args.web)?,
-        Keys::new(signing, &[], &parts::origin(&args.web.public_url)),
+        Keys::new(secrets.ring()?, &parts::origin(&args.web.public_url)),
     );
+    state.edge = Edge {
+        trusted_proxy_hops: args.web.trusted_proxy_hops,
+        limits: parts::rate_limits(
+            ("default", args.rate_limit, args.rate_limit_anonymous),
+            shared.as_ref(),
+        )?,
+        ..Edge::default()
+    };
+    let signing = Arc::clone(&state.keys);
+    keys::follow(&args.web.keys, stop.clone(), move |ring| {
+        signing.replace(ring);
+    });
     let listener = TcpListener::bind(args.listen)
         .await
         .with_context(|| format!("listen on {}", args.listen))?;

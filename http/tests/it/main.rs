@@ -2,5 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
+mod limits;
 mod observe;
 mod server;

@@ -1,0 +1,307 @@
+//! How often a client may call, and who counts as one.
+
+use std::{
+    net::SocketAddr,
+    num::NonZeroU32,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{ConnectInfo, Request},
+    http::{HeaderMap, Response, StatusCode, header},
+    routing::get,
+};
+use comptoir_http::{
+    Edge, Problem, finish_with,
+    rate_limit::{self, Policy, RateLimits, Shared},
+};
+use tower::ServiceExt as _;
+
+/// Nothing fills up again while a test runs.
+const WINDOW: Duration = Duration::from_hours(1);
+const GOOD: &str = "Bearer good";
+const ORIGIN: &str = "https://shop.example";
+
+fn policy(name: &'static str, quota: u32) -> Policy {
+    Policy {
+        name,
+        quota: NonZeroU32::new(quota).unwrap(),
+        window: WINDOW,
+    }
+}
+
+/// One route for anybody, one for whoever is `GOOD`, and health; so many requests with a credential and without.
+fn service(quotas: (u32, u32), shared: Option<&Arc<Shared>>) -> Router {
+    let guarded = async |headers: HeaderMap| {
+        let named = headers.get(header::AUTHORIZATION);
+        if named.is_some_and(|it| it.to_str().is_ok_and(|it| it.starts_with(GOOD))) {
+            rate_limit::accepted();
+            return Ok("welcome");
+        }
+        Err(Problem::unauthenticated())
+    };
+    let routes = Router::new()
+        .route("/public", get(async || "ok"))
+        .route("/guarded", get(guarded))
+        .route("/healthz", get(async || "ok"));
+    let edge = Edge {
+        trusted_proxy_hops: 1,
+        limits: Some(RateLimits::new(
+            policy("default", quotas.0),
+            policy("anonymous", quotas.1),
+            shared,
+        )),
+        cors_origins: vec![ORIGIN.parse().unwrap()],
+    };
+    finish_with(routes, 1024, &edge)
+}
+
+async fn ask(service: &Router, path: &str, headers: &[(&str, &str)]) -> Response<Body> {
+    let mut request = Request::get(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(Body::empty()).unwrap();
+    let peer: SocketAddr = "192.0.2.1:4711".parse().unwrap();
+    request.extensions_mut().insert(ConnectInfo(peer));
+    service.clone().oneshot(request).await.unwrap()
+}
+
+async fn status(service: &Router, path: &str, headers: &[(&str, &str)]) -> u16 {
+    ask(service, path, headers).await.status().as_u16()
+}
+
+fn text<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
+    response
+        .headers()
+        .get(name)
+        .map_or("", |it| it.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_client_is_told_what_is_left_and_then_to_wait() {
+    let service = service((100, 3), None);
+    for left in ["2", "1", "0"] {
+        let reply = ask(&service, "/public", &[]).await;
+        assert_eq!(reply.status(), StatusCode::OK);
+        assert_eq!(
+            text(&reply, "ratelimit-policy"),
+            r#""anonymous";q=3;w=3600"#
+        );
+        let standing = format!(r#""anonymous";r={left};t="#);
+        assert!(
+            text(&reply, "ratelimit").starts_with(&standing),
+            "{reply:?}"
+        );
+    }
+    let refused = ask(&service, "/public", &[("origin", ORIGIN)]).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(text(&refused, "content-type"), "application/problem+json");
+    let wait: u64 = text(&refused, "retry-after").parse().unwrap();
+    assert!((1..=1_200).contains(&wait), "{wait}");
+    assert!(text(&refused, "ratelimit").contains(";r=0;"));
+    // A page of an origin that may call can read that it must wait; others read nothing.
+    assert_eq!(text(&refused, "access-control-allow-origin"), ORIGIN);
+    assert!(text(&refused, "access-control-expose-headers").contains("retry-after"));
+    for stranger in [
+        "null",
+        "https://evil.example",
+        "https://shop.example.evil.example",
+    ] {
+        let refused = ask(&service, "/public", &[("origin", stranger)]).await;
+        assert_eq!(
+            text(&refused, "access-control-allow-origin"),
+            "",
+            "{stranger}"
+        );
+    }
+    let healthy = ask(&service, "/healthz", &[]).await;
+    assert_eq!(healthy.status(), StatusCode::OK, "probes are heard");
+    assert_eq!(text(&healthy, "ratelimit"), "");
+}
+
+#[tokio::test]
+async fn each_address_has_its_own_limit_and_nobody_borrows_another() {
+    let service = service((100, 2), None);
+    let from = async |forwarded: &str| {
+        status(&service, "/public", &[("x-forwarded-for", forwarded)]).await
+    };
+    assert_eq!([from("10.0.0.1").await, from("10.0.0.1").await], [200, 200]);
+    assert_eq!(from("10.0.0.1").await, 429);
+    assert_eq!(from("10.0.0.2").await, 200);
+    for lie in ["10.0.0.9,10.0.0.1", "unknown, ::1 ,10.0.0.1", "10.0.0.1:80"] {
+        assert_eq!(from(lie).await, 429, "{lie}");
+    }
+    // One customer's IPv6 is one client, however many addresses it has.
+    assert_eq!(
+        [from("2001:db8::1").await, from("2001:db8::2").await],
+        [200, 200]
+    );
+    assert_eq!(from("2001:db8::3").await, 429);
+}
+
+#[tokio::test]
+async fn a_credential_counts_for_itself_once_it_was_accepted() {
+    let service = service((4, 3), None);
+    let good = async |n: u32| {
+        let credential = format!("{GOOD}-{n}");
+        ask(&service, "/guarded", &[("authorization", &credential)]).await
+    };
+    for left in ["3", "2", "1", "0"] {
+        let reply = good(1).await;
+        assert_eq!(reply.status(), StatusCode::OK);
+        let standing = format!(r#""default";r={left};"#);
+        assert!(
+            text(&reply, "ratelimit").starts_with(&standing),
+            "{reply:?}"
+        );
+    }
+    assert_eq!(good(1).await.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(good(2).await.status(), StatusCode::OK, "another credential");
+    assert_eq!(
+        status(&service, "/public", &[]).await,
+        200,
+        "the address has one left"
+    );
+    assert_eq!(status(&service, "/public", &[]).await, 429);
+    assert_eq!(
+        good(2).await.status(),
+        StatusCode::OK,
+        "an accepted one is not its address's"
+    );
+}
+
+#[tokio::test]
+async fn nobody_gets_more_by_making_credentials_up() {
+    for path in ["/guarded", "/public"] {
+        let service = service((100, 3), None);
+        let mut answers = Vec::new();
+        for n in 0..5 {
+            let made_up = format!("Bearer made-up-{n}");
+            answers.push(status(&service, path, &[("authorization", &made_up)]).await);
+        }
+        assert_eq!(answers[3..], [429, 429], "{path}: {answers:?}");
+        let cookie = [("cookie", "session=made-up")];
+        assert_eq!(status(&service, path, &cookie).await, 429);
+    }
+}
+
+/// A Redis of the test's own, to be stopped.
+struct Redis {
+    port: u16,
+    child: Child,
+}
+
+impl Redis {
+    fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        let text = port.to_string();
+        let options = [
+            "--port",
+            &text,
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ];
+        let child = Command::new("redis-server")
+            .args(options)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        Self { port, child }
+    }
+
+    fn shared(&self) -> Arc<Shared> {
+        Arc::new(Shared::new(&format!("redis://127.0.0.1:{}", self.port), "test").unwrap())
+    }
+
+    async fn connect(&self) -> redis::aio::MultiplexedConnection {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}", self.port)).unwrap();
+        for _ in 0..1_000 {
+            if let Ok(connection) = client.get_multiplexed_async_connection().await {
+                return connection;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("Redis does not answer");
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// How many of `count` requests to each of the services are let through.
+async fn passed(services: &[&Router], count: usize) -> usize {
+    let mut passed = 0;
+    for _ in 0..count {
+        for service in services {
+            passed += usize::from(status(service, "/public", &[]).await == 200);
+        }
+    }
+    passed
+}
+
+#[tokio::test]
+async fn replicas_share_a_limit_through_redis() {
+    let redis = Redis::start();
+    let mut connection = redis.connect().await;
+    // What a replica takes at once is a twentieth: two of them together never pass the quota.
+    let (here, there) = (
+        service((100, 60), Some(&redis.shared())),
+        service((100, 60), Some(&redis.shared())),
+    );
+    assert_eq!(passed(&[&here, &there], 50).await, 60);
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(keys.len(), 1, "one client, one key: {keys:?}");
+    let ends_in: i64 = redis::cmd("PTTL")
+        .arg(&keys[0])
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    assert!(
+        ends_in > 0 && ends_in <= 3_600_001,
+        "the key ends by itself: {ends_in}"
+    );
+    // What was in Redis may be lost at any moment: the quota begins anew, and nothing fails.
+    redis::cmd("FLUSHALL")
+        .query_async::<()>(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(passed(&[&here], 70).await, 60);
+}
+
+#[tokio::test]
+async fn without_redis_a_process_counts_for_itself() {
+    let redis = Redis::start();
+    let mut connection = redis.connect().await;
+    let shared = redis.shared();
+    let service = service((100, 20), Some(&shared));
+    assert_eq!(passed(&[&service], 3).await, 3);
+    redis::cmd("CLIENT")
+        .arg("PAUSE")
+        .arg(600_000)
+        .query_async::<()>(&mut connection)
+        .await
+        .unwrap();
+    // Redis hangs: one request waits for it, the others do not, and the process has its own count.
+    assert_eq!(passed(&[&service], 40).await, 20);
+    drop(redis);
+    assert_eq!(passed(&[&service], 5).await, 0);
+}
