@@ -57,18 +57,18 @@ BEGIN
         LEFT JOIN ledger_accounts a ON a.ledger_account_id = p.ledger_account_id
         LEFT JOIN assets s ON s.asset_id = p.asset_id
     ), part AS (
-        SELECT journal_entry_id, kind, source_kind, lines, reverses, count(*) AS found, max(line) AS last, sum(amount_base) AS total,
+        SELECT journal_entry_id, kind, source_kind, lines, reverses, count(*) AS counted, max(line) AS last, sum(amount_base) AS total,
             bool_and(is_of_asset IS TRUE) AS is_of_asset, bool_and(fits IS TRUE) AS fits
         FROM line GROUP BY journal_entry_id, kind, source_kind, lines, reverses, owner
     ), entry AS (
-        SELECT journal_entry_id, kind, source_kind, lines, reverses, sum(found) AS found, max(last) AS last, sum(total) AS total,
+        SELECT journal_entry_id, kind, source_kind, lines, reverses, sum(counted) AS counted, max(last) AS last, sum(total) AS total,
             bool_and(is_of_asset) AS is_of_asset, bool_and(fits AND (total = 0 OR NOT entry_keeps_owner(kind))) AS fits
         FROM part GROUP BY journal_entry_id, kind, source_kind, lines, reverses
     )
-    SELECT journal_entry_id, kind, lines, found, total,
-        (found = lines AND last < lines AND is_of_asset) IS TRUE AS is_whole, total = 0 AS is_balanced
+    SELECT journal_entry_id, kind, lines, counted, total,
+        (counted = lines AND last < lines AND is_of_asset) IS TRUE AS is_whole, total = 0 AS is_balanced
     INTO bad FROM entry
-    WHERE (found = lines AND last < lines AND total = 0 AND is_of_asset AND fits) IS NOT TRUE
+    WHERE (counted = lines AND last < lines AND total = 0 AND is_of_asset AND fits) IS NOT TRUE
         OR kind = 'reversal' AND source_kind <> 'refund' AND EXISTS ( -- `assert_refund` judges refunds
             SELECT FROM postings o WHERE o.journal_entry_id IN (entry.journal_entry_id, entry.reverses)
             GROUP BY o.ledger_account_id HAVING sum(o.amount_base) <> 0
@@ -76,7 +76,7 @@ BEGIN
     LIMIT 1;
     IF FOUND THEN
         IF NOT bad.is_whole THEN
-            RAISE EXCEPTION 'journal entry % comes with % of its % lines', bad.journal_entry_id, bad.found, bad.lines
+            RAISE EXCEPTION 'journal entry % comes with % of its % lines', bad.journal_entry_id, bad.counted, bad.lines
                 USING ERRCODE = 'check_violation', CONSTRAINT = 'journal_entry_lines';
         ELSIF NOT bad.is_balanced THEN
             RAISE EXCEPTION 'the lines of journal entry % sum to %', bad.journal_entry_id, bad.total
