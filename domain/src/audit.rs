@@ -61,6 +61,10 @@ actions! {
     AccountLimited = "account.limited",
     /// An account became the operator's own.
     PlatformRoleGranted = "account.platform_role_granted",
+    /// An account is the operator's own no longer.
+    PlatformRoleRevoked = "account.platform_role_revoked",
+    /// A token was made that makes an account the operator's own.
+    SetupTokenCreated = "setup_token.created",
     /// Somebody signed in.
     SessionStarted = "session.started",
     /// A sign-in failed.
@@ -99,6 +103,12 @@ actions! {
     WorkerJoined = "worker.joined",
     /// A worker was taken out of service.
     WorkerRevoked = "worker.revoked",
+    /// A worker gets no more work.
+    WorkerDrained = "worker.drained",
+    /// A worker gets no more work, and lost what it had.
+    WorkerQuarantined = "worker.quarantined",
+    /// A worker gets work again.
+    WorkerRestored = "worker.restored",
     /// The keys of access tokens were rotated.
     SigningKeyRotated = "signing_key.rotated",
     /// An operator proposed a refund.

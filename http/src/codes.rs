@@ -47,6 +47,21 @@ pub const ALL: &[Code] = &[
         "The available balance does not cover what this would hold. Deposit first, or ask for less.",
     ),
     code(
+        "spend_limit_reached",
+        402,
+        "The API key's spend limit does not cover what the job would hold. GET /v1/key says what is left, and until when.",
+    ),
+    code(
+        "ip_refused",
+        403,
+        "The API key may not be used from this address. Its owner decided from which networks it may.",
+    ),
+    code(
+        "key_restricted",
+        403,
+        "An API key that ends, that may be used from some networks alone, or that has a spend limit makes no other keys.",
+    ),
+    code(
         "insufficient_scope",
         403,
         "The API key is valid but was not given the scope that this operation needs.",
@@ -82,6 +97,11 @@ pub const ALL: &[Code] = &[
         "The address exists, but does not take this method. The Allow header names those that it takes.",
     ),
     code(
+        "too_many_keys",
+        409,
+        "The account has as many working API keys as it may. Revoke one first.",
+    ),
+    code(
         "email_taken",
         409,
         "An account with this e-mail exists already.",
@@ -115,6 +135,86 @@ pub const ALL: &[Code] = &[
         "quote_used",
         409,
         "A job was made from this quote already. A quote is good for one job; ask for another.",
+    ),
+    code(
+        "admin_required",
+        403,
+        "Only an administrator of the service may do this, signed in with a password; an API key never.",
+    ),
+    code(
+        "fresh_sign_in_required",
+        401,
+        "The sign-in is too old for this, or was not by password. Sign in again and repeat the request within 15 minutes.",
+    ),
+    code(
+        "setup_token_refused",
+        401,
+        "The setup token is unknown, expired, redeemed already, or replaced by a newer one. `comptoir admin bootstrap` prints another.",
+    ),
+    code(
+        "account_frozen",
+        403,
+        "The operator froze the account: it cannot submit, withdraw, or make keys and tokens. It can read, and its address can leave on-chain. Ask the operator.",
+    ),
+    code(
+        "limit_reached",
+        403,
+        "A limit of the account stands in the way; the detail says which. The operator can raise it.",
+    ),
+    code(
+        "account_is_admin",
+        409,
+        "An administrator's account is not frozen. Take the role away first.",
+    ),
+    code(
+        "last_admin",
+        409,
+        "The service keeps one administrator. Set another up first.",
+    ),
+    code(
+        "job_not_charged",
+        409,
+        "There is nothing to give back: no such job, or nothing was charged for it.",
+    ),
+    code(
+        "refund_waits",
+        409,
+        "Another refund of the same charge waits for approval. Approve or cancel it first.",
+    ),
+    code(
+        "refund_decided",
+        409,
+        "The refund was given, cancelled, or not approved in time.",
+    ),
+    code(
+        "refund_proposer_gone",
+        409,
+        "Whoever proposed the refund is no administrator any more. Cancel it and propose it again.",
+    ),
+    code(
+        "refund_above_cap",
+        422,
+        "The refund is larger than the deployment lets one refund be.",
+    ),
+    code(
+        "refund_day_cap",
+        409,
+        "The refunds of the last 24 hours reach what the deployment lets them be. Approve it later.",
+    ),
+    code(
+        "refund_not_funded",
+        409,
+        "Refunds are paid from the platform's fees and from what its address has. Deposit for the platform's address first.",
+    ),
+    code(
+        "second_person_required",
+        403,
+        "Money is given back by two administrators, neither of whom gets it: another one must do this.",
+    ),
+    code(
+        "worker_disabled",
+        409,
+        "The worker was taken out for good. It must join again as a new one.",
     ),
     code(
         "job_ended",

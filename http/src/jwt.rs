@@ -17,8 +17,12 @@ use utoipa::ToSchema;
 const LEEWAY: Duration = Duration::seconds(5);
 /// A longer token is not one of ours.
 const TOKEN_LENGTH_MAX: usize = 4096;
+/// What the DER form of an Ed25519 public key (RFC 8410) begins with.
+const PUBLIC_DER_PREFIX: [u8; 12] = [
+    0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+];
 
-/// What a token says. Every claim is required.
+/// What a token says. Every claim is required, but the session of tokens that have none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {
     /// Who issued it: the public origin.
@@ -27,6 +31,9 @@ pub struct Claims {
     pub aud: String,
     /// Whom it names.
     pub sub: String,
+    /// The session that it ends with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<String>,
     /// A name of its own.
     pub jti: String,
     /// When it was issued, in seconds since 1970.
@@ -48,8 +55,17 @@ pub enum TokenError {
     Expired,
 }
 
+/// The header of a token, exactly as we sign it: a key set, an extension or a second `kid` makes it another's.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StrictHeader {
+    typ: String,
+    alg: String,
+    kid: String,
+}
+
 /// Why a key cannot be used.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("expected an Ed25519 private key, PKCS#8 in PEM")]
 pub struct InvalidKey;
 
@@ -117,12 +133,14 @@ impl SigningKey {
             iss: token.issuer.to_owned(),
             aud: token.audience.to_owned(),
             sub: token.subject.to_owned(),
+            sid: token.session.map(str::to_owned),
             jti: uuid::Uuid::now_v7().to_string(),
             iat: now.unix_timestamp(),
             nbf: now.unix_timestamp(),
             exp: (now + lifetime).unix_timestamp(),
         };
         let mut header = Header::new(Algorithm::EdDSA);
+        header.typ = Some(token_type(token.audience));
         header.kid = Some(self.kid.clone());
         jsonwebtoken::encode(&header, &claims, &self.encoding)
             .expect("an Ed25519 key signs any claims")
@@ -138,11 +156,19 @@ pub struct Grant<'a> {
     pub audience: &'a str,
     /// Whom it names.
     pub subject: &'a str,
+    /// The session that it ends with.
+    pub session: Option<&'a str>,
+}
+
+/// Tokens for two audiences differ in their type too (RFC 8725 3.11).
+fn token_type(audience: &str) -> String {
+    format!("{audience}+jwt")
 }
 
 /// Checks tokens of one issuer for one audience.
 #[derive(Clone)]
 pub struct Verifier {
+    token_type: String,
     keys: HashMap<String, DecodingKey>,
     validation: Validation,
 }
@@ -171,7 +197,11 @@ impl Verifier {
             .iter()
             .map(|public| (thumbprint(public), DecodingKey::from_ed_der(public)))
             .collect();
-        Self { keys, validation }
+        Self {
+            token_type: token_type(audience),
+            keys,
+            validation,
+        }
     }
 
     /// The claims of a valid token.
@@ -182,18 +212,7 @@ impl Verifier {
         if token.len() > TOKEN_LENGTH_MAX {
             return Err(TokenError::Invalid);
         }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| TokenError::Invalid)?;
-        if header.alg != Algorithm::EdDSA
-            || header.jku.is_some()
-            || header.jwk.is_some()
-            || header.x5u.is_some()
-        {
-            return Err(TokenError::Invalid);
-        }
-        let key = header
-            .kid
-            .and_then(|kid| self.keys.get(&kid))
-            .ok_or(TokenError::Invalid)?;
+        let key = self.key_of(token).ok_or(TokenError::Invalid)?;
         let claims = jsonwebtoken::decode::<Claims>(token, key, &self.validation)
             .map_err(|_| TokenError::Invalid)?
             .claims;
@@ -204,6 +223,15 @@ impl Verifier {
             return Err(TokenError::Expired);
         }
         Ok(claims)
+    }
+
+    /// The key that the token says it was signed with, if its header is one of ours.
+    fn key_of(&self, token: &str) -> Option<&DecodingKey> {
+        let (header, _) = token.split_once('.')?;
+        let header = BASE64_URL_SAFE_NO_PAD.decode(header).ok()?;
+        let header: StrictHeader = serde_json::from_slice(&header).ok()?;
+        let ours = header.typ == self.token_type && header.alg == "EdDSA";
+        ours.then(|| self.keys.get(&header.kid)).flatten()
     }
 }
 
@@ -243,8 +271,24 @@ impl Jwks {
     }
 }
 
+/// A public key in PEM, as RFC 8410 writes it.
+pub(crate) fn public_pem(public: &[u8; 32]) -> String {
+    let der = [PUBLIC_DER_PREFIX.as_slice(), public].concat();
+    format!(
+        "-----BEGIN PUBLIC KEY-----\n{}\n-----END PUBLIC KEY-----\n",
+        BASE64_STANDARD.encode(der)
+    )
+}
+
+/// The public key in the base64 of [`public_pem`].
+pub(crate) fn public_from_base64(base64: &str) -> Result<[u8; 32], InvalidKey> {
+    let der = BASE64_STANDARD.decode(base64).map_err(|_| InvalidKey)?;
+    let public = der.strip_prefix(&PUBLIC_DER_PREFIX).ok_or(InvalidKey)?;
+    public.try_into().map_err(|_| InvalidKey)
+}
+
 /// The key's name: its RFC 7638 thumbprint.
-fn thumbprint(public: &[u8; 32]) -> String {
+pub(crate) fn thumbprint(public: &[u8; 32]) -> String {
     let x = BASE64_URL_SAFE_NO_PAD.encode(public);
     let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
     BASE64_URL_SAFE_NO_PAD.encode(sha2::Sha256::digest(members))
@@ -272,6 +316,7 @@ mod tests {
             issuer: ISSUER,
             audience,
             subject: "acct_1",
+            session: None,
         };
         key.sign(&grant, NOW, Duration::minutes(15))
     }

@@ -1,9 +1,10 @@
 //! The keys of worker tokens, and the key set by which a worker knows the server.
 
-use std::fmt;
-
 use comptoir_domain::{digest::Sha256, id::WorkerId};
-use comptoir_http::jwt::{Claims, Grant, Jwks, SigningKey, TokenError, Verifier};
+use comptoir_http::{
+    jwt::{Claims, Jwks, TokenError},
+    key_ring::{KeyRing, TokenKeys},
+};
 use comptoir_wire::token::TOKEN_LIFE_S;
 use time::{Duration, OffsetDateTime};
 
@@ -11,40 +12,26 @@ use time::{Duration, OffsetDateTime};
 pub const AUDIENCE: &str = "comptoir-worker";
 
 /// Signs and checks worker tokens.
-pub struct Keys {
-    signing: SigningKey,
-    verifier: Verifier,
-    public: Vec<[u8; 32]>,
-    issuer: String,
-}
-
-impl fmt::Debug for Keys {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Keys")
-            .field("issuer", &self.issuer)
-            .finish_non_exhaustive()
-    }
-}
+#[derive(Debug)]
+pub struct Keys(TokenKeys);
 
 impl Keys {
-    /// Keys that sign with `signing` and also trust `other_public_keys`: those that signed before, or will soon.
-    /// `issuer` is the public origin. All the same as in the API, whose join tokens name this key set.
+    /// Keys of the deployment; `issuer` is the public origin. All the same as in the API, whose join tokens name this
+    /// key set.
     #[must_use]
-    pub fn new(signing: SigningKey, other_public_keys: &[[u8; 32]], issuer: &str) -> Self {
-        let mut public = vec![signing.public()];
-        public.extend_from_slice(other_public_keys);
-        Self {
-            verifier: Verifier::new(&public, issuer, AUDIENCE),
-            signing,
-            public,
-            issuer: issuer.to_owned(),
-        }
+    pub fn new(ring: KeyRing, issuer: &str) -> Self {
+        Self(TokenKeys::new(ring, issuer, AUDIENCE))
+    }
+
+    /// Signs and checks with these keys from now on.
+    pub fn replace(&self, ring: KeyRing) {
+        self.0.replace(ring);
     }
 
     /// The public keys, as others read them.
     #[must_use]
     pub fn jwks(&self) -> Jwks {
-        Jwks::of(&self.public)
+        self.0.jwks()
     }
 
     /// What the first part of a join token must be: the SHA-256 of the key set's canonical JSON.
@@ -56,18 +43,12 @@ impl Keys {
     /// A token for the worker.
     #[must_use]
     pub fn worker_token(&self, worker: WorkerId, now: OffsetDateTime) -> String {
-        let subject = worker.to_string();
-        let grant = Grant {
-            issuer: &self.issuer,
-            audience: AUDIENCE,
-            subject: &subject,
-        };
-        self.signing
-            .sign(&grant, now, Duration::seconds(i64::from(TOKEN_LIFE_S)))
+        let life = Duration::seconds(i64::from(TOKEN_LIFE_S));
+        self.0.sign(&worker.to_string(), None, now, life)
     }
 
     /// What a valid worker token says.
     pub(crate) fn verify(&self, token: &str, now: OffsetDateTime) -> Result<Claims, TokenError> {
-        self.verifier.verify(token, now)
+        self.0.verify(token, now)
     }
 }

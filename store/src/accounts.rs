@@ -15,8 +15,8 @@ use crate::{PgTransaction, codec, violates};
 pub struct Account {
     /// Its identifier.
     pub id: AccountId,
-    /// The e-mail address that signs in.
-    pub email: String,
+    /// The e-mail address that signs in; `None` where only a wallet does.
+    pub email: Option<String>,
     /// What it may act as.
     pub roles: Vec<String>,
     /// The bound address.
@@ -31,7 +31,7 @@ pub struct Account {
 
 struct AccountRow {
     account_id: uuid::Uuid,
-    email: String,
+    email: Option<String>,
     roles: Vec<String>,
     address: Option<Vec<u8>>,
     address_bound_at: Option<OffsetDateTime>,
@@ -98,6 +98,36 @@ pub async fn create(
     Ok(row.try_into()?)
 }
 
+/// Creates an account with the role `user` that its wallet signs in to, and binds the wallet's address to it.
+pub async fn create_for_wallet(
+    connection: &mut PgConnection,
+    address: Address,
+    now: OffsetDateTime,
+) -> Result<Account, BindError> {
+    let id = AccountId::generate();
+    check_bindable(connection, id, address).await?;
+    let row = sqlx::query_as!(
+        AccountRow,
+        "INSERT INTO accounts (account_id, address, address_bound_at, created_at) VALUES ($1, $2, $3, $3)
+         RETURNING account_id, email, roles, address, address_bound_at, auto_release, created_at",
+        id.0,
+        address.as_slice(),
+        now,
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(taken)?;
+    Ok(row.try_into()?)
+}
+
+fn taken(error: sqlx::Error) -> BindError {
+    if violates(&error, "accounts_address_once") {
+        BindError::AddressTaken
+    } else {
+        error.into()
+    }
+}
+
 /// The account of this identifier.
 pub async fn find(connection: &mut PgConnection, id: AccountId) -> sqlx::Result<Option<Account>> {
     sqlx::query_as!(
@@ -135,7 +165,7 @@ pub async fn find_password(
     email: &Email,
 ) -> sqlx::Result<Option<(AccountId, String)>> {
     let row = sqlx::query!(
-        "SELECT account_id, password_hash FROM accounts WHERE email = $1",
+        r#"SELECT account_id, password_hash AS "password_hash!" FROM accounts WHERE email = $1"#,
         email.as_str(),
     )
     .fetch_optional(connection)
@@ -343,9 +373,7 @@ pub async fn bind(
     )
     .fetch_optional(&mut **tx)
     .await
-    .map_err(|error| {
-        if violates(&error, "accounts_address_once") { BindError::AddressTaken } else { error.into() }
-    })?
+    .map_err(taken)?
     .ok_or(BindError::AlreadyBound)?;
     Ok(row.try_into()?)
 }

@@ -3,12 +3,17 @@
 use alloy_primitives::Address;
 use comptoir_domain::{
     id::{AccountId, ApiKeyId},
+    ip_list::{IpList, Network},
     scope::{Scope, Scopes},
+    spend_limit::SpendLimit,
 };
-use sqlx::PgConnection;
+use sqlx::{PgConnection, types::BigDecimal};
 use time::{Duration, OffsetDateTime};
 
-use crate::codec;
+use crate::{PgTransaction, codec, spending};
+
+/// Keys of an account that work at the same time.
+pub const KEYS_MAX: i64 = 300;
 
 /// How exactly the last use of a key is known; a write per request would be waste.
 const LAST_USED_PRECISION: Duration = Duration::minutes(1);
@@ -24,6 +29,10 @@ pub struct ApiKeyRow {
     pub prefix: String,
     /// What it may do.
     pub scopes: Scopes,
+    /// Where it may be used from.
+    pub allowed_ips: IpList,
+    /// What its jobs may cost.
+    pub spend_limit: Option<SpendLimit>,
     /// When it was made.
     pub created_at: OffsetDateTime,
     /// Until when it works.
@@ -45,8 +54,23 @@ pub struct NewApiKey<'a> {
     pub hmac: [u8; 32],
     /// What it may do.
     pub scopes: &'a Scopes,
+    /// Where it may be used from.
+    pub allowed_ips: &'a IpList,
+    /// What its jobs may cost.
+    pub spend_limit: Option<SpendLimit>,
     /// Until when it works.
     pub expires_at: Option<OffsetDateTime>,
+}
+
+/// Why a key was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateKeyError {
+    /// The account has as many as it may.
+    #[error("the account has {KEYS_MAX} keys")]
+    TooMany,
+    /// Postgres failed.
+    #[error("create an API key")]
+    Database(#[from] sqlx::Error),
 }
 
 /// Whose key was shown, and what it may do.
@@ -60,6 +84,12 @@ pub struct Holder {
     pub address: Option<Address>,
     /// What it may do.
     pub scopes: Scopes,
+    /// Where it may be used from.
+    pub allowed_ips: IpList,
+    /// Are its jobs counted against a limit?
+    pub has_spend_limit: bool,
+    /// Until when it works.
+    pub expires_at: Option<OffsetDateTime>,
 }
 
 struct Row {
@@ -67,6 +97,9 @@ struct Row {
     name: String,
     prefix: String,
     scopes: Vec<String>,
+    allowed_ips: Vec<String>,
+    spend_limit_base: Option<BigDecimal>,
+    spend_period: Option<String>,
     created_at: OffsetDateTime,
     expires_at: Option<OffsetDateTime>,
     last_used_at: Option<OffsetDateTime>,
@@ -77,11 +110,15 @@ impl TryFrom<Row> for ApiKeyRow {
     type Error = sqlx::Error;
 
     fn try_from(row: Row) -> sqlx::Result<Self> {
+        let limit = row.spend_limit_base.zip(row.spend_period);
+        let limit = limit.map(|(amount, period)| spending::to_limit(&amount, &period));
         Ok(Self {
             id: ApiKeyId(row.api_key_id),
             name: row.name,
             prefix: row.prefix,
             scopes: to_scopes(&row.scopes)?,
+            allowed_ips: to_networks(&row.allowed_ips)?,
+            spend_limit: limit.transpose()?,
             created_at: row.created_at,
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
@@ -97,19 +134,48 @@ fn to_scopes(stored: &[String]) -> sqlx::Result<Scopes> {
         .collect()
 }
 
-/// Stores a key.
+fn to_networks(stored: &[String]) -> sqlx::Result<IpList> {
+    stored
+        .iter()
+        .map(|network| codec::to_enum("allowed_ips", network, |text| text.parse::<Network>().ok()))
+        .collect()
+}
+
+/// Stores a key. The account is locked, so that keys made at once are counted one after the other.
 pub async fn create(
-    connection: &mut PgConnection,
+    tx: &mut PgTransaction<'_>,
     account: AccountId,
     key: &NewApiKey<'_>,
     now: OffsetDateTime,
-) -> sqlx::Result<ApiKeyRow> {
+) -> Result<ApiKeyRow, CreateKeyError> {
+    // A statement of its own: what is counted below must be seen after the lock is held.
+    sqlx::query!(
+        "SELECT account_id FROM accounts WHERE account_id = $1 FOR NO KEY UPDATE",
+        account.0
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    let working = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "count!" FROM api_keys
+           WHERE account_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)"#,
+        account.0,
+        now,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    if working >= KEYS_MAX {
+        return Err(CreateKeyError::TooMany);
+    }
+    let networks: Vec<String> = key.allowed_ips.iter().map(|it| it.to_string()).collect();
+    let limit = key.spend_limit.map(|limit| codec::to_numeric(limit.amount));
     let scopes: Vec<String> = key.scopes.iter().map(|scope| scope.to_string()).collect();
-    sqlx::query_as!(
+    let row = sqlx::query_as!(
         Row,
-        "INSERT INTO api_keys (api_key_id, account_id, name, prefix, key_hmac, scopes, created_at, expires_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
-         RETURNING api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at",
+        "INSERT INTO api_keys (api_key_id, account_id, name, prefix, key_hmac, scopes, created_at, expires_at,
+             allowed_ips, spend_limit_base, spend_period)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+         RETURNING api_key_id, name, prefix, scopes, allowed_ips, spend_limit_base, spend_period, created_at, expires_at,
+             last_used_at, revoked_at",
         ApiKeyId::generate().0,
         account.0,
         key.name,
@@ -118,10 +184,13 @@ pub async fn create(
         &scopes,
         now,
         key.expires_at,
+        &networks,
+        limit,
+        key.spend_limit.map(|limit| limit.period.as_str()),
     )
-    .fetch_one(connection)
-    .await?
-    .try_into()
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(row.try_into()?)
 }
 
 /// Whose key has this HMAC, if it works now.
@@ -131,9 +200,10 @@ pub async fn find_holder(
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<Holder>> {
     let row = sqlx::query!(
-        "SELECT api_key_id, account_id, address, scopes, last_used_at
+        r#"SELECT api_key_id, account_id, address, scopes, allowed_ips, last_used_at, expires_at,
+             spend_limit_base IS NOT NULL AS "has_spend_limit!"
          FROM api_keys JOIN accounts USING (account_id)
-         WHERE key_hmac = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+         WHERE key_hmac = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)"#,
         hmac.as_slice(),
         now,
     )
@@ -160,6 +230,9 @@ pub async fn find_holder(
             .map(|stored| codec::to_address("address", &stored))
             .transpose()?,
         scopes: to_scopes(&row.scopes)?,
+        allowed_ips: to_networks(&row.allowed_ips)?,
+        has_spend_limit: row.has_spend_limit,
+        expires_at: row.expires_at,
     }))
 }
 
@@ -171,7 +244,8 @@ pub async fn find(
 ) -> sqlx::Result<Option<ApiKeyRow>> {
     sqlx::query_as!(
         Row,
-        "SELECT api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at
+        "SELECT api_key_id, name, prefix, scopes, allowed_ips, spend_limit_base, spend_period, created_at, expires_at,
+             last_used_at, revoked_at
          FROM api_keys WHERE api_key_id = $1 AND account_id = $2",
         id.0,
         account.0,
@@ -191,7 +265,8 @@ pub async fn list(
 ) -> sqlx::Result<Vec<ApiKeyRow>> {
     sqlx::query_as!(
         Row,
-        "SELECT api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at
+        "SELECT api_key_id, name, prefix, scopes, allowed_ips, spend_limit_base, spend_period, created_at, expires_at,
+             last_used_at, revoked_at
          FROM api_keys WHERE account_id = $1 AND ($2::uuid IS NULL OR api_key_id < $2)
          ORDER BY api_key_id DESC LIMIT $3",
         account.0,
@@ -215,7 +290,8 @@ pub async fn revoke(
     sqlx::query_as!(
         Row,
         "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $3) WHERE api_key_id = $1 AND account_id = $2
-         RETURNING api_key_id, name, prefix, scopes, created_at, expires_at, last_used_at, revoked_at",
+         RETURNING api_key_id, name, prefix, scopes, allowed_ips, spend_limit_base, spend_period, created_at, expires_at,
+             last_used_at, revoked_at",
         id.0,
         account.0,
         now,

@@ -7,6 +7,7 @@
 pub mod accounts;
 pub mod admin_accounts;
 pub mod admin_jobs;
+pub mod admin_outbox;
 pub mod admin_workers;
 pub mod admins;
 pub mod api_keys;
@@ -46,6 +47,7 @@ pub mod refunds;
 pub mod releases;
 pub mod segments;
 pub mod sessions;
+pub mod spending;
 pub mod splits;
 pub mod statement;
 pub mod transactions;

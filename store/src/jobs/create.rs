@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{AccountId, JobId, QuoteId, ReplicaId},
+    id::{AccountId, ApiKeyId, JobId, QuoteId, ReplicaId},
     job::{JobState, ReplicaState},
 };
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use crate::{
     events,
     holds::{self, Hold, HoldError, HoldSource},
     quotes::{self, Quote, QuoteError},
+    spending::{AboveSpendLimit, Budgets},
     violates,
 };
 
@@ -32,6 +33,8 @@ pub struct NewJob<'a> {
     pub quote: QuoteId,
     /// The account's bound address.
     pub payer: Address,
+    /// The API key that it is counted against; `None` where that has no limit.
+    pub spender: Option<ApiKeyId>,
     /// What its owner calls it.
     pub name: Option<&'a str>,
     /// The most its owner pays; the quote must not be above it.
@@ -59,6 +62,15 @@ pub enum CreateError {
         hold: Amount,
         /// What the caller allows.
         max_cost: Amount,
+    },
+    /// The job would cost more than its API key may spend.
+    #[error("the job holds {hold} base units, more than the key may still spend")]
+    AboveSpendLimit {
+        /// What the job would hold.
+        hold: Amount,
+        /// What the key may still spend.
+        #[source]
+        limit: AboveSpendLimit,
     },
     /// The money could not be held.
     #[error("hold the price of the job")]
@@ -94,25 +106,57 @@ pub async fn create_all(
     now: OffsetDateTime,
 ) -> Result<Vec<Result<Job, CreateError>>, CreateError> {
     let mut known = Known::read(tx, new, fresh).await?;
+    let mut budgets = Budgets::lock(tx, new.iter().filter_map(|new| new.spender), now).await?;
     let mut outcomes: Vec<Option<Result<Job, CreateError>>> = new.iter().map(|_| None).collect();
     // A quote that is named twice is good for whoever comes first and is not refused; so the others wait for a second round.
+    // So do those for whom too little of a key's limit is left beside others of the group, which may be refused.
     let mut waiting: Vec<usize> = (0..new.len()).collect();
     while !waiting.is_empty() {
         let (mut named, mut later, mut judged) = (HashSet::new(), Vec::new(), Vec::new());
+        let mut taken = HashSet::new();
         for place in waiting {
             match known.judge(&new[place], now) {
                 Ok(_) if !named.insert(new[place].quote) => later.push(place),
-                Ok(hold) => judged.push((place, hold)),
+                Ok(hold) => match budget(&mut budgets, &new[place], &hold) {
+                    Ok(()) => {
+                        taken.extend(new[place].spender);
+                        judged.push((place, hold));
+                    }
+                    Err(_) if new[place].spender.is_some_and(|key| taken.contains(&key)) => {
+                        later.push(place);
+                    }
+                    Err(refused) => outcomes[place] = Some(Err(refused)),
+                },
                 Err(refused) => outcomes[place] = Some(Err(refused)),
             }
         }
-        make(tx, new, &mut known, judged, &mut outcomes, now).await?;
+        let mut made = Vec::new();
+        for (place, hold) in make(tx, new, &mut known, judged, &mut outcomes, now).await? {
+            match (new[place].spender, &outcomes[place]) {
+                (Some(key), Some(Ok(job))) => made.push((key, job.id, hold)),
+                (Some(key), _) => budgets.give_back(key, hold),
+                (None, _) => {}
+            }
+        }
+        budgets.keep(tx, &made).await?;
         waiting = later;
     }
     let outcomes = outcomes.into_iter();
     Ok(outcomes
         .map(|outcome| outcome.unwrap_or(Err(CreateError::QuoteNotFound)))
         .collect())
+}
+
+/// Takes a hold out of what the key of the job may spend.
+fn budget(budgets: &mut Budgets, new: &NewJob<'_>, hold: &Hold) -> Result<(), CreateError> {
+    let Some(key) = new.spender else {
+        return Ok(());
+    };
+    let taken = budgets.take(key, hold.amount);
+    taken.map_err(|limit| CreateError::AboveSpendLimit {
+        hold: hold.amount,
+        limit,
+    })
 }
 
 /// The quotes that a group names.
@@ -183,7 +227,7 @@ impl Known {
     }
 }
 
-/// Places the holds of what was judged, and writes what they cover.
+/// Places the holds of what was judged, and writes what they cover; says again what was judged, and its amount.
 async fn make(
     tx: &mut PgTransaction<'_>,
     new: &[NewJob<'_>],
@@ -191,7 +235,9 @@ async fn make(
     judged: Vec<(usize, Hold)>,
     outcomes: &mut [Option<Result<Job, CreateError>>],
     now: OffsetDateTime,
-) -> Result<(), CreateError> {
+) -> Result<Vec<(usize, Amount)>, CreateError> {
+    let amounts = judged.iter().map(|(place, hold)| (*place, hold.amount));
+    let amounts: Vec<_> = amounts.collect();
     let holds: Vec<_> = judged.iter().map(|(_, hold)| *hold).collect();
     let placed = holds::place_all(tx, &holds, now).await?;
     let (mut jobs, mut fresh) = (Vec::new(), Vec::new());
@@ -211,14 +257,14 @@ async fn make(
         }
     }
     if jobs.is_empty() {
-        return Ok(());
+        return Ok(amounts);
     }
     quotes::insert_all(tx, &fresh).await?;
     insert_all(tx, &jobs, now).await?;
     for (place, job) in jobs {
         outcomes[place] = Some(Ok(job));
     }
-    Ok(())
+    Ok(amounts)
 }
 
 /// A job as it is after its first event.
