@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use alloy_primitives::Address;
 use anyhow::{Context as _, ensure};
 use comptoir_api::{
-    AppState, Config,
+    AppState, Config, Submissions,
     auth::{
-        keys::{Keys, Secrets},
+        keys::{Keys, Secrets, random},
         password::Hasher,
+        sign_ins::SignIns,
     },
 };
 use comptoir_domain::{
@@ -21,7 +22,9 @@ use comptoir_domain::{
     price::Rate,
 };
 use comptoir_http::{
+    Edge,
     jwt::SigningKey,
+    key_ring::KeyRing,
     server::{self, Limits},
 };
 use comptoir_scheduler::{
@@ -37,6 +40,7 @@ use comptoir_store::{
     objects::Objects,
     pool::{self, ServiceRole},
     prices::{self, NewPrice},
+    sessions,
     wake::Wake,
 };
 use sqlx::{Connection as _, PgConnection, PgPool, postgres::PgConnectOptions};
@@ -114,7 +118,7 @@ impl Place {
         let stop = CancellationToken::new();
 
         let db = pool::connect(options.clone(), ServiceRole::Scheduler, CONNECTIONS).await?;
-        let keys = comptoir_scheduler::keys::Keys::new(SigningKey::from_pem(&pem)?, &[], ISSUER);
+        let keys = comptoir_scheduler::keys::Keys::new(KeyRing::of(SigningKey::from_pem(&pem)?), ISSUER);
         let scheduler = SchedulerState::new(db, now, objects.clone(), wake.clone(), keys);
         let fingerprint = scheduler.keys.fingerprint();
         let (scheduler_listener, scheduler_url) = listen().await?;
@@ -127,10 +131,7 @@ impl Place {
 
         let db = pool::connect(options, ServiceRole::Api, CONNECTIONS).await?;
         let state = api_state(db, objects.clone(), wake, &pem, &scheduler_url)?;
-        let bearers: Vec<_> = clients
-            .iter()
-            .map(|client| format!("Bearer {}", state.keys.access_token(*client, now())))
-            .collect();
+        let bearers = sign_in(&state, &clients).await?;
         let (api_listener, api) = listen().await?;
         let (router, _) = comptoir_api::app(state);
         let serving_api = server::serve(
@@ -229,11 +230,12 @@ fn api_state(
     scheduler_url: &str,
 ) -> anyhow::Result<AppState> {
     let secrets = Secrets {
-        signing: SigningKey::from_pem(pem)?,
-        other_public_keys: &[],
+        ring: KeyRing::of(SigningKey::from_pem(pem)?),
         pepper: &[7; 32],
     };
     Ok(AppState {
+        // No administrator comes by.
+        admin_db: db.clone(),
         db,
         clock: now,
         objects,
@@ -242,9 +244,17 @@ fn api_state(
             public_origin: ISSUER.to_owned(),
             scheduler_url: scheduler_url.to_owned(),
             environment: Environment::Test,
+            limits: comptoir_domain::limits::Limits::NONE,
+            refund_caps: comptoir_domain::refund::Caps {
+                per_refund: Amount::ZERO,
+                per_day: Amount::ZERO,
+            },
+            edge: Edge::default(),
         }),
         keys: Arc::new(Keys::new(secrets, ISSUER)?),
         passwords: Hasher::default(),
+        sign_ins: SignIns::default(),
+        submissions: Submissions::default(),
     })
 }
 
@@ -309,6 +319,22 @@ async fn sign_up(owner: &PgPool, byte: u8) -> anyhow::Result<AccountId> {
     accounts::bind(&mut tx, account.id, &challenge, now()).await?;
     tx.commit().await?;
     Ok(account.id)
+}
+
+/// What each client sends as `Authorization`.
+async fn sign_in(state: &AppState, clients: &[AccountId]) -> anyhow::Result<Vec<String>> {
+    let mut bearers = Vec::new();
+    for client in clients {
+        let secret = sessions::Credential::RefreshToken(Sha256(random()));
+        let expires_at = now() + Duration::DAY;
+        let mut tx = state.db.begin().await?;
+        let who = (*client, sessions::Method::Password);
+        let session = sessions::start(&mut tx, who, secret, now(), expires_at).await?;
+        tx.commit().await?;
+        let token = state.keys.access_token(*client, session, now());
+        bearers.push(format!("Bearer {token}"));
+    }
+    Ok(bearers)
 }
 
 async fn join(

@@ -1,12 +1,26 @@
-//! The keys of the embedded default: made on first use, one file each, readable by their owner alone.
+//! Key files, readable by their owner alone: of the embedded default, made on first use, and of the services, rotated.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
+use clap::Args;
 use comptoir_api::auth::keys::Secrets;
-use comptoir_http::jwt::SigningKey;
+use comptoir_domain::audit::{Action, Actor, Event};
+use comptoir_http::key_ring::{KeyFile, KeyRing};
+use comptoir_store::audit;
+use serde_json::json;
+use sqlx::Connection as _;
+use tokio_util::sync::CancellationToken;
 
-use crate::{client::wallet::Wallet, secret};
+use crate::{
+    admin,
+    client::{Context, wallet::Wallet},
+    exit::{Exit, coded},
+    secret,
+};
 
 /// The chain keys of one deployment. Roles are different keys; the contract's deployment asserts it.
 pub struct ChainKeys {
@@ -40,24 +54,35 @@ impl ChainKeys {
     }
 }
 
+/// The file with the signing keys.
+const SIGNING: &str = "jwt.pem";
+/// How often a service looks whether the signing keys were rotated.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+
 /// What the services sign and hash with.
 pub struct ServiceKeys {
-    /// Signs access tokens of clients and workers: Ed25519, PKCS#8 in PEM.
-    pub signing_pem: String,
+    /// Sign access tokens of clients and workers.
+    signing: KeyFile,
     /// Peppers API keys and signs cursors.
     pub pepper: [u8; 32],
 }
 
 impl ServiceKeys {
-    /// Reads `jwt.pem` and `pepper` of a folder; makes what is missing.
+    /// Reads `jwt.pem` and `pepper` of a folder; makes what is missing, the next signing key too.
     ///
     /// # Errors
     /// When a file can be neither read nor written, or holds something else.
     pub fn read_or_create(folder: &Path) -> anyhow::Result<Self> {
         create_folder(folder)?;
-        let jwt = folder.join("jwt.pem");
-        if !jwt.exists() {
-            secret::write(&jwt, &SigningKey::generate_pem())?;
+        let path = folder.join(SIGNING);
+        let signing = if path.exists() {
+            let mut file = read_signing(folder)?;
+            file.prepare().then_some(file)
+        } else {
+            Some(KeyFile::generate())
+        };
+        if let Some(signing) = signing {
+            secret::replace(&path, &signing.to_text())?;
         }
         secret::read_or_create(&folder.join("pepper"))?;
         Self::read(folder)
@@ -68,36 +93,198 @@ impl ServiceKeys {
     /// # Errors
     /// When a file is missing or holds something else.
     pub fn read(folder: &Path) -> anyhow::Result<Self> {
-        let text = |name: &str| {
-            let path = folder.join(name);
-            std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))
-        };
-        let signing_pem = text("jwt.pem")?;
         let mut pepper = [0; 32];
-        alloy::hex::decode_to_slice(text("pepper")?.trim(), &mut pepper)
+        alloy::hex::decode_to_slice(text_of(&folder.join("pepper"))?.trim(), &mut pepper)
             .context("`pepper` does not hold 64 hexadecimal digits")?;
         Ok(Self {
-            signing_pem,
+            signing: read_signing(folder)?,
             pepper,
         })
     }
-}
 
-impl ServiceKeys {
+    /// The signing keys, ready for use.
+    ///
+    /// # Errors
+    /// When one is none.
+    pub fn ring(&self) -> anyhow::Result<KeyRing> {
+        self.signing.ring().context(SIGNING)
+    }
+
     /// What the API makes its keys from.
     ///
     /// # Errors
-    /// When `jwt.pem` holds no key.
+    /// When a signing key is none.
     pub fn secrets(&self) -> anyhow::Result<Secrets<'_>> {
-        let signing = SigningKey::from_pem(&self.signing_pem).context("jwt.pem")?;
         Ok(Secrets {
-            signing,
-            other_public_keys: &[],
+            ring: self.ring()?,
             pepper: &self.pepper,
         })
     }
 }
 
+fn text_of(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("read {}", path.display()))
+}
+
+fn read_signing(folder: &Path) -> anyhow::Result<KeyFile> {
+    KeyFile::parse(&text_of(&folder.join(SIGNING))?).context(SIGNING)
+}
+
+/// Notices that the signing keys of a folder were rotated.
+struct Watch {
+    file: PathBuf,
+    known: String,
+}
+
+impl Watch {
+    /// The first look tells what the file holds.
+    fn new(folder: &Path) -> Self {
+        Self {
+            file: folder.join(SIGNING),
+            known: String::new(),
+        }
+    }
+
+    /// The keys, where they are others than at the last look. What cannot be read stays unknown, and is looked at again.
+    fn look(&mut self) -> anyhow::Result<Option<KeyRing>> {
+        let text = text_of(&self.file)?;
+        if text == self.known {
+            return Ok(None);
+        }
+        let ring = KeyFile::parse(&text)?.ring()?;
+        self.known = text;
+        Ok(Some(ring))
+    }
+}
+
+/// Hands the signing keys of a folder to a service that runs, whenever they are others, until `stop` is cancelled.
+pub fn follow(
+    folder: &Path,
+    stop: CancellationToken,
+    replace: impl Fn(KeyRing) + Send + 'static,
+) {
+    let mut watch = Watch::new(folder);
+    tokio::spawn(async move {
+        let mut every = tokio::time::interval(LOOK_EVERY);
+        loop {
+            tokio::select! {
+                _ = every.tick() => {}
+                () = stop.cancelled() => break,
+            }
+            match watch.look() {
+                Ok(None) => {}
+                Ok(Some(ring)) => {
+                    replace(ring);
+                    tracing::info!("the signing keys are those of the file");
+                }
+                Err(error) => tracing::error!(
+                    error = format!("{error:#}"),
+                    "the signing keys cannot be read; the known ones stay in use"
+                ),
+            }
+        }
+    });
+}
+
+/// Which keys are rotated.
+#[derive(Debug, Args)]
+pub struct RotateArgs {
+    /// The folder with `jwt.pem` and `pepper`.
+    #[arg(long, env = "COMPTOIR_KEYS")]
+    pub keys: PathBuf,
+    /// Also within an hour of the last rotation: tokens that were signed before that one end now.
+    #[arg(long)]
+    pub force: bool,
+    /// Who rotates, for the audit log.
+    #[arg(long, env = "COMPTOIR_OPERATOR", default_value = "operator")]
+    pub operator: String,
+}
+
+/// Puts the next signing key in use, and makes a new next one. Services that run notice within seconds. A file that
+/// has no next key yet gets one, to be used by a later call.
+///
+/// # Errors
+/// With [`Exit::Refused`] within an hour of the last rotation; when a file or the database cannot be written.
+pub async fn rotate(context: &Context, args: &RotateArgs) -> anyhow::Result<()> {
+    let mut file = read_signing(&args.keys)?;
+    let now = context.now;
+    if let Some(after) = file.rotates_after()
+        && now < after
+        && !args.force
+    {
+        let message = format!(
+            "the keys were rotated less than an hour ago, and tokens of two keys ago would end early: wait until \
+             {after}, or say --force"
+        );
+        return Err(coded(Exit::Refused, message));
+    }
+    let prepared = file.prepare();
+    if !prepared {
+        let rotated = file.rotated(now).context(SIGNING)?;
+        file = rotated.context("the file has no next key")?;
+    }
+    let names = file.names().context(SIGNING)?;
+    let mut connection = admin::connect().await?;
+    let mut tx = connection.begin().await?;
+    let actor = Actor::Operator(args.operator.clone());
+    let event = Event::new(actor, Action::SigningKeyRotated, names[0].clone())
+        .with("published", names.clone())
+        .with("forced", args.force);
+    if !prepared {
+        audit::append(&mut tx, &event, now).await?;
+    }
+    secret::replace(&args.keys.join(SIGNING), &file.to_text())?;
+    tx.commit().await?;
+    let report = json!({ "rotated": !prepared, "current": names[0], "published": names });
+    context.output.object(&report, &["rotated", "current"]);
+    Ok(())
+}
+
 fn create_folder(folder: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use time::macros::datetime;
+
+    use super::*;
+
+    fn rotated(folder: &Path) -> KeyFile {
+        let file = read_signing(folder).unwrap();
+        let rotated = file.rotated(datetime!(2026-11-22 12:00 UTC)).unwrap();
+        rotated.unwrap()
+    }
+
+    #[test]
+    fn a_running_service_notices_a_rotation_once_and_survives_a_broken_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = ServiceKeys::read_or_create(folder.path()).unwrap();
+        let file = folder.path().join(SIGNING);
+        let mut watch = Watch::new(folder.path());
+        let (first, known) = (watch.look().unwrap().unwrap(), keys.ring().unwrap());
+        assert_eq!(first.signing.public(), known.signing.public());
+        assert!(watch.look().unwrap().is_none());
+
+        let next = rotated(folder.path());
+        std::fs::write(&file, "half a file").unwrap();
+        assert!(watch.look().is_err());
+        secret::replace(&file, &next.to_text()).unwrap();
+        let ring = watch.look().unwrap().unwrap();
+        assert!(ring.others.contains(&known.signing.public()));
+        assert!(watch.look().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_file_of_one_key_gets_its_next_key_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let alone = comptoir_http::jwt::SigningKey::generate_pem();
+        std::fs::write(folder.path().join(SIGNING), &alone).unwrap();
+        let ring = |keys: ServiceKeys| keys.ring().unwrap();
+        let first = ring(ServiceKeys::read_or_create(folder.path()).unwrap());
+        assert_eq!(first.others.len(), 1);
+        let again = ring(ServiceKeys::read_or_create(folder.path()).unwrap());
+        assert_eq!(again.others, first.others);
+        assert_eq!(again.signing.public(), first.signing.public());
+    }
 }

@@ -1,7 +1,7 @@
 //! Secrets of the embedded default, in files that only their owner may read.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::Write as _,
     os::unix::fs::OpenOptionsExt as _,
     path::Path,
@@ -39,6 +39,19 @@ pub fn write(path: &Path, text: &str) -> anyhow::Result<()> {
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()))
         .with_context(|| format!("write {}", path.display()))
+}
+
+/// Writes a file that only its owner may read, in place of one that others may be reading: they see the one or the other.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
+    let written = path.with_extension("new");
+    write(&written, text)?;
+    File::open(&written)
+        .and_then(|file| file.sync_all())
+        .and_then(|()| fs::rename(&written, path))
+        .with_context(|| format!("replace {}", path.display()))
 }
 
 /// 32 random bytes in hexadecimal.

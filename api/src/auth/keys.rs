@@ -7,8 +7,14 @@ use aws_lc_rs::{
     constant_time, hmac, rand,
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
-use comptoir_domain::{credential::ApiKey, id::AccountId};
-use comptoir_http::jwt::{Claims, Grant, Jwks, SigningKey, TokenError, Verifier};
+use comptoir_domain::{
+    credential::ApiKey,
+    id::{AccountId, SessionId},
+};
+use comptoir_http::{
+    jwt::{Jwks, TokenError},
+    key_ring::{KeyRing, TokenKeys},
+};
 use time::{Duration, OffsetDateTime};
 
 /// The audience of tokens for this service.
@@ -23,10 +29,8 @@ const TAG_BYTES: usize = 16;
 /// What [`Keys`] are made from.
 #[derive(Debug)]
 pub struct Secrets<'a> {
-    /// Signs access tokens.
-    pub signing: SigningKey,
-    /// Public keys that signed tokens before, or will soon.
-    pub other_public_keys: &'a [[u8; 32]],
+    /// Sign and check access tokens.
+    pub ring: KeyRing,
     /// What stored credentials are hashed with; not in the database.
     pub pepper: &'a [u8],
 }
@@ -44,10 +48,7 @@ pub enum KeysError {
 
 /// The service's secrets, ready for use.
 pub struct Keys {
-    signing: SigningKey,
-    verifier: Verifier,
-    public: Vec<[u8; 32]>,
-    issuer: String,
+    tokens: TokenKeys,
     credentials: hmac::Key,
     cursors: hmac::Key,
     replies: RandomizedNonceKey,
@@ -56,7 +57,7 @@ pub struct Keys {
 impl fmt::Debug for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keys")
-            .field("issuer", &self.issuer)
+            .field("tokens", &self.tokens)
             .finish_non_exhaustive()
     }
 }
@@ -76,49 +77,59 @@ impl Keys {
         if secrets.pepper.len() < PEPPER_BYTES_MIN {
             return Err(KeysError::ShortPepper);
         }
-        let signing = secrets.signing;
-        let mut public = vec![signing.public()];
-        public.extend_from_slice(secrets.other_public_keys);
         let root = hmac::Key::new(hmac::HMAC_SHA256, secrets.pepper);
         let derive = |purpose: &str| hmac::sign(&root, purpose.as_bytes());
         let replies = RandomizedNonceKey::new(&AES_256_GCM, derive("kept replies").as_ref())
             .expect("an HMAC-SHA256 has the 32 bytes of the cipher's key");
         let keys = Self {
-            verifier: Verifier::new(&public, issuer, AUDIENCE),
-            signing,
-            public,
-            issuer: issuer.to_owned(),
+            tokens: TokenKeys::new(secrets.ring, issuer, AUDIENCE),
             credentials: hmac::Key::new(hmac::HMAC_SHA256, derive("api keys").as_ref()),
             cursors: hmac::Key::new(hmac::HMAC_SHA256, derive("cursors").as_ref()),
             replies,
         };
         let epoch = OffsetDateTime::UNIX_EPOCH;
-        let token = keys.access_token(AccountId::generate(), epoch);
-        keys.verify(&token, epoch).map_err(KeysError::SelfTest)?;
+        let token = keys.access_token(AccountId::generate(), SessionId::generate(), epoch);
+        keys.tokens
+            .verify(&token, epoch)
+            .map_err(KeysError::SelfTest)?;
         Ok(keys)
     }
 
-    /// The public keys, as others read them.
+    /// The public keys, as others read them: the current one, the next, the one before.
     #[must_use]
     pub fn jwks(&self) -> Jwks {
-        Jwks::of(&self.public)
+        self.tokens.jwks()
     }
 
-    /// An access token for the account.
+    /// Signs and checks access tokens with these keys from now on.
+    pub fn replace(&self, ring: KeyRing) {
+        self.tokens.replace(ring);
+    }
+
+    /// An access token of the account, which ends with the session.
     #[must_use]
-    pub fn access_token(&self, account: AccountId, now: OffsetDateTime) -> String {
-        let subject = account.to_string();
-        let grant = Grant {
-            issuer: &self.issuer,
-            audience: AUDIENCE,
-            subject: &subject,
-        };
-        self.signing.sign(&grant, now, ACCESS_LIFETIME)
+    pub fn access_token(
+        &self,
+        account: AccountId,
+        session: SessionId,
+        now: OffsetDateTime,
+    ) -> String {
+        let (subject, session) = (account.to_string(), session.to_string());
+        self.tokens
+            .sign(&subject, Some(&session), now, ACCESS_LIFETIME)
     }
 
-    /// What a valid access token says.
-    pub(super) fn verify(&self, token: &str, now: OffsetDateTime) -> Result<Claims, TokenError> {
-        self.verifier.verify(token, now)
+    /// Whom a valid access token names, and the session that it ends with.
+    pub(super) fn verify(
+        &self,
+        token: &str,
+        now: OffsetDateTime,
+    ) -> Result<(AccountId, SessionId), TokenError> {
+        let claims = self.tokens.verify(token, now)?;
+        let account = claims.sub.parse().map_err(|_| TokenError::Invalid)?;
+        let session = claims.sid.ok_or(TokenError::Invalid)?;
+        let session = session.parse().map_err(|_| TokenError::Invalid)?;
+        Ok((account, session))
     }
 
     /// What is stored of an API key.
@@ -195,12 +206,17 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use comptoir_http::jwt::SigningKey;
+
     use super::*;
+
+    fn ring() -> KeyRing {
+        KeyRing::of(SigningKey::from_pem(&SigningKey::generate_pem()).unwrap())
+    }
 
     fn keys() -> Keys {
         let secrets = Secrets {
-            signing: SigningKey::from_pem(&SigningKey::generate_pem()).unwrap(),
-            other_public_keys: &[],
+            ring: ring(),
             pepper: &[7; 32],
         };
         Keys::new(secrets, "https://comptoir.test").unwrap()
@@ -209,8 +225,7 @@ mod tests {
     #[test]
     fn a_short_pepper_is_refused() {
         let secrets = Secrets {
-            signing: SigningKey::from_pem(&SigningKey::generate_pem()).unwrap(),
-            other_public_keys: &[],
+            ring: ring(),
             pepper: &[7; 31],
         };
         assert!(matches!(

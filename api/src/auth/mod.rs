@@ -7,6 +7,8 @@
 
 pub mod keys;
 pub mod password;
+pub mod session;
+pub mod sign_ins;
 
 use std::{marker::PhantomData, ops::Deref};
 
@@ -16,11 +18,19 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
 };
 use comptoir_domain::{
+    audit::{Action, Actor, Event},
     credential::ApiKey,
-    id::{AccountId, ApiKeyId},
+    id::{AccountId, ApiKeyId, SessionId},
     scope::{Scope, Scopes},
 };
-use comptoir_store::{accounts, api_keys};
+use comptoir_http::{client_ip, rate_limit};
+use comptoir_store::{
+    api_keys::{self, Holder},
+    audit::{self, AppendError},
+    sessions::{self, LiveSession},
+};
+use time::OffsetDateTime;
+use tracing::Instrument as _;
 
 use crate::{AppState, Problem};
 
@@ -87,11 +97,80 @@ pub struct Identity {
     pub address: Option<Address>,
     /// What the credential may do.
     pub scopes: Scopes,
-    /// The API key, unless somebody signed in.
-    pub api_key: Option<ApiKeyId>,
+    /// What the request was made with.
+    pub credential: Credential,
+}
+
+/// What a request was made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// Somebody signed in.
+    Session(SessionId),
+    /// An API key.
+    ApiKey(KeyInUse),
+    /// Nothing: what is asked for is public.
+    Nothing,
+}
+
+/// The API key of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyInUse {
+    /// Which.
+    pub id: ApiKeyId,
+    /// Are its jobs counted against a limit?
+    pub has_spend_limit: bool,
+    /// Has it an end, a spend limit, or networks that it may be used from? Then it makes no other keys.
+    pub is_restricted: bool,
 }
 
 impl Identity {
+    fn of_session(session: LiveSession) -> Self {
+        Self {
+            account: session.account,
+            address: session.address,
+            scopes: Scopes::all(),
+            credential: Credential::Session(session.id),
+        }
+    }
+
+    /// The API key, unless somebody signed in.
+    #[must_use]
+    pub const fn api_key(&self) -> Option<KeyInUse> {
+        match self.credential {
+            Credential::ApiKey(key) => Some(key),
+            Credential::Session(_) | Credential::Nothing => None,
+        }
+    }
+
+    /// The API key whose limit jobs count against.
+    #[must_use]
+    pub fn spender(&self) -> Option<ApiKeyId> {
+        let key = self.api_key().filter(|key| key.has_spend_limit);
+        key.map(|key| key.id)
+    }
+
+    /// Who it is, for the audit log.
+    #[must_use]
+    pub const fn actor(&self) -> Actor {
+        match self.credential {
+            Credential::ApiKey(key) => Actor::ApiKey(key.id),
+            Credential::Session(_) => Actor::Account(self.account),
+            Credential::Nothing => Actor::Anonymous,
+        }
+    }
+
+    /// The session of somebody who signed in. An API key may do much, but not this: 403.
+    pub fn session(&self) -> Result<SessionId, Problem> {
+        match self.credential {
+            Credential::Session(session) => Ok(session),
+            Credential::ApiKey(_) | Credential::Nothing => Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "session_required",
+                "Only somebody who signed in may do this",
+            )),
+        }
+    }
+
     /// The bound address, which is what money belongs to: 409 without one.
     pub fn owner(&self) -> Result<Address, Problem> {
         self.address.ok_or_else(|| {
@@ -116,7 +195,8 @@ impl<N: Need> FromRequestParts<AppState> for Caller<N> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Self, Problem> {
-        let identity = authenticate(&parts.headers, state).await?;
+        let identity = authenticate(parts, state).await?;
+        rate_limit::accepted();
         if let Some(scope) = N::SCOPE
             && !identity.scopes.allow(scope)
         {
@@ -129,12 +209,18 @@ impl<N: Need> FromRequestParts<AppState> for Caller<N> {
     }
 }
 
-async fn authenticate(headers: &HeaderMap, state: &AppState) -> Result<Identity, Problem> {
-    let token = bearer(headers).ok_or_else(Problem::unauthenticated)?;
-    let identity = if token.starts_with("ck_") {
-        by_api_key(token, state).await?
+async fn authenticate(parts: &Parts, state: &AppState) -> Result<Identity, Problem> {
+    let identity = if parts.headers.contains_key(header::AUTHORIZATION) {
+        let token = bearer(&parts.headers).ok_or_else(Problem::unauthenticated)?;
+        if token.starts_with("ck_") {
+            by_api_key(token, state).await?
+        } else {
+            by_access_token(token, state).await?
+        }
+    } else if parts.headers.contains_key(header::COOKIE) {
+        session::by_cookie(parts, state).await?
     } else {
-        by_access_token(token, state).await?
+        return Err(Problem::unauthenticated());
     };
     identity.ok_or_else(|| {
         Problem::unauthenticated().header(
@@ -163,31 +249,71 @@ async fn by_api_key(token: &str, state: &AppState) -> Result<Option<Identity>, P
         return Ok(None);
     }
     let mut connection = state.db.acquire().await?;
-    let holder =
-        api_keys::find_holder(&mut connection, state.keys.api_key_hmac(&key), state.now()).await?;
-    Ok(holder.map(|holder| Identity {
+    let hmac = state.keys.api_key_hmac(&key);
+    let Some(holder) = api_keys::find_holder(&mut connection, hmac, state.now()).await? else {
+        return Ok(None);
+    };
+    drop(connection);
+    if !holder.allowed_ips.allows(client_ip::current()) {
+        return Err(refuse_address(state, &holder).await?);
+    }
+    let key = KeyInUse {
+        id: holder.key,
+        has_spend_limit: holder.has_spend_limit,
+        is_restricted: holder.has_spend_limit
+            || holder.expires_at.is_some()
+            || !holder.allowed_ips.is_empty(),
+    };
+    Ok(Some(Identity {
         account: holder.account,
         address: holder.address,
         scopes: holder.scopes,
-        api_key: Some(holder.key),
+        credential: Credential::ApiKey(key),
     }))
 }
 
-async fn by_access_token(token: &str, state: &AppState) -> Result<Option<Identity>, Problem> {
-    let Ok(claims) = state.keys.verify(token, state.now()) else {
-        return Ok(None);
+/// The key is good, but may not be used from here: 403, and a line in the audit log, since somebody else may have it.
+async fn refuse_address(state: &AppState, holder: &Holder) -> Result<Problem, Problem> {
+    let now = state.now();
+    let actor = Actor::ApiKey(holder.key);
+    let event = Event::new(actor, Action::ApiKeyRefused, holder.key.to_string())
+        .of_account(holder.account)
+        .from(client_ip::origin());
+    note(state, event, now).await?;
+    Ok(Problem::new(
+        StatusCode::FORBIDDEN,
+        "ip_refused",
+        "The key may not be used from this address",
+    ))
+}
+
+/// Keeps an event of the audit log that comes with no other change.
+pub(crate) async fn note(
+    state: &AppState,
+    event: Event,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let state = state.clone();
+    let noting = async move {
+        let mut tx = state.db.begin().await?;
+        audit::append(&mut tx, &event, now).await?;
+        tx.commit().await?;
+        Ok::<_, AppendError>(())
     };
-    let Ok(account) = claims.sub.parse::<AccountId>() else {
+    let done = tokio::spawn(noting.in_current_span()).await;
+    let done = done.map_err(|error| Problem::internal(&error))?;
+    done.map_err(|error| Problem::internal(&error))
+}
+
+async fn by_access_token(token: &str, state: &AppState) -> Result<Option<Identity>, Problem> {
+    let now = state.now();
+    let Ok((account, session)) = state.keys.verify(token, now) else {
         return Ok(None);
     };
     let mut connection = state.db.acquire().await?;
-    let account = accounts::find(&mut connection, account).await?;
-    Ok(account.map(|account| Identity {
-        account: account.id,
-        address: account.address,
-        scopes: Scopes::all(),
-        api_key: None,
-    }))
+    let live = sessions::find_live(&mut connection, session, now).await?;
+    let live = live.filter(|live| live.account == account);
+    Ok(live.map(Identity::of_session))
 }
 
 /// The credential is good, but not for this: 403.

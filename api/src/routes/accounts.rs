@@ -76,7 +76,9 @@ struct AccountBody {
     #[schema(value_type = String, example = "acct_01h455vb4pex5vsknk084sn02q")]
     id: AccountId,
     object: AccountObject,
-    email: String,
+    /// `null` where only a wallet signs in.
+    #[schema(required = true)]
+    email: Option<String>,
     /// Of `user`, `provider`, `platform`.
     roles: Vec<String>,
     /// The bound address; `null` before one is bound.
@@ -368,7 +370,7 @@ async fn bind_address(
 }
 
 /// A transaction that a client's hanging up does not leave half done.
-async fn in_task(
+pub(super) async fn in_task(
     work: impl Future<Output = Result<Response, Problem>> + Send + 'static,
 ) -> Result<Response, Problem> {
     let done = tokio::spawn(work.in_current_span()).await;

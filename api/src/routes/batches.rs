@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::{
     AppState, Problem,
-    auth::Identity,
+    auth::{Credential, Identity},
     etag::Conditions,
     extract::Path,
     page::{List, Page, PageQuery},
@@ -148,7 +148,7 @@ fn anyone() -> Identity {
         account: AccountId(Uuid::nil()),
         address: None,
         scopes: Scopes::default(),
-        api_key: None,
+        credential: Credential::Nothing,
     }
 }
 

@@ -1,24 +1,42 @@
 //! `/v1/keys`: API keys with scopes.
 
-use axum::{extract::State, response::Response};
+use axum::{
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse as _, Response},
+};
 use comptoir_domain::{
+    amount::Amount,
+    asset::Asset,
+    audit::{Action, Event},
     credential::ApiKey,
     id::ApiKeyId,
+    ip_list::{InvalidNetwork, IpList, NETWORKS_MAX, Network},
     scope::{Scope, Scopes},
+    spend_limit::{SpendLimit, SpendPeriod},
 };
-use comptoir_store::api_keys::{self, ApiKeyRow, NewApiKey};
+use comptoir_http::client_ip;
+use comptoir_store::{
+    api_keys::{self, ApiKeyRow, CreateKeyError, NewApiKey},
+    assets::{self, AssetError},
+    audit, spending,
+};
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::accounts::in_task;
 use crate::{
     AppState, FieldError, Problem,
     auth::{Caller, Identity, insufficient_scope, keys::random, needs},
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
+    money::MoneyBody,
     page::{List, Page, PageQuery},
+    quoting::no_asset,
 };
 
 /// Longest name of a key, in characters.
@@ -44,6 +62,22 @@ struct NewKey {
     /// Until when it works; for ever when absent.
     #[serde(default, with = "time::serde::rfc3339::option")]
     expires_at: Option<OffsetDateTime>,
+    /// The addresses and networks that it may be used from; anywhere when absent.
+    #[serde(default)]
+    #[schema(max_items = 32, example = json!(["203.0.113.0/24"]))]
+    allowed_ips: Vec<String>,
+    /// What the jobs that it submits may cost; no limit when absent.
+    #[serde(default)]
+    spend_limit: Option<SpendLimitBody>,
+}
+
+/// What jobs hold counts, and once they ended what they were charged.
+#[derive(Deserialize, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = SpendLimit)]
+struct SpendLimitBody {
+    amount: MoneyBody,
+    period: SpendPeriod,
 }
 
 #[derive(Clone, Copy, Serialize, ToSchema)]
@@ -62,6 +96,10 @@ struct KeyBody {
     /// The beginning of the key, to tell keys apart.
     prefix: String,
     scopes: Vec<Scope>,
+    /// Where it may be used from; empty: anywhere.
+    allowed_ips: Vec<String>,
+    #[schema(required = true)]
+    spend_limit: Option<SpendLimitBody>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339::option")]
@@ -76,14 +114,21 @@ struct KeyBody {
     revoked_at: Option<OffsetDateTime>,
 }
 
-impl From<ApiKeyRow> for KeyBody {
-    fn from(row: ApiKeyRow) -> Self {
+impl KeyBody {
+    /// Where there is no token yet, no key has a limit either.
+    fn new(row: ApiKeyRow, asset: Option<&Asset>) -> Self {
+        let limit = row.spend_limit.zip(asset);
         Self {
             id: row.id,
             object: KeyObject::ApiKey,
             name: row.name,
             prefix: row.prefix,
             scopes: row.scopes.iter().collect(),
+            allowed_ips: row.allowed_ips.iter().map(|it| it.to_string()).collect(),
+            spend_limit: limit.map(|(limit, asset)| SpendLimitBody {
+                amount: MoneyBody::new(limit.amount, asset),
+                period: limit.period,
+            }),
             created_at: row.created_at,
             expires_at: row.expires_at,
             last_used_at: row.last_used_at,
@@ -98,6 +143,34 @@ struct CreatedKey {
     shown: KeyBody,
     /// The key itself. It is shown in this reply alone.
     key: String,
+}
+
+#[derive(Serialize, ToSchema)]
+struct CurrentKey {
+    #[serde(flatten)]
+    shown: KeyBody,
+    /// The most that its jobs may cost in the period; `null` without a spend limit, as the two after it.
+    #[schema(required = true)]
+    limit: Option<MoneyBody>,
+    /// What they may still cost.
+    #[schema(required = true)]
+    remaining: Option<MoneyBody>,
+    /// What open jobs hold and ended ones were charged.
+    #[schema(required = true)]
+    usage: Option<MoneyBody>,
+    /// When the next period begins; `null` where none does.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    resets_at: Option<OffsetDateTime>,
+}
+
+/// The token; none before one is registered.
+async fn token(connection: &mut PgConnection) -> Result<Option<Asset>, Problem> {
+    match assets::current(connection).await {
+        Ok(asset) => Ok(Some(asset)),
+        Err(AssetError::NoneRegistered) => Ok(None),
+        Err(error @ AssetError::Database(_)) => Err(Problem::internal(&error)),
+    }
 }
 
 /// Creates an API key.
@@ -115,26 +188,34 @@ async fn create_key(
     caller: Caller<needs::KeysWrite>,
     request: IdempotentJson<NewKey>,
 ) -> Result<Response, Problem> {
-    let now = state.now();
-    let scopes = check(&request.body, &caller, now)?;
-    let (account, key) = (
-        caller.account,
-        ApiKey::from_random(state.config.environment, random()),
-    );
+    let (now, origin, identity) = (state.now(), client_ip::origin(), Identity::clone(&caller));
+    let checked = check(&request.body, &caller, now)?;
+    let key = ApiKey::from_random(state.config.environment, random());
     let hmac = state.keys.api_key_hmac(&key);
-    let new = request.body;
+    let body = request.body;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
+            let asset = token(tx).await?;
             let new = NewApiKey {
-                name: &new.name,
+                name: &body.name,
                 prefix: key.shown(),
                 hmac,
-                scopes: &scopes,
-                expires_at: new.expires_at,
+                scopes: &checked.scopes,
+                allowed_ips: &checked.allowed_ips,
+                spend_limit: spend_limit(body.spend_limit.as_ref(), asset.as_ref())?,
+                expires_at: body.expires_at,
             };
-            let row = api_keys::create(tx, account, &new, now).await?;
+            let row = api_keys::create(tx, identity.account, &new, now).await;
+            let row = row.map_err(|error| not_created(&error))?;
+            let actor = identity.actor();
+            let event = Event::new(actor, Action::ApiKeyCreated, row.id.to_string())
+                .of_account(identity.account)
+                .from(origin);
+            audit::append(tx, &event, now)
+                .await
+                .map_err(|error| Problem::internal(&error))?;
             let created = CreatedKey {
-                shown: row.into(),
+                shown: KeyBody::new(row, asset.as_ref()),
                 key: key.reveal().to_owned(),
             };
             Ok(Reply::created(
@@ -146,7 +227,37 @@ async fn create_key(
     .await
 }
 
-fn check(new: &NewKey, caller: &Identity, now: OffsetDateTime) -> Result<Scopes, Problem> {
+fn not_created(error: &CreateKeyError) -> Problem {
+    match error {
+        CreateKeyError::TooMany => Problem::new(
+            StatusCode::CONFLICT,
+            "too_many_keys",
+            "The account has as many keys as it may",
+        ),
+        CreateKeyError::Database(_) => Problem::internal(error),
+    }
+}
+
+fn spend_limit(
+    wanted: Option<&SpendLimitBody>,
+    asset: Option<&Asset>,
+) -> Result<Option<SpendLimit>, Problem> {
+    let Some(wanted) = wanted else {
+        return Ok(None);
+    };
+    let asset = asset.ok_or_else(|| no_asset(AssetError::NoneRegistered))?;
+    let amount = wanted.amount.amount_of(asset, "/spend_limit/amount")?;
+    let period = wanted.period;
+    Ok(Some(SpendLimit { amount, period }))
+}
+
+/// What a key may do, and from where.
+struct Checked {
+    scopes: Scopes,
+    allowed_ips: IpList,
+}
+
+fn check(new: &NewKey, caller: &Identity, now: OffsetDateTime) -> Result<Checked, Problem> {
     let mut errors = Vec::new();
     if !(1..=NAME_CHARS_MAX).contains(&new.name.chars().count()) {
         errors.push(FieldError::new(
@@ -163,14 +274,41 @@ fn check(new: &NewKey, caller: &Identity, now: OffsetDateTime) -> Result<Scopes,
             "expected a time in the future",
         ));
     }
+    if new.allowed_ips.len() > NETWORKS_MAX {
+        errors.push(FieldError::new(
+            "/allowed_ips",
+            format!("expected {NETWORKS_MAX} networks at most"),
+        ));
+    }
+    let networks = new.allowed_ips.iter().enumerate();
+    let parsed = networks.filter_map(|(place, text)| {
+        let refused = |error: InvalidNetwork| {
+            errors.push(FieldError::new(
+                format!("/allowed_ips/{place}"),
+                error.to_string(),
+            ));
+        };
+        text.parse::<Network>().map_err(refused).ok()
+    });
+    let allowed_ips: IpList = parsed.collect();
     if !errors.is_empty() {
         return Err(Problem::invalid_fields(errors));
+    }
+    if caller.api_key().is_some_and(|key| key.is_restricted) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "key_restricted",
+            "A restricted key makes no other keys",
+        ));
     }
     let scopes: Scopes = new.scopes.iter().copied().collect();
     let beyond = scopes.iter().find(|scope| !caller.scopes.allow(*scope));
     match beyond {
         Some(scope) => Err(insufficient_scope(scope)),
-        None => Ok(scopes),
+        None => Ok(Checked {
+            scopes,
+            allowed_ips,
+        }),
     }
 }
 
@@ -190,8 +328,15 @@ async fn list_keys(
 ) -> Result<Page<KeyBody>, Problem> {
     let before: Option<ApiKeyId> = list.position(&state, &caller)?;
     let mut connection = state.db.acquire().await?;
+    let asset = token(&mut connection).await?;
     let rows = api_keys::list(&mut connection, caller.account, before, list.fetch()).await?;
-    Ok(list.page(&state, &caller, rows, |row| row.id, KeyBody::from))
+    Ok(list.page(
+        &state,
+        &caller,
+        rows,
+        |row| row.id,
+        |row| KeyBody::new(row, asset.as_ref()),
+    ))
 }
 
 /// One API key.
@@ -210,8 +355,11 @@ async fn find_key(
     Path(id): Path<ApiKeyId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let key = api_keys::find(&mut *state.db.acquire().await?, caller.account, id).await?;
-    Ok(conditions.answer(KeyBody::from(key.ok_or_else(Problem::not_found)?)))
+    let mut connection = state.db.acquire().await?;
+    let key = api_keys::find(&mut connection, caller.account, id).await?;
+    let key = key.ok_or_else(Problem::not_found)?;
+    let asset = token(&mut connection).await?;
+    Ok(conditions.answer(KeyBody::new(key, asset.as_ref())))
 }
 
 /// Ends an API key. Ending it again changes nothing.
@@ -227,32 +375,66 @@ async fn revoke_key(
     State(state): State<AppState>,
     caller: Caller<needs::KeysWrite>,
     Path(id): Path<ApiKeyId>,
-) -> Result<Json<KeyBody>, Problem> {
-    let key = api_keys::revoke(
-        &mut *state.db.acquire().await?,
-        caller.account,
-        id,
-        state.now(),
-    )
-    .await?;
-    Ok(Json(key.ok_or_else(Problem::not_found)?.into()))
+) -> Result<Response, Problem> {
+    let (now, origin, identity) = (state.now(), client_ip::origin(), Identity::clone(&caller));
+    in_task(async move {
+        let mut tx = state.db.begin().await?;
+        let asset = token(&mut tx).await?;
+        let revoked = api_keys::revoke(&mut tx, identity.account, id, now).await?;
+        let key = revoked.ok_or_else(Problem::not_found)?;
+        // Ending it again changes nothing, and is not worth a line.
+        if key.revoked_at == Some(now) {
+            let actor = identity.actor();
+            let event = Event::new(actor, Action::ApiKeyRevoked, key.id.to_string())
+                .of_account(identity.account)
+                .from(origin);
+            audit::append(&mut tx, &event, now)
+                .await
+                .map_err(|error| Problem::internal(&error))?;
+        }
+        tx.commit().await?;
+        Ok(Json(KeyBody::new(key, asset.as_ref())).into_response())
+    })
+    .await
 }
 
-/// The API key that this request is made with; any key may ask.
+/// The API key that this request is made with, and what it may still spend; any key may ask.
 #[utoipa::path(
     get, path = "/v1/key", tag = "keys", security(("api_key" = [])),
     responses(
-        (status = 200, body = KeyBody),
+        (status = 200, body = CurrentKey),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn find_current_key(
     State(state): State<AppState>,
     caller: Caller<needs::Nothing>,
-) -> Result<Json<KeyBody>, Problem> {
+) -> Result<Json<CurrentKey>, Problem> {
     let id = caller
-        .api_key
-        .ok_or_else(|| Problem::not_found().detail("The request was not made with an API key"))?;
-    let key = api_keys::find(&mut *state.db.acquire().await?, caller.account, id).await?;
-    Ok(Json(key.ok_or_else(Problem::not_found)?.into()))
+        .api_key()
+        .ok_or_else(|| Problem::not_found().detail("The request was not made with an API key"))?
+        .id;
+    let mut connection = state.db.acquire().await?;
+    let key = api_keys::find(&mut connection, caller.account, id).await?;
+    let key = key.ok_or_else(Problem::not_found)?;
+    let asset = token(&mut connection).await?;
+    let (limit, now) = (key.spend_limit, state.now());
+    let spent = match limit {
+        Some(limit) => {
+            let starts_on = limit.period.starts_on(key.created_at, now);
+            Some(spending::spent(&mut connection, id, starts_on).await?)
+        }
+        None => None,
+    };
+    let money = |amount: Option<Amount>| {
+        let known = amount.zip(asset.as_ref());
+        known.map(|(amount, asset)| MoneyBody::new(amount, asset))
+    };
+    Ok(Json(CurrentKey {
+        limit: money(limit.map(|limit| limit.amount)),
+        remaining: money(limit.zip(spent).map(|(limit, spent)| limit.left(spent))),
+        usage: money(spent),
+        resets_at: limit.and_then(|limit| limit.period.resets_at(now)),
+        shown: KeyBody::new(key, asset.as_ref()),
+    }))
 }

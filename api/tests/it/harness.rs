@@ -9,23 +9,30 @@ use axum::{
     http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request::Builder},
 };
 use comptoir_api::{
-    AppState, Config,
+    AppState, Config, Submissions,
     auth::{
         keys::{Keys, Secrets, random},
         password::Hasher,
+        sign_ins::SignIns,
     },
 };
 use comptoir_domain::{
+    amount::Amount,
     credential::{ApiKey, Environment},
-    id::{AccountId, ChallengeId},
+    digest::Sha256,
+    id::{AccountId, ChallengeId, SessionId},
+    limits::Limits,
+    refund::Caps,
+    ip_list::IpList,
     scope::Scopes,
 };
-use comptoir_http::jwt::SigningKey;
+use comptoir_http::{Edge, jwt::SigningKey, key_ring::KeyRing};
 use comptoir_store::{
     accounts::{self, Challenge},
     api_keys::{self, NewApiKey},
     objects::Objects,
     pool::{self, ServiceRole},
+    sessions,
     wake::Wake,
 };
 use http_body_util::BodyExt as _;
@@ -37,6 +44,17 @@ use utoipa::openapi::OpenApi;
 
 pub const NOW: OffsetDateTime = datetime!(2026-11-22 09:00 UTC);
 pub const ORIGIN: &str = "https://comptoir.test";
+/// What an account may have and do here.
+pub const LIMITS: Limits = Limits {
+    open_jobs: 1_000,
+    jobs_per_day: 1_000,
+    storage_bytes: 1 << 30,
+};
+/// The most that is given back here.
+pub const REFUND_CAPS: Caps = Caps {
+    per_refund: Amount::from_base(1_000).expect("below 2^120"),
+    per_day: Amount::from_base(1_500).expect("below 2^120"),
+};
 
 thread_local! {
     /// Each test has its own thread, and with it its own clock.
@@ -60,6 +78,8 @@ pub struct Session {
     pub account: AccountId,
     /// An access token or an API key.
     pub token: String,
+    /// What the access token ends with.
+    pub session: SessionId,
 }
 
 /// An answer, read to its end.
@@ -118,13 +138,14 @@ impl TestApp {
     pub async fn new(owner: PgPool) -> Self {
         PASSED.set(Duration::ZERO);
         let options = owner.connect_options().as_ref().clone();
-        let db = pool::connect(options, ServiceRole::Api, 8).await.unwrap();
+        let connect = |role, connections| pool::connect(options.clone(), role, connections);
+        let db = connect(ServiceRole::Api, 8).await.unwrap();
+        let admin_db = connect(ServiceRole::Admin, 4).await.unwrap();
         let blobs = tempfile::tempdir().unwrap();
         let blobs_url = url::Url::from_directory_path(blobs.path()).unwrap();
         let signing_pem = SigningKey::generate_pem();
         let secrets = Secrets {
-            signing: SigningKey::from_pem(&signing_pem).unwrap(),
-            other_public_keys: &[],
+            ring: KeyRing::of(SigningKey::from_pem(&signing_pem).unwrap()),
             pepper: &[7; 32],
         };
         let keys = Keys::new(secrets, ORIGIN).unwrap();
@@ -132,15 +153,21 @@ impl TestApp {
             public_origin: ORIGIN.to_owned(),
             scheduler_url: "https://workers.comptoir.test".to_owned(),
             environment: Environment::Test,
+            limits: LIMITS,
+            refund_caps: REFUND_CAPS,
+            edge: Edge::default(),
         };
         let state = AppState {
             db,
+            admin_db,
             clock: || NOW + PASSED.get(),
             objects: Objects::open(&blobs_url).unwrap(),
             wake: Wake::local(),
             config: config.into(),
             keys: keys.into(),
             passwords: Hasher::default(),
+            sign_ins: SignIns::default(),
+            submissions: Submissions::default(),
         };
         let (router, openapi) = comptoir_api::app(state.clone());
         Self {
@@ -175,9 +202,36 @@ impl TestApp {
         .await
         .unwrap()
         .id;
+        drop(connection);
+        self.sign_in(account).await
+    }
+
+    /// Somebody else's sign-in to the same account.
+    pub async fn sign_in(&self, account: AccountId) -> Session {
+        let secret = sessions::Credential::RefreshToken(Sha256(random()));
+        let now = self.now();
+        let mut tx = self.state.db.begin().await.unwrap();
+        let who = (account, sessions::Method::Password);
+        let session = sessions::start(&mut tx, who, secret, now, now + Duration::days(30))
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
         Session {
             account,
-            token: self.state.keys.access_token(account, self.now()),
+            token: self.state.keys.access_token(account, session, now),
+            session,
+        }
+    }
+
+    /// The same sign-in with an access token of now.
+    pub fn renewed(&self, session: &Session) -> Session {
+        let token =
+            self.state
+                .keys
+                .access_token(session.account, session.session, self.now());
+        Session {
+            token,
+            ..session.clone()
         }
     }
 
@@ -210,12 +264,15 @@ impl TestApp {
             prefix: key.shown(),
             hmac: self.state.keys.api_key_hmac(&key),
             scopes,
+            allowed_ips: &IpList::default(),
+            spend_limit: None,
             expires_at: None,
         };
-        let mut connection = self.state.db.acquire().await.unwrap();
-        api_keys::create(&mut connection, session.account, &new, self.now())
+        let mut tx = self.state.db.begin().await.unwrap();
+        api_keys::create(&mut tx, session.account, &new, self.now())
             .await
             .unwrap();
+        tx.commit().await.unwrap();
         Session {
             token: key.reveal().to_owned(),
             ..session.clone()

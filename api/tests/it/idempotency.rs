@@ -200,10 +200,7 @@ async fn a_reply_is_kept_for_thirty_days_and_then_forgotten(db: PgPool) {
     let app = TestApp::new(db).await;
     let session = app.session().await;
     let call = async |app: &TestApp| {
-        let session = Session {
-            token: app.state.keys.access_token(session.account, app.now()),
-            ..session.clone()
-        };
+        let session = app.renewed(&session);
         app.post("/v1/keys", &body())
             .idempotency_key("k1")
             .by(&session)

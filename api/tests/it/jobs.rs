@@ -434,8 +434,7 @@ async fn a_repetition_is_answered_when_the_job_could_no_longer_be_made(db: PgPoo
     };
     let made = submit(&session).await.expect(StatusCode::CREATED);
     app.pass(Duration::days(2));
-    let token = app.state.keys.access_token(session.account, app.now());
-    let repeated = submit(&Session { token, ..session })
+    let repeated = submit(&app.renewed(&session))
         .await
         .expect(StatusCode::CREATED);
     assert_eq!(repeated.json["id"], made.json["id"]);

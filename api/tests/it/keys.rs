@@ -3,6 +3,7 @@
 use axum::http::StatusCode;
 use comptoir_domain::{
     credential::{ApiKey, Environment},
+    ip_list::IpList,
     scope::{Scope, Scopes},
 };
 use comptoir_store::api_keys::{self, NewApiKey};
@@ -121,10 +122,7 @@ async fn a_key_ends_when_it_is_revoked_or_expires(db: PgPool) {
     assert_eq!(use_of(short.text("/key")).await, StatusCode::OK);
 
     app.pass(Duration::hours(1));
-    let session = Session {
-        token: app.state.keys.access_token(session.account, app.now()),
-        ..session.clone()
-    };
+    let session = app.renewed(&session);
     assert_eq!(use_of(short.text("/key")).await, StatusCode::UNAUTHORIZED);
     assert_eq!(use_of(long.text("/key")).await, StatusCode::OK);
 
@@ -171,12 +169,15 @@ async fn live_key(app: &TestApp, session: &Session) -> String {
         prefix: key.shown(),
         hmac: app.state.keys.api_key_hmac(&key),
         scopes: &Scopes::all(),
+        allowed_ips: &IpList::default(),
+        spend_limit: None,
         expires_at: None,
     };
-    let mut connection = app.state.db.acquire().await.unwrap();
-    api_keys::create(&mut connection, session.account, &new, app.now())
+    let mut tx = app.state.db.begin().await.unwrap();
+    api_keys::create(&mut tx, session.account, &new, app.now())
         .await
         .unwrap();
+    tx.commit().await.unwrap();
     key.reveal().to_owned()
 }
 

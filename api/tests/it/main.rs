@@ -17,5 +17,6 @@ mod quotes;
 mod requests;
 mod service;
 mod settlement;
+mod tokens;
 mod waiting;
 mod workers;

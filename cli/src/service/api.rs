@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use comptoir_api::{
-    AppState, Config,
+    AppState, Config, Submissions,
     auth::{keys::Keys, password::Hasher, sign_ins::SignIns},
 };
 use comptoir_domain::credential::Environment;
@@ -41,6 +41,7 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
     let shared = parts::shared_limits(&args.web)?;
     let state = AppState {
         db: parts::connect(&args.common, ServiceRole::Api).await?,
+        admin_db: parts::connect_few(&args.common, ServiceRole::Admin).await?,
         clock: super::now,
         objects: parts::objects(&args.common)?,
         wake: parts::wake(&args.web)?,
@@ -49,10 +50,13 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
             public_origin: origin,
             scheduler_url: parts::origin(&args.scheduler_url),
             environment: environment(args.web.live),
+            limits: args.allowances.limits(),
+            refund_caps: args.allowances.refund_caps()?,
             edge: edge(&args, shared.as_ref())?,
         }),
         passwords: Hasher::default(),
         sign_ins: SignIns::new(shared.as_ref()),
+        submissions: Submissions::default(),
     };
     let signing = Arc::clone(&state.keys);
     keys::follow(&args.web.keys, stop.clone(), move |ring| {

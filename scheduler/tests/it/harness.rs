@@ -16,7 +16,7 @@ use comptoir_domain::{
     join_token::JoinToken,
     price::{self, Meter, PriceVersion, Rate},
 };
-use comptoir_http::{jwt::SigningKey, server::Limits};
+use comptoir_http::{jwt::SigningKey, key_ring::KeyRing, server::Limits};
 use comptoir_scheduler::{
     SchedulerState, app,
     keys::Keys,
@@ -52,7 +52,7 @@ pub const BUDGET: u128 = 1_000_000_000;
 pub const ROWS: u64 = 40;
 /// The platform's share, in millionths.
 const PLATFORM_PPM: u32 = 100_000;
-const PLATFORM: Address = Address::repeat_byte(0xff);
+pub const PLATFORM: Address = Address::repeat_byte(0xff);
 
 /// One scheduler, and whatever tests need beside.
 pub struct Bench {
@@ -241,6 +241,7 @@ impl Bench {
             account: client.account,
             quote: quote.id,
             payer: client.address,
+            spender: None,
             name: None,
             max_cost: amount.ceil(),
             deadline_at,
@@ -442,7 +443,7 @@ async fn state(owner: &PgPool, blobs: &tempfile::TempDir, wake: Wake) -> Schedul
         now,
         objects,
         wake,
-        Keys::new(signing, &[], "https://comptoir.test"),
+        Keys::new(KeyRing::of(signing), "https://comptoir.test"),
     )
 }
 
