@@ -82,8 +82,10 @@ impl AuditPolicy {
         let falling = match self.decay {
             Decay::Floor => 0,
             Decay::Inverse { offset } => {
-                let divisor = offset.saturating_add(trusted);
-                if divisor == 0 { CERTAIN_PPM } else { CERTAIN_PPM / divisor }
+                match CERTAIN_PPM.checked_div(offset.saturating_add(trusted)) {
+                    Some(rate) => rate,
+                    None => CERTAIN_PPM,
+                }
             }
         };
         if falling > self.floor_ppm { falling } else { self.floor_ppm }
