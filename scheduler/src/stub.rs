@@ -173,6 +173,7 @@ pub fn facts(numeric_class: &str) -> WorkerFacts {
         libtorch: "none".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         price_floor_nano: Amount::ZERO,
+        unsandboxed: false,
     }
 }
 

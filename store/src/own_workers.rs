@@ -37,6 +37,8 @@ pub struct OwnWorker {
     pub version: String,
     /// The lowest rate it works for: nano base units per 10^9 multiply-adds.
     pub price_floor_nano: Amount,
+    /// Its jobs run without walls.
+    pub unsandboxed: bool,
     /// Leases it holds now.
     pub leases: i64,
     /// Attempts whose result was accepted.
@@ -101,6 +103,7 @@ struct Row {
     libtorch: String,
     version: String,
     price_floor_nano: BigDecimal,
+    unsandboxed: bool,
     leases: i64,
     accepted: i64,
     failed: i64,
@@ -119,7 +122,7 @@ async fn select(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT worker_id, name, device, device_name, memory_bytes, threads, numeric_class, libtorch, version,
-               price_floor_nano, joined_at, revoked_at, worker_heartbeats.seen_at AS "last_seen_at?",
+               price_floor_nano, unsandboxed, joined_at, revoked_at, worker_heartbeats.seen_at AS "last_seen_at?",
                counts.leases AS "leases!", counts.accepted AS "accepted!", counts.failed AS "failed!"
            FROM workers LEFT JOIN worker_heartbeats USING (worker_id), LATERAL (
                SELECT count(*) FILTER (WHERE state IN ('running', 'sealed', 'revealed')) AS leases,
@@ -152,6 +155,7 @@ impl Row {
             libtorch: self.libtorch,
             version: self.version,
             price_floor_nano: to_amount("price_floor_nano", &self.price_floor_nano)?,
+            unsandboxed: self.unsandboxed,
             leases: self.leases,
             accepted: self.accepted,
             failed: self.failed,

@@ -60,6 +60,9 @@ pub struct WorkerFacts {
     /// The lowest rate it works for: nano base units per 10^9 multiply-adds, a decimal string.
     #[schema(value_type = String, pattern = "^(0|[1-9][0-9]{0,36})$")]
     pub price_floor_nano: Amount,
+    /// Its jobs run without the walls that keep them from its host, because its owner allowed it. Left out by all others.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsandboxed: bool,
 }
 
 /// The new identity.
@@ -102,6 +105,7 @@ mod tests {
                 libtorch: "2.13.0".into(),
                 version: "0.1.0".into(),
                 price_floor_nano: Amount::ZERO,
+                unsandboxed: false,
             },
             signature: Base64([0; 64]),
         }
@@ -118,6 +122,9 @@ mod tests {
         let mut greedier = request();
         greedier.facts.price_floor_nano = Amount::MAX;
         assert_ne!(greedier.signing_bytes().unwrap(), signed);
+        let mut open = request();
+        open.facts.unsandboxed = true;
+        assert_ne!(open.signing_bytes().unwrap(), signed);
         let renamed = JoinRequest {
             name: "other".into(),
             ..request()

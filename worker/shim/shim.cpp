@@ -200,8 +200,10 @@ std::int64_t Call::integer(std::size_t index) const { return stack_.at(index).to
 double Call::real(std::size_t index) const { return stack_.at(index).toDouble(); }
 bool Call::boolean(std::size_t index) const { return stack_.at(index).toBool(); }
 
+void set_threads(std::int32_t threads) { at::set_num_threads(threads); }
+
 void configure(std::int32_t threads, bool cuda) {
-  at::set_num_threads(threads);
+  set_threads(threads);
   at::set_num_interop_threads(1);
   at::Context &context = at::globalContext();
   context.setDeterministicAlgorithms(true, /*warn_only=*/false);

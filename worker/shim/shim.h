@@ -88,7 +88,9 @@ class Call {
 
 std::unique_ptr<Call> new_call(const Operator &op);
 
-// Threads may be set once per process, before any work.
+// How many threads work at once; may be set again. None is started by 1.
+void set_threads(std::int32_t threads);
+// Once per process, before any work but that of a single thread.
 void configure(std::int32_t threads, bool cuda);
 at::Tensor *generator_state(std::int32_t cuda_index);
 void set_generator_state(std::int32_t cuda_index, const at::Tensor *state);

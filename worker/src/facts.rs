@@ -24,10 +24,12 @@ pub struct Facts {
     pub cuda_memory_bytes: Vec<u64>,
     /// Why there is no CUDA, where there is none.
     pub cuda_missing: Option<String>,
+    /// Why children get no namespaces of their own, where they get none.
+    pub namespaces_missing: Option<String>,
 }
 
 /// Looks around. Loads libtorch's CUDA half where that is possible.
-pub fn collect() -> Result<Facts, AtenError> {
+pub fn collect(namespaces_missing: Option<String>) -> Result<Facts, AtenError> {
     let opened = aten::open_cuda();
     let cuda_memory_bytes = if opened.is_ok() {
         aten::cuda_devices()?
@@ -46,5 +48,6 @@ pub fn collect() -> Result<Facts, AtenError> {
         cpu_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         cuda_memory_bytes,
         cuda_missing,
+        namespaces_missing,
     })
 }

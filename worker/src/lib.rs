@@ -5,3 +5,4 @@ pub mod canary;
 pub mod daemon;
 pub mod engine;
 pub mod facts;
+pub mod sandbox;

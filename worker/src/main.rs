@@ -15,6 +15,7 @@ use comptoir_worker::{
         run::{self, RunOptions},
     },
     engine::{ChildLimits, Launcher, child},
+    sandbox::Sandbox,
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -76,6 +77,8 @@ struct JoinArguments {
     /// The lowest rate to work for, in nano base units per 10^9 multiply-adds
     #[arg(long, value_name = "N", default_value = "0")]
     price_floor_nano: Amount,
+    #[command(flatten)]
+    walls: WallsArgument,
 }
 
 #[derive(Args)]
@@ -91,6 +94,8 @@ struct RunArguments {
     /// Inputs that are kept for later jobs, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = CACHE_BYTES)]
     cache: u64,
+    #[command(flatten)]
+    walls: WallsArgument,
 }
 
 #[derive(Args)]
@@ -100,6 +105,22 @@ struct DoctorArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    walls: WallsArgument,
+}
+
+#[derive(Args)]
+struct WallsArgument {
+    /// Take jobs of strangers although this machine cannot wall them in (see `doctor`): they may then read what this
+    /// user may read, and use its network. The service is told
+    #[arg(long)]
+    allow_unsandboxed: bool,
+}
+
+impl WallsArgument {
+    fn launcher(&self) -> anyhow::Result<Launcher> {
+        Ok(Launcher::current()?.behind(Sandbox::detect(self.allow_unsandboxed)))
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -138,18 +159,16 @@ fn perform(verb: Verb) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let launcher = Launcher::current()?;
     match verb {
-        Verb::Join(arguments) => runtime.block_on(runtime.spawn(join(arguments, launcher)))?,
-        Verb::Run(arguments) => {
-            runtime.block_on(runtime.spawn(run(arguments, launcher, display)))?
-        }
-        Verb::Doctor(arguments) => runtime.block_on(runtime.spawn(examine(arguments, launcher)))?,
+        Verb::Join(arguments) => runtime.block_on(runtime.spawn(join(arguments)))?,
+        Verb::Run(arguments) => runtime.block_on(runtime.spawn(run(arguments, display)))?,
+        Verb::Doctor(arguments) => runtime.block_on(runtime.spawn(examine(arguments)))?,
         Verb::Child(limits) => Ok(child::run(&limits)),
     }
 }
 
-async fn join(arguments: JoinArguments, launcher: Launcher) -> anyhow::Result<ExitCode> {
+async fn join(arguments: JoinArguments) -> anyhow::Result<ExitCode> {
+    let launcher = arguments.walls.launcher()?;
     let options = JoinOptions {
         url: arguments.url,
         token: arguments.token,
@@ -179,11 +198,8 @@ async fn join(arguments: JoinArguments, launcher: Launcher) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(
-    arguments: RunArguments,
-    launcher: Launcher,
-    display: Display,
-) -> anyhow::Result<ExitCode> {
+async fn run(arguments: RunArguments, display: Display) -> anyhow::Result<ExitCode> {
+    let launcher = arguments.walls.launcher()?;
     let options = RunOptions {
         folder: arguments.folder.path()?,
         slots: arguments.slots,
@@ -213,7 +229,8 @@ async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn examine(arguments: DoctorArguments, launcher: Launcher) -> anyhow::Result<ExitCode> {
+async fn examine(arguments: DoctorArguments) -> anyhow::Result<ExitCode> {
+    let launcher = arguments.walls.launcher()?;
     let diagnosis = doctor::examine(&arguments.folder.path()?, &launcher).await;
     let mut out = std::io::stdout().lock();
     if arguments.json {

@@ -5,6 +5,7 @@ use comptoir_domain::{amount::Amount, id::WorkerId, job::Device};
 use comptoir_store::{
     jobs::explain::LIVE_FOR,
     own_workers::{self, OwnWorker},
+    recalls,
     wake::Channel,
 };
 use serde::Serialize;
@@ -68,6 +69,8 @@ struct WorkerBody {
     /// The lowest rate it works for: nano base units per 10^9 multiply-adds.
     #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
     price_floor_nano: Amount,
+    /// Its jobs run without the walls that keep them from its host, because its owner allowed it.
+    unsandboxed: bool,
     /// Attempts that it works on now.
     open_attempts: i64,
     /// Attempts whose result was accepted.
@@ -108,6 +111,7 @@ impl WorkerBody {
             libtorch: worker.libtorch,
             version: worker.version,
             price_floor_nano: worker.price_floor_nano,
+            unsandboxed: worker.unsandboxed,
             open_attempts: worker.leases,
             accepted_attempts: worker.accepted,
             failed_attempts: worker.failed,
@@ -166,7 +170,8 @@ async fn find_worker(
     Ok(conditions.answer(WorkerBody::new(worker, state.now())))
 }
 
-/// Takes a worker out for good: it gets no more work and no more tokens. Doing it again changes nothing.
+/// Takes a worker out for good: it gets no more work and no more tokens, and what it has goes to others at once. Doing it
+/// again changes nothing.
 #[utoipa::path(
     post, path = "/v1/workers/{id}/revoke", tag = "workers", security(("session" = []), ("api_key" = ["workers:write"])),
     params(("id" = String, Path)),
@@ -185,10 +190,17 @@ async fn revoke_worker(
     if !own_workers::revoke(&mut tx, caller.account, id, now).await? {
         return Err(Problem::not_found());
     }
+    let recalled = recalls::of_worker(&mut tx, id, now)
+        .await
+        .map_err(|error| Problem::internal(&error))?;
     let worker = own_workers::find(&mut tx, caller.account, id)
         .await?
         .ok_or_else(Problem::not_found)?;
     tx.commit().await?;
     state.wake.publish(Channel::Worker(id));
+    for job in recalled.jobs {
+        state.wake.publish(Channel::Job(job));
+        state.wake.publish(Channel::Work);
+    }
     Ok(Json(WorkerBody::new(worker, now)))
 }

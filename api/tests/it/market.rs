@@ -155,6 +155,7 @@ pub fn worker(class: &str) -> NewWorker {
         libtorch: "2.13.0".into(),
         version: "0.1.0".into(),
         price_floor_nano: Amount::ZERO,
+        unsandboxed: false,
     }
 }
 

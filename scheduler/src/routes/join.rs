@@ -134,6 +134,7 @@ fn new_worker(request: JoinRequest) -> NewWorker {
         libtorch,
         version,
         price_floor_nano,
+        unsandboxed,
     } = request.facts;
     NewWorker {
         name: request.name,
@@ -146,6 +147,7 @@ fn new_worker(request: JoinRequest) -> NewWorker {
         libtorch,
         version,
         price_floor_nano,
+        unsandboxed,
     }
 }
 

@@ -59,6 +59,7 @@ pub(super) mod ffi {
         fn real(self: &Call, index: usize) -> Result<f64>;
         fn boolean(self: &Call, index: usize) -> Result<bool>;
 
+        fn set_threads(threads: i32) -> Result<()>;
         fn configure(threads: i32, cuda: bool) -> Result<()>;
         fn generator_state(cuda_index: i32) -> Result<*mut Tensor>;
         unsafe fn set_generator_state(cuda_index: i32, state: *const Tensor) -> Result<()>;

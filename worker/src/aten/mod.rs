@@ -196,7 +196,12 @@ fn own(tensor: *mut ffi::Tensor) -> Tensor {
     unsafe { Tensor::from_ptr(tensor.cast()) }
 }
 
-/// Fixes threads and turns on every determinism switch. Once per process, before any other work.
+/// Has one thread do everything, until [`configure`] says how many there are. No other is started.
+pub fn use_one_thread() -> Result<(), AtenError> {
+    Ok(ffi::set_threads(1)?)
+}
+
+/// Fixes threads and turns on every determinism switch. Once per process, before any work but that of one thread.
 pub fn configure(threads: u16, device: Device) -> Result<(), AtenError> {
     Ok(ffi::configure(i32::from(threads), device.is_cuda())?)
 }

@@ -56,7 +56,7 @@ pub struct Workshop {
     pub device: Device,
     /// Threads of libtorch.
     pub threads: u16,
-    /// Memory of one job, in bytes.
+    /// Most memory that a job may need, in bytes.
     pub memory_bytes: u64,
     /// Shows progress.
     pub display: Display,
@@ -169,11 +169,7 @@ impl Workshop {
         let bar = self.display.bar(held.attempt_id, lease.job.kind());
         let blobs = self.fetch(&lease, held, scratch, cancel).await?;
         let blob_bytes_max = lease.limits.blob_bytes_max;
-        let limits = Limits {
-            memory_bytes: self.memory_bytes,
-            wall: wall(lease.deadline_at),
-            file_bytes: blob_bytes_max.min(FILE_BYTES_MAX),
-        };
+        let limits = limits(&lease);
         let description = Description {
             task: Task::Job(Box::new(JobTask {
                 spec: lease.job.clone(),
@@ -402,6 +398,15 @@ fn too_large(detail: String) -> Stop {
         cause: FailureCause::Client,
         code: "output_too_large".to_owned(),
         detail,
+    }
+}
+
+/// What an attempt may use: the memory that its job was quoted to need, however much this worker has to give.
+fn limits(lease: &Lease) -> Limits {
+    Limits {
+        memory_bytes: lease.limits.memory_bytes,
+        wall: wall(lease.deadline_at),
+        file_bytes: lease.limits.blob_bytes_max.min(FILE_BYTES_MAX),
     }
 }
 

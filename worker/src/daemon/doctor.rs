@@ -1,6 +1,6 @@
 //! `doctor`: what is needed here, and what was found.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use comptoir_domain::job::Device;
 use nix::sys::resource::{Resource, getrlimit};
@@ -14,6 +14,7 @@ use super::{
 use crate::{
     engine::{Launcher, limits},
     facts::{Facts, LIBTORCH_EXPECTED},
+    sandbox::{Features, Sandbox, Wall},
 };
 
 /// How one thing stands.
@@ -136,6 +137,7 @@ pub async fn examine(root: &Path, launcher: &Launcher) -> Diagnosis {
     };
     examine_machine(identity.as_ref(), launcher, &mut checks).await;
     examine_limits(&mut checks);
+    examine_walls(launcher.sandbox(), &mut checks);
     match identity {
         Some(identity) => examine_server(&identity, root, &mut checks).await,
         None => checks.add(
@@ -189,6 +191,13 @@ async fn examine_machine(identity: Option<&Identity>, launcher: &Launcher, check
     checks.add("cpu", Status::Info, measure::device_name(Device::Cpu));
     checks.add("cpu capability", Status::Info, &found.cpu_capability);
     checks.add("cpu threads", Status::Info, found.cpu_threads.to_string());
+    match &found.namespaces_missing {
+        None => checks.add("namespaces", Status::Ok, "user, network, ipc, uts"),
+        Some(reason) => {
+            let found = format!("none ({reason}); the other walls do without");
+            checks.add("namespaces", Status::Info, found);
+        }
+    }
     let device = identity.map_or(Device::Cpu, |identity| identity.facts.device);
     examine_cuda(&found, device, checks);
     let threads = identity.map_or(1, |identity| {
@@ -251,23 +260,36 @@ fn examine_limits(checks: &mut Checks) {
         Status::Ok,
         "memory, processor time, file size, open files, processes",
     );
-    let lsm = fs::read_to_string("/sys/kernel/security/lsm");
-    let landlock = match lsm {
-        Ok(list) if list.contains("landlock") => "available",
-        Ok(_) => "not available",
-        Err(_) => "unknown (securityfs is not readable)",
-    };
-    checks.add("landlock", Status::Info, landlock);
-    let has_seccomp = Path::new("/proc/sys/kernel/seccomp/actions_avail").exists();
-    checks.add(
-        "seccomp",
-        Status::Info,
-        if has_seccomp {
-            "available"
-        } else {
-            "not available"
-        },
-    );
+}
+
+/// The walls around jobs: those that are needed are missing unless the owner does without.
+fn examine_walls(sandbox: Sandbox, checks: &mut Checks) {
+    let Features { landlock, seccomp } = sandbox.features;
+    let landlock = landlock.map(|version| format!("interface {version}"));
+    let seccomp = seccomp.then(|| "a filter on every thread".to_owned());
+    for (name, wall, found) in [
+        ("landlock", Wall::Landlock, landlock),
+        ("seccomp", Wall::Seccomp, seccomp),
+    ] {
+        match found {
+            Some(found) => checks.add(name, Status::Ok, found),
+            None if sandbox.allow_unsandboxed => checks.add(name, Status::Info, "not available"),
+            None => checks.missing(name, "not available", wall.needs()),
+        }
+    }
+    match (sandbox.is_complete(), sandbox.check()) {
+        (true, _) => checks.add("sandbox", Status::Ok, "jobs are walled in"),
+        (false, Ok(())) => checks.add(
+            "sandbox",
+            Status::Info,
+            "NOT COMPLETE: jobs run unsandboxed, as --allow-unsandboxed says",
+        ),
+        (false, Err(_)) => checks.missing(
+            "sandbox",
+            "not complete: jobs are refused",
+            "the walls above, or --allow-unsandboxed",
+        ),
+    }
 }
 
 async fn examine_server(identity: &Identity, root: &Path, checks: &mut Checks) {

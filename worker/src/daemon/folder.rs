@@ -324,6 +324,7 @@ mod tests {
                 libtorch: "2.13.0".to_owned(),
                 version: "0.1.0".to_owned(),
                 price_floor_nano: Amount::ZERO,
+                unsandboxed: false,
             },
         }
     }

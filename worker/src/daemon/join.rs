@@ -18,7 +18,7 @@ use super::{
     folder::{Folder, FolderError, Identity, Key},
     measure::{self, MeasureError},
 };
-use crate::engine::Launcher;
+use crate::{engine::Launcher, sandbox::Unsandboxed};
 
 /// Tries of each call; a person is waiting.
 const TRIES_MAX: u32 = 6;
@@ -69,6 +69,9 @@ pub enum JoinError {
     /// The server.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// It cannot wall jobs in.
+    #[error(transparent)]
+    Unsandboxed(#[from] Unsandboxed),
     /// No such device.
     #[error("there is no CUDA device here: {0}")]
     NoDevice(String),
@@ -86,6 +89,7 @@ pub async fn join(options: &JoinOptions, launcher: &Launcher) -> Result<Identity
     if !is_name || options.name.chars().any(char::is_control) {
         return Err(JoinError::Name);
     }
+    launcher.sandbox().check()?;
     let folder = Folder::open(&options.folder)?;
     folder.ensure_not_joined()?;
     let server = Server::new(options.url.clone())?;
@@ -134,6 +138,7 @@ async fn gather(
         libtorch: found.libtorch,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         price_floor_nano: options.price_floor_nano,
+        unsandboxed: !launcher.sandbox().is_complete(),
     })
 }
 

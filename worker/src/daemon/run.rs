@@ -35,7 +35,10 @@ use super::{
     table::{Table, Wanted},
     transfer,
 };
-use crate::engine::Launcher;
+use crate::{
+    engine::Launcher,
+    sandbox::{Sandbox, Unsandboxed},
+};
 
 /// How long results that are computed may take to be delivered once the worker is asked to stop.
 pub const STOP_GRACE: Duration = Duration::from_secs(30);
@@ -82,6 +85,15 @@ pub enum RunError {
         /// As it is.
         found: String,
     },
+    /// It cannot wall jobs in.
+    #[error(transparent)]
+    Unsandboxed(#[from] Unsandboxed),
+    /// It said that it walls jobs in, and does not.
+    #[error(
+        "this worker joined as one that walls jobs in, and this machine no longer offers that. Undo what changed, or \
+         join again from another folder with --allow-unsandboxed"
+    )]
+    WallsChanged,
     /// Its jobs together could take more memory than there is.
     #[error(
         "{slots} jobs at once with {memory_bytes} bytes each pass this machine's {machine_bytes} bytes of memory: give \
@@ -129,6 +141,7 @@ pub async fn run(
     let identity = folder::read_identity(&options.folder)?;
     let folder = Folder::open(&options.folder)?;
     let key = folder.key()?;
+    check_walls(&identity, launcher.sandbox())?;
     let scratch = folder.open_scratch()?;
     check_class(&identity, &launcher, &scratch).await?;
     let cache = Cache::open(folder.blobs(), options.cache_bytes)?;
@@ -153,6 +166,27 @@ pub async fn run(
         .await;
     drop(folder);
     ended
+}
+
+/// What the service knows of the walls must be so.
+fn check_walls(identity: &Identity, sandbox: Sandbox) -> Result<(), RunError> {
+    sandbox.check()?;
+    if sandbox.is_complete() {
+        return Ok(());
+    }
+    if !identity.facts.unsandboxed {
+        return Err(RunError::WallsChanged);
+    }
+    let missing: Vec<_> = sandbox
+        .features
+        .missing()
+        .map(|wall| wall.to_string())
+        .collect();
+    tracing::warn!(
+        ?missing,
+        "jobs run UNSANDBOXED, as --allow-unsandboxed says"
+    );
+    Ok(())
 }
 
 async fn check_class(

@@ -1,4 +1,4 @@
-//! The child: reads one order, computes, says what happens, ends.
+//! The child: closes the walls around itself, reads one order, computes, says what happens, ends.
 
 use std::{
     fs::File,
@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use comptoir_domain::job::{Device, JobSpec};
+use comptoir_domain::job::JobSpec;
 use nix::{
     sys::signal::{Signal, raise},
     unistd,
@@ -20,11 +20,11 @@ use nix::{
 use super::{
     failure::{Code, Failure},
     infer,
-    limits::ChildLimits,
+    limits::{ChildLimits, UsedMemory},
     message::{self, Description, Event, JobTask, MessageError, Order, Task},
-    train,
+    train, warm,
 };
-use crate::{aten, canary, facts};
+use crate::{canary, facts, sandbox};
 
 /// Why a task ends before it is done.
 #[derive(Debug)]
@@ -83,8 +83,11 @@ pub fn run(limits: &ChildLimits) -> ExitCode {
 }
 
 fn serve(limits: &ChildLimits) -> Result<(), MessageError> {
-    limits.apply()?;
-    let mut pipe = take_stdout()?;
+    let Enclosed {
+        mut pipe,
+        device,
+        namespaces,
+    } = enclose(limits)?;
     let mut stdin = io::stdin();
     let Some(Order::Start(description)) = message::read(&mut stdin)? else {
         return Err(io::Error::other("the first order must be to start").into());
@@ -100,11 +103,49 @@ fn serve(limits: &ChildLimits) -> Result<(), MessageError> {
         pipe.write_all(&frame)
             .map_err(|error| Failure::new(Code::Machine, error))
     };
-    let last = perform(description, &cancelled, &mut emit).unwrap_or_else(|stop| match stop {
-        Stop::Cancelled => Event::Cancelled,
-        Stop::Failed(failure) => Event::Failed(failure),
-    });
+    let last =
+        perform(description, device, namespaces, &cancelled, &mut emit).unwrap_or_else(|stop| {
+            match stop {
+                Stop::Cancelled => Event::Cancelled,
+                Stop::Failed(failure) => Event::Failed(failure),
+            }
+        });
     emit(last).map_err(|failure| io::Error::other(failure).into())
+}
+
+/// A process behind its walls, with libtorch started.
+#[derive(Debug)]
+pub struct Enclosed {
+    /// Where it answers.
+    pub pipe: File,
+    /// Where tensors live.
+    pub device: tch::Device,
+    /// Whether it has namespaces of its own.
+    pub namespaces: io::Result<()>,
+}
+
+/// Starts libtorch and closes the walls, before a byte of a job is read. The order matters: what libtorch reads comes
+/// before files are out of reach; threads come after that, since Landlock binds those that are started behind it; memory
+/// is limited once libtorch has taken its own; and system calls go last, for all threads at once.
+pub fn enclose(limits: &ChildLimits) -> io::Result<Enclosed> {
+    limits.bind()?;
+    let pipe = take_stdout()?;
+    let namespaces = sandbox::enter_namespaces();
+    let mut used = UsedMemory::open()?;
+    let device = warm::look_around(limits.device).map_err(io::Error::other)?;
+    if limits.landlock {
+        sandbox::prepare_files(&limits.scratch, limits.device)?.close()?;
+    }
+    warm::start(device, limits.threads).map_err(io::Error::other)?;
+    limits.limit_memory(&mut used)?;
+    if limits.seccomp {
+        sandbox::close_syscalls(limits.device)?;
+    }
+    Ok(Enclosed {
+        pipe,
+        device,
+        namespaces,
+    })
 }
 
 /// Keeps the pipe to the parent for messages alone: whatever a library prints goes to standard error.
@@ -124,21 +165,11 @@ fn listen(cancelled: &AtomicBool) {
 
 fn perform(
     description: Description,
+    device: tch::Device,
+    namespaces: io::Result<()>,
     cancelled: &AtomicBool,
     emit: &mut dyn FnMut(Event) -> Result<(), Failure>,
 ) -> Result<Event, Stop> {
-    let machine = |error| Failure::from_aten(Code::Machine, "start libtorch", &error);
-    if matches!(description.task, Task::Facts) {
-        return Ok(Event::Facts(facts::collect().map_err(machine)?));
-    }
-    let device = match description.device {
-        Device::Cpu => tch::Device::Cpu,
-        Device::Cuda => {
-            aten::open_cuda().map_err(machine)?;
-            tch::Device::Cuda(0)
-        }
-    };
-    aten::configure(description.threads, device).map_err(machine)?;
     let mut context = Context {
         scratch: Path::new("."),
         device,
@@ -152,7 +183,9 @@ fn perform(
                 Failure::from_aten(Code::Machine, "run the canary suite", &error).into()
             }),
         Task::Job(job) => perform_job(&job, &mut context),
-        Task::Facts => unreachable!("answered above, without starting a device"),
+        Task::Facts => facts::collect(namespaces.err().map(|error| error.to_string()))
+            .map(Event::Facts)
+            .map_err(|error| Failure::from_aten(Code::Machine, "look around", &error).into()),
     }
 }
 

@@ -9,7 +9,12 @@ use std::{
 
 use tokio::process::Command;
 
-use super::{job::Job, limits::Limits, message::Description};
+use super::{
+    job::Job,
+    limits::Limits,
+    message::{Description, Task},
+};
+use crate::sandbox::Sandbox;
 
 /// What a child sees of the worker's environment: where libraries and devices are, and which instructions to use.
 const INHERITED: [&str; 6] = [
@@ -26,16 +31,19 @@ const INHERITED: [&str; 6] = [
 pub struct Launcher {
     executable: PathBuf,
     environment: Vec<(OsString, OsString)>,
+    sandbox: Sandbox,
 }
 
 impl Launcher {
-    /// Children of an executable that knows the verb `child`, with what they may see of this environment.
+    /// Children of an executable that knows the verb `child`, with what they may see of this environment, behind the
+    /// walls that this machine offers.
     #[must_use]
     pub fn new(executable: PathBuf) -> Self {
         let inherit = |name: &str| Some((name.into(), std::env::var_os(name)?));
         Self {
             executable,
             environment: INHERITED.into_iter().filter_map(inherit).collect(),
+            sandbox: Sandbox::detect(false),
         }
     }
 
@@ -53,18 +61,42 @@ impl Launcher {
         self
     }
 
-    /// Starts a child in a scratch folder. Call it on a thread that lives as long as the runtime (a task, not
-    /// `spawn_blocking`): the kernel ends a child with the thread that started it.
+    /// Other walls than those that were found.
+    #[must_use]
+    pub fn behind(mut self, sandbox: Sandbox) -> Self {
+        self.sandbox = sandbox;
+        self
+    }
+
+    /// The walls around children.
+    #[must_use]
+    pub const fn sandbox(&self) -> Sandbox {
+        self.sandbox
+    }
+
+    /// Starts a child in a scratch folder. A job is not started where walls are missing and the owner did not say that
+    /// it may be. A child that only looks around is not walled in: it looks for devices, and reads nothing of a job.
+    ///
+    /// Call it on a thread that lives as long as the runtime (a task, not `spawn_blocking`): the kernel ends a child with
+    /// the thread that started it.
     pub fn spawn(
         &self,
         limits: Limits,
         description: Description,
         scratch: &Path,
     ) -> io::Result<Job> {
+        if matches!(description.task, Task::Job(_)) {
+            self.sandbox.check().map_err(io::Error::other)?;
+        }
         let scratch = scratch.canonicalize()?;
+        let walls = match description.task {
+            Task::Facts => Vec::new(),
+            Task::Job(_) | Task::Canary => self.sandbox.arguments(),
+        };
         let child = Command::new(&self.executable)
             .arg("child")
-            .args(limits.arguments(description.device, description.threads))
+            .args(limits.arguments(description.device, description.threads, &scratch))
+            .args(walls)
             .env_clear()
             .envs(environment(&scratch, description.threads))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))

@@ -1,9 +1,17 @@
 //! What a child may use, set by itself before it reads a byte of a job.
 
-use std::{fs, io, os::unix::fs::MetadataExt, time::Duration};
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    io::{self, Read as _, Seek as _},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use comptoir_domain::job::Device;
 use nix::{
+    libc,
     sys::{
         prctl,
         resource::{Resource, setrlimit},
@@ -22,13 +30,15 @@ pub const FILE_BYTES_MAX: u64 = 16 << 30;
 const CPU_SECONDS_SPARE: u64 = 60;
 /// Writable memory that the CUDA runtime maps on the host beside what a job asks for.
 const CUDA_HOST_BYTES: u64 = 8 << 30;
-/// Stack of each thread.
+/// Stack of the main thread, and of those that a child starts later.
 const STACK_BYTES: u64 = 8 << 20;
+/// Threads that a child starts once its memory is counted: the one that listens, and one to spare.
+const LATER_THREADS: u64 = 2;
 
 /// The limits of one child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Memory of the job, beyond what libtorch itself takes.
+    /// Memory of the job. What libtorch takes to start, before it sees a byte of the job, comes on top.
     pub memory_bytes: u64,
     /// From start to end.
     pub wall: Duration,
@@ -37,7 +47,7 @@ pub struct Limits {
 }
 
 /// The limits as the child's own arguments.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct ChildLimits {
     /// Memory of the job, beyond what libtorch itself takes
     #[arg(long)]
@@ -48,18 +58,34 @@ pub struct ChildLimits {
     /// The largest file
     #[arg(long)]
     pub file_bytes: u64,
+    /// What computes
+    #[arg(long, value_parser = device)]
+    pub device: Device,
     /// Threads that compute
     #[arg(long)]
     pub threads: u16,
     /// The process whose end is this one's end
     #[arg(long)]
     pub parent: i32,
+    /// The only folder whose files are its own
+    #[arg(long)]
+    pub scratch: PathBuf,
+    /// No file but those of the scratch folder
+    #[arg(long)]
+    pub landlock: bool,
+    /// No system call that a computation does not need
+    #[arg(long)]
+    pub seccomp: bool,
+}
+
+fn device(text: &str) -> Result<Device, &'static str> {
+    Device::parse(text).ok_or("no such device")
 }
 
 impl Limits {
     /// The arguments that set them.
     #[must_use]
-    pub fn arguments(&self, device: Device, threads: u16) -> Vec<String> {
+    pub fn arguments(&self, device: Device, threads: u16, scratch: &Path) -> Vec<OsString> {
         let reserve = match device {
             Device::Cpu => 0,
             Device::Cuda => CUDA_HOST_BYTES,
@@ -76,27 +102,28 @@ impl Limits {
             ("threads", u64::from(threads)),
             ("parent", u64::from(std::process::id())),
         ];
-        arguments
+        let mut arguments: Vec<OsString> = arguments
             .iter()
-            .map(|(name, value)| format!("--{name}={value}"))
-            .collect()
+            .map(|(name, value)| format!("--{name}={value}").into())
+            .collect();
+        arguments.push(format!("--device={device}").into());
+        arguments.push("--scratch".into());
+        arguments.push(scratch.into());
+        arguments
     }
 }
 
 impl ChildLimits {
-    /// Binds this process to its parent and to its limits. Nothing of it can be undone.
-    pub fn apply(&self) -> io::Result<()> {
+    /// Binds this process to its parent and to its limits but that of memory. Nothing of it can be undone.
+    pub fn bind(&self) -> io::Result<()> {
         prctl::set_pdeathsig(Signal::SIGKILL)?;
         if getppid() != Pid::from_raw(self.parent) {
             return Err(io::Error::other("the parent has already ended"));
         }
         prctl::set_no_new_privs()?;
+        close_files()?;
         // Should the machine run out of memory all the same, the kernel ends the job, not the worker.
-        std::fs::write("/proc/self/oom_score_adj", "1000")?;
-        let stacks = STACK_BYTES * (u64::from(self.threads) + 2);
-        let memory = data_bytes()?
-            .saturating_add(self.memory_bytes)
-            .saturating_add(stacks);
+        fs::write("/proc/self/oom_score_adj", "1000")?;
         let tasks = tasks_of_user()?
             .saturating_add(u64::from(self.threads))
             .saturating_add(TASKS_MAX);
@@ -105,8 +132,6 @@ impl ChildLimits {
             (Resource::RLIMIT_NOFILE, FILES_MAX),
             (Resource::RLIMIT_FSIZE, self.file_bytes),
             (Resource::RLIMIT_STACK, STACK_BYTES),
-            // Counted are private writable pages, on the heap and mapped; libraries and reserved addresses are not.
-            (Resource::RLIMIT_DATA, memory),
             (Resource::RLIMIT_NPROC, tasks),
         ] {
             setrlimit(resource, limit, limit)?;
@@ -117,24 +142,61 @@ impl ChildLimits {
             self.cpu_seconds,
             self.cpu_seconds.saturating_add(5),
         )?;
+        // No core dump even where a program collects them, and no process of the same user may look inside.
+        prctl::set_dumpable(false)?;
         Ok(())
+    }
+
+    /// Limits memory to what the job may have beyond what is used now. Counted are private writable pages, on the heap
+    /// and mapped; libraries and reserved addresses are not.
+    pub fn limit_memory(&self, used: &mut UsedMemory) -> io::Result<()> {
+        let memory = used
+            .bytes()?
+            .saturating_add(self.memory_bytes)
+            .saturating_add(STACK_BYTES * LATER_THREADS);
+        Ok(setrlimit(Resource::RLIMIT_DATA, memory, memory)?)
     }
 }
 
-/// Bytes that `RLIMIT_DATA` counts of this process.
-fn data_bytes() -> io::Result<u64> {
-    let status = fs::read_to_string("/proc/self/status")?;
-    let kilobytes = status
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("VmData:")?
-                .trim()
-                .strip_suffix(" kB")?
-                .parse::<u64>()
-                .ok()
-        })
-        .ok_or_else(|| io::Error::other("/proc/self/status has no VmData"))?;
-    Ok(kilobytes.saturating_mul(1024))
+/// Closes every file but the three that the parent gave.
+#[expect(
+    unsafe_code,
+    reason = "no wrapper of this call is safe: it may close files that somebody owns"
+)]
+fn close_files() -> io::Result<()> {
+    // SAFETY: called first in `main`, when this process owns no file but the three that stay open.
+    match unsafe { libc::close_range(3, libc::c_uint::MAX, 0) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What `RLIMIT_DATA` counts of this process. Opened before files cannot be any more.
+pub struct UsedMemory(File);
+
+impl UsedMemory {
+    /// Opens the kernel's account of this process.
+    pub fn open() -> io::Result<Self> {
+        File::open("/proc/self/status").map(Self)
+    }
+
+    /// What is used now.
+    pub fn bytes(&mut self) -> io::Result<u64> {
+        let mut status = String::new();
+        self.0.rewind()?;
+        self.0.read_to_string(&mut status)?;
+        let kilobytes = status
+            .lines()
+            .find_map(|line| {
+                line.strip_prefix("VmData:")?
+                    .trim()
+                    .strip_suffix(" kB")?
+                    .parse::<u64>()
+                    .ok()
+            })
+            .ok_or_else(|| io::Error::other("/proc/self/status has no VmData"))?;
+        Ok(kilobytes.saturating_mul(1024))
+    }
 }
 
 /// Threads of this user on the whole machine: `RLIMIT_NPROC` counts them all.
@@ -166,7 +228,7 @@ mod tests {
 
     #[test]
     fn what_this_process_uses_is_counted() {
-        assert!(data_bytes().unwrap() > 1 << 20);
+        assert!(UsedMemory::open().unwrap().bytes().unwrap() > 1 << 20);
         assert!(tasks_of_user().unwrap() >= 1);
     }
 }

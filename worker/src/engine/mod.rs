@@ -18,6 +18,7 @@ pub mod runner;
 pub mod schedule;
 pub mod state;
 pub mod train;
+mod warm;
 
 pub use child::{Context, Stop};
 pub use failure::{Code, Failure};

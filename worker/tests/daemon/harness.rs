@@ -20,7 +20,7 @@ use comptoir_domain::{
     join_token::JoinToken,
     price::{self, Meter, PriceVersion, Rate},
 };
-use comptoir_http::{jwt::SigningKey, server::Limits};
+use comptoir_http::{jwt::SigningKey, key_ring::KeyRing, server::Limits};
 use comptoir_scheduler::{SchedulerState, app, keys::Keys, steps};
 use comptoir_store::{
     assets::{self, NewAsset},
@@ -118,7 +118,7 @@ impl Bench {
         let objects = url::Url::from_directory_path(folder.path().join("objects")).unwrap();
         let objects = Objects::open(&objects).unwrap();
         let signing = SigningKey::from_pem(&SigningKey::generate_pem()).unwrap();
-        let keys = Keys::new(signing, &[], "https://comptoir.test");
+        let keys = Keys::new(KeyRing::of(signing), "https://comptoir.test");
         let state = SchedulerState::new(db, now, objects, Wake::local(), keys);
         let proxy = Proxy::default();
         let (base, serving) = listen(proxy.before(app(state.clone()).0), &state).await;
@@ -182,6 +182,16 @@ impl Bench {
     }
 
     pub async fn join(&self, folder: &Path, token: JoinToken) -> Result<Identity, JoinError> {
+        self.join_with(folder, token, &launcher()).await
+    }
+
+    /// Joins a worker with other children.
+    pub async fn join_with(
+        &self,
+        folder: &Path,
+        token: JoinToken,
+        launcher: &Launcher,
+    ) -> Result<Identity, JoinError> {
         let options = JoinOptions {
             url: self.base.parse().unwrap(),
             token,
@@ -192,7 +202,7 @@ impl Bench {
             memory_bytes: None,
             price_floor_nano: Amount::ZERO,
         };
-        join::join(&options, &launcher()).await
+        join::join(&options, launcher).await
     }
 
     /// A worker that has joined and runs.
@@ -237,6 +247,7 @@ impl Bench {
             account: self.client,
             quote: quote.id,
             payer: Address::repeat_byte(0xc1),
+            spender: None,
             name: None,
             max_cost: amount.ceil(),
             deadline_at: now() + time::Duration::HOUR,
@@ -318,6 +329,11 @@ impl Bench {
 
 /// Starts the worker of a folder.
 pub fn start(folder: &Path) -> Running {
+    start_with(folder, launcher())
+}
+
+/// Starts the worker of a folder with other children.
+pub fn start_with(folder: &Path, launcher: Launcher) -> Running {
     let options = RunOptions {
         folder: folder.to_owned(),
         slots: 1,
@@ -326,7 +342,7 @@ pub fn start(folder: &Path) -> Running {
     };
     let stop = CancellationToken::new();
     let asked = stop.clone();
-    let run = async move { run::run(&options, launcher(), Display::hidden(), asked).await };
+    let run = async move { run::run(&options, launcher, Display::hidden(), asked).await };
     Running {
         stop,
         task: tokio::spawn(run),
@@ -334,7 +350,7 @@ pub fn start(folder: &Path) -> Running {
 }
 
 /// Children of the real binary.
-fn launcher() -> Launcher {
+pub fn launcher() -> Launcher {
     Launcher::new(env!("CARGO_BIN_EXE_comptoir-worker").into())
 }
 
@@ -349,13 +365,17 @@ pub fn process(folder: &Path, verb: &str) -> Command {
     process
 }
 
-/// How many processes work in a worker's scratch folder.
+/// How many children have a folder in a worker's scratch folder. Of a child no more can be seen from outside than the
+/// command that started it.
 pub fn children(folder: &Path) -> usize {
     let scratch = folder.canonicalize().unwrap().join("scratch");
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
-    let folders = processes.filter_map(|process| fs::read_link(process.path().join("cwd")).ok());
-    folders
-        .filter(|folder| folder.starts_with(&scratch))
+    let commands = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
+    commands
+        .filter(|command| {
+            let mut arguments = command.split(|byte| *byte == 0);
+            arguments.any(|argument| argument.starts_with(scratch.as_os_str().as_encoded_bytes()))
+        })
         .count()
 }
 

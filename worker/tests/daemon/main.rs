@@ -8,3 +8,4 @@ mod harness;
 mod joining;
 mod life;
 mod proxy;
+mod walls;

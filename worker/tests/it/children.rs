@@ -260,7 +260,12 @@ async fn a_job_that_nobody_listens_to_is_ended() {
 
 #[test]
 fn a_child_ends_when_its_parent_lets_go_of_it() {
-    let limits = LIMITS.arguments(comptoir_domain::job::Device::Cpu, 1);
+    let mut bench = Bench::new();
+    let limits = LIMITS.arguments(
+        comptoir_domain::job::Device::Cpu,
+        1,
+        bench.scratch.path(),
+    );
     let binary = env!("CARGO_BIN_EXE_comptoir-worker");
     let mut child = Command::new(binary)
         .arg("child")
@@ -269,7 +274,6 @@ fn a_child_ends_when_its_parent_lets_go_of_it() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut bench = Bench::new();
     let mut spec = convnet(&mut bench);
     spec.epochs = 10_000;
     let mut task = bench.task(JobSpec::Training(spec));
