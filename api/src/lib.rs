@@ -3,7 +3,9 @@
 pub mod auth;
 mod docs;
 pub mod etag;
+mod facts;
 pub mod idempotency;
+mod limiting;
 pub mod money;
 pub mod openapi;
 pub mod page;
@@ -17,6 +19,7 @@ use axum::Router;
 use utoipa::openapi::OpenApi;
 
 pub use comptoir_http::{FieldError, Problem, extract};
+pub use routes::Submissions;
 pub use state::{AppState, Config};
 
 /// Bodies that are read whole may have this many bytes; routes that stream set their own limit.

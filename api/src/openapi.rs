@@ -29,6 +29,7 @@ use utoipa::{
         (name = "money", description = "Balance, statement, prices and withdrawals"),
         (name = "settlement", description = "Receipts, batches and their leaves, and what can be claimed on-chain"),
         (name = "service", description = "How the service is"),
+        (name = "admin", description = "What operators do; every action is in the audit log"),
     ),
 )]
 struct Document;
@@ -52,6 +53,13 @@ impl Modify for Security {
             bearer(
                 "JWT",
                 "An access token from POST /v1/auth/token: 15 minutes, every scope.",
+            ),
+        );
+        components.add_security_scheme(
+            "admin",
+            bearer(
+                "JWT",
+                "An access token of an administrator who signed in by password; to act, in the last 15 minutes.",
             ),
         );
         components.add_security_scheme(

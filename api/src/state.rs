@@ -2,19 +2,24 @@
 
 use std::sync::Arc;
 
-use comptoir_domain::credential::Environment;
+use comptoir_domain::{credential::Environment, limits::Limits, refund::Caps};
 use comptoir_http::Edge;
 use comptoir_store::{objects::Objects, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
-use crate::auth::{keys::Keys, password::Hasher, sign_ins::SignIns};
+use crate::{
+    Submissions,
+    auth::{keys::Keys, password::Hasher, sign_ins::SignIns},
+};
 
 /// The state of the service; cheap to clone.
 #[derive(Clone)]
 pub struct AppState {
     /// Postgres, in the role `comptoir_api`.
     pub db: PgPool,
+    /// Postgres, in the role `comptoir_admin`: what administrators do.
+    pub admin_db: PgPool,
     /// Injected so that a test decides what time it is.
     pub clock: fn() -> OffsetDateTime,
     /// The blobs.
@@ -29,6 +34,8 @@ pub struct AppState {
     pub passwords: Hasher,
     /// Counts sign-ins.
     pub sign_ins: SignIns,
+    /// Commits submissions in groups.
+    pub submissions: Submissions,
 }
 
 impl AppState {
@@ -48,6 +55,10 @@ pub struct Config {
     pub scheduler_url: String,
     /// Is the money worth something?
     pub environment: Environment,
+    /// What an account may have and do, unless an operator decides otherwise for it.
+    pub limits: Limits,
+    /// The most that is given back.
+    pub refund_caps: Caps,
     /// Who may call, from where, and how often.
     pub edge: Edge,
 }

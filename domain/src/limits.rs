@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The limits of one account.
+/// The limits of one account. `u64::MAX` is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Jobs that have not ended.
@@ -53,7 +53,7 @@ impl Limits {
     /// What an account may have when an operator has not decided otherwise and the deployment neither.
     pub const DEFAULT: Self = Self {
         open_jobs: 10_000,
-        jobs_per_day: 1_000_000,
+        jobs_per_day: u64::MAX,
         storage_bytes: 1 << 40,
     };
     /// No limit.

@@ -6,7 +6,7 @@ use comptoir_domain::{
     limits::{OwnLimits, Usage},
 };
 use sqlx::PgConnection;
-use time::OffsetDateTime;
+use time::{OffsetDateTime, Time};
 use uuid::Uuid;
 
 use crate::{PgTransaction, codec::to_address, limits::to_bigint};
@@ -113,7 +113,7 @@ pub async fn holdings(
     let row = sqlx::query!(
         r#"SELECT
              (SELECT count(*) FROM jobs WHERE account_id = $1 AND finished_at IS NULL) AS "open_jobs!",
-             coalesce((SELECT jobs FROM account_days WHERE account_id = $1 AND day = $3), 0) AS "jobs_today!",
+             (SELECT count(*) FROM jobs WHERE account_id = $1 AND created_at >= $3) AS "jobs_today!",
              (SELECT coalesce(sum(bytes), 0)::bigint FROM blob_owners JOIN blobs USING (sha256) WHERE account_id = $1) AS "stored!",
              (SELECT count(*) FROM api_keys WHERE account_id = $1 AND revoked_at IS NULL
                  AND (expires_at IS NULL OR expires_at > $2)) AS "api_keys!",
@@ -121,7 +121,7 @@ pub async fn holdings(
              (SELECT count(*) FROM workers WHERE account_id = $1 AND revoked_at IS NULL) AS "workers!""#,
         id.0,
         now,
-        now.date(),
+        now.replace_time(Time::MIDNIGHT),
     )
     .fetch_one(conn)
     .await?;

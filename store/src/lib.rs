@@ -50,6 +50,7 @@ pub mod sessions;
 pub mod spending;
 pub mod splits;
 pub mod statement;
+pub mod tenant;
 pub mod transactions;
 pub mod verdicts;
 pub mod wake;

@@ -1,6 +1,6 @@
 //! What an account may have and do: its own limits or the deployment's, and whether an operator froze it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
@@ -9,7 +9,7 @@ use comptoir_domain::{
     limits::{Limits, OwnLimits, Reached, Usage},
 };
 use sqlx::PgConnection;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime, Time};
 use uuid::Uuid;
 
 use crate::PgTransaction;
@@ -28,134 +28,154 @@ pub enum LimitError {
     Database(#[from] sqlx::Error),
 }
 
+/// Submissions that other groups may bring in the same moment: an account with less room than that is judged under a lock.
+const GROUPS_MAX: u64 = 2_048;
+
 /// Where an account that submits jobs stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Standing {
-    /// Did an operator freeze it?
-    pub frozen: bool,
-    /// What an operator decided for it.
-    pub own: OwnLimits,
-    /// What it has; storage is not counted.
-    pub usage: Usage,
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    frozen: bool,
+    limits: Limits,
+    usage: Usage,
 }
 
 impl Standing {
     /// May the account submit one job more? Counts it, so that the next of the same group is judged after it.
-    ///
-    /// # Errors
-    /// When it is frozen, or a limit is reached.
-    pub fn admit_job(&mut self, deployment: Limits) -> Result<(), LimitError> {
+    fn admit_job(&mut self) -> Result<(), LimitError> {
         if self.frozen {
             return Err(LimitError::Frozen);
         }
-        deployment.with(self.own).admit_job(self.usage)?;
+        self.limits.admit_job(self.usage)?;
         self.usage.open_jobs = self.usage.open_jobs.saturating_add(1);
         self.usage.jobs_today = self.usage.jobs_today.saturating_add(1);
         Ok(())
     }
+
+    /// Could others that submit in the same moment matter?
+    fn is_close(&self) -> bool {
+        let close = |used: u64, limit| used.saturating_add(GROUPS_MAX) >= limit;
+        close(self.usage.open_jobs, self.limits.open_jobs)
+            || close(self.usage.jobs_today, self.limits.jobs_per_day)
+    }
 }
 
-/// Where accounts stand, for all submissions of a group at once. Exact when the caller has locked the ledger accounts of
-/// the payers, as whoever places holds does.
+/// May these accounts submit a job each, one after the other? Reads once for all of a group; accounts that are close to a limit
+/// are locked and read again, so that groups of the same moment do not pass it together.
 ///
 /// # Errors
-/// When the statement fails.
-pub async fn standings(
-    conn: &mut PgConnection,
+/// When a statement fails.
+pub async fn admit_jobs(
+    tx: &mut PgTransaction<'_>,
     asset_id: i32,
     payers: &[(AccountId, Address)],
     deployment: Limits,
     now: OffsetDateTime,
+) -> sqlx::Result<Vec<Result<(), LimitError>>> {
+    let distinct: BTreeMap<AccountId, Address> = payers.iter().copied().collect();
+    let mut standings = standings(tx, asset_id, &distinct, deployment, now).await?;
+    let close: BTreeMap<AccountId, Address> = distinct
+        .into_iter()
+        .filter(|(account, _)| standings.get(account).is_some_and(Standing::is_close))
+        .collect();
+    if !close.is_empty() {
+        lock(tx, "jobs", close.keys().copied()).await?;
+        standings.extend(self::standings(tx, asset_id, &close, deployment, now).await?);
+    }
+    let judge = |(account, _): &(AccountId, Address)| match standings.get_mut(account) {
+        Some(standing) => standing.admit_job(),
+        None => Ok(()),
+    };
+    Ok(payers.iter().map(judge).collect())
+}
+
+/// Takes a lock of its own for each account, in one order, until the transaction ends.
+async fn lock(
+    tx: &mut PgTransaction<'_>,
+    what: &str,
+    accounts: impl IntoIterator<Item = AccountId>,
+) -> sqlx::Result<()> {
+    let names: Vec<String> = accounts
+        .into_iter()
+        .map(|account| format!("{what} {account}"))
+        .collect();
+    sqlx::query!(
+        "SELECT pg_advisory_xact_lock(it.key)
+         FROM (SELECT DISTINCT hashtextextended(name, 0) AS key FROM unnest($1::text[]) AS named (name) ORDER BY 1) AS it",
+        &names,
+    )
+    .fetch_all(&mut **tx)
+    .await
+    .map(drop)
+}
+
+/// No more is counted than is allowed; without a limit, nothing.
+async fn standings(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    payers: &BTreeMap<AccountId, Address>,
+    deployment: Limits,
+    now: OffsetDateTime,
 ) -> sqlx::Result<HashMap<AccountId, Standing>> {
-    let accounts: Vec<_> = payers.iter().map(|(account, _)| account.0).collect();
-    let owners: Vec<_> = payers.iter().map(|(_, owner)| owner.to_vec()).collect();
-    // An open job is an open hold, which the payer's ledger lock guards. No more are counted than are allowed; without a
-    // limit, none.
+    let accounts: Vec<_> = payers.keys().map(|account| account.0).collect();
+    let owners: Vec<_> = payers.values().map(|owner| owner.to_vec()).collect();
+    let today = now.replace_time(Time::MIDNIGHT);
     let rows = sqlx::query!(
         r#"SELECT asked.account_id AS "account_id!", c.frozen_at IS NOT NULL AS "frozen!", c.open_jobs_max AS "open_jobs_max?",
-             c.jobs_per_day_max AS "jobs_per_day_max?", coalesce(d.jobs, 0) AS "jobs_today!",
-             CASE WHEN coalesce(c.open_jobs_max, $4) = 9223372036854775807 THEN 0 ELSE (
+             c.jobs_per_day_max AS "jobs_per_day_max?",
+             CASE WHEN coalesce(c.open_jobs_max, $4) = $6 THEN 0 ELSE (
                  SELECT count(*) FROM (
                      SELECT FROM holds
                      WHERE holds.asset_id = $3 AND holds.owner = asked.owner AND ended_at IS NULL AND source_kind = 'job'
                      LIMIT coalesce(c.open_jobs_max, $4)
                  ) AS open
-             ) END AS "open_jobs!"
+             ) END AS "open_jobs!",
+             CASE WHEN coalesce(c.jobs_per_day_max, $5) = $6 THEN 0 ELSE (
+                 SELECT count(*) FROM (
+                     SELECT FROM jobs
+                     WHERE jobs.account_id = asked.account_id AND job_id >= $7 AND created_at >= $8
+                     LIMIT coalesce(c.jobs_per_day_max, $5)
+                 ) AS recent
+             ) END AS "jobs_today!"
            FROM unnest($1::uuid[], $2::bytea[]) AS asked (account_id, owner)
-           LEFT JOIN account_controls c ON c.account_id = asked.account_id
-           LEFT JOIN account_days d ON d.account_id = asked.account_id AND d.day = $5"#,
+           LEFT JOIN account_controls c ON c.account_id = asked.account_id"#,
         &accounts,
         &owners,
         asset_id,
         to_bigint(deployment.open_jobs),
-        now.date(),
+        to_bigint(deployment.jobs_per_day),
+        i64::MAX,
+        earliest_id(today.saturating_sub(Duration::DAY)),
+        today,
     )
     .fetch_all(conn)
     .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| {
-            let standing = Standing {
-                frozen: row.frozen,
-                own: OwnLimits {
-                    open_jobs: row.open_jobs_max.map(i64::unsigned_abs),
-                    jobs_per_day: row.jobs_per_day_max.map(i64::unsigned_abs),
-                    storage_bytes: None,
-                },
-                usage: Usage {
-                    open_jobs: row.open_jobs.unsigned_abs(),
-                    jobs_today: row.jobs_today.unsigned_abs(),
-                    storage_bytes: 0,
-                },
-            };
-            (AccountId(row.account_id), standing)
-        })
-        .collect())
+    let standing = rows.into_iter().map(|row| {
+        let own = OwnLimits {
+            open_jobs: row.open_jobs_max.map(i64::unsigned_abs),
+            jobs_per_day: row.jobs_per_day_max.map(i64::unsigned_abs),
+            storage_bytes: None,
+        };
+        let standing = Standing {
+            frozen: row.frozen,
+            limits: deployment.with(own),
+            usage: Usage {
+                open_jobs: row.open_jobs.unsigned_abs(),
+                jobs_today: row.jobs_today.unsigned_abs(),
+                storage_bytes: 0,
+            },
+        };
+        (AccountId(row.account_id), standing)
+    });
+    Ok(standing.collect())
 }
 
-/// Counts submitted jobs towards the day's limit of each account.
-///
-/// # Errors
-/// When the statement fails.
-pub async fn count_jobs(
-    conn: &mut PgConnection,
-    submitted: &[(AccountId, i64)],
-    now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    let mut submitted: Vec<(Uuid, i64)> = submitted.iter().map(|(id, jobs)| (id.0, *jobs)).collect();
-    // In one order, like every lock on several rows.
-    submitted.sort_unstable();
-    let (accounts, jobs): (Vec<_>, Vec<_>) = submitted.into_iter().unzip();
-    sqlx::query!(
-        "INSERT INTO account_days (account_id, day, jobs)
-         SELECT account_id, $3, jobs FROM unnest($1::uuid[], $2::bigint[]) AS submitted (account_id, jobs)
-         ON CONFLICT (account_id, day) DO UPDATE SET jobs = account_days.jobs + excluded.jobs",
-        &accounts,
-        &jobs,
-        now.date(),
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// Lets one job of an account pass, and counts it: [`standings`] for a group of one. The caller has locked the payer's
-/// ledger accounts.
-///
-/// # Errors
-/// When the account is frozen, or a limit is reached; the transaction stays usable.
-pub async fn admit_job(
-    tx: &mut PgTransaction<'_>,
-    asset_id: i32,
-    (account, payer): (AccountId, Address),
-    deployment: Limits,
-    now: OffsetDateTime,
-) -> Result<(), LimitError> {
-    let standings = standings(tx, asset_id, &[(account, payer)], deployment, now).await?;
-    let mut standing = standings.get(&account).copied().unwrap_or_default();
-    standing.admit_job(deployment)?;
-    count_jobs(tx, &[(account, 1)], now).await?;
-    Ok(())
+/// The smallest identifier that was made at a moment or later. Identifiers begin with their time, so that an account's jobs of
+/// a day lie together in the index; the clock that made them may be off by less than a day.
+fn earliest_id(moment: OffsetDateTime) -> Uuid {
+    let milliseconds = u64::try_from(moment.unix_timestamp())
+        .unwrap_or_default()
+        .saturating_mul(1_000);
+    Uuid::from_u128(u128::from(milliseconds) << 80)
 }
 
 /// Refuses a frozen account: before keys, join tokens, withdrawals, and whatever else spends or hands out rights.
@@ -218,12 +238,7 @@ pub async fn admit_blob(
     (sha256, bytes): (Sha256, u64),
     deployment: Limits,
 ) -> Result<(), LimitError> {
-    sqlx::query!(
-        r#"SELECT pg_advisory_xact_lock(hashtextextended('storage ' || $1::text, 0)) AS "locked""#,
-        account.to_string(),
-    )
-    .fetch_one(&mut **tx)
-    .await?;
+    lock(tx, "storage", [account]).await?;
     let known = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM blob_owners WHERE account_id = $1 AND sha256 = $2) AS "known!""#,
         account.0,

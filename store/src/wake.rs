@@ -48,6 +48,8 @@ pub enum Channel {
     Job(JobId),
     /// A lease of the worker was taken back.
     Worker(WorkerId),
+    /// Every channel: to be published, when wake-ups may have been lost. Nobody waits on it.
+    Every,
 }
 
 impl Channel {
@@ -56,12 +58,14 @@ impl Channel {
             Self::Work => "work".to_owned(),
             Self::Job(job) => format!("job:{}", job.0),
             Self::Worker(worker) => format!("worker:{}", worker.0),
+            Self::Every => "every".to_owned(),
         }
     }
 
     fn parse(name: &str) -> Option<Self> {
         match name.split_once(':') {
             None if name == "work" => Some(Self::Work),
+            None if name == "every" => Some(Self::Every),
             Some(("job", id)) => id.parse().ok().map(JobId).map(Self::Job),
             Some(("worker", id)) => id.parse().ok().map(WorkerId).map(Self::Worker),
             None | Some(_) => None,
@@ -217,6 +221,9 @@ impl Waiters {
     }
 
     fn wake(&self, channel: Channel) {
+        if channel == Channel::Every {
+            return self.wake_all();
+        }
         if let Some(sender) = self.lock().get(&channel) {
             sender.send_replace(());
         }

@@ -115,7 +115,7 @@ struct ChangeBody {
 #[schema(as = PostingSource)]
 struct SourceBody {
     /// What kind of thing it is.
-    #[schema(pattern = "^(deposit|job|withdrawal|batch|split|entry)$")]
+    #[schema(pattern = "^(deposit|job|withdrawal|batch|split|entry|refund)$")]
     kind: &'static str,
     /// Which one.
     id: String,
@@ -175,6 +175,7 @@ fn source(kind: &str, id: String) -> SourceBody {
         "seal" => ("batch", id.split('/').next().unwrap_or_default().to_owned()),
         "split_close" => ("split", id),
         "reversal" => ("entry", id),
+        "refund" => ("refund", id),
         _ => ("deposit", id),
     };
     SourceBody { kind, id }

@@ -11,9 +11,12 @@ use axum::{
 use comptoir_domain::{
     digest::Sha256,
     fit::{OUTPUT_BYTES_MAX, RowShape},
+    id::AccountId,
+    limits::Reached,
 };
 use comptoir_store::{
     blobs::{self, Blob},
+    limits,
     objects::PutError,
 };
 use serde::Serialize;
@@ -26,6 +29,7 @@ use crate::{
     AppState, Problem,
     auth::{Caller, needs},
     extract::{Json, Path},
+    limiting::limited,
     reading::{self, Content},
 };
 
@@ -179,17 +183,25 @@ async fn put_blob(
     if announced.is_some_and(|bytes| bytes > BLOB_BYTES_MAX) {
         return Err(Problem::too_large());
     }
+    let room = room(&state, caller.account, sha256).await?;
     let Ok(permit) = timeout(UPLOAD_WAIT, UPLOADS.acquire()).await else {
         return Err(Problem::unavailable("Too many uploads at once"));
     };
     let stored = state
         .objects
-        .put_stream(body.into_data_stream(), BLOB_BYTES_MAX, Some(sha256))
+        .put_stream(body.into_data_stream(), room.bytes, Some(sha256))
         .await
-        .map_err(|error| not_stored(&error))?;
+        .map_err(|error| match (error, room.limit) {
+            (PutError::TooLarge { .. }, Some(reached)) => limited(reached.into()),
+            (error, _) => not_stored(&error),
+        })?;
     drop(permit);
     let now = state.now();
     let mut tx = state.db.begin().await?;
+    let new = (sha256, stored.bytes);
+    limits::admit_blob(&mut tx, caller.account, new, state.config.limits)
+        .await
+        .map_err(limited)?;
     let known = blobs::find(&mut tx, caller.account, sha256).await?;
     blobs::register(&mut tx, stored, now).await?;
     blobs::grant(&mut tx, caller.account, sha256, now).await?;
@@ -208,6 +220,33 @@ async fn put_blob(
     }
     let location = [(header::LOCATION, format!("/v1/blobs/{sha256}"))];
     Ok((StatusCode::CREATED, location, body).into_response())
+}
+
+/// How many bytes an upload may have, and the limit of the account that says so, where it is one.
+struct Room {
+    bytes: u64,
+    limit: Option<Reached>,
+}
+
+/// Asked before the bytes are taken, and once more when they are there. What the account has already takes no room.
+async fn room(state: &AppState, account: AccountId, sha256: Sha256) -> Result<Room, Problem> {
+    let mut connection = state.db.acquire().await?;
+    let (bytes, reached) =
+        limits::storage_room(&mut connection, account, state.config.limits)
+            .await
+            .map_err(limited)?;
+    let is_known = blobs::find(&mut connection, account, sha256).await?.is_some();
+    Ok(if is_known || bytes >= BLOB_BYTES_MAX {
+        Room {
+            bytes: BLOB_BYTES_MAX,
+            limit: None,
+        }
+    } else {
+        Room {
+            bytes,
+            limit: Some(reached),
+        }
+    })
 }
 
 /// Downloads a blob that the account uploaded or received as a result, whole or in part.

@@ -66,6 +66,9 @@ pub(super) struct JobBody {
     /// What it cost; `null` unless it completed.
     #[schema(required = true)]
     charged: Option<MoneyBody>,
+    /// What the operator gave back of it; `null` when nothing.
+    #[schema(required = true)]
+    refunded: Option<MoneyBody>,
     /// The receipt of the charge.
     #[schema(value_type = Option<String>, required = true, example = "rcpt_01h455vb4pex5vsknk084sn02q")]
     receipt_id: Option<ReceiptId>,
@@ -189,6 +192,10 @@ impl JobBody {
             max_cost: MoneyBody::new(job.max_cost, asset),
             quoted: MoneyBody::new(job.hold, asset),
             charged: job.charge.map(|it| MoneyBody::new(it.amount, asset)),
+            refunded: job
+                .charge
+                .filter(|it| !it.refunded.is_zero())
+                .map(|it| MoneyBody::new(it.refunded, asset)),
             receipt_id: job.charge.map(|it| it.receipt),
             numeric_class: job.numeric_class,
             verdict: job.verdict,

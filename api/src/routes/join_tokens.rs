@@ -2,7 +2,10 @@
 
 use axum::{extract::State, response::Response};
 use comptoir_domain::{digest::Sha256, id::JoinTokenId, join_token::JoinToken};
-use comptoir_store::join_tokens::{self, JoinTokenRow, NewJoinToken};
+use comptoir_store::{
+    join_tokens::{self, JoinTokenRow, NewJoinToken},
+    limits,
+};
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
 use utoipa::ToSchema;
@@ -14,6 +17,7 @@ use crate::{
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
+    limiting::limited,
     page::{List, Page, PageQuery},
 };
 
@@ -123,6 +127,7 @@ async fn create_join_token(
     let body = request.body;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
+            limits::refuse_frozen(tx, account).await.map_err(limited)?;
             let new = NewJoinToken {
                 id: token.id,
                 account,

@@ -19,7 +19,7 @@ use comptoir_http::client_ip;
 use comptoir_store::{
     api_keys::{self, ApiKeyRow, CreateKeyError, NewApiKey},
     assets::{self, AssetError},
-    audit, spending,
+    audit, limits, spending,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -34,6 +34,7 @@ use crate::{
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
+    limiting::limited,
     money::MoneyBody,
     page::{List, Page, PageQuery},
     quoting::no_asset,
@@ -195,6 +196,7 @@ async fn create_key(
     let body = request.body;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
+            limits::refuse_frozen(tx, identity.account).await.map_err(limited)?;
             let asset = token(tx).await?;
             let new = NewApiKey {
                 name: &body.name,

@@ -1,6 +1,7 @@
 //! One module per noun of the API.
 
 mod accounts;
+mod admin;
 mod auth;
 mod balance;
 mod batches;
@@ -18,13 +19,17 @@ mod prices;
 mod problems;
 mod quotes;
 mod receipts;
+mod submissions;
 mod submit;
+mod verdict;
 mod withdrawals;
 mod workers;
 
 use axum::Router;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
+
+pub use submissions::Submissions;
 
 use crate::{AppState, openapi};
 
@@ -38,6 +43,7 @@ pub(crate) fn documented() -> (Router<AppState>, OpenApi) {
 fn document_router() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(accounts::router())
+        .merge(admin::router())
         .merge(auth::router())
         .merge(comptoir_http::health::router())
         .merge(keys::router())
@@ -54,6 +60,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(join_tokens::router())
         .merge(quotes::router())
         .merge(receipts::router())
+        .merge(verdict::router())
         .merge(workers::router())
 }
 

@@ -8,6 +8,7 @@ use comptoir_domain::{
 use comptoir_store::{
     assets,
     holds::HoldError,
+    limits,
     releases::{self, Release, ReleaseState, WithdrawalError},
 };
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use crate::{
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
+    limiting::limited,
     money::MoneyBody,
     page::{List, Page, PageQuery},
     quoting::no_asset,
@@ -119,6 +121,7 @@ async fn create_withdrawal(
     let wanted = request.body.amount;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
+            limits::refuse_frozen(tx, owner.0).await.map_err(limited)?;
             let asset = assets::current(tx).await.map_err(no_asset)?;
             let amount = wanted.amount_of(&asset, "/amount")?;
             let release = releases::request_withdrawal(tx, asset.id, owner, amount, now)

@@ -21,7 +21,7 @@ use sqlx::{PgConnection, types::BigDecimal};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-pub use create::{CreateError, NewJob, create};
+pub use create::{CreateError, NewJob, create, create_all};
 pub use end::{CancelError, EndError, Ended, cancel, end};
 
 use crate::codec::{to_address, to_amount, to_digest, to_document, to_enum};
@@ -102,6 +102,8 @@ pub struct Charge {
     pub receipt: ReceiptId,
     /// The amount.
     pub amount: Amount,
+    /// What was given back of it.
+    pub refunded: Amount,
 }
 
 /// One execution. Who runs it stays between the service and the worker's owner.
@@ -181,6 +183,7 @@ struct JobRow {
     hold_base: BigDecimal,
     receipt_id: Option<Uuid>,
     gross_base: Option<BigDecimal>,
+    refunded_base: Option<BigDecimal>,
     min_memory_bytes: i64,
     numeric_class: Option<String>,
     state: String,
@@ -208,6 +211,7 @@ async fn select(
         r#"SELECT job_id, jobs.account_id, jobs.quote_id, jobs.payer, jobs.name, quotes.spec, jobs.tier,
                quotes.device, quotes.meter, quotes.price_version_id, jobs.max_cost_base, quotes.hold_base,
                receipts.receipt_id AS "receipt_id?", receipts.gross_base AS "gross_base?",
+               (SELECT sum(amount_base) FROM refunds WHERE refunds.job_id = jobs.job_id AND refunds.state = 'posted') AS refunded_base,
                quotes.min_memory_bytes, jobs.numeric_class, jobs.state, verdicts.kind AS "verdict?",
                jobs.failure_cause, jobs.failure_code, jobs.failure_detail, jobs.deadline_at,
                jobs.created_at, jobs.started_at, jobs.finished_at, jobs.event_seq
@@ -305,6 +309,8 @@ impl JobRow {
             .transpose()?;
         let gross = self.gross_base.as_ref();
         let gross = gross.map(|it| to_amount("gross_base", it)).transpose()?;
+        let refunded = self.refunded_base.as_ref();
+        let refunded = refunded.map_or(Ok(Amount::ZERO), |it| to_amount("refunded_base", it))?;
         let receipt = self.receipt_id.map(ReceiptId);
         Ok(Job {
             id: JobId(self.job_id),
@@ -319,9 +325,11 @@ impl JobRow {
             price_version: self.price_version_id,
             max_cost: to_amount("max_cost_base", &self.max_cost_base)?,
             hold: to_amount("hold_base", &self.hold_base)?,
-            charge: receipt
-                .zip(gross)
-                .map(|(receipt, amount)| Charge { receipt, amount }),
+            charge: receipt.zip(gross).map(|(receipt, amount)| Charge {
+                receipt,
+                amount,
+                refunded,
+            }),
             min_memory_bytes: self.min_memory_bytes.unsigned_abs(),
             numeric_class: self.numeric_class,
             state: to_enum("state", &self.state, JobState::parse)?,

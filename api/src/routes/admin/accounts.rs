@@ -1,0 +1,490 @@
+//! `/v1/admin/accounts`: who is there, what they have and may do; holding an account, and letting it go.
+
+use alloy_primitives::Address;
+use axum::response::Response;
+use comptoir_domain::{
+    audit::Action,
+    id::AccountId,
+    limits::{Limits, OwnLimits},
+};
+use comptoir_store::{
+    admin_accounts::{self, ControlError, Controlled, Filter, Holdings},
+    assets::{self, AssetError},
+    audit, ledger,
+};
+use axum::http::StatusCode;
+use serde::{Deserialize, Deserializer, Serialize};
+use sqlx::PgConnection;
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ReasonBody,
+    guard::{Admin, FreshAdmin},
+    transact,
+};
+use crate::{
+    AppState, FieldError, Problem,
+    etag::Conditions,
+    extract::{Json, Path},
+    money::{AddressBody, MoneyBody},
+    page::{List, Page, PageQuery},
+};
+
+/// Counts up to here stay exact as JSON numbers.
+const LIMIT_MAX: u64 = (1 << 53) - 1;
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list_all_accounts))
+        .routes(routes!(find_any_account))
+        .routes(routes!(find_limits, update_limits))
+        .routes(routes!(freeze_account))
+        .routes(routes!(unfreeze_account))
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum AdminAccountObject {
+    Account,
+}
+
+/// An account, as operators see it.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminAccount)]
+struct AccountBody {
+    #[schema(value_type = String, example = "acct_01h455vb4pex5vsknk084sn02q")]
+    id: AccountId,
+    object: AdminAccountObject,
+    #[schema(required = true)]
+    email: Option<String>,
+    /// Of `user`, `provider`, `platform`.
+    roles: Vec<String>,
+    #[schema(required = true)]
+    address: Option<AddressBody>,
+    /// Since when it may not spend; `null`: it may.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    frozen_at: Option<OffsetDateTime>,
+    #[schema(required = true)]
+    frozen_reason: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+/// An account and what it has. What is in its files is nobody's business.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminAccountDetail)]
+struct DetailBody {
+    #[serde(flatten)]
+    account: AccountBody,
+    limits: LimitsBody,
+    usage: UsageBody,
+    /// What its address has; `null` without one, or before there is a token.
+    #[schema(required = true)]
+    balance: Option<BalancesBody>,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminBalances)]
+struct BalancesBody {
+    available: MoneyBody,
+    held: MoneyBody,
+    held_back: MoneyBody,
+    payable: MoneyBody,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminUsage)]
+struct UsageBody {
+    /// Jobs that have not ended.
+    open_jobs: u64,
+    /// Jobs submitted today (UTC).
+    jobs_today: u64,
+    /// Bytes of the blobs that it may read.
+    storage_bytes: u64,
+    /// API keys that work.
+    api_keys: i64,
+    /// Sign-ins that live.
+    sessions: i64,
+    /// Workers that were not taken out.
+    workers: i64,
+}
+
+/// What an account may have and do.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AccountLimits)]
+struct LimitsBody {
+    /// Jobs that have not ended.
+    open_jobs: LimitBody,
+    /// Jobs submitted on one day (UTC).
+    jobs_per_day: LimitBody,
+    /// Bytes of the blobs that it may read.
+    storage_bytes: LimitBody,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AccountLimit)]
+struct LimitBody {
+    /// `null`: none.
+    #[schema(required = true)]
+    limit: Option<u64>,
+    /// Did an operator decide it for this account? Else it is the deployment's.
+    own: bool,
+}
+
+impl LimitsBody {
+    fn new(own: OwnLimits, deployment: Limits) -> Self {
+        let limits = deployment.with(own);
+        let limit = |limit, own: Option<u64>| LimitBody {
+            limit: (limit <= LIMIT_MAX).then_some(limit),
+            own: own.is_some(),
+        };
+        Self {
+            open_jobs: limit(limits.open_jobs, own.open_jobs),
+            jobs_per_day: limit(limits.jobs_per_day, own.jobs_per_day),
+            storage_bytes: limit(limits.storage_bytes, own.storage_bytes),
+        }
+    }
+}
+
+impl From<Controlled> for AccountBody {
+    fn from(account: Controlled) -> Self {
+        let (frozen_at, frozen_reason) = account.frozen.map(|it| (it.at, it.reason)).unzip();
+        Self {
+            id: account.id,
+            object: AdminAccountObject::Account,
+            email: account.email,
+            roles: account.roles,
+            address: account.address.map(AddressBody),
+            frozen_at,
+            frozen_reason,
+            created_at: account.created_at,
+        }
+    }
+}
+
+impl From<Holdings> for UsageBody {
+    fn from(holdings: Holdings) -> Self {
+        Self {
+            open_jobs: holdings.usage.open_jobs,
+            jobs_today: holdings.usage.jobs_today,
+            storage_bytes: holdings.usage.storage_bytes,
+            api_keys: holdings.api_keys,
+            sessions: holdings.sessions,
+            workers: holdings.workers,
+        }
+    }
+}
+
+/// Which accounts to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct AccountQuery {
+    /// Only those whose e-mail address begins so.
+    email: Option<String>,
+    /// Only the one that is bound to this address.
+    #[param(value_type = Option<String>, pattern = "^0x[0-9a-fA-F]{40}$")]
+    address: Option<Address>,
+    /// Only those that may act as this: `user`, `provider`, `platform`.
+    role: Option<String>,
+    /// Only those that are frozen, or are not.
+    frozen: Option<bool>,
+}
+
+/// Accounts, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/accounts", tag = "admin", security(("admin" = [])),
+    params(PageQuery, AccountQuery),
+    responses(
+        (status = 200, body = Page<AccountBody>),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list_all_accounts(
+    admin: Admin,
+    list: List<AccountQuery>,
+) -> Result<Page<AccountBody>, Problem> {
+    let Admin {
+        identity, state, ..
+    } = admin;
+    let before: Option<AccountId> = list.position(&state, &identity)?;
+    let email = list.filter.email.as_deref().map(str::to_ascii_lowercase);
+    if email.as_deref().is_some_and(|it| it.contains('\0')) {
+        return Err(Problem::bad_parameter("email", "not text"));
+    }
+    let filter = Filter {
+        email: email.as_deref(),
+        address: list.filter.address,
+        role: list.filter.role.as_deref().filter(|it| !it.contains('\0')),
+        frozen: list.filter.frozen,
+    };
+    let mut connection = state.db.acquire().await?;
+    let rows = admin_accounts::list(&mut connection, filter, before, list.fetch()).await?;
+    Ok(list.page(&state, &identity, rows, |row| row.id, AccountBody::from))
+}
+
+/// One account: what it may do, what it has.
+#[utoipa::path(
+    get, path = "/v1/admin/accounts/{id}", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = DetailBody, headers(("ETag" = String))),
+        (status = 304),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn find_any_account(
+    admin: Admin,
+    Path(id): Path<AccountId>,
+    conditions: Conditions,
+) -> Result<Response, Problem> {
+    let state = admin.state;
+    let mut connection = state.db.acquire().await?;
+    let account = admin_accounts::find(&mut connection, id)
+        .await?
+        .ok_or_else(Problem::not_found)?;
+    let holdings = admin_accounts::holdings(&mut connection, id, state.now()).await?;
+    let body = DetailBody {
+        limits: LimitsBody::new(account.limits, state.config.limits),
+        usage: holdings.into(),
+        balance: balance(&mut connection, account.address).await?,
+        account: account.into(),
+    };
+    Ok(conditions.answer(body))
+}
+
+async fn balance(
+    connection: &mut PgConnection,
+    owner: Option<Address>,
+) -> Result<Option<BalancesBody>, Problem> {
+    let asset = match assets::current(connection).await {
+        Ok(asset) => asset,
+        Err(AssetError::NoneRegistered) => return Ok(None),
+        Err(AssetError::Database(error)) => return Err(error.into()),
+    };
+    let Some(owner) = owner else { return Ok(None) };
+    let balances = ledger::balances(connection, owner, asset.id).await?;
+    let money = |amount| MoneyBody::new(amount, &asset);
+    Ok(Some(BalancesBody {
+        available: money(balances.available),
+        held: money(balances.held),
+        held_back: money(balances.held_back),
+        payable: money(balances.payable),
+    }))
+}
+
+/// What one account may have and do.
+#[utoipa::path(
+    get, path = "/v1/admin/accounts/{id}/limits", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = LimitsBody, headers(("ETag" = String))),
+        (status = 304),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn find_limits(
+    admin: Admin,
+    Path(id): Path<AccountId>,
+    conditions: Conditions,
+) -> Result<Response, Problem> {
+    let mut connection = admin.state.db.acquire().await?;
+    let account = admin_accounts::find(&mut connection, id).await?;
+    let account = account.ok_or_else(Problem::not_found)?;
+    let limits = LimitsBody::new(account.limits, admin.state.config.limits);
+    Ok(conditions.answer(limits))
+}
+
+/// A number decides; `null` goes back to the deployment's limit; what is absent stays.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = AccountLimitsPatch)]
+struct LimitsPatch {
+    #[serde(default, deserialize_with = "present")]
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    open_jobs: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    jobs_per_day: Option<Option<u64>>,
+    #[serde(default, deserialize_with = "present")]
+    #[schema(maximum = 9_007_199_254_740_991_u64)]
+    storage_bytes: Option<Option<u64>>,
+}
+
+/// In a merge patch `null` removes, which is not the same as saying nothing.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
+    Option::deserialize(deserializer).map(Some)
+}
+
+impl LimitsPatch {
+    fn check(&self) -> Result<(), Problem> {
+        let named = [
+            ("/open_jobs", self.open_jobs),
+            ("/jobs_per_day", self.jobs_per_day),
+            ("/storage_bytes", self.storage_bytes),
+        ];
+        let errors: Vec<_> = named
+            .into_iter()
+            .filter(|(_, limit)| limit.flatten().is_some_and(|it| it > LIMIT_MAX))
+            .map(|(pointer, _)| FieldError::new(pointer, format!("expected 0 to {LIMIT_MAX}")))
+            .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Problem::invalid_fields(errors))
+        }
+    }
+
+    const fn applied_to(&self, own: OwnLimits) -> OwnLimits {
+        OwnLimits {
+            open_jobs: patched(self.open_jobs, own.open_jobs),
+            jobs_per_day: patched(self.jobs_per_day, own.jobs_per_day),
+            storage_bytes: patched(self.storage_bytes, own.storage_bytes),
+        }
+    }
+}
+
+const fn patched(patch: Option<Option<u64>>, own: Option<u64>) -> Option<u64> {
+    match patch {
+        Some(limit) => limit,
+        None => own,
+    }
+}
+
+/// Gives one account limits of its own. What it has already stays, even above them.
+#[utoipa::path(
+    patch, path = "/v1/admin/accounts/{id}/limits", tag = "admin", security(("admin" = [])),
+    params(
+        ("id" = String, Path),
+        ("If-Match" = String, Header, description = "The `ETag` that the limits were read with"),
+    ),
+    request_body(content = LimitsPatch, content_type = "application/merge-patch+json"),
+    responses(
+        (status = 200, body = LimitsBody, headers(("ETag" = String))),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn update_limits(
+    admin: FreshAdmin,
+    Path(id): Path<AccountId>,
+    conditions: Conditions,
+    Json(patch): Json<LimitsPatch>,
+) -> Result<Response, Problem> {
+    patch.check()?;
+    let event = admin.event(Action::AccountLimited, id).of_account(id);
+    let (now, deployment) = (admin.state.now(), admin.state.config.limits);
+    transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            admin_accounts::lock(tx, id).await.map_err(refused)?;
+            let seen = admin_accounts::find(tx, id)
+                .await?
+                .ok_or_else(Problem::not_found)?;
+            conditions.require_match(&LimitsBody::new(seen.limits, deployment))?;
+            let own = patch.applied_to(seen.limits);
+            admin_accounts::set_limits(tx, id, own, now)
+                .await
+                .map_err(refused)?;
+            let event = event
+                .with("open_jobs", own.open_jobs)
+                .with("jobs_per_day", own.jobs_per_day)
+                .with("storage_bytes", own.storage_bytes);
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(conditions.answer(LimitsBody::new(own, deployment)))
+        })
+    })
+    .await
+}
+
+/// Holds an account: it cannot submit, withdraw or make keys and tokens, and its workers get no leases. It can read, and leave
+/// on-chain. Freezing it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/admin/accounts/{id}/freeze", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = AccountBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn freeze_account(
+    admin: FreshAdmin,
+    Path(id): Path<AccountId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<AccountBody>, Problem> {
+    let reason = body.checked()?;
+    let event = admin
+        .event(Action::AccountFrozen, id)
+        .of_account(id)
+        .with("reason", reason.clone());
+    let now = admin.state.now();
+    transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            admin_accounts::freeze(tx, id, &reason, now)
+                .await
+                .map_err(refused)?;
+            let account = admin_accounts::find(tx, id)
+                .await?
+                .ok_or_else(Problem::not_found)?;
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(Json(account.into()))
+        })
+    })
+    .await
+}
+
+/// Lets a frozen account go on. Doing it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/admin/accounts/{id}/unfreeze", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = AccountBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn unfreeze_account(
+    admin: FreshAdmin,
+    Path(id): Path<AccountId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<AccountBody>, Problem> {
+    let event = admin
+        .event(Action::AccountUnfrozen, id)
+        .of_account(id)
+        .with("reason", body.checked()?);
+    let now = admin.state.now();
+    transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            admin_accounts::unfreeze(tx, id, now)
+                .await
+                .map_err(refused)?;
+            let account = admin_accounts::find(tx, id)
+                .await?
+                .ok_or_else(Problem::not_found)?;
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(Json(account.into()))
+        })
+    })
+    .await
+}
+
+fn refused(error: ControlError) -> Problem {
+    match error {
+        ControlError::NotFound => Problem::not_found(),
+        ControlError::IsAdmin => Problem::new(
+            StatusCode::CONFLICT,
+            "account_is_admin",
+            "The account is an administrator's",
+        )
+        .detail("Take the role away first"),
+        ControlError::Database(error) => error.into(),
+    }
+}

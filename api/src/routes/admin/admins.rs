@@ -1,0 +1,212 @@
+//! `/v1/admin/setup` and `/v1/admin/admins`: becoming an administrator, and ceasing to be one.
+
+use axum::extract::State;
+use comptoir_domain::{
+    audit::{Action, Actor, Event},
+    credential::check_password,
+    id::AccountId,
+    setup_token::SetupToken,
+};
+use comptoir_http::client_ip;
+use comptoir_store::{
+    accounts::SignUpError,
+    admins::{self, RedeemError, RemoveError},
+    audit,
+};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    guard::{Admin, FreshAdmin},
+    transact,
+};
+use crate::{
+    AppState, Problem,
+    extract::{Json, Path},
+    page::ListObject,
+};
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(redeem_setup_token))
+        .routes(routes!(list_admins))
+        .routes(routes!(remove_admin))
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+struct SetupBody {
+    /// What `comptoir admin bootstrap` printed.
+    token: String,
+    /// The password that signs in from now on.
+    #[schema(format = Password, min_length = 12, max_length = 128)]
+    password: String,
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum AdminObject {
+    Admin,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Admin)]
+struct AdminBody {
+    /// The account.
+    #[schema(value_type = String, example = "acct_01h455vb4pex5vsknk084sn02q")]
+    id: AccountId,
+    object: AdminObject,
+    #[schema(required = true)]
+    email: Option<String>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+}
+
+impl From<admins::Admin> for AdminBody {
+    fn from(admin: admins::Admin) -> Self {
+        Self {
+            id: admin.account,
+            object: AdminObject::Admin,
+            email: admin.email,
+            created_at: admin.created_at,
+        }
+    }
+}
+
+/// Redeems a setup token, once: the account of its e-mail address is an administrator's from now on, and signs in with this
+/// password. Other sign-ins and API keys of that account end.
+#[utoipa::path(
+    post, path = "/v1/admin/setup", tag = "admin", security(()),
+    request_body = SetupBody,
+    responses(
+        (status = 200, body = AdminBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn redeem_setup_token(
+    State(state): State<AppState>,
+    Json(body): Json<SetupBody>,
+) -> Result<Json<AdminBody>, Problem> {
+    let token: SetupToken = body.token.parse().map_err(|_| token_refused())?;
+    let (secret, now) = (token.sha256(), state.now());
+    // Asked before the password is hashed, which costs a lot.
+    let email = admins::setup_email(&mut *state.admin_db.acquire().await?, secret, now)
+        .await
+        .map_err(|error| not_redeemed(&error))?;
+    check_password(&body.password, &email)
+        .map_err(|error| Problem::invalid("/password", error.to_string()))?;
+    let hash = state.passwords.hash(body.password).await?;
+    let origin = client_ip::origin();
+    let admin = transact(state.admin_db.clone(), move |tx| {
+        Box::pin(async move {
+            let account = admins::redeem(tx, secret, &hash, now)
+                .await
+                .map_err(|error| not_redeemed(&error))?;
+            let found = admins::list(tx).await?;
+            let admin = found.into_iter().find(|it| it.account == account);
+            let event = Event::new(
+                Actor::Account(account),
+                Action::PlatformRoleGranted,
+                account.to_string(),
+            );
+            audit::append(tx, &event.of_account(account).from(origin), now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            admin.ok_or_else(Problem::not_found)
+        })
+    })
+    .await?;
+    tracing::info!(account = %admin.account, "administrator set up");
+    Ok(Json(admin.into()))
+}
+
+fn not_redeemed(error: &RedeemError) -> Problem {
+    match error {
+        RedeemError::Invalid => token_refused(),
+        // Somebody signed up with the address in this very moment.
+        RedeemError::SignUp(SignUpError::EmailTaken) => {
+            Problem::unavailable("The account changed meanwhile")
+        }
+        RedeemError::SignUp(SignUpError::Database(_)) | RedeemError::Database(_) => {
+            Problem::internal(error)
+        }
+    }
+}
+
+fn token_refused() -> Problem {
+    Problem::new(
+        StatusCode::UNAUTHORIZED,
+        "setup_token_refused",
+        "The setup token is not valid",
+    )
+    .header(
+        axum::http::header::WWW_AUTHENTICATE,
+        axum::http::HeaderValue::from_static("Bearer"),
+    )
+}
+
+#[derive(Serialize, ToSchema)]
+struct AdminList {
+    object: ListObject,
+    data: Vec<AdminBody>,
+    /// There are never more pages.
+    has_more: bool,
+    #[schema(required = true)]
+    next_cursor: Option<String>,
+}
+
+/// The administrators.
+#[utoipa::path(
+    get, path = "/v1/admin/admins", tag = "admin", security(("admin" = [])),
+    responses(
+        (status = 200, body = AdminList),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list_admins(admin: Admin) -> Result<Json<AdminList>, Problem> {
+    let admins = admins::list(&mut *admin.state.db.acquire().await?).await?;
+    Ok(Json(AdminList {
+        object: ListObject::List,
+        data: admins.into_iter().map(AdminBody::from).collect(),
+        has_more: false,
+        next_cursor: None,
+    }))
+}
+
+/// Takes the role away from an administrator, who may be oneself; never from the last. Nobody gives it through the API:
+/// `comptoir admin bootstrap` does, which needs the database.
+#[utoipa::path(
+    post, path = "/v1/admin/admins/{id}/remove", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    responses(
+        (status = 204),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn remove_admin(admin: FreshAdmin, Path(id): Path<AccountId>) -> Result<StatusCode, Problem> {
+    let event = admin
+        .event(Action::PlatformRoleRevoked, id)
+        .of_account(id);
+    let now = admin.state.now();
+    transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            admins::remove(tx, id).await.map_err(|error| match error {
+                RemoveError::NotAdmin => Problem::not_found(),
+                RemoveError::Last => Problem::new(
+                    StatusCode::CONFLICT,
+                    "last_admin",
+                    "The last administrator cannot be removed",
+                ),
+                RemoveError::Database(error) => error.into(),
+            })?;
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(StatusCode::NO_CONTENT)
+        })
+    })
+    .await
+}

@@ -1,0 +1,314 @@
+//! `/v1/admin/jobs`: jobs that wait or loop beyond bounds, and what is done about one.
+
+use comptoir_domain::{
+    audit::Action,
+    id::{AccountId, JobId},
+    job::{JobState, Tier, waiting::StatusReason},
+};
+use comptoir_store::{
+    admin_jobs::{self, Bounds, Stuck, StuckJob, UnstickError},
+    audit, jobs,
+    wake::{Channel, Wake},
+};
+use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
+use time::{Duration, OffsetDateTime};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ReasonBody,
+    guard::{Admin, FreshAdmin},
+    job_ended, transact,
+};
+use crate::{
+    AppState, Problem,
+    extract::{Json, Path},
+    page::{List, Page, PageQuery},
+    routes::explain,
+};
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list_stuck_jobs))
+        .routes(routes!(requeue_job))
+        .routes(routes!(fail_job))
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum StuckObject {
+    StuckJob,
+}
+
+/// Why a job counts as stuck.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum StuckKind {
+    /// A replica could be leased, and nobody takes it.
+    Waiting,
+    /// A replica was tried again and again.
+    Looping,
+    /// The results are all there, and no verdict comes.
+    Silent,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = StuckJob)]
+struct StuckBody {
+    #[schema(value_type = String, example = "job_01h455vb4pex5vsknk084sn02q")]
+    id: JobId,
+    object: StuckObject,
+    #[schema(value_type = String)]
+    account_id: AccountId,
+    state: JobState,
+    kind: String,
+    tier: Tier,
+    stuck: StuckKind,
+    /// What its owner is told.
+    #[schema(required = true)]
+    status_reason: Option<StatusReason>,
+    /// The same in a sentence.
+    #[schema(required = true)]
+    hint: Option<&'static str>,
+    /// Tries of the replica that was tried most.
+    attempts: i32,
+    /// Since when its oldest waiting replica could be leased.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    waiting_since: Option<OffsetDateTime>,
+    /// When something last happened to it.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    last_event_at: Option<OffsetDateTime>,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339")]
+    deadline_at: OffsetDateTime,
+}
+
+impl StuckBody {
+    fn new(job: StuckJob, status_reason: Option<StatusReason>) -> Self {
+        Self {
+            id: job.id,
+            object: StuckObject::StuckJob,
+            account_id: job.account,
+            state: job.state,
+            kind: job.kind,
+            tier: job.tier,
+            stuck: match job.stuck {
+                Stuck::Waiting => StuckKind::Waiting,
+                Stuck::Looping => StuckKind::Looping,
+                Stuck::Silent => StuckKind::Silent,
+            },
+            status_reason,
+            hint: status_reason.map(StatusReason::hint),
+            attempts: job.attempts,
+            waiting_since: job.waiting_since,
+            last_event_at: job.last_event_at,
+            created_at: job.created_at,
+            deadline_at: job.deadline_at,
+        }
+    }
+}
+
+/// From where on a job counts as stuck.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct StuckQuery {
+    /// A replica that could be leased has waited for so many seconds: 900 when absent.
+    waiting_s: Option<u32>,
+    /// A replica was tried so often: 3 when absent.
+    attempts: Option<u16>,
+    /// The results are all there, and nothing has happened for so many seconds: 600 when absent.
+    silent_s: Option<u32>,
+}
+
+impl StuckQuery {
+    fn bounds(&self) -> Bounds {
+        let default = Bounds::default();
+        let seconds = |given: Option<u32>, default| {
+            given.map_or(default, |it| Duration::seconds(i64::from(it)))
+        };
+        Bounds {
+            waiting: seconds(self.waiting_s, default.waiting),
+            attempts: self.attempts.map_or(default.attempts, i32::from),
+            silent: seconds(self.silent_s, default.silent),
+        }
+    }
+}
+
+/// Jobs of all accounts that wait or loop beyond bounds, newest first, with the reason that their owner is told.
+#[utoipa::path(
+    get, path = "/v1/admin/jobs/stuck", tag = "admin", security(("admin" = [])),
+    params(PageQuery, StuckQuery),
+    responses(
+        (status = 200, body = Page<StuckBody>),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list_stuck_jobs(
+    admin: Admin,
+    list: List<StuckQuery>,
+) -> Result<Page<StuckBody>, Problem> {
+    let Admin {
+        identity, state, ..
+    } = admin;
+    let before: Option<JobId> = list.position(&state, &identity)?;
+    let (bounds, now) = (list.filter.bounds(), state.now());
+    let mut connection = state.db.acquire().await?;
+    let jobs = admin_jobs::stuck(&mut connection, bounds, before, list.fetch(), now).await?;
+    let mut rows = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let reason = reason(&mut connection, &job, now).await?;
+        rows.push((job, reason));
+    }
+    let id = |(job, _): &(StuckJob, Option<StatusReason>)| job.id;
+    Ok(list.page(&state, &identity, rows, id, |(job, reason)| {
+        StuckBody::new(job, reason)
+    }))
+}
+
+/// What the owner of a job is told. The job may have ended meanwhile.
+async fn reason(
+    connection: &mut PgConnection,
+    job: &StuckJob,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<StatusReason>> {
+    match jobs::find(connection, job.account, job.id).await? {
+        Some(job) => explain::reason(connection, &job, now).await,
+        None => Ok(None),
+    }
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum UnstuckObject {
+    Job,
+}
+
+/// A job that was moved on.
+#[derive(Serialize, ToSchema)]
+#[schema(as = UnstuckJob)]
+struct UnstuckBody {
+    #[schema(value_type = String)]
+    id: JobId,
+    object: UnstuckObject,
+    /// Workers whose lease on it was taken back.
+    leases_taken_back: usize,
+}
+
+/// Sends a job back to the queue: leases on it are taken back, what waits may be leased at once, and a verdict that is due is
+/// tried now. Segments that were finished stay.
+#[utoipa::path(
+    post, path = "/v1/admin/jobs/{id}/requeue", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = UnstuckBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn requeue_job(
+    admin: FreshAdmin,
+    Path(id): Path<JobId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<UnstuckBody>, Problem> {
+    let event = admin
+        .event(Action::JobUnstuck, id)
+        .with("how", "requeued")
+        .with("reason", body.checked()?);
+    let now = admin.state.now();
+    let recalled = transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            let recalled = admin_jobs::requeue(tx, id, now)
+                .await
+                .map_err(|error| refused(&error))?;
+            let event = match admin_jobs::account_of(tx, id).await? {
+                Some(account) => event.of_account(account),
+                None => event,
+            };
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(recalled)
+        })
+    })
+    .await?;
+    let workers = recalled.workers.len();
+    announce(&admin.state.wake, id, recalled.workers);
+    admin.state.wake.publish(Channel::Work);
+    Ok(Json(UnstuckBody {
+        id,
+        object: UnstuckObject::Job,
+        leases_taken_back: workers,
+    }))
+}
+
+/// Ends a job, the operator at fault: everything that is held for it goes back.
+#[utoipa::path(
+    post, path = "/v1/admin/jobs/{id}/fail", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = UnstuckBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn fail_job(
+    admin: FreshAdmin,
+    Path(id): Path<JobId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<UnstuckBody>, Problem> {
+    let reason = body.checked()?;
+    let event = admin
+        .event(Action::JobUnstuck, id)
+        .with("how", "failed")
+        .with("reason", reason.clone());
+    let now = admin.state.now();
+    let ended = transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            let ended = admin_jobs::fail(tx, id, &reason, now)
+                .await
+                .map_err(|error| refused(&error))?;
+            let event = match admin_jobs::account_of(tx, id).await? {
+                Some(account) => event.of_account(account),
+                None => event,
+            };
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(ended)
+        })
+    })
+    .await?;
+    let workers = ended.workers.len();
+    announce(&admin.state.wake, id, ended.workers);
+    Ok(Json(UnstuckBody {
+        id,
+        object: UnstuckObject::Job,
+        leases_taken_back: workers,
+    }))
+}
+
+fn announce(
+    wake: &Wake,
+    job: JobId,
+    workers: impl IntoIterator<Item = comptoir_domain::id::WorkerId>,
+) {
+    wake.publish(Channel::Job(job));
+    for worker in workers {
+        wake.publish(Channel::Worker(worker));
+    }
+}
+
+fn refused(error: &UnstickError) -> Problem {
+    match error {
+        UnstickError::NotFound => Problem::not_found(),
+        UnstickError::Ended(state) => job_ended(state),
+        UnstickError::Recall(_) | UnstickError::End(_) | UnstickError::Database(_) => {
+            Problem::internal(error)
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! `/v1/admin/outbox`: what waits to go out, and sending it again.
+
+use axum::http::StatusCode;
+use comptoir_domain::audit::Action;
+use comptoir_store::{
+    admin_outbox::{self, Backlog},
+    audit,
+    wake::Channel,
+};
+use serde::Serialize;
+use time::OffsetDateTime;
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ReasonBody,
+    guard::{Admin, FreshAdmin},
+    transact,
+};
+use crate::{AppState, Problem, extract::Json};
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(find_outbox))
+        .routes(routes!(replay_wake_ups))
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum OutboxObject {
+    Outbox,
+}
+
+/// What waits, and since when the oldest of it does.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Outbox)]
+struct OutboxBody {
+    object: OutboxObject,
+    /// Jobs that have not ended.
+    open_jobs: i64,
+    /// Workers with work.
+    busy_workers: i64,
+    /// Jobs whose verdict is due.
+    verdicts: WaitingBody,
+    /// Receipts that no batch has yet: they go into the next.
+    receipts: WaitingBody,
+    /// Releases that wait for a batch.
+    releases: WaitingBody,
+    /// Transactions that are wanted on the chain. The settler sends their bytes again by itself.
+    transactions: WaitingBody,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = Waiting)]
+struct WaitingBody {
+    count: i64,
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    oldest_at: Option<OffsetDateTime>,
+}
+
+impl From<admin_outbox::Waiting> for WaitingBody {
+    fn from(waiting: admin_outbox::Waiting) -> Self {
+        Self {
+            count: waiting.count,
+            oldest_at: waiting.oldest_at,
+        }
+    }
+}
+
+impl From<Backlog> for OutboxBody {
+    fn from(backlog: Backlog) -> Self {
+        Self {
+            object: OutboxObject::Outbox,
+            open_jobs: backlog.open_jobs,
+            busy_workers: backlog.busy_workers,
+            verdicts: backlog.verdicts.into(),
+            receipts: backlog.receipts.into(),
+            releases: backlog.releases.into(),
+            transactions: backlog.transactions.into(),
+        }
+    }
+}
+
+/// What waits to go out.
+#[utoipa::path(
+    get, path = "/v1/admin/outbox", tag = "admin", security(("admin" = [])),
+    responses(
+        (status = 200, body = OutboxBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn find_outbox(admin: Admin) -> Result<Json<OutboxBody>, Problem> {
+    let mut connection = admin.state.db.acquire().await?;
+    Ok(Json(admin_outbox::backlog(&mut connection).await?.into()))
+}
+
+/// Publishes a wake-up to everybody who waits, in every process: for work, for a job's events, for a worker's orders. A wake-up
+/// carries nothing and only says "look again", so one too many does no harm. It helps where wake-ups were lost, and costs one look
+/// of each waiter at the database. Nothing else is sent again by it.
+#[utoipa::path(
+    post, path = "/v1/admin/outbox/wake-ups/replay", tag = "admin", security(("admin" = [])),
+    request_body = ReasonBody,
+    responses(
+        (status = 204),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn replay_wake_ups(
+    admin: FreshAdmin,
+    Json(body): Json<ReasonBody>,
+) -> Result<StatusCode, Problem> {
+    let event = admin
+        .event(Action::OutboxReplayed, "wake-ups")
+        .with("reason", body.checked()?);
+    let now = admin.state.now();
+    transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(())
+        })
+    })
+    .await?;
+    admin.state.wake.publish(Channel::Every);
+    Ok(StatusCode::NO_CONTENT)
+}

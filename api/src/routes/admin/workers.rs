@@ -1,0 +1,360 @@
+//! `/v1/admin/workers`: workers of all accounts; draining one, putting one into quarantine, taking one out.
+
+use axum::{http::StatusCode, response::Response};
+use comptoir_domain::{
+    audit::Action,
+    id::{AccountId, WorkerId},
+    job::Device,
+};
+use comptoir_store::{
+    admin_workers::{self, Control, ControlError, ControlledWorker, Filter},
+    audit,
+    recalls::{self, Recalled},
+    wake::{Channel, Wake},
+};
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    ReasonBody,
+    guard::{Admin, FreshAdmin},
+    transact,
+};
+use crate::{
+    AppState, Problem,
+    etag::Conditions,
+    extract::{Json, Path},
+    page::{List, Page, PageQuery},
+};
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(list_all_workers))
+        .routes(routes!(find_any_worker))
+        .routes(routes!(drain_worker))
+        .routes(routes!(quarantine_worker))
+        .routes(routes!(restore_worker))
+        .routes(routes!(disable_worker))
+}
+
+#[derive(Clone, Copy, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum AdminWorkerObject {
+    Worker,
+}
+
+/// What a worker is let do.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+#[schema(as = WorkerControl)]
+enum ControlState {
+    /// It works.
+    Active,
+    /// It finishes what it has and gets nothing more.
+    Draining,
+    /// It gets nothing more, and what it had was taken back.
+    Quarantined,
+    /// It was taken out for good.
+    Disabled,
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = AdminWorker)]
+struct WorkerBody {
+    #[schema(value_type = String, example = "wrk_01h455vb4pex5vsknk084sn02q")]
+    id: WorkerId,
+    object: AdminWorkerObject,
+    #[schema(value_type = String)]
+    account_id: AccountId,
+    name: String,
+    control: ControlState,
+    /// Why an operator decided so.
+    #[schema(required = true)]
+    control_reason: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    control_since: Option<OffsetDateTime>,
+    device: Device,
+    numeric_class: String,
+    version: String,
+    /// Attempts that it works on now.
+    open_attempts: i64,
+    accepted_attempts: i64,
+    failed_attempts: i64,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    last_seen_at: Option<OffsetDateTime>,
+}
+
+impl From<ControlledWorker> for WorkerBody {
+    fn from(worker: ControlledWorker) -> Self {
+        let (control, control_reason, control_since) = match (worker.revoked_at, worker.control) {
+            (Some(at), _) => (ControlState::Disabled, None, Some(at)),
+            (None, Some((Control::Draining, reason, since))) => {
+                (ControlState::Draining, Some(reason), Some(since))
+            }
+            (None, Some((Control::Quarantined, reason, since))) => {
+                (ControlState::Quarantined, Some(reason), Some(since))
+            }
+            (None, None) => (ControlState::Active, None, None),
+        };
+        Self {
+            id: worker.id,
+            object: AdminWorkerObject::Worker,
+            account_id: worker.account,
+            name: worker.name,
+            control,
+            control_reason,
+            control_since,
+            device: worker.device,
+            numeric_class: worker.numeric_class,
+            version: worker.version,
+            open_attempts: worker.leases,
+            accepted_attempts: worker.accepted,
+            failed_attempts: worker.failed,
+            created_at: worker.joined_at,
+            last_seen_at: worker.last_seen_at,
+        }
+    }
+}
+
+/// Which of the decisions to list.
+#[derive(Debug, Clone, Copy, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum ControlFilter {
+    Draining,
+    Quarantined,
+}
+
+/// Which workers to list.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct WorkerQuery {
+    /// Only those of this account.
+    #[param(value_type = Option<String>)]
+    account_id: Option<AccountId>,
+    /// Only those about which this was decided.
+    control: Option<ControlFilter>,
+}
+
+/// Workers of all accounts, newest first.
+#[utoipa::path(
+    get, path = "/v1/admin/workers", tag = "admin", security(("admin" = [])),
+    params(PageQuery, WorkerQuery),
+    responses(
+        (status = 200, body = Page<WorkerBody>),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn list_all_workers(
+    admin: Admin,
+    list: List<WorkerQuery>,
+) -> Result<Page<WorkerBody>, Problem> {
+    let Admin {
+        identity, state, ..
+    } = admin;
+    let before: Option<WorkerId> = list.position(&state, &identity)?;
+    let filter = Filter {
+        account: list.filter.account_id,
+        control: list.filter.control.map(|it| match it {
+            ControlFilter::Draining => Control::Draining,
+            ControlFilter::Quarantined => Control::Quarantined,
+        }),
+    };
+    let mut connection = state.db.acquire().await?;
+    let rows = admin_workers::list(&mut connection, filter, before, list.fetch()).await?;
+    Ok(list.page(&state, &identity, rows, |row| row.id, WorkerBody::from))
+}
+
+/// One worker.
+#[utoipa::path(
+    get, path = "/v1/admin/workers/{id}", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    responses(
+        (status = 200, body = WorkerBody, headers(("ETag" = String))),
+        (status = 304),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn find_any_worker(
+    admin: Admin,
+    Path(id): Path<WorkerId>,
+    conditions: Conditions,
+) -> Result<Response, Problem> {
+    let worker = admin_workers::find(&mut *admin.state.db.acquire().await?, id).await?;
+    let worker = worker.ok_or_else(Problem::not_found)?;
+    Ok(conditions.answer(WorkerBody::from(worker)))
+}
+
+/// Gives a worker nothing more; it finishes what it has. Doing it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/admin/workers/{id}/drain", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = WorkerBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn drain_worker(
+    admin: FreshAdmin,
+    Path(id): Path<WorkerId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<WorkerBody>, Problem> {
+    decide(admin, id, Decision::Control(Control::Draining), body).await
+}
+
+/// Gives a worker nothing more, and takes back what it has: its jobs go to others at once. Doing it again takes back what it
+/// got meanwhile.
+#[utoipa::path(
+    post, path = "/v1/admin/workers/{id}/quarantine", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = WorkerBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn quarantine_worker(
+    admin: FreshAdmin,
+    Path(id): Path<WorkerId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<WorkerBody>, Problem> {
+    decide(admin, id, Decision::Control(Control::Quarantined), body).await
+}
+
+/// Lets a worker that drains or is in quarantine work again. Doing it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/admin/workers/{id}/restore", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = WorkerBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn restore_worker(
+    admin: FreshAdmin,
+    Path(id): Path<WorkerId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<WorkerBody>, Problem> {
+    decide(admin, id, Decision::Restore, body).await
+}
+
+/// Takes a worker out for good: its tokens are refused, and what it has goes to others at once. Doing it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/admin/workers/{id}/disable", tag = "admin", security(("admin" = [])),
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = WorkerBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn disable_worker(
+    admin: FreshAdmin,
+    Path(id): Path<WorkerId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<WorkerBody>, Problem> {
+    decide(admin, id, Decision::Disable, body).await
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Decision {
+    Control(Control),
+    Restore,
+    Disable,
+}
+
+impl Decision {
+    const fn action(self) -> Action {
+        match self {
+            Self::Control(Control::Draining) => Action::WorkerDrained,
+            Self::Control(Control::Quarantined) => Action::WorkerQuarantined,
+            Self::Restore => Action::WorkerRestored,
+            Self::Disable => Action::WorkerRevoked,
+        }
+    }
+
+    const fn takes_back(self) -> bool {
+        matches!(self, Self::Control(Control::Quarantined) | Self::Disable)
+    }
+}
+
+async fn decide(
+    admin: FreshAdmin,
+    id: WorkerId,
+    decision: Decision,
+    body: ReasonBody,
+) -> Result<Json<WorkerBody>, Problem> {
+    let reason = body.checked()?;
+    let event = admin
+        .event(decision.action(), id)
+        .with("reason", reason.clone());
+    let now = admin.state.now();
+    let state = admin.state;
+    let recalled = transact(state.db.clone(), move |tx| {
+        Box::pin(async move {
+            let recalled = match decision {
+                Decision::Control(control) => {
+                    admin_workers::control(tx, id, (control, &reason), now).await
+                }
+                Decision::Restore => admin_workers::restore(tx, id)
+                    .await
+                    .map(|()| Recalled::default()),
+                Decision::Disable => admin_workers::disable(tx, id, now).await,
+            };
+            let recalled = recalled.map_err(|error| refused(&error))?;
+            let event = match admin_workers::find(tx, id).await? {
+                Some(worker) => event.of_account(worker.account),
+                None => event,
+            };
+            audit::append(tx, &event, now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(recalled)
+        })
+    })
+    .await?;
+    announce(&state.wake, id, &recalled);
+    if decision.takes_back() {
+        // What was claimed while the decision was not committed yet did not see it.
+        let late = transact(state.db.clone(), move |tx| {
+            Box::pin(async move {
+                recalls::of_worker(tx, id, now)
+                    .await
+                    .map_err(|error| Problem::internal(&error))
+            })
+        });
+        announce(&state.wake, id, &late.await?);
+    }
+    let worker = admin_workers::find(&mut *state.db.acquire().await?, id).await?;
+    Ok(Json(worker.ok_or_else(Problem::not_found)?.into()))
+}
+
+fn announce(wake: &Wake, worker: WorkerId, recalled: &Recalled) {
+    wake.publish(Channel::Worker(worker));
+    for job in &recalled.jobs {
+        wake.publish(Channel::Job(*job));
+    }
+    if !recalled.jobs.is_empty() {
+        wake.publish(Channel::Work);
+    }
+}
+
+fn refused(error: &ControlError) -> Problem {
+    match error {
+        ControlError::NotFound => Problem::not_found(),
+        ControlError::Revoked => Problem::new(
+            StatusCode::CONFLICT,
+            "worker_disabled",
+            "The worker was taken out for good",
+        ),
+        ControlError::Recall(_) | ControlError::Database(_) => Problem::internal(error),
+    }
+}
