@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use comptoir_domain::digest::Sha256;
+use comptoir_domain::{digest::Sha256, id::AccountId};
 use comptoir_http::extract::parse_json;
 use comptoir_store::{
     PgTransaction,
@@ -18,7 +18,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use time::Duration;
 use tracing::Instrument as _;
 
-use crate::{AppState, Problem, auth::Identity};
+use crate::{
+    AppState, Problem,
+    auth::{Identity, keys::Keys},
+};
 
 /// Carries the client's key.
 pub const HEADER: HeaderName = HeaderName::from_static("idempotency-key");
@@ -27,7 +30,7 @@ pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 /// Longest key.
 const KEY_LENGTH_MAX: usize = 255;
 /// How long a reply is kept. Money is involved in most, so all are kept as long as money's.
-const KEPT_FOR: Duration = Duration::days(30);
+pub(crate) const KEPT_FOR: Duration = Duration::days(30);
 /// Seconds after which a client may ask again about a request that is being worked on.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
@@ -38,6 +41,18 @@ pub struct Key {
     path: String,
     chosen: String,
     body_sha256: Sha256,
+}
+
+impl Key {
+    /// The key as it is kept.
+    pub(crate) fn of(&self, account: AccountId) -> RequestKey<'_> {
+        RequestKey {
+            account,
+            method: self.method.as_str(),
+            path: &self.path,
+            key: &self.chosen,
+        }
+    }
 }
 
 /// A JSON body of a request that may be repeated safely: a POST that creates something or moves money.
@@ -107,6 +122,16 @@ impl Reply {
         Self::new(StatusCode::OK, body)
     }
 
+    /// The reply as it is kept: readable to nobody but us, for this request.
+    pub(crate) fn keep(&self, keys: &Keys, account: AccountId, key: &Key) -> StoredReply {
+        StoredReply {
+            status: self.status.as_u16(),
+            location: self.location.clone(),
+            body: keys.seal_reply(&context(&key.of(account)), &self.body),
+            request_sha256: key.body_sha256,
+        }
+    }
+
     fn new(status: StatusCode, body: &impl Serialize) -> Self {
         let body = serde_json::to_vec(body).expect("bodies have string keys and serialise");
         Self {
@@ -155,47 +180,30 @@ where
         + 'static,
 {
     let (state, account) = (state.clone(), caller.account);
-    let work = async move {
-        let request = RequestKey {
-            account,
-            method: key.method.as_str(),
-            path: &key.path,
-            key: &key.chosen,
-        };
-        once(&state, &request, key.body_sha256, effect).await
-    };
+    let work = async move { once(&state, account, &key, effect).await };
     let done = tokio::spawn(work.in_current_span()).await;
     done.map_err(|error| Problem::internal(&error))?
 }
 
 async fn once<F>(
     state: &AppState,
-    request: &RequestKey<'_>,
-    body_sha256: Sha256,
+    account: AccountId,
+    key: &Key,
     effect: F,
 ) -> Result<Response, Problem>
 where
     F: for<'t> FnOnce(&'t mut PgTransaction<'static>) -> BoxFuture<'t, Result<Reply, Problem>>
         + Send,
 {
-    let now = state.now();
+    let (now, request) = (state.now(), key.of(account));
     let mut tx = state.db.begin().await?;
-    if !idempotency::try_lock(&mut tx, request).await? {
-        return Err(Problem::new(
-            StatusCode::CONFLICT,
-            "idempotency_in_progress",
-            "A request with this Idempotency-Key is being worked on",
-        )
-        .retry_after(RETRY_AFTER_SECONDS));
+    if !idempotency::try_lock(&mut tx, &request).await? {
+        return Err(in_progress());
     }
-    let context = format!(
-        "{} {} {} {}",
-        request.account, request.method, request.path, request.key
-    );
-    if let Some(kept) = idempotency::find(&mut tx, request, now).await? {
+    if let Some(kept) = idempotency::find(&mut tx, &request, now).await? {
         // Awaited, not left to `drop`: the key is free again when the client has its answer.
         tx.rollback().await?;
-        return replay(state, &context, kept, body_sha256);
+        return replay(state, account, key, kept);
     }
     let reply = match effect(&mut tx).await {
         Ok(reply) => reply,
@@ -204,24 +212,44 @@ where
             return Err(problem);
         }
     };
-    let kept = StoredReply {
-        status: reply.status.as_u16(),
-        location: reply.location.clone(),
-        body: state.keys.seal_reply(&context, &reply.body),
-        request_sha256: body_sha256,
-    };
-    idempotency::keep(&mut tx, request, &kept, now, now + KEPT_FOR).await?;
+    let kept = reply.keep(&state.keys, account, key);
+    idempotency::keep(&mut tx, &request, &kept, now, now + KEPT_FOR).await?;
     tx.commit().await?;
     Ok(reply.into_response())
 }
 
-fn replay(
+/// Another request holds the key: 409.
+pub(crate) fn in_progress() -> Problem {
+    Problem::new(
+        StatusCode::CONFLICT,
+        "idempotency_in_progress",
+        "A request with this Idempotency-Key is being worked on",
+    )
+    .retry_after(RETRY_AFTER_SECONDS)
+}
+
+/// What a kept reply is sealed to.
+fn context(request: &RequestKey<'_>) -> String {
+    let RequestKey {
+        account,
+        method,
+        path,
+        key,
+    } = request;
+    format!("{account} {method} {path} {key}")
+}
+
+/// Answers a request with the reply that was kept.
+///
+/// # Errors
+/// 422 for the key of another request.
+pub(crate) fn replay(
     state: &AppState,
-    context: &str,
+    account: AccountId,
+    key: &Key,
     kept: StoredReply,
-    body_sha256: Sha256,
 ) -> Result<Response, Problem> {
-    if kept.request_sha256 != body_sha256 {
+    if kept.request_sha256 != key.body_sha256 {
         return Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "idempotency_key_reused",
@@ -230,7 +258,7 @@ fn replay(
     }
     let body = state
         .keys
-        .open_reply(context, &kept.body)
+        .open_reply(&context(&key.of(account)), &kept.body)
         .map_err(|error| Problem::internal(&error))?;
     let status = StatusCode::from_u16(kept.status).map_err(|error| Problem::internal(&error))?;
     let mut response = Reply {

@@ -1,6 +1,6 @@
 //! From a specification to a priced quote: whose blobs, what program, does it fit, what does it cost.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use comptoir_domain::{
     digest::Sha256,
@@ -11,15 +11,15 @@ use comptoir_domain::{
     tensors::TensorsHeader,
 };
 use comptoir_store::{
-    assets::{self, AssetError},
+    assets::AssetError,
     blobs::{self, Blob},
-    prices::{self, PriceError},
     quotes::NewQuote,
 };
 use time::Duration;
 
 use crate::{
     AppState, FieldError, Problem,
+    facts::Terms,
     reading::{self, ReadError},
 };
 
@@ -43,18 +43,14 @@ pub(crate) async fn price(
     state: &AppState,
     account: AccountId,
     wanted: Wanted,
+    terms: &Terms,
 ) -> Result<NewQuote, Problem> {
     let Wanted { spec, tier, device } = wanted;
     spec.validate()
         .map_err(|error| Problem::invalid(in_spec(&error.pointer), error.detail))?;
     let files = owned(state, account, &spec).await?;
     let now = state.now();
-    let mut connection = state.db.acquire().await?;
-    let asset = assets::current(&mut connection).await.map_err(no_asset)?;
-    let version = prices::current(&mut connection, asset.id, device, now)
-        .await
-        .map_err(no_price)?;
-    drop(connection);
+    let version = *terms.price(device).ok_or_else(not_published)?;
     let (program, heads) = read(state, &spec, &files).await?;
     let fit = fit::check(&spec, tier, &program, &heads).map_err(|misfits| {
         let error = |it: fit::Misfit| FieldError::new(in_spec(&it.pointer), it.detail);
@@ -64,7 +60,7 @@ pub(crate) async fn price(
         .ok_or_else(|| Problem::invalid("/spec", "the job is too large to be priced"))?;
     Ok(NewQuote {
         account,
-        asset_id: asset.id,
+        asset_id: terms.asset.id,
         spec,
         tier,
         device,
@@ -76,15 +72,53 @@ pub(crate) async fn price(
     })
 }
 
-/// The blobs of the specification, all of them the account's.
+/// The terms for a price that nobody compares again: read now.
+///
+/// # Errors
+/// 503 while no token is registered.
+pub(crate) async fn terms_now(state: &AppState) -> Result<Arc<Terms>, Problem> {
+    let facts = &state.submissions.facts;
+    let mut connection = state.db.acquire().await?;
+    let terms = facts.read_terms(&mut connection, state.now()).await;
+    terms.map_err(no_asset)
+}
+
+/// The terms for a price that is compared with them in the transaction that uses it: those that were read last, if they
+/// have a price for the device.
+///
+/// # Errors
+/// 503 while no token is registered.
+pub(crate) async fn terms_kept(
+    state: &AppState,
+    device: Option<Device>,
+) -> Result<Arc<Terms>, Problem> {
+    let kept = state.submissions.facts.terms();
+    let fits = |terms: &Arc<Terms>| device.is_none_or(|device| terms.price(device).is_some());
+    match kept.filter(fits) {
+        Some(terms) => Ok(terms),
+        None => terms_now(state).await,
+    }
+}
+
+/// The blobs of the specification, all of them the account's. That an account may read a blob is kept: it stays so.
 async fn owned(
     state: &AppState,
     account: AccountId,
     spec: &JobSpec,
 ) -> Result<BTreeMap<Sha256, Blob>, Problem> {
+    let kept = &state.submissions.facts.owned;
     let wanted: Vec<Sha256> = spec.blobs().into_iter().collect();
-    let found = blobs::find_all(&mut *state.db.acquire().await?, account, &wanted).await?;
-    let found: BTreeMap<Sha256, Blob> = found.into_iter().map(|blob| (blob.sha256, blob)).collect();
+    let known = wanted
+        .iter()
+        .filter_map(|sha256| Some((*sha256, kept.get(&(account, *sha256))?)));
+    let mut found: BTreeMap<Sha256, Blob> = known.collect();
+    if found.len() < wanted.len() {
+        let mut connection = state.db.acquire().await?;
+        for blob in blobs::find_all(&mut connection, account, &wanted).await? {
+            kept.put((account, blob.sha256), blob);
+            found.insert(blob.sha256, blob);
+        }
+    }
     let missing = wanted.iter().filter(|sha256| !found.contains_key(*sha256));
     let errors = missing.flat_map(|sha256| at_each(spec, *sha256, "no such blob; upload it first"));
     let errors: Vec<FieldError> = errors.collect();
@@ -99,7 +133,7 @@ async fn read(
     state: &AppState,
     spec: &JobSpec,
     files: &BTreeMap<Sha256, Blob>,
-) -> Result<(ProgramFacts, BTreeMap<Sha256, TensorsHeader>), Problem> {
+) -> Result<(Arc<ProgramFacts>, BTreeMap<Sha256, TensorsHeader>), Problem> {
     let (mut heads, mut errors) = (BTreeMap::new(), Vec::new());
     let is_data = |sha256: Sha256| {
         !at_each(spec, sha256, "")
@@ -108,7 +142,7 @@ async fn read(
     };
     for (sha256, blob) in files.iter().filter(|(sha256, _)| is_data(**sha256)) {
         match reading::tensors(state, blob).await {
-            Ok(head) => drop(heads.insert(*sha256, head)),
+            Ok(head) => drop(heads.insert(*sha256, head.as_ref().clone())),
             Err(error) => {
                 let at = at_each(spec, *sha256, &error.into_reason()?);
                 errors.extend(at.into_iter().filter(|it| it.pointer != "/spec/program"));
@@ -152,13 +186,8 @@ fn in_spec(pointer: &str) -> String {
     format!("/spec{pointer}")
 }
 
-fn no_price(error: PriceError) -> Problem {
-    match error {
-        PriceError::NotPublished => {
-            Problem::invalid("/device", "no price is published for this kind of device")
-        }
-        PriceError::Database(error) => error.into(),
-    }
+fn not_published() -> Problem {
+    Problem::invalid("/device", "no price is published for this kind of device")
 }
 
 /// There is no money yet, so there are no prices: an operator's matter.

@@ -54,14 +54,23 @@ impl ReadError {
 }
 
 /// What a blob was found to be as a program. Read once, then remembered.
-pub(crate) async fn program(state: &AppState, blob: &Blob) -> Result<ProgramFacts, ReadError> {
-    let known = quotes::find_facts(&mut *state.db.acquire().await?, blob.sha256).await?;
-    if let Some(facts) = known {
+pub(crate) async fn program(state: &AppState, blob: &Blob) -> Result<Arc<ProgramFacts>, ReadError> {
+    let kept = &state.submissions.facts.programs;
+    if let Some(facts) = kept.get(&blob.sha256) {
         return Ok(facts);
     }
-    let facts = parse(state, blob).await?;
-    let mut connection = state.db.acquire().await?;
-    quotes::keep_facts(&mut connection, blob.sha256, &facts, state.now()).await?;
+    let known = quotes::find_facts(&mut *state.db.acquire().await?, blob.sha256).await?;
+    let facts = match known {
+        Some(facts) => facts,
+        None => {
+            let facts = parse(state, blob).await?;
+            let mut connection = state.db.acquire().await?;
+            quotes::keep_facts(&mut connection, blob.sha256, &facts, state.now()).await?;
+            facts
+        }
+    };
+    let facts = Arc::new(facts);
+    kept.put(blob.sha256, Arc::clone(&facts));
     Ok(facts)
 }
 
@@ -95,8 +104,18 @@ fn io(sha256: Sha256, error: std::io::Error) -> ReadError {
     )
 }
 
-/// The head of a blob of tensors.
-pub(crate) async fn tensors(state: &AppState, blob: &Blob) -> Result<TensorsHeader, ReadError> {
+/// The head of a blob of tensors. Read once, then remembered.
+pub(crate) async fn tensors(state: &AppState, blob: &Blob) -> Result<Arc<TensorsHeader>, ReadError> {
+    let kept = &state.submissions.facts.heads;
+    if let Some(head) = kept.get(&blob.sha256) {
+        return Ok(head);
+    }
+    let head = Arc::new(read_head(state, blob).await?);
+    kept.put(blob.sha256, Arc::clone(&head));
+    Ok(head)
+}
+
+async fn read_head(state: &AppState, blob: &Blob) -> Result<TensorsHeader, ReadError> {
     let refused = |error: InvalidTensors| ReadError::Refused(chain(&error));
     let prefix = match blob.bytes {
         0 => None,
@@ -138,7 +157,7 @@ pub(crate) async fn content(state: &AppState, blob: &Blob) -> Result<Content, Re
     // A zip file, or a pickle, whose owner will ask why it is none.
     if head.starts_with(b"PK") || head.starts_with(&[0x80]) {
         return match program(state, blob).await {
-            Ok(facts) => Ok(Content::Program(Arc::new(facts))),
+            Ok(facts) => Ok(Content::Program(facts)),
             Err(ReadError::Refused(reason)) => Ok(Content::Other(Some(reason))),
             Err(error) => Err(error),
         };

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use crate::{PgTransaction, codec};
 
 /// What makes two requests the same one.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct RequestKey<'a> {
     /// Who asks.
     pub account: AccountId,

@@ -7,6 +7,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use crate::{group, tenant};
+
 /// How long a request waits for a connection before it is refused.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -52,6 +54,8 @@ pub async fn connect(
         ("jit", "off"),
         // A table that was never analysed must not drop a hot statement to a bad generic plan.
         ("plan_cache_mode", "force_custom_plan"),
+        // Until somebody begins a transaction for one tenant.
+        tenant::EVERYBODY,
     ]);
     PgPoolOptions::new()
         .max_connections(connections_max)
@@ -68,6 +72,32 @@ pub async fn connect(
         })
         .connect_with(options)
         .await
+}
+
+/// How long the transaction of a group waits for a row: all of the group waits with it.
+const GROUP_LOCK_TIMEOUT: &str = "1s";
+
+/// A few connections beside the pool of a service, for transactions on whole groups: in the same role, with plans that are made
+/// once and kept. They loop over indexes and nothing else, so that what Postgres knows or does not know of a table changes nothing.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+#[must_use]
+pub fn for_groups(of: &PgPool) -> PgPool {
+    let options = of.connect_options().as_ref().clone().options([
+        ("lock_timeout", GROUP_LOCK_TIMEOUT),
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("enable_bitmapscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("enable_material", "off"),
+    ]);
+    PgPoolOptions::new()
+        .max_connections(group::AT_ONCE)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .connect_lazy_with(options)
 }
 
 /// Can this connection read a table of ours? A server that lost its files still answers an empty statement.

@@ -199,7 +199,11 @@ async fn look(
     Ok((Some(waiting), classes))
 }
 
-fn judge(job: &Job, waiting: Option<&Waiting>, classes: &[WorkerClass]) -> Option<StatusReason> {
+pub(super) fn judge(
+    job: &Job,
+    waiting: Option<&Waiting>,
+    classes: &[WorkerClass],
+) -> Option<StatusReason> {
     let nothing_waits = Demand {
         replicas: 0,
         one_class: false,

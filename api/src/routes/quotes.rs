@@ -11,7 +11,7 @@ use comptoir_domain::{
     digest::Sha256,
     id::QuoteId,
     job::{Device, JobSpec, Tier},
-    price::{Meter, PriceVersion},
+    price::{self, Meter, PriceVersion},
 };
 use comptoir_store::{
     assets, prices,
@@ -69,7 +69,20 @@ enum QuoteObject {
     Quote,
 }
 
-/// A binding price for one job: `amount_atto` = max(`madds` × `replicas` × `rate_nano`, `minimum_base` × 10^18).
+/// What the same job costs under one tier.
+#[derive(Serialize, ToSchema)]
+struct TierPrice {
+    tier: Tier,
+    /// Executions that the price pays for.
+    replicas: u16,
+    /// What it adds for audits, in millionths of one execution.
+    audit_ppm: u32,
+    /// The price in whole base units, rounded up.
+    price: MoneyBody,
+}
+
+/// A binding price for one job: `amount_atto` = max(`madds` × (`replicas` + `audit_ppm` ÷ 10^6) × `rate_nano`,
+/// `minimum_base` × 10^18), the audits' part rounded down.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Quote)]
 pub(super) struct QuoteBody {
@@ -93,6 +106,8 @@ pub(super) struct QuoteBody {
     price: MoneyBody,
     /// What is held until the job ends: the price.
     hold: MoneyBody,
+    /// What the job would cost under each tier, this one included; those too dear for any amount are left out.
+    tiers: Vec<TierPrice>,
     /// Memory that a worker must offer for it.
     min_memory_bytes: u64,
     #[serde(with = "time::serde::rfc3339")]
@@ -104,7 +119,17 @@ pub(super) struct QuoteBody {
 
 impl QuoteBody {
     fn new(quote: Quote, price_version: PriceVersion, asset: &Asset) -> Self {
+        let tiers = Tier::ALL.into_iter().filter_map(|tier| {
+            let meter = quote.meter.under(tier);
+            Some(TierPrice {
+                tier,
+                replicas: meter.replicas(),
+                audit_ppm: meter.audit_ppm(),
+                price: MoneyBody::new(price::amount(&meter, &price_version)?.ceil(), asset),
+            })
+        });
         Self {
+            tiers: tiers.collect(),
             id: quote.id,
             object: QuoteObject::Quote,
             spec: quote.spec,
@@ -154,7 +179,8 @@ async fn create_quote(
         tier: body.tier,
         device: body.device,
     };
-    let new = quoting::price(&state, caller.account, wanted).await?;
+    let terms = quoting::terms_now(&state).await?;
+    let new = quoting::price(&state, caller.account, wanted, &terms).await?;
     let mut connection = state.db.acquire().await?;
     let quote = quotes::create(&mut connection, new, state.now())
         .await

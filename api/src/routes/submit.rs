@@ -12,12 +12,7 @@ use comptoir_domain::{
     id::{JobId, QuoteId},
     job::{Device, JobSpec, Tier},
 };
-use comptoir_store::{
-    PgTransaction, assets, events,
-    jobs::{self, CreateError, NewJob},
-    quotes::{self, NewQuote},
-    wake::Channel,
-};
+use comptoir_store::{events, jobs::CreateError, wake::Channel};
 use serde::Deserialize;
 use time::{Duration, OffsetDateTime};
 use tokio::time::Instant;
@@ -33,15 +28,16 @@ use super::{
     job_body::JobBody,
     jobs::read,
     quotes::{default_device, default_tier, not_quoted},
+    submissions::{Asked, Order, Source},
     withdrawals::hold_refused,
 };
 use crate::{
     AppState, FieldError, Problem,
     auth::{Caller, Identity, needs},
     extract::Json,
-    idempotency::{self, IdempotentJson, Reply},
+    idempotency::{self, IdempotentJson, Key},
     money::MoneyBody,
-    quoting::{self, Wanted, no_asset},
+    quoting::{self, Wanted},
 };
 
 /// Longest name of a job, in characters.
@@ -54,6 +50,10 @@ const DEADLINE_MAX: Duration = Duration::days(30);
 const DEADLINE_MIN: Duration = Duration::minutes(1);
 /// Longest wait of `Prefer: wait`, in seconds.
 const WAIT_SECONDS_MAX: u64 = 60;
+/// How often a submission is priced when the prices change under it.
+const PRICINGS_MAX: u32 = 3;
+/// Seconds after which a client may try again when they still did.
+const RETRY_AFTER_SECONDS: u32 = 1;
 /// How often a waiting request looks, whether it is woken or not.
 const POLL_EVERY: StdDuration = StdDuration::from_secs(1);
 
@@ -118,13 +118,6 @@ fn max_cost_schema() -> Schema {
     )
 }
 
-/// What a job is made from.
-enum Source {
-    Quote(QuoteId),
-    /// Boxed: much larger than an identifier.
-    Spec(Box<NewQuote>),
-}
-
 /// Submits a job and holds its price. With `Prefer: wait=30` the reply comes when the job has ended, at the latest
 /// after so many seconds (60 at most), and shows the job as it is then.
 #[utoipa::path(
@@ -142,55 +135,87 @@ pub(super) async fn create_job(
     headers: HeaderMap,
     request: IdempotentJson<NewJobBody>,
 ) -> Result<Response, Problem> {
-    let (key, body) = (request.key, request.body);
-    // Prepared before the transaction, which must not wait for files; judged in it, after a repetition is recognised.
-    let prepared = prepare(&state, &caller, body).await;
-    let now = state.now();
-    let response = idempotency::run(&state, &caller, key, move |tx| {
-        Box::pin(async move { create(tx, prepared?, now).await })
-    })
-    .await?;
-    state.wake.publish(Channel::Work);
+    let asked = Asked {
+        account: caller.account,
+        key: request.key,
+    };
+    let response = submit(&state, &caller, asked, &request.body).await?;
     match wait_seconds(&headers) {
         Some(seconds) => wait(&state, &caller, response, seconds).await,
         None => Ok(response),
     }
 }
 
-/// Everything that a job is made of.
-struct Prepared {
-    caller: Identity,
-    source: Source,
-    max_cost: MaxCost,
-    name: Option<String>,
-    deadline_at: OffsetDateTime,
+/// Prices what is asked for and has it committed; again when the prices changed in between.
+async fn submit(
+    state: &AppState,
+    caller: &Identity,
+    asked: Asked,
+    body: &NewJobBody,
+) -> Result<Response, Problem> {
+    for _ in 0..PRICINGS_MAX {
+        // Prepared before the transaction, which must not wait for files; judged in it, after a repetition is recognised.
+        let order = match prepare(state, caller, &asked.key, body).await {
+            Ok(order) => order,
+            Err(problem) => {
+                return idempotency::run(state, caller, asked.key, move |_| {
+                    Box::pin(async move { Err(problem) })
+                })
+                .await;
+            }
+        };
+        let outcome = state.submissions.submit(state, order).await?;
+        if let Some(answer) = outcome.answer(state, &asked) {
+            return answer;
+        }
+    }
+    Err(Problem::unavailable("The prices are changing").retry_after(RETRY_AFTER_SECONDS))
 }
 
 async fn prepare(
     state: &AppState,
     caller: &Identity,
-    body: NewJobBody,
-) -> Result<Prepared, Problem> {
+    key: &Key,
+    body: &NewJobBody,
+) -> Result<Order, Problem> {
     let now = state.now();
     let deadline_at = body.deadline_at.unwrap_or(now + DEADLINE_DEFAULT);
-    check(&body, deadline_at, now)?;
-    let source = match (body.quote_id, body.spec) {
-        (Some(quote), _) => Source::Quote(quote),
+    check(body, deadline_at, now)?;
+    let payer = caller.owner()?;
+    let device = body.device.unwrap_or(default_device());
+    let wanted = body.spec.as_ref().map(|_| device);
+    let terms = quoting::terms_kept(state, wanted).await?;
+    let source = match (body.quote_id, &body.spec) {
+        (Some(quote), _) => Source::Stored(quote),
         (None, Some(spec)) => {
-            let tier = body.tier.unwrap_or(default_tier());
-            let device = body.device.unwrap_or(default_device());
-            let priced =
-                quoting::price(state, caller.account, Wanted { spec, tier, device }).await?;
-            Source::Spec(Box::new(priced))
+            let wanted = Wanted {
+                spec: spec.clone(),
+                tier: body.tier.unwrap_or(default_tier()),
+                device,
+            };
+            let priced = quoting::price(state, caller.account, wanted, &terms).await?;
+            let quote = priced
+                .into_quote(now)
+                .map_err(|error| not_quoted(error.into()))?;
+            Source::Fresh(Box::new(quote))
         }
         (None, None) => return Err(Problem::invalid("", "expected `quote_id` or `spec`")),
     };
-    Ok(Prepared {
-        caller: caller.clone(),
+    let max_cost = match &body.max_cost {
+        MaxCost::Money(money) => money.amount_of(&terms.asset, "/max_cost")?,
+        MaxCost::Base(amount) => *amount,
+    };
+    Ok(Order {
+        key: key.clone(),
+        account: caller.account,
+        payer,
+        spender: caller.spender(),
         source,
-        max_cost: body.max_cost,
-        name: body.name,
+        name: body.name.clone(),
+        max_cost,
         deadline_at,
+        asset_id: terms.asset.id,
+        now,
     })
 }
 
@@ -227,35 +252,6 @@ fn check(
     } else {
         Err(Problem::invalid_fields(errors))
     }
-}
-
-async fn create(
-    tx: &mut PgTransaction<'static>,
-    prepared: Prepared,
-    now: OffsetDateTime,
-) -> Result<Reply, Problem> {
-    let payer = prepared.caller.owner()?;
-    let account = prepared.caller.account;
-    let asset = assets::current(tx).await.map_err(no_asset)?;
-    let max_cost = match &prepared.max_cost {
-        MaxCost::Money(money) => money.amount_of(&asset, "/max_cost")?,
-        MaxCost::Base(amount) => *amount,
-    };
-    let quote = match prepared.source {
-        Source::Quote(quote) => quote,
-        Source::Spec(new) => quotes::create(tx, *new, now).await.map_err(not_quoted)?.id,
-    };
-    let new = NewJob {
-        account,
-        quote,
-        payer,
-        name: prepared.name.as_deref(),
-        max_cost,
-        deadline_at: prepared.deadline_at,
-    };
-    let job = jobs::create(tx, &new, now).await.map_err(not_created)?;
-    let body = read(tx, &prepared.caller, job, now).await?;
-    Ok(Reply::created(format!("/v1/jobs/{job}"), &body))
 }
 
 /// The seconds of `Prefer: wait=N`; a preference that is not understood is no error (RFC 7240).
@@ -302,7 +298,7 @@ async fn wait(
     Ok((head.status, head.headers, Json(body)).into_response())
 }
 
-fn not_created(error: CreateError) -> Problem {
+pub(super) fn not_created(error: CreateError) -> Problem {
     let detail = error.to_string();
     match error {
         CreateError::QuoteNotFound => {
@@ -325,7 +321,14 @@ fn not_created(error: CreateError) -> Problem {
             )
             .errors([FieldError::new("/max_cost", detail)])
         }
+        CreateError::AboveSpendLimit { hold, limit } => Problem::new(
+            StatusCode::PAYMENT_REQUIRED,
+            "spend_limit_reached",
+            "The key may not spend so much",
+        )
+        .detail(format!("The job holds {hold} base units; {limit}")),
         CreateError::Database(error) => error.into(),
+        CreateError::Quote(error) => not_quoted(error),
         CreateError::Hold(error) => hold_refused(error),
     }
 }

@@ -49,13 +49,17 @@ async fn what_arrives_while_groups_are_worked_on_is_the_next_group() {
             tokio::spawn(async move { group.ask(item).await })
         })
         .collect();
-    // All have asked before the first group is let go; both workers hold a group, the rest waits.
-    while it.group.queue.capacity() + 100 > QUEUE_MAX + 100 || asked.is_empty() {
+    // Everybody has asked before the first group is let go.
+    for _ in 0..10 {
         tokio::task::yield_now().await;
     }
     it.let_go.add_permits(100);
     let answers = tokio::time::timeout(PATIENCE, join_all(asked)).await;
-    let answers: Vec<_> = answers.expect("they answer").into_iter().flatten().collect();
+    let answers: Vec<_> = answers
+        .expect("they answer")
+        .into_iter()
+        .map(|answer| answer.unwrap())
+        .collect();
     let doubled: Vec<_> = (0..100).map(|item| Ok(item * 2)).collect();
     assert_eq!(answers, doubled, "each gets its own answer");
     let sizes = it.sizes.lock().unwrap().clone();
