@@ -16,3 +16,5 @@ mod model;
 mod releases;
 #[cfg(test)]
 mod settling;
+#[cfg(test)]
+mod tenants;

@@ -1,0 +1,184 @@
+//! The second wall: what a query sees that forgot its condition.
+
+use std::collections::BTreeSet;
+
+use alloy_primitives::Address;
+use comptoir_domain::id::AccountId;
+use comptoir_store::tenant;
+use sqlx::{AssertSqlSafe, PgConnection, PgPool};
+
+use crate::harness::{ALICE, BOB, Money};
+
+/// Tables with tenants that have no wall, and why.
+const WITHOUT: &[&str] = &[
+    // Ledger and holds are by address, and a posting's policy would cost more than the posting.
+    "ledger_accounts",
+    "holds",
+    // What the contract published.
+    "exits",
+    // Nobody but the scheduler reads whose they are.
+    "charge_carries",
+    "holdbacks",
+    "audit_pays",
+];
+
+async fn count(connection: &mut PgConnection, table: &str, condition: &str) -> i64 {
+    let query = format!("SELECT count(*) FROM {table} WHERE {condition}");
+    sqlx::query_scalar(AssertSqlSafe(query))
+        .fetch_one(connection)
+        .await
+        .unwrap()
+}
+
+/// One row of everything for an account with an address.
+async fn furnish(money: &Money, address: Address) -> AccountId {
+    let account = money.bind(address, false).await;
+    money.deposit(address, 1_000_000).await;
+    let script = format!(
+        "INSERT INTO address_challenges VALUES (gen_random_uuid(), '{id}', '\\x{address}', 'x', now());
+         INSERT INTO api_keys VALUES (gen_random_uuid(), '{id}', 'x', 'x', sha256('{id}'), '{{jobs:read}}', now());
+         INSERT INTO blobs VALUES (sha256('{id}'), 1, now());
+         INSERT INTO blob_owners VALUES ('{id}', sha256('{id}'), now());
+         INSERT INTO idempotency_keys VALUES ('{id}', 'POST', '/', 'k', sha256(''), 200, NULL, '', now(), now());
+         INSERT INTO join_tokens VALUES (gen_random_uuid(), '{id}', 'x', sha256(''), 1, 0, now(), now());
+         INSERT INTO workers (worker_id, account_id, join_token_id, name, public_key, device, device_name, memory_bytes, threads,
+             numeric_class, libtorch, version, joined_at)
+         SELECT gen_random_uuid(), '{id}', join_token_id, 'x', sha256('{id}'), 'cpu', 'x', 1, 1, 'x', 'x', 'x', now()
+         FROM join_tokens WHERE account_id = '{id}';
+         INSERT INTO account_controls (account_id, updated_at) VALUES ('{id}', now());
+         INSERT INTO account_days VALUES ('{id}', now(), 1);
+         INSERT INTO audit_events (body, account_id) VALUES ('{{\"action\":\"a\",\"subject\":\"s\"}}', '{id}');
+         INSERT INTO deposits VALUES (gen_random_uuid(), {asset}, {number}, {number}, '\\x{address}', '\\x{address}', 1, 1, sha256(''), now());
+         INSERT INTO claims VALUES ({asset}, {number}, 'claimed', '\\x{address}', 1, 1, 1, 1, sha256(''), now());
+         INSERT INTO releases VALUES (gen_random_uuid(), {asset}, '\\x{address}', 'earning', 1, 0, 'queued', NULL, now());",
+        id = account.0,
+        address = alloy_primitives::hex::encode(address),
+        asset = money.asset,
+        number = u32::from(address.0[0]),
+    );
+    sqlx::raw_sql(AssertSqlSafe(script))
+        .execute(&money.owner)
+        .await
+        .unwrap();
+    account
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
+    let money = Money::new(db).await;
+    let (alice, bob) = (furnish(&money, ALICE).await, furnish(&money, BOB).await);
+    let by_account = [
+        "accounts",
+        "account_controls",
+        "account_days",
+        "address_challenges",
+        "api_keys",
+        "audit_events",
+        "blob_owners",
+        "idempotency_keys",
+        "join_tokens",
+        "workers",
+    ];
+    let by_owner = ["deposits", "claims", "releases"];
+    let mut tx = tenant::begin(&money.api, alice, Some(ALICE)).await.unwrap();
+    for table in by_account {
+        let others = format!("account_id = '{}'", bob.0);
+        assert_eq!(count(&mut tx, table, &others).await, 0, "{table}");
+        assert!(count(&mut tx, table, "true").await > 0, "{table}: its own");
+    }
+    for table in by_owner {
+        let own = format!("owner = '\\x{}'", alloy_primitives::hex::encode(ALICE));
+        let all = count(&mut tx, table, "true").await;
+        assert!(all > 0, "{table}: its own");
+        assert_eq!(count(&mut tx, table, &own).await, all, "{table}");
+    }
+    // Nor does it change or take away what another has.
+    for statement in [
+        "UPDATE api_keys SET revoked_at = now()",
+        "UPDATE join_tokens SET revoked_at = now()",
+        "DELETE FROM idempotency_keys",
+        "DELETE FROM address_challenges",
+    ] {
+        let done = sqlx::query(statement).execute(&mut *tx).await.unwrap();
+        assert_eq!(done.rows_affected(), 1, "{statement}");
+    }
+    let forged = format!(
+        "INSERT INTO blob_owners SELECT '{}', sha256, created_at FROM blob_owners",
+        bob.0
+    );
+    let forged = sqlx::query(AssertSqlSafe(forged)).execute(&mut *tx).await;
+    assert!(forged.unwrap_err().to_string().contains("row-level security"));
+    tx.rollback().await.unwrap();
+    // The wall falls with the transaction, and nobody inherits it.
+    let mut connection = money.api.acquire().await.unwrap();
+    assert_eq!(count(&mut connection, "api_keys", "true").await, 2);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_job_and_its_receipt_are_walled_with_all_their_parts(db: PgPool) {
+    let money = Money::new(db).await;
+    let meter = comptoir_domain::price::Meter::inference(
+        1_000,
+        1,
+        comptoir_domain::job::Tier::None,
+    )
+    .unwrap();
+    let (alice, bob) = (money.bind(ALICE, true).await, money.bind(BOB, true).await);
+    for (account, address) in [(alice, ALICE), (bob, BOB)] {
+        money.deposit(address, 10_000).await;
+        let job = money.job(account, address, &meter).await;
+        let script = format!(
+            "INSERT INTO job_events VALUES ('{job}', 1, 'x', '{{}}', now());
+             INSERT INTO verdicts VALUES ('{job}', 'unverified', '{{}}', sha256(''), now());
+             INSERT INTO blobs VALUES (sha256('{job}'), 1, now());
+             INSERT INTO job_outputs VALUES ('{job}', 'x', sha256('{job}'));",
+            job = job.0,
+        );
+        sqlx::raw_sql(AssertSqlSafe(script)).execute(&money.owner).await.unwrap();
+    }
+    for table in ["jobs", "quotes", "job_events", "job_outputs", "verdicts"] {
+        let mut connection = money.api.acquire().await.unwrap();
+        assert_eq!(count(&mut connection, table, "true").await, 2, "{table}");
+        let mut tx = tenant::begin(&money.api, alice, Some(ALICE)).await.unwrap();
+        assert_eq!(count(&mut tx, table, "true").await, 1, "{table}");
+        let mut tx = tenant::begin(&money.api, AccountId::generate(), None).await.unwrap();
+        assert_eq!(count(&mut tx, table, "true").await, 0, "{table}");
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_does_not_say_for_whom_it_asks_sees_nothing(db: PgPool) {
+    let money = Money::new(db).await;
+    furnish(&money, ALICE).await;
+    let options = (*money.owner.connect_options()).clone();
+    let silent = PgPool::connect_with(options.options([("role", "comptoir_api")])).await.unwrap();
+    let mut connection = silent.acquire().await.unwrap();
+    for table in ["accounts", "api_keys", "jobs", "deposits", "receipts", "releases"] {
+        assert_eq!(count(&mut connection, table, "true").await, 0, "{table}");
+    }
+    for service in [&money.scheduler, &money.settler] {
+        let mut connection = service.acquire().await.unwrap();
+        assert_eq!(count(&mut connection, "accounts", "true").await, 1);
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn every_table_with_a_tenant_has_a_wall_or_a_reason(db: PgPool) {
+    let tables: Vec<(String, bool)> = sqlx::query_as(
+        "SELECT c.relname::text, c.relforcerowsecurity FROM pg_class c
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+           AND has_any_column_privilege('comptoir_api', c.oid, 'SELECT')
+           AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
+               AND a.attname IN ('account_id', 'owner', 'payer'))",
+    )
+    .fetch_all(&db)
+    .await
+    .unwrap();
+    assert!(tables.len() > 15, "the catalogue is read: {tables:?}");
+    let without: BTreeSet<_> = tables
+        .iter()
+        .filter(|(_, walled)| !walled)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(without, WITHOUT.iter().copied().collect::<BTreeSet<_>>());
+}
