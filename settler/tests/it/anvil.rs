@@ -105,4 +105,15 @@ impl Anvil {
     pub async fn drop_transaction(&self, hash: B256) {
         self.ask("anvil_dropTransaction", json!([hash])).await;
     }
+
+    /// What the next block asks for a unit of gas, in wei.
+    pub async fn next_base_fee(&self, wei: u64) {
+        self.ask("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")]))
+            .await;
+    }
+
+    /// Forgets every transaction that waits.
+    pub async fn drop_transactions(&self) {
+        self.ask("anvil_dropAllTransactions", json!([])).await;
+    }
 }

@@ -224,7 +224,6 @@ async fn a_pause_delays_and_loses_nothing(db: PgPool) {
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_batch_closes_by_time_by_number_or_by_value(db: PgPool) {
     let (world, settler) = funded(db, 100).await;
-    drop(settler);
     let policy = BatchPolicy {
         interval: Duration::from_hours(1),
         receipts: 2,
@@ -234,14 +233,7 @@ async fn a_batch_closes_by_time_by_number_or_by_value(db: PgPool) {
         batches: policy,
         ..world.config()
     };
-    let mut settler = None;
-    for _ in 0..1_000 {
-        settler = world.lead_with(config.clone()).await;
-        if settler.is_some() {
-            break;
-        }
-    }
-    let mut settler = settler.expect("the lead is free");
+    let mut settler = world.lead_after(settler, config).await;
     let alice = world.bind(Key::Alice.address()).await;
     let pay = async |base| {
         world

@@ -11,6 +11,8 @@ mod caps;
 #[cfg(test)]
 mod contradictions;
 #[cfg(test)]
+mod crashes;
+#[cfg(test)]
 mod deploying;
 #[cfg(test)]
 mod deposits;

@@ -3,12 +3,13 @@
 use alloy::{eips::BlockId, primitives::B256, providers::Provider as _};
 use comptoir_contracts_bindings::Settlement::lastBatchCall;
 use comptoir_domain::settlement::BatchState;
-use comptoir_settler::StepError;
+use comptoir_settler::{StepError, alert::Alert};
 use comptoir_store::leader::FenceError;
 use sqlx::PgPool;
 
 use crate::{
     batches::funded,
+    contradictions::halt,
     harness::{DEPTH, Key, NOW, World},
 };
 
@@ -24,7 +25,7 @@ async fn attempts(world: &World) -> Vec<(B256, Vec<u8>)> {
         .collect()
 }
 
-async fn with_a_receipt(db: PgPool) -> (World, comptoir_settler::Settler) {
+pub async fn with_a_receipt(db: PgPool) -> (World, comptoir_settler::Settler) {
     let (world, settler) = funded(db, 10).await;
     let alice = world.bind(Key::Alice.address()).await;
     world
@@ -54,8 +55,7 @@ async fn a_transaction_that_the_node_lost_is_sent_again_as_the_same_bytes(db: Pg
     );
 
     // Another process finds the bytes in the database.
-    drop(settler);
-    let mut settler = world.settler().await;
+    let mut settler = world.lead_after(settler, world.config()).await;
     assert_eq!(settler.step(NOW).await.unwrap().sent, 1);
     assert_eq!(attempts(&world).await, first);
     world.anvil.mine(1).await;
@@ -135,16 +135,7 @@ async fn two_settlers_cannot_both_write(db: PgPool) {
     );
     assert!(world.states().await.is_empty());
     assert!(attempts(&world).await.is_empty());
-    drop(settler);
-    // The session ends with the connection, and then the next may lead.
-    let mut second = None;
-    for _ in 0..1_000 {
-        second = world.lead().await;
-        if second.is_some() {
-            break;
-        }
-    }
-    let mut second = second.expect("the lead is free");
+    let mut second = world.lead_after(settler, world.config()).await;
     world.until_claimable(&mut second).await;
     let nonce = world
         .anvil
@@ -158,7 +149,7 @@ async fn two_settlers_cannot_both_write(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn a_nonce_that_somebody_else_used_is_replaced_by_a_new_one(db: PgPool) {
+async fn a_nonce_that_somebody_else_used_halts_settling_until_a_person_accepts_it(db: PgPool) {
     let (world, mut settler) = with_a_receipt(db).await;
     world.anvil.hold_back().await;
     settler.step(NOW).await.unwrap();
@@ -170,11 +161,17 @@ async fn a_nonce_that_somebody_else_used_is_replaced_by_a_new_one(db: PgPool) {
     // The key is used outside: a call that changes nothing takes nonce 0.
     world.call(Key::Settler, lastBatchCall {}).await;
     settler.step(NOW).await.unwrap();
-    assert_eq!(
-        attempts(&world).await.len(),
-        1,
-        "what is not final is not given up"
-    );
+    assert_eq!(halt(&world).await, None, "what is not final is not judged");
+    world.anvil.mine(DEPTH).await;
+    assert!(settler.step(NOW).await.unwrap().halted);
+    let (reason, detail) = halt(&world).await.unwrap();
+    assert_eq!(reason, "nonce_used_outside");
+    assert!(detail.starts_with("nonce 0 of "), "{detail}");
+    assert!(settler.step(NOW).await.unwrap().halted);
+    assert_eq!(world.health.alerts.raised(Alert::SettlingHalted), 1);
+    assert_eq!(attempts(&world).await.len(), 1);
+
+    world.resume().await;
     let batch = world.until_claimable(&mut settler).await;
     assert_eq!(batch.header.id, 1);
     let states: Vec<(i64, String)> =
@@ -183,4 +180,55 @@ async fn a_nonce_that_somebody_else_used_is_replaced_by_a_new_one(db: PgPool) {
             .await
             .unwrap();
     assert_eq!(states, [(0, "failed".to_owned()), (1, "done".to_owned())]);
+    world.audit().await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nonces_that_ran_ahead_halt_settling_before_anything_is_signed(db: PgPool) {
+    let (world, mut settler) = funded(db, 10).await;
+    world
+        .anvil
+        .ask("anvil_setNonce", serde_json::json!([Key::Settler.address(), "0x5"]))
+        .await;
+    let alice = world.bind(Key::Alice.address()).await;
+    world
+        .pay_job(alice, Key::Alice.address(), 1_000, Key::Bob.address())
+        .await;
+    assert!(settler.step(NOW).await.unwrap().halted);
+    assert_eq!(halt(&world).await.unwrap().0, "nonce_used_outside");
+    assert!(attempts(&world).await.is_empty());
+    // Whoever resumes accepts it, and the stream goes on behind it.
+    world.resume().await;
+    world.until_claimable(&mut settler).await;
+    let nonces: Vec<i64> = sqlx::query_scalar("SELECT nonce FROM eth_intents")
+        .fetch_all(&world.owner)
+        .await
+        .unwrap();
+    assert_eq!(nonces, [5]);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_gap_in_the_nonces_is_filled_with_a_transfer_of_nothing(db: PgPool) {
+    let (world, mut settler) = funded(db, 10).await;
+    world.call(Key::Settler, lastBatchCall {}).await;
+    settler.step(NOW).await.unwrap();
+    world.resume().await;
+    // What used the nonce is dropped by a reorganisation, after the settler went on behind it.
+    world.anvil.reorganise(1).await;
+    let alice = world.bind(Key::Alice.address()).await;
+    world
+        .pay_job(alice, Key::Alice.address(), 1_000, Key::Bob.address())
+        .await;
+    let batch = world.until_claimable(&mut settler).await;
+    assert_eq!(batch.header.receipt_count, 1);
+    world.anvil.mine(DEPTH).await;
+    settler.step(NOW).await.unwrap();
+    let intents: Vec<(i64, String, String)> =
+        sqlx::query_as("SELECT nonce, kind, state FROM eth_intents ORDER BY nonce")
+            .fetch_all(&world.owner)
+            .await
+            .unwrap();
+    let done = |nonce, kind: &str| (nonce, kind.to_owned(), "done".to_owned());
+    assert_eq!(intents, [done(0, "fill"), done(1, "commit")]);
+    world.audit().await;
 }

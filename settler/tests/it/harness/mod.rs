@@ -1,44 +1,42 @@
 //! A chain with the contracts on it, a database that knows them, and a settler with its own rights.
 
-use std::time::Duration;
+pub mod audit;
+mod money;
+pub mod process;
+pub mod proxy;
+
+use std::{sync::Arc, time::Duration};
 
 use alloy::{
-    primitives::{Address, B256, U256},
+    primitives::{Address, U256},
     signers::local::PrivateKeySigner,
     sol_types::SolCall,
 };
 use comptoir_contracts_bindings::{
-    ComptoirToken::{self, approveCall},
-    Settlement::{self, SettlementInstance, claimCall, depositCall},
+    ComptoirToken,
+    Settlement::{self, SettlementInstance},
 };
 use comptoir_domain::{
     amount::Amount,
     asset::Asset,
-    digest::Sha256,
-    id::{AccountId, JobId, QuoteId, ReceiptId},
-    job::{Device, Tier},
-    price::{self, Meter, PriceVersion, Rate},
-    settlement::{
-        AccountDocument, BatchState, ReceiptDocument,
-        document::Disclosure,
-        file::{self, Opening, Sealed},
-    },
+    job::Device,
+    price::{PriceVersion, Rate},
+    settlement::BatchState,
 };
 use comptoir_settler::{
     BatchPolicy, Config, Finality, Progress, Settler,
+    chain::RPC_TIMEOUT,
     deploy::{self, Caps, Deployed, Deployment, Sender, Token, Windows},
     fees::FeePolicy,
+    health::Health,
 };
 use comptoir_store::{
     assets::{self, NewAsset},
     batches::{self, Batch, Filter},
-    charges::{self, JobCharge},
-    holds::{self, Hold, HoldError, HoldSource},
-    ledger,
     objects::Objects,
     pool::{self, ServiceRole},
     prices::{self, NewPrice},
-    receipts,
+    reconciliation,
 };
 use sqlx::PgPool;
 use tempfile::TempDir;
@@ -91,7 +89,8 @@ pub struct World {
     pub scheduler: PgPool,
     pub api: PgPool,
     pub objects: Objects,
-    _folder: TempDir,
+    pub folder: TempDir,
+    pub health: Arc<Health>,
     pub deployed: Deployed,
     pub asset: Asset,
     pub price: PriceVersion,
@@ -146,7 +145,8 @@ impl World {
             owner,
             anvil,
             objects,
-            _folder: folder,
+            folder,
+            health: Arc::default(),
             deployed,
             asset,
             price,
@@ -156,9 +156,12 @@ impl World {
     pub fn config(&self) -> Config {
         Config {
             rpc: self.anvil.url.clone(),
-            signer: Key::Settler.signer(),
+            rpc_timeout: RPC_TIMEOUT,
+            signer: Arc::new(Key::Settler.signer()),
+            signer_timeout: Duration::from_secs(10),
             start_block: self.deployed.start_block,
             finality: Finality::Depth(DEPTH),
+            finality_stall: Duration::from_mins(30),
             batches: BatchPolicy {
                 interval: Duration::ZERO,
                 ..BatchPolicy::default()
@@ -170,10 +173,21 @@ impl World {
     }
 
     pub async fn lead_with(&self, config: Config) -> Option<Settler> {
-        let (db, objects) = (self.db.clone(), self.objects.clone());
-        Settler::lead(db, objects, self.asset, config, NOW)
+        let parts = (self.db.clone(), self.objects.clone(), self.asset);
+        Settler::lead(parts, config, Arc::clone(&self.health), NOW)
             .await
             .unwrap()
+    }
+
+    /// Leads once the settler before it is gone: its lock goes with its connection.
+    pub async fn lead_after(&self, before: Settler, config: Config) -> Settler {
+        drop(before);
+        for _ in 0..1_000 {
+            if let Some(settler) = self.lead_with(config.clone()).await {
+                return settler;
+            }
+        }
+        panic!("the lead does not become free");
     }
 
     pub async fn lead(&self) -> Option<Settler> {
@@ -210,136 +224,11 @@ impl World {
             .unwrap()
     }
 
-    /// Deposits of Alice's tokens for an account. Alice has all there are.
-    pub async fn deposit(&self, account: Address, base: u128) {
-        let approve = approveCall {
-            spender: self.deployed.settlement,
-            value: U256::from(base),
-        };
-        self.sender(Key::Alice)
-            .call(self.deployed.token, approve.abi_encode().into())
-            .await
-            .unwrap();
-        self.call(
-            Key::Alice,
-            depositCall {
-                account,
-                amount: U256::from(base),
-            },
-        )
-        .await;
-    }
-
-    pub async fn available(&self, owner: Address) -> u128 {
-        self.balances(owner).await.available.base()
-    }
-
-    pub async fn balances(&self, owner: Address) -> ledger::Balances {
-        ledger::balances(&mut self.api.acquire().await.unwrap(), owner, self.asset.id)
-            .await
-            .unwrap()
-    }
-
-    /// Signs an account up and binds the address to it.
-    pub async fn bind(&self, address: Address) -> AccountId {
-        let id = AccountId::generate();
-        sqlx::query(
-            "INSERT INTO accounts (account_id, email, password_hash, address, address_bound_at, auto_release, created_at)
-             VALUES ($1, $2, 'x', $3, $4, true, $4)",
-        )
-        .bind(id.0)
-        .bind(format!("{address:x}@example.org"))
-        .bind(address.as_slice())
-        .bind(NOW)
-        .execute(&self.owner)
-        .await
-        .unwrap();
-        id
-    }
-
-    pub async fn hold(
-        &self,
-        source: HoldSource,
-        owner: Address,
-        base: u128,
-    ) -> Result<(), HoldError> {
-        let hold = Hold {
-            source,
-            owner,
-            asset_id: self.asset.id,
-            amount: amount(base),
-        };
-        let mut tx = self.api.begin().await.unwrap();
-        holds::place(&mut tx, &hold, NOW).await?;
-        tx.commit().await.unwrap();
-        Ok(())
-    }
-
-    /// A job of so many base units (one per multiply-add), held, done by `worker` and settled.
-    pub async fn pay_job(
-        &self,
-        account: AccountId,
-        payer: Address,
-        base: u128,
-        worker: Address,
-    ) -> ReceiptId {
-        let meter = Meter::inference(base, 1, Tier::None).unwrap();
-        let exact = price::amount(&meter, &self.price).unwrap();
-        let job = self.insert_job(account, payer, &meter).await;
-        self.hold(HoldSource::Job(job), payer, exact.ceil().base())
-            .await
-            .unwrap();
-        let charge = JobCharge {
-            job,
-            account,
-            payer,
-            asset_id: self.asset.id,
-            meter,
-            price: self.price,
-            amount: exact,
-            shares: vec![(worker, 1)],
-            input: Sha256::of(b"input"),
-            result: Sha256::of(b"result"),
-            verdict: Sha256::of(b"verdict"),
-        };
-        let mut tx = self.scheduler.begin().await.unwrap();
-        let receipt = charges::settle_job(&mut tx, &charge, NOW).await.unwrap();
-        tx.commit().await.unwrap();
-        receipt
-    }
-
-    async fn insert_job(&self, account: AccountId, payer: Address, meter: &Meter) -> JobId {
-        let (quote, job) = (QuoteId::generate(), JobId::generate());
-        sqlx::query(
-            "INSERT INTO quotes (quote_id, account_id, asset_id, spec, spec_sha256, tier, device, meter, madds,
-                 price_version_id, amount_atto, hold_base, min_memory_bytes, created_at, expires_at)
-             VALUES ($1, $2, $3, '{}', $4, 'none', 'cpu', $5, 1, $6, 1, 1, 0, $7, $7)",
-        )
-        .bind(quote.0)
-        .bind(account.0)
-        .bind(self.asset.id)
-        .bind(&[0_u8; 32][..])
-        .bind(serde_json::to_value(meter).unwrap())
-        .bind(self.price.id)
-        .bind(NOW)
-        .execute(&self.owner)
-        .await
-        .unwrap();
-        sqlx::query(
-            "INSERT INTO jobs (job_id, account_id, quote_id, payer, asset_id, kind, tier, max_cost_base, state,
-                 deadline_at, created_at)
-             VALUES ($1, $2, $3, $4, $5, 'inference', 'none', 1, 'verifying', $6, $6)",
-        )
-        .bind(job.0)
-        .bind(account.0)
-        .bind(quote.0)
-        .bind(payer.as_slice())
-        .bind(self.asset.id)
-        .bind(NOW)
-        .execute(&self.owner)
-        .await
-        .unwrap();
-        job
+    /// A person has looked at why settling stood still.
+    pub async fn resume(&self) {
+        let mut conn = self.owner.acquire().await.unwrap();
+        let cleared = reconciliation::clear_halt(&mut conn, self.asset.id, NOW);
+        assert!(cleared.await.unwrap(), "settling stood still");
     }
 
     /// Newest first.
@@ -377,69 +266,6 @@ impl World {
             self.anvil.mine(DEPTH).await;
         }
         panic!("no batch became claimable: {:?}", self.states().await);
-    }
-
-    pub async fn leaves(&self, batch: &Batch) -> (Opening, Sealed) {
-        let bytes = self
-            .objects
-            .get_all(batch.data_hash(), 1 << 20)
-            .await
-            .unwrap();
-        file::read(&bytes).unwrap()
-    }
-
-    pub async fn account_document(&self, batch: &Batch, owner: Address) -> AccountDocument {
-        let (opening, sealed) = self.leaves(batch).await;
-        sealed
-            .account_document(&opening, owner)
-            .expect("the account has a leaf")
-    }
-
-    /// What the API makes of a receipt for its payer.
-    pub async fn receipt_document(&self, id: ReceiptId) -> ReceiptDocument {
-        let mut conn = self.api.acquire().await.unwrap();
-        let receipt = receipts::find(&mut conn, id).await.unwrap().unwrap();
-        let (batch, index) = batches::of_receipt(&mut conn, id)
-            .await
-            .unwrap()
-            .expect("the receipt is batched");
-        let (opening, sealed) = self.leaves(&batch).await;
-        let index = usize::try_from(index).unwrap();
-        ReceiptDocument {
-            chain_id: opening.chain_id,
-            contract: opening.contract,
-            header: batch.header,
-            receipt: sealed.receipts[index].clone(),
-            input: Some(Disclosure {
-                sha256: receipt.input,
-                salt: B256::from(receipt.input_salt),
-            }),
-            result: Some(Disclosure {
-                sha256: receipt.result,
-                salt: B256::from(receipt.result_salt),
-            }),
-            meter: serde_json::to_value(&receipt.bill).unwrap(),
-            proof: sealed.receipts_tree.proof(index).unwrap(),
-        }
-    }
-
-    /// Anybody may claim for anybody; here it is Carol.
-    pub async fn claim(&self, document: &AccountDocument) {
-        let leaf = Settlement::Account {
-            account: document.account.account,
-            payable_: document.account.payable,
-            available: document.account.available,
-            depositsSeen: document.account.deposits_seen,
-        };
-        self.call(
-            Key::Carol,
-            claimCall {
-                id: document.header.id,
-                leaf,
-                proof: document.proof.clone(),
-            },
-        )
-        .await;
     }
 
     /// Steps until nothing changes any more.

@@ -1,0 +1,133 @@
+//! The settler as it is run: a process of its own, which a crash point may kill.
+
+use std::{os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, time::Duration};
+
+use nix::sys::signal::Signal;
+use sqlx::ConnectOptions as _;
+use tokio::process::{Child, Command};
+
+use super::{DEPTH, Key, World};
+
+/// Beats of the chain that a process gets for whatever it has to do.
+const BEATS_MAX: usize = 1_500;
+/// Between two beats.
+const PAUSE: Duration = Duration::from_millis(20);
+/// The base fee of expensive blocks.
+const EXPENSIVE_WEI: u64 = 100_000_000_000;
+
+pub struct Process(Child);
+
+/// The binary that `make build` made, beside the tests.
+fn binary() -> PathBuf {
+    let tests = std::env::current_exe().unwrap();
+    let binary = tests.ancestors().nth(2).unwrap().join("comptoir");
+    assert!(
+        binary.is_file(),
+        "{} is missing: run `make build`",
+        binary.display()
+    );
+    binary
+}
+
+impl World {
+    /// Starts `comptoir serve settler`, to be killed at a crash point (`name:nth`) if one is given.
+    pub fn serve(&self, crash_at: Option<&str>) -> Process {
+        let key = self.folder.path().join("settler.key");
+        let hex = alloy::hex::encode(Key::Settler.signer().to_bytes());
+        std::fs::write(&key, hex).unwrap();
+        let objects = url::Url::from_directory_path(self.folder.path()).unwrap();
+        let mut command = Command::new(binary());
+        command
+            .args(["serve", "settler", "--finality-depth", &DEPTH.to_string()])
+            .args(["--batch-after-s", "0", "--poll-ms", "10"])
+            .args(["--listen", "127.0.0.1:0"])
+            .args(["--start-block", &self.deployed.start_block.to_string()])
+            .args(["--rpc-url", self.anvil.url.as_str()])
+            .args(["--objects-url", objects.as_str()])
+            .arg("--key-file")
+            .arg(key)
+            .env(
+                "DATABASE_URL",
+                self.owner.connect_options().to_url_lossy().as_str(),
+            )
+            .env_remove("CRASH_AT")
+            .stdout(Stdio::null())
+            .kill_on_drop(true);
+        if let Some(point) = crash_at {
+            command.env("CRASH_AT", point);
+        }
+        Process(command.spawn().unwrap())
+    }
+
+    async fn beat(&self, beat: Beat) {
+        match beat {
+            Beat::Block => self.anvil.pass(3).await,
+            Beat::ExpensiveBlock => {
+                self.anvil.next_base_fee(EXPENSIVE_WEI).await;
+                self.anvil.mine(1).await;
+            }
+            Beat::Nothing => {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What happens on the chain while a process does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beat {
+    /// A block is mined, and three seconds pass.
+    Block,
+    /// A block is mined whose base fee keeps out what was signed before.
+    ExpensiveBlock,
+    /// Nothing.
+    Nothing,
+}
+
+impl Process {
+    /// Lets the chain go on until the crash point has killed the process.
+    pub async fn is_killed(self, world: &World) {
+        self.is_killed_while(world, Beat::Block).await;
+    }
+
+    pub async fn is_killed_while(mut self, world: &World, beat: Beat) {
+        for _ in 0..BEATS_MAX {
+            tokio::select! {
+                status = self.0.wait() => {
+                    let signal = status.unwrap().signal();
+                    assert_eq!(signal, Some(Signal::SIGKILL as i32));
+                    return;
+                }
+                () = world.beat(beat) => {}
+            }
+        }
+        panic!("the crash point was not reached: {:?}", world.states().await);
+    }
+
+    /// Lets the chain go on until `done`, with the process alive.
+    pub async fn until(&mut self, world: &World, done: impl AsyncFn(&World) -> bool) {
+        self.until_while(world, Beat::Block, done).await;
+    }
+
+    pub async fn until_while(
+        &mut self,
+        world: &World,
+        beat: Beat,
+        done: impl AsyncFn(&World) -> bool,
+    ) {
+        for _ in 0..BEATS_MAX {
+            if done(world).await {
+                return;
+            }
+            if let Some(status) = self.0.try_wait().unwrap() {
+                panic!("the settler ended: {status}");
+            }
+            world.beat(beat).await;
+        }
+        panic!("it did not come to that: {:?}", world.states().await);
+    }
+
+    /// Ends it as a power cut would.
+    pub async fn kill(mut self) {
+        self.0.kill().await.unwrap();
+    }
+}
