@@ -1,5 +1,6 @@
 //! Settlement batches: what a snapshot of the ledger commits to, and where each batch is on its way.
 
+mod movements;
 mod reads;
 mod snapshot;
 
@@ -65,7 +66,7 @@ pub struct NewBatch<'a> {
     pub data_bytes: u64,
     /// Leaves under the accounts root.
     pub account_count: u64,
-    /// The receipts by index, with their leaves.
+    /// Receipts, and movements that are no charge, by index, with their leaves.
     pub items: &'a [(ReceiptId, B256)],
 }
 
@@ -129,20 +130,22 @@ pub async fn insert(
     sqlx::query!(
         "INSERT INTO batch_items (receipt_id, batch_id, idx, leaf)
          SELECT item.receipt, $1, item.number - 1, item.leaf
-         FROM UNNEST($2::uuid[], $3::bytea[]) WITH ORDINALITY AS item (receipt, leaf, number)",
+         FROM UNNEST($2::uuid[], $3::bytea[]) WITH ORDINALITY AS item (receipt, leaf, number)
+         JOIN unbatched_receipts u ON u.receipt_id = item.receipt",
         batch.id.0,
         &receipts,
         &leaves,
     )
     .execute(&mut **tx)
     .await?;
+    let moved = movements::settle(tx, batch.id, (&receipts, &leaves)).await?;
     let taken = sqlx::query!(
         "DELETE FROM unbatched_receipts WHERE receipt_id = ANY ($1)",
         &receipts
     )
     .execute(&mut **tx)
     .await?;
-    if taken.rows_affected() != receipts.len() as u64 {
+    if taken.rows_affected() + moved != receipts.len() as u64 {
         return Err(SealError::SettledAlready);
     }
     releases::come_to(tx, asset, batch.id).await?;
@@ -187,6 +190,7 @@ pub async fn advance(
         )
         .execute(&mut **tx)
         .await?;
+        movements::give_back(tx, batch).await?;
         releases::give_back(tx, asset, batch, now).await?;
     }
     Ok(())

@@ -186,7 +186,11 @@ pub async fn of_receipt(
 /// When the database refuses.
 pub async fn items(conn: &mut PgConnection, batch: BatchId) -> sqlx::Result<Vec<B256>> {
     sqlx::query_scalar!(
-        "SELECT leaf FROM batch_items WHERE batch_id = $1 ORDER BY idx",
+        r#"SELECT leaf AS "leaf!" FROM (
+               SELECT idx, leaf FROM batch_items WHERE batch_id = $1
+               UNION ALL SELECT idx, leaf FROM batch_movements WHERE batch_id = $1
+           ) items
+           ORDER BY idx"#,
         batch.0
     )
     .fetch_all(conn)

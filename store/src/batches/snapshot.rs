@@ -11,6 +11,7 @@ use comptoir_domain::{
 };
 use sqlx::PgConnection;
 
+use super::movements;
 use crate::{
     PgTransaction, assets,
     assets::AssetError,
@@ -25,7 +26,7 @@ const EXITS_MAX: i64 = 100_000;
 /// Everything that a batch commits to, as one snapshot of the database sees it.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
-    /// The unbatched receipts, oldest first; not numbered yet.
+    /// The unbatched receipts, oldest first, then the movements that are no charge; not numbered yet.
     pub receipts: Vec<Receipt>,
     /// Every account, by address.
     pub accounts: Vec<Account>,
@@ -89,8 +90,9 @@ pub async fn demand(conn: &mut PgConnection, asset: i32) -> sqlx::Result<Demand>
 /// # Errors
 /// When the database refuses, or a stored value is no amount.
 pub async fn snapshot(tx: &mut PgTransaction<'_>, asset: i32) -> Result<Snapshot, AssetError> {
-    let receipts = receipts(tx, asset).await?;
+    let mut receipts = receipts(tx, asset).await?;
     let platform = assets::platform(tx, asset).await?;
+    receipts.extend(movements::waiting(tx, asset, platform).await?);
     let mut owners = ledger::all_owner_balances(tx, asset).await?;
     let house = ledger::house_balances(tx, asset).await?;
     let (deposits, deposit_seq_seen) = deposits(tx, asset).await?;
