@@ -30,7 +30,7 @@ pub async fn run(args: SchedulerArgs) -> anyhow::Result<()> {
 /// # Errors
 /// When a part does not come up.
 pub async fn start(args: SchedulerArgs, stop: CancellationToken) -> anyhow::Result<Running> {
-    let keys = ServiceKeys::read(&args.web.keys)?;
+    let secrets = ServiceKeys::read(&args.web.keys)?;
     let shared = parts::shared_limits(&args.web)?;
     let mut state = SchedulerState::new(
         parts::connect(&args.common, ServiceRole::Scheduler).await?,
