@@ -181,12 +181,13 @@ async fn create_quote(
     };
     let terms = quoting::terms_now(&state).await?;
     let new = quoting::price(&state, caller.account, wanted, &terms).await?;
-    let mut connection = state.db.acquire().await?;
-    let quote = quotes::create(&mut connection, new, state.now())
+    let mut tx = caller.begin(&state).await?;
+    let quote = quotes::create(&mut tx, new, state.now())
         .await
         .map_err(not_quoted)?;
     let location = [(header::LOCATION, format!("/v1/quotes/{}", quote.id))];
-    let body = QuoteBody::of(&mut connection, quote).await?;
+    let body = QuoteBody::of(&mut tx, quote).await?;
+    tx.commit().await?;
     Ok((StatusCode::CREATED, location, Json(body)).into_response())
 }
 
@@ -206,7 +207,7 @@ async fn find_quote(
     Path(id): Path<QuoteId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let quote = quotes::find(&mut connection, caller.account, id).await?;
     let quote = quote.ok_or_else(Problem::not_found)?;
     Ok(conditions.answer(QuoteBody::of(&mut connection, quote).await?))

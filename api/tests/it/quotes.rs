@@ -65,6 +65,17 @@ async fn a_price_is_its_terms_to_the_last_fraction(db: PgPool) {
         quoted.text("/price_version/minimum_base"),
         MINIMUM.to_string()
     );
+    // What each tier costs: one run, a tenth more for audits, two runs, three.
+    let tenths = [("none", 10), ("sampled", 11), ("replicated", 20), ("quorum", 30)];
+    let tiers = quoted.json["tiers"].as_array().unwrap();
+    assert_eq!(tiers.len(), tenths.len());
+    for (tier, (name, tenths)) in tiers.iter().zip(tenths) {
+        let price = (madds * RATE_NANO * tenths / 10).div_ceil(10_u128.pow(18));
+        assert_eq!(
+            (&tier["tier"], &tier["price"]["amount"]),
+            (&json!(name), &json!(price.to_string()))
+        );
+    }
     assert_eq!(quoted.text("/expires_at"), "2026-11-22T09:15:00Z");
     let spec_sha256 = Sha256::of_document(&quoted.json["spec"]).unwrap();
     assert_eq!(quoted.text("/spec_sha256"), spec_sha256.to_string());

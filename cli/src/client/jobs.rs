@@ -37,6 +37,29 @@ const JOB: &[&str] = &[
     "created_at",
     "finished_at",
 ];
+const VERDICT: &[&str] = &[
+    "job_id",
+    "kind",
+    "evidence.tier",
+    "evidence_sha256",
+    "draw.audited",
+    "draw.rate_ppm",
+    "draw.drawn_ppm",
+    "draw.seed_commitment",
+    "draw.seed",
+    "decided_at",
+];
+const VERDICT_RESULT: &[&str] = &[
+    "replica",
+    "worker_id",
+    "numeric_class",
+    "result_sha256",
+    "seal",
+    "accepted",
+];
+const VERDICT_COMPARISON: &[&str] = &["replicas", "agreement", "rel_l2", "max_ref"];
+const VERDICT_HOLDBACK: &[&str] = &["payee", "amount", "state"];
+const TIER_PRICE: &[&str] = &["tier", "price", "replicas", "audit_ppm"];
 const JOB_ROW: &[&str] = &[
     "id",
     "name",
@@ -61,12 +84,31 @@ pub async fn quote(context: &Context, args: &SpecArgs) -> anyhow::Result<()> {
         "meter.epochs",
         "meter.factor",
         "meter.replicas",
+        "meter.audit_ppm",
         "price_version.rate_nano",
         "price_version.minimum_base",
         "expires_at",
     ];
     context.output.object(&quote, &terms);
+    parts(context.output, &quote["tiers"], TIER_PRICE);
     Ok(())
+}
+
+/// Prints what a verdict rests on.
+fn verdict(output: Output, verdict: &Value) {
+    output.object(verdict, VERDICT);
+    parts(output, &verdict["evidence"]["results"], VERDICT_RESULT);
+    parts(output, &verdict["evidence"]["comparisons"], VERDICT_COMPARISON);
+    parts(output, &verdict["holdbacks"], VERDICT_HOLDBACK);
+}
+
+/// A list within an object that was just printed; in JSON the object has it already.
+fn parts(output: Output, list: &Value, fields: &[&str]) {
+    let is_empty = list.as_array().is_none_or(Vec::is_empty);
+    match output {
+        Output::Table if !is_empty => output.list(&json!({ "data": list }), fields),
+        Output::Table | Output::Json => {}
+    }
 }
 
 async fn create_quote(api: &Api, args: &SpecArgs) -> anyhow::Result<Value> {
@@ -129,6 +171,10 @@ pub async fn run(context: &Context, verb: &Job) -> anyhow::Result<()> {
         Job::Result { id, out } => results(context, &api, id, out).await,
         Job::Explain { id } => {
             explain(output, &api.get(&format!("/v1/jobs/{id}/explain")).await?);
+            Ok(())
+        }
+        Job::Verdict { id } => {
+            verdict(output, &api.get(&format!("/v1/jobs/{id}/verdict")).await?);
             Ok(())
         }
     }

@@ -143,6 +143,7 @@ pub fn recompute(context: &Context, args: &BillArgs) -> anyhow::Result<()> {
         "meter.epochs",
         "meter.factor",
         "meter.replicas",
+        "meter.audit_ppm",
         "price.rate_nano",
         "price.minimum_base",
     ];

@@ -36,7 +36,7 @@ pub struct AuditPolicy {
 pub enum Decay {
     /// At once, to the floor.
     Floor,
-    /// As one divided by `offset` and the trusted results together.
+    /// As one divided by `offset` and the trusted results since the certain start together.
     Inverse {
         /// Added to the trusted results.
         offset: u32,
@@ -63,7 +63,9 @@ pub enum Checked {
     Refuted,
 }
 
-/// The policy of the service: VERIFICATION.md §4.5.
+/// The policy of the service: the first twenty results are all audited, then the rate falls with each audit passed, 1/2,
+/// 1/3 …, to a floor of 5 %. It starts to fall after the certain start and not in it, so that a cheat who is honest for a
+/// hundred results still meets a high rate.
 pub const POLICY: AuditPolicy = AuditPolicy {
     certain_until: 20,
     decay: Decay::Inverse { offset: 1 },
@@ -82,7 +84,7 @@ impl AuditPolicy {
         let falling = match self.decay {
             Decay::Floor => 0,
             Decay::Inverse { offset } => {
-                match CERTAIN_PPM.checked_div(offset.saturating_add(trusted)) {
+                match CERTAIN_PPM.checked_div(offset.saturating_add(trusted - self.certain_until)) {
                     Some(rate) => rate,
                     None => CERTAIN_PPM,
                 }
@@ -190,8 +192,11 @@ mod tests {
 
     #[test]
     fn the_first_twenty_results_are_all_audited_and_never_less_than_one_in_twenty() {
-        let rates = [0, 19, 20, 21, 1_000].map(|trusted| POLICY.rate_ppm(trusted));
-        assert_eq!(rates, [1_000_000, 1_000_000, 50_000, 50_000, 50_000]);
+        let rates = [0, 19, 20, 21, 39, 1_000].map(|trusted| POLICY.rate_ppm(trusted));
+        assert_eq!(
+            rates,
+            [1_000_000, 1_000_000, 1_000_000, 500_000, 50_000, 50_000]
+        );
     }
 
     #[test]
@@ -240,7 +245,7 @@ mod tests {
             .filter(|round| {
                 let mut seal = [0; 32];
                 seal[..4].copy_from_slice(&round.to_le_bytes());
-                Draw::of(&POLICY, 20, &[7; 32], (attempt, &seal)).is_audited()
+                Draw::of(&POLICY, 40, &[7; 32], (attempt, &seal)).is_audited()
             })
             .count();
         // 1,000 expected; the standard deviation is 31.

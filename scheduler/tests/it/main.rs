@@ -11,5 +11,6 @@ mod identity;
 mod life;
 mod matching;
 mod replicas;
+mod sampled;
 mod sequences;
 mod verdicts;

@@ -113,7 +113,9 @@ pub async fn classes(
                    WHEN seen_at IS NULL OR seen_at < $6 THEN 'offline'
                END AS obstacle
                FROM workers LEFT JOIN worker_heartbeats USING (worker_id)
-               WHERE revoked_at IS NULL
+               WHERE revoked_at IS NULL AND NOT EXISTS (
+                   SELECT FROM worker_records records WHERE records.worker_id = workers.worker_id AND barred_at IS NOT NULL
+               )
            )
            SELECT device AS "device!", numeric_class AS "numeric_class!", obstacle,
                count(*) AS "workers!", count(DISTINCT account_id) AS "owners!"
