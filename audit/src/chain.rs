@@ -228,6 +228,16 @@ impl Contract {
         })
     }
 
+    /// Does an account hold a role, at a block? A role is named by the hash of its name.
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub async fn has_role(&self, role: &str, account: Address, at: Hash) -> Result<bool, RpcError> {
+        let arguments = [keccak(&[role.as_bytes()]).0, right(&account.0)];
+        let words = self.call("hasRole(bytes32,address)", &arguments, at).await?;
+        Ok(words.count(0)? != 0)
+    }
+
     /// What the contract holds of its token, at a block.
     ///
     /// # Errors

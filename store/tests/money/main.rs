@@ -13,6 +13,8 @@ mod kinds;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
+mod movements;
+#[cfg(test)]
 mod releases;
 #[cfg(test)]
 mod settling;
