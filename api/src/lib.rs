@@ -15,7 +15,8 @@ mod routes;
 pub mod server;
 mod state;
 
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
+use comptoir_http::parameters::{self, Parameters};
 use utoipa::openapi::OpenApi;
 
 pub use comptoir_http::{FieldError, Problem, extract};
@@ -34,6 +35,10 @@ pub fn app(state: AppState) -> (Router, OpenApi) {
     let document = openapi.to_json().expect("a document serialises");
     let edge = state.config.edge.clone();
     let router = router
+        .layer(from_fn_with_state(
+            Parameters::of(&openapi),
+            parameters::refuse_unknown,
+        ))
         .merge(routes::pages())
         .with_state(state)
         .merge(docs::router(document));

@@ -12,6 +12,7 @@ pub mod key_ring;
 pub mod metrics;
 mod observe;
 pub mod openapi;
+pub mod parameters;
 pub mod problem;
 pub mod rate_limit;
 pub mod request_id;

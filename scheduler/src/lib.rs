@@ -14,7 +14,8 @@ pub mod steps;
 #[cfg(feature = "stub")]
 pub mod stub;
 
-use axum::Router;
+use axum::{Router, middleware::from_fn_with_state};
+use comptoir_http::parameters::{self, Parameters};
 use utoipa::openapi::OpenApi;
 
 pub use server::serve;
@@ -29,6 +30,12 @@ pub const BLOB_BYTES_MAX: u64 = 1 << 30;
 pub fn app(state: SchedulerState) -> (Router, OpenApi) {
     let (router, openapi) = routes::documented();
     let edge = state.edge.clone();
-    let router = comptoir_http::finish_with(router.with_state(state), BODY_BYTES_MAX, &edge);
+    let router = router
+        .layer(from_fn_with_state(
+            Parameters::of(&openapi),
+            parameters::refuse_unknown,
+        ))
+        .with_state(state);
+    let router = comptoir_http::finish_with(router, BODY_BYTES_MAX, &edge);
     (router, openapi)
 }
