@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
-    for source in ["src/aten/bridge.rs", "shim/shim.cpp", "shim/shim.h"] {
+    for source in ["src/aten/bridge.rs", "shim"] {
         println!("cargo::rerun-if-changed={source}");
     }
     match libtorch() {
@@ -33,7 +33,12 @@ fn libtorch() -> Result<PathBuf, String> {
 fn build(libtorch: &Path) {
     let include = libtorch.join("include");
     cxx_build::bridge("src/aten/bridge.rs")
-        .file("shim/shim.cpp")
+        .files([
+            "shim/shim.cpp",
+            "shim/arguments.cpp",
+            "shim/tape.cpp",
+            "shim/update.cpp",
+        ])
         .std("c++17")
         .define("_GLIBCXX_USE_CXX11_ABI", "1")
         // As system headers, so that only warnings of the shim itself are shown.

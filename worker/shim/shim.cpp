@@ -2,7 +2,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
-#include <ATen/ScalarOps.h>
 #include <ATen/Version.h>
 #include <ATen/core/Generator.h>
 #include <ATen/core/List.h>
@@ -11,74 +10,14 @@
 #include <dlfcn.h>
 #include <torch/headeronly/version.h>
 
-#include <optional>
-
+#include "comptoir-worker/shim/arguments.h"
 #include "comptoir-worker/src/aten/bridge.rs.h"
 
 namespace comptoir {
 namespace {
 
-std::string text(rust::Str value) { return {value.data(), value.size()}; }
-
-c10::Device device_of(std::int32_t cuda_index) {
-  return cuda_index < 0 ? c10::Device(c10::kCPU)
-                        : c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(cuda_index));
-}
-
 at::Generator generator_of(std::int32_t cuda_index) {
   return at::globalContext().defaultGenerator(device_of(cuda_index));
-}
-
-using OptionalTensors = c10::List<std::optional<at::Tensor>>;
-
-// Lists arrive as what JSON can say: ints for floats, tensors that may be absent for tensors. The schema knows better.
-c10::IValue coerce_list(const c10::IValue &value, const c10::Type &element) {
-  if (value.isIntList() && element.kind() == c10::TypeKind::FloatType) {
-    c10::List<double> reals;
-    for (const std::int64_t integer : value.toIntVector()) {
-      reals.push_back(static_cast<double>(integer));
-    }
-    return reals;
-  }
-  if (value.isOptionalTensorList() && element.kind() == c10::TypeKind::TensorType) {
-    c10::List<at::Tensor> tensors;
-    for (const std::optional<at::Tensor> &tensor : value.toOptionalTensorVector()) {
-      TORCH_CHECK(tensor.has_value(), "a list of tensors may not hold None");
-      tensors.push_back(*tensor);
-    }
-    return tensors;
-  }
-  return value;
-}
-
-c10::IValue coerce(c10::IValue value, const c10::Argument &argument) {
-  c10::TypePtr type = argument.type();
-  if (const auto optional = type->cast<c10::OptionalType>()) {
-    if (value.isNone()) {
-      return value;
-    }
-    type = optional->getElementType();
-  }
-  if (const auto list = type->cast<c10::ListType>()) {
-    if (value.isInt() && argument.N().has_value()) {
-      return std::vector<std::int64_t>(static_cast<std::size_t>(*argument.N()), value.toInt());
-    }
-    return coerce_list(value, *list->getElementType());
-  }
-  // A number where a tensor is wanted is what Python makes of it: a tensor that does not decide the result's type.
-  if (type->kind() == c10::TypeKind::TensorType && (value.isScalar() || value.isBool())) {
-    return at::native::wrapped_scalar_tensor(value.toScalar());
-  }
-  if (type->kind() == c10::TypeKind::FloatType && value.isInt()) {
-    return static_cast<double>(value.toInt());
-  }
-  return value;
-}
-
-void check(const c10::IValue &value, const c10::Argument &argument, const c10::FunctionSchema &schema) {
-  const bool scalar_from_bool = argument.type()->kind() == c10::TypeKind::NumberType && value.isBool();
-  TORCH_CHECK(scalar_from_bool || value.type()->isSubtypeOf(*argument.type()), "argument '", argument.name(),
-              "' is ", value.type()->repr_str(), " where the schema wants ", argument.type()->repr_str(), ": ", schema);
 }
 
 }  // namespace

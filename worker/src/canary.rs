@@ -149,7 +149,7 @@ fn train(rule: Rule, device: Device) -> Result<Vec<Tensor>, AtenError> {
         })
         .collect::<Result<Vec<_>, AtenError>>()?;
     let learning_rate = rule.learning_rate();
-    let mut optimizer = Optimizer::new(rule, weights.len())?;
+    let mut optimizer = Optimizer::new(rule, weights.len());
     for _ in 0..STEPS {
         let hidden = input.f_linear(&weights[0], Some(&weights[1]))?.f_relu()?;
         let logits = hidden.f_linear(&weights[2], Some(&weights[3]))?;

@@ -1,6 +1,8 @@
 //! Operators of libtorch by name, and its process-wide switches: what `tch` lacks.
 
 mod bridge;
+mod tape;
+pub mod update;
 
 use std::pin::Pin;
 
@@ -8,6 +10,7 @@ use cxx::UniquePtr;
 use tch::{Device, TchError, Tensor};
 
 use self::bridge::ffi;
+pub use self::tape::{Arguments, Fault, Results, Tape, copy_into};
 
 /// libtorch refused or failed; its own sentence.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -175,6 +175,7 @@ impl Workshop {
                 spec: lease.job.clone(),
                 blobs,
                 resume: lease.resume.map(|_| PathBuf::from(RESUME)),
+                until_step: lease.until_step,
             })),
             device: self.device,
             threads: self.threads,

@@ -27,11 +27,12 @@ pub fn infer(
     let _guard = tch::no_grad_guard();
     let mut archive = rows::open_program(job, &job.spec)?;
     let program = archive.program().clone();
-    let runner = Runner::new(&program, Phase::Inference, context.device)?;
+    let mut runner = Runner::new(&program, Phase::Inference, context.device)?;
     let mut state = State::load(&mut archive, context.device)?;
     if let Some(weights) = spec.weights {
         state.apply(&mut rows::open(job, weights)?)?;
     }
+    runner.attach(&state)?;
     let input = Rows::load(&program, job, spec.batch_size)?;
     // Random operators, where a program has them, draw the same numbers on every worker.
     tch::manual_seed(0);
@@ -49,7 +50,7 @@ pub fn infer(
         let inputs = input
             .slice(start, length, context.device)
             .map_err(|error| failed(&error))?;
-        for (part, output) in parts.iter_mut().zip(runner.run(&state, &inputs)?) {
+        for (part, output) in parts.iter_mut().zip(runner.run(&inputs)?) {
             part.push(
                 output
                     .f_to_device(Device::Cpu)

@@ -60,6 +60,10 @@ pub struct JobTask {
     pub blobs: BTreeMap<Sha256, PathBuf>,
     /// A checkpoint of the same job to go on from.
     pub resume: Option<PathBuf>,
+    /// Stop after this optimizer step, tell of no epoch and no segment, and give out the checkpoint; or, where it is the last
+    /// step, the trained weights.
+    #[serde(default)]
+    pub until_step: Option<u64>,
 }
 
 /// Child to parent.

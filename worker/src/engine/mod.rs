@@ -7,6 +7,7 @@ pub mod files;
 pub mod infer;
 pub mod job;
 pub mod launch;
+mod layout;
 pub mod limits;
 pub mod message;
 pub mod objective;

@@ -3,7 +3,10 @@
 use comptoir_domain::job::{Optimizer as Rule, spec::AdamOptions};
 use tch::Tensor;
 
-use crate::aten::{AtenError, Input, Operator};
+use crate::aten::{
+    AtenError,
+    update::{self, AdamStep},
+};
 
 /// What the optimizer remembers about one parameter. Nothing before its first gradient.
 #[derive(Debug, Default)]
@@ -20,33 +23,16 @@ pub struct Memory {
 pub struct Optimizer {
     rule: Rule,
     memories: Vec<Memory>,
-    ops: Ops,
-}
-
-/// The operators that the formulas are written in.
-struct Ops {
-    add: Operator,
-    add_: Operator,
-    clone: Operator,
-    mul_: Operator,
-    div: Operator,
-    sqrt: Operator,
-    lerp_: Operator,
-    addcmul_: Operator,
-    addcdiv_: Operator,
 }
 
 impl Optimizer {
     /// A fresh optimizer for so many parameters.
-    pub fn new(rule: Rule, parameters: usize) -> Result<Self, AtenError> {
+    #[must_use]
+    pub fn new(rule: Rule, parameters: usize) -> Self {
         let memories = std::iter::repeat_with(Memory::default)
             .take(parameters)
             .collect();
-        Ok(Self {
-            rule,
-            memories,
-            ops: Ops::find()?,
-        })
+        Self { rule, memories }
     }
 
     /// What it remembers, in the order of the parameters.
@@ -87,21 +73,15 @@ impl Optimizer {
                         weight_decay: *weight_decay,
                         nesterov: *nesterov,
                     };
-                    self.ops
-                        .sgd(&sgd, parameter, gradient, memory, learning_rate)?;
+                    self::sgd(&sgd, parameter, gradient, memory, learning_rate)?;
                 }
                 Rule::Adam(options) => {
-                    let gradient = self
-                        .ops
-                        .decayed(gradient, parameter, options.weight_decay)?;
-                    self.ops
-                        .adam(options, parameter, &gradient, memory, learning_rate)?;
+                    let gradient = decayed(gradient, parameter, options.weight_decay)?;
+                    adam(options, parameter, &gradient, memory, learning_rate)?;
                 }
                 Rule::Adamw(options) => {
-                    self.ops
-                        .scale(parameter, 1.0 - learning_rate * options.weight_decay)?;
-                    self.ops
-                        .adam(options, parameter, gradient, memory, learning_rate)?;
+                    update::scale(parameter, 1.0 - learning_rate * options.weight_decay)?;
+                    adam(options, parameter, gradient, memory, learning_rate)?;
                 }
             }
         }
@@ -115,131 +95,68 @@ struct Sgd {
     nesterov: bool,
 }
 
-impl Ops {
-    fn find() -> Result<Self, AtenError> {
-        Ok(Self {
-            add: Operator::find("aten::add", "Tensor")?,
-            add_: Operator::find("aten::add_", "Tensor")?,
-            clone: Operator::find("aten::clone", "")?,
-            mul_: Operator::find("aten::mul_", "Scalar")?,
-            div: Operator::find("aten::div", "Scalar")?,
-            sqrt: Operator::find("aten::sqrt", "")?,
-            lerp_: Operator::find("aten::lerp_", "Scalar")?,
-            addcmul_: Operator::find("aten::addcmul_", "")?,
-            addcdiv_: Operator::find("aten::addcdiv_", "")?,
-        })
+fn sgd(
+    sgd: &Sgd,
+    parameter: &Tensor,
+    gradient: &Tensor,
+    memory: &mut Memory,
+    learning_rate: f64,
+) -> Result<(), AtenError> {
+    let gradient = decayed(gradient, parameter, sgd.weight_decay)?;
+    if sgd.momentum == 0.0 {
+        return update::add_scaled(parameter, &gradient, -learning_rate);
     }
-
-    fn sgd(
-        &self,
-        sgd: &Sgd,
-        parameter: &Tensor,
-        gradient: &Tensor,
-        memory: &mut Memory,
-        learning_rate: f64,
-    ) -> Result<(), AtenError> {
-        let gradient = self.decayed(gradient, parameter, sgd.weight_decay)?;
-        if sgd.momentum == 0.0 {
-            return self.add_scaled(parameter, &gradient, -learning_rate);
+    let momentum = match memory.first.take() {
+        None => {
+            let mut copy = gradient.f_zeros_like()?;
+            copy.f_copy_(&gradient)?;
+            copy
         }
-        let momentum = match memory.first.take() {
-            None => self.clone.tensor([("self", Input::Tensor(&gradient))])?,
-            Some(momentum) => {
-                self.scale(&momentum, sgd.momentum)?;
-                self.add_scaled(&momentum, &gradient, 1.0)?;
-                momentum
-            }
-        };
-        if sgd.nesterov {
-            let ahead = self.sum(&gradient, &momentum, sgd.momentum)?;
-            self.add_scaled(parameter, &ahead, -learning_rate)?;
-        } else {
-            self.add_scaled(parameter, &momentum, -learning_rate)?;
+        Some(momentum) => {
+            update::scale(&momentum, sgd.momentum)?;
+            update::add_scaled(&momentum, &gradient, 1.0)?;
+            momentum
         }
-        memory.first = Some(momentum);
-        Ok(())
+    };
+    if sgd.nesterov {
+        let ahead = update::sum(&gradient, &momentum, sgd.momentum)?;
+        update::add_scaled(parameter, &ahead, -learning_rate)?;
+    } else {
+        update::add_scaled(parameter, &momentum, -learning_rate)?;
     }
+    memory.first = Some(momentum);
+    Ok(())
+}
 
-    fn adam(
-        &self,
-        options: &AdamOptions,
-        parameter: &Tensor,
-        gradient: &Tensor,
-        memory: &mut Memory,
-        learning_rate: f64,
-    ) -> Result<(), AtenError> {
-        let take =
-            |slot: &mut Option<Tensor>| slot.take().map_or_else(|| parameter.f_zeros_like(), Ok);
-        let mean = take(&mut memory.first)?;
-        let square = take(&mut memory.second)?;
-        self.lerp_.call([
-            ("self", Input::Tensor(&mean)),
-            ("end", Input::Tensor(gradient)),
-            ("weight", Input::Float(1.0 - options.beta1)),
-        ])?;
-        self.scale(&square, options.beta2)?;
-        self.addcmul_.call([
-            ("self", Input::Tensor(&square)),
-            ("tensor1", Input::Tensor(gradient)),
-            ("tensor2", Input::Tensor(gradient)),
-            ("value", Input::Float(1.0 - options.beta2)),
-        ])?;
-        let step_size = learning_rate / (1.0 - power(options.beta1, memory.steps));
-        let correction = (1.0 - power(options.beta2, memory.steps)).sqrt();
-        let root = self.sqrt.tensor([("self", Input::Tensor(&square))])?;
-        let denominator = self.div.tensor([
-            ("self", Input::Tensor(&root)),
-            ("other", Input::Float(correction)),
-        ])?;
-        let _same = denominator.shallow_clone().f_add_scalar_(options.epsilon)?;
-        self.addcdiv_.call([
-            ("self", Input::Tensor(parameter)),
-            ("tensor1", Input::Tensor(&mean)),
-            ("tensor2", Input::Tensor(&denominator)),
-            ("value", Input::Float(-step_size)),
-        ])?;
-        memory.first = Some(mean);
-        memory.second = Some(square);
-        Ok(())
-    }
+fn adam(
+    options: &AdamOptions,
+    parameter: &Tensor,
+    gradient: &Tensor,
+    memory: &mut Memory,
+    learning_rate: f64,
+) -> Result<(), AtenError> {
+    let take = |slot: &mut Option<Tensor>| slot.take().map_or_else(|| parameter.f_zeros_like(), Ok);
+    let mean = take(&mut memory.first)?;
+    let square = take(&mut memory.second)?;
+    let step = AdamStep {
+        beta1: options.beta1,
+        beta2: options.beta2,
+        epsilon: options.epsilon,
+        correction: (1.0 - power(options.beta2, memory.steps)).sqrt(),
+        step_size: learning_rate / (1.0 - power(options.beta1, memory.steps)),
+    };
+    update::adam(parameter, gradient, &mean, &square, &step)?;
+    memory.first = Some(mean);
+    memory.second = Some(square);
+    Ok(())
+}
 
-    /// The gradient with the L2 penalty added.
-    fn decayed(
-        &self,
-        gradient: &Tensor,
-        parameter: &Tensor,
-        decay: f64,
-    ) -> Result<Tensor, AtenError> {
-        if decay == 0.0 {
-            return Ok(gradient.shallow_clone());
-        }
-        self.sum(gradient, parameter, decay)
+/// The gradient with the L2 penalty added.
+fn decayed(gradient: &Tensor, parameter: &Tensor, decay: f64) -> Result<Tensor, AtenError> {
+    if decay == 0.0 {
+        return Ok(gradient.shallow_clone());
     }
-
-    fn sum(&self, tensor: &Tensor, other: &Tensor, factor: f64) -> Result<Tensor, AtenError> {
-        self.add.tensor([
-            ("self", Input::Tensor(tensor)),
-            ("other", Input::Tensor(other)),
-            ("alpha", Input::Float(factor)),
-        ])
-    }
-
-    fn add_scaled(&self, tensor: &Tensor, other: &Tensor, factor: f64) -> Result<(), AtenError> {
-        self.add_.call([
-            ("self", Input::Tensor(tensor)),
-            ("other", Input::Tensor(other)),
-            ("alpha", Input::Float(factor)),
-        ])?;
-        Ok(())
-    }
-
-    fn scale(&self, tensor: &Tensor, factor: f64) -> Result<(), AtenError> {
-        self.mul_.call([
-            ("self", Input::Tensor(tensor)),
-            ("other", Input::Float(factor)),
-        ])?;
-        Ok(())
-    }
+    update::sum(gradient, parameter, decay)
 }
 
 /// A power by squaring. The C library's `pow` may differ in its last bit from one machine to the next; products do not.
@@ -278,7 +195,7 @@ mod tests {
         });
         let parameters = [Tensor::from_slice(&[1_f32]), Tensor::from_slice(&[1_f32])];
         let gradients = [Tensor::from_slice(&[1_f32]), Tensor::new()];
-        let mut optimizer = Optimizer::new(rule, 2).unwrap();
+        let mut optimizer = Optimizer::new(rule, 2);
         optimizer.step(&parameters, &gradients, 0.1).unwrap();
         // Decay first (1 - 0.1 * 0.5), then a first step of Adam, whose size is the learning rate.
         assert!((parameters[0].double_value(&[0]) - 0.85).abs() < 1e-6);

@@ -244,7 +244,7 @@ impl<'a> Planner<'a> {
 }
 
 /// The element type's number in ATen; the export's own numbers differ.
-const fn aten_code(dtype: ScalarType) -> u8 {
+pub(super) const fn aten_code(dtype: ScalarType) -> u8 {
     match dtype {
         ScalarType::U8 => 0,
         ScalarType::I8 => 1,

@@ -1,33 +1,34 @@
-//! Runs a plan node by node through libtorch's dispatcher.
+//! Runs a plan through libtorch's dispatcher: a tape calls operator after operator, and only sizes are computed here.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+use std::collections::BTreeMap;
 
-use comptoir_domain::program::{Batch, Program, graph::TensorMeta, symbolic::ExprError};
-use tch::{Device, Kind, Tensor};
+use comptoir_domain::program::{
+    Batch, Program,
+    graph::{ScalarType, TensorMeta},
+    symbolic::ExprError,
+};
+use tch::{Device, Tensor};
 
 use super::{
     failure::{Code, Failure},
-    plan::{Action, Arithmetic, Bind, Call, Int, Phase, Plan, Slot, Source, kind_of},
+    layout,
+    plan::{Action, Arithmetic, Bind, Call, Int, Phase, Plan, Slot},
+    planner::aten_code,
     state::State,
 };
-use crate::aten::{AtenError, Input, Output};
-
-/// What a tensor must be. A record whose size has no value matters only where the value is read.
-type Expected = Result<(Kind, Vec<i64>), ExprError>;
+use crate::aten::{self, AtenError, Fault, Tape};
 
 /// A program that runs, over and over, in one phase on one device.
 pub struct Runner {
     plan: Plan,
+    tape: Tape,
     batch: Batch,
-    device: Device,
-    /// The recorded shapes for each batch size seen.
-    expected: RefCell<BTreeMap<i64, Rc<Vec<Option<Expected>>>>>,
-}
-
-/// A value while a program runs.
-enum Value {
-    Tensor(Tensor),
-    Int(i64),
+    /// The set of records for each batch size seen.
+    records: BTreeMap<i64, usize>,
+    /// The batch size of the last run.
+    rows: Option<i64>,
+    /// Buffers that take a value when a run has ended.
+    mutated: Vec<(Tensor, Slot)>,
 }
 
 impl Runner {
@@ -35,157 +36,164 @@ impl Runner {
     pub fn new(program: &Program, phase: Phase, device: Device) -> Result<Self, Failure> {
         let plan = Plan::new(program, phase)?;
         Ok(Self {
+            tape: layout::lay_out(&plan, device)?,
             plan,
             batch: program.batch.clone(),
-            device,
-            expected: RefCell::default(),
+            records: BTreeMap::new(),
+            rows: None,
+            mutated: Vec::new(),
         })
+    }
+
+    /// Gives it its stored tensors, which runs read and change in place. Before the first run, and once.
+    pub fn attach(&mut self, state: &State) -> Result<(), Failure> {
+        for (name, slot) in &self.plan.stored {
+            self.tape
+                .keep(*slot, state.tensor(name)?)
+                .map_err(|error| during(name, &error))?;
+        }
+        for (buffer, slot) in &self.plan.mutations {
+            self.mutated
+                .push((state.tensor(buffer)?.shallow_clone(), *slot));
+        }
+        Ok(())
     }
 
     /// Runs it on a batch: the user's inputs in order, on the device, in; the user's outputs out.
     ///
     /// Every value that is read must be what the export recorded: prices are computed from those records.
-    pub fn run(&self, state: &State, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
-        let mut values: Vec<Option<Value>> = std::iter::repeat_with(|| None)
-            .take(self.plan.names.len())
-            .collect();
-        let rows = inputs
-            .first()
-            .and_then(|input| input.size().first().copied())
-            .unwrap_or(0);
-        let expected = self.expected(rows);
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>, Failure> {
+        let outputs = self.fill(inputs).and_then(|()| self.compute());
+        self.tape.clear();
+        outputs
+    }
+
+    fn fill(&mut self, inputs: &[Tensor]) -> Result<(), Failure> {
         if inputs.len() != self.plan.inputs.len() {
             return Err(Failure::new(
                 Code::InvalidInput,
                 "the program has another number of inputs",
             ));
         }
+        let rows = inputs
+            .first()
+            .and_then(|input| input.size().first().copied())
+            .unwrap_or(0);
+        self.expect(rows)?;
         for (slot, input) in self.plan.inputs.iter().zip(inputs) {
-            self.keep(
-                &mut values,
-                &expected,
-                *slot,
-                input.shallow_clone(),
-                Code::InvalidInput,
-            )?;
-        }
-        for (name, slot) in &self.plan.stored {
-            values[*slot] = Some(Value::Tensor(state.tensor(name)?.shallow_clone()));
-        }
-        for call in &self.plan.calls {
-            let outputs = self.execute(call, &values)?;
-            self.store(call, outputs, &mut values, &expected)?;
-            for slot in &call.release {
-                values[*slot] = None;
-            }
-        }
-        for (buffer, slot) in &self.plan.mutations {
-            let _guard = tch::no_grad_guard();
-            let new = self.tensor(&values, *slot)?;
-            let mut target = state.tensor(buffer)?.shallow_clone();
-            target.f_copy_(new).map_err(|error| during(buffer, error))?;
-        }
-        self.plan
-            .outputs
-            .iter()
-            .map(|slot| self.tensor(&values, *slot).map(Tensor::shallow_clone))
-            .collect()
-    }
-
-    fn expected(&self, rows: i64) -> Rc<Vec<Option<Expected>>> {
-        if let Some(known) = self.expected.borrow().get(&rows) {
-            return Rc::clone(known);
-        }
-        let batch = u64::try_from(rows).unwrap_or(0);
-        let shape = |record: &TensorMeta| {
-            self.batch
-                .sizes(record, batch)
-                .map(|sizes| (kind_of(record.dtype), sizes))
-        };
-        let shapes = self
-            .plan
-            .records
-            .iter()
-            .map(|record| record.as_ref().map(shape))
-            .collect();
-        let shapes = Rc::new(shapes);
-        self.expected.borrow_mut().insert(rows, Rc::clone(&shapes));
-        shapes
-    }
-
-    fn execute(&self, call: &Call, values: &[Option<Value>]) -> Result<Vec<Output>, Failure> {
-        match &call.action {
-            Action::Integers(arithmetic, operands) => {
-                let operands = operands
-                    .iter()
-                    .map(|int| self.int(values, *int))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let result = compute(*arithmetic, &operands);
-                let overflow = || {
-                    Failure::new(
-                        Code::OperatorFailed,
-                        format_args!("`{}` of {operands:?}", call.target),
-                    )
-                };
-                Ok(vec![Output::Int(result.ok_or_else(overflow)?)])
-            }
-            Action::Aten {
-                operator,
-                arguments,
-                zero,
-            } => {
-                let inputs = arguments
-                    .iter()
-                    .map(|(name, source)| Ok((name.as_str(), self.input(values, source)?)))
-                    .collect::<Result<Vec<_>, Failure>>()?;
-                let outputs = operator
-                    .call(inputs)
-                    .map_err(|error| during(&call.target, error))?;
-                if *zero {
-                    for output in &outputs {
-                        if let Output::Tensor(tensor) = output {
-                            let _zeroed = tensor
-                                .shallow_clone()
-                                .f_zero_()
-                                .map_err(|error| during(&call.target, error))?;
-                        }
-                    }
-                }
-                Ok(outputs)
-            }
-        }
-    }
-
-    fn store(
-        &self,
-        call: &Call,
-        outputs: Vec<Output>,
-        values: &mut [Option<Value>],
-        expected: &[Option<Expected>],
-    ) -> Result<(), Failure> {
-        if outputs.len() != call.outputs.len() && !call.outputs.is_empty() {
-            return Err(self.unlike(call));
-        }
-        for (bind, output) in call.outputs.iter().zip(outputs) {
-            match (bind, output) {
-                (Bind::Drop, _) => {}
-                (Bind::One(slot), Output::Tensor(tensor)) => {
-                    self.keep(values, expected, *slot, tensor, Code::InvalidProgram)?;
-                }
-                (Bind::One(slot), Output::Int(int)) if expected[*slot].is_none() => {
-                    values[*slot] = Some(Value::Int(int));
-                }
-                (Bind::Many(slots), Output::Tensors(tensors)) if slots.len() == tensors.len() => {
-                    for (slot, tensor) in slots.iter().zip(tensors) {
-                        if let Some(slot) = slot {
-                            self.keep(values, expected, *slot, tensor, Code::InvalidProgram)?;
-                        }
-                    }
-                }
-                _ => return Err(self.unlike(call)),
+            let fits = self.tape.put(*slot, input);
+            if !fits.map_err(|error| during("take an input", &error))? {
+                return Err(self.mismatch(*slot, rows, Code::InvalidInput));
             }
         }
         Ok(())
+    }
+
+    fn compute(&mut self) -> Result<Vec<Tensor>, Failure> {
+        let mut at = 0;
+        loop {
+            at = self
+                .tape
+                .run(at)
+                .map_err(|(at, fault)| self.failure(at, fault))?;
+            let Some(call) = self.plan.calls.get(at) else {
+                break;
+            };
+            if let (Some(slot), size) = self.size(call)? {
+                self.tape
+                    .put_size(slot, size)
+                    .map_err(|error| during(&call.target, &error))?;
+            }
+            at += 1;
+        }
+        if !self.mutated.is_empty() {
+            let _guard = tch::no_grad_guard();
+            for (target, slot) in &self.mutated {
+                let new = self.value(*slot)?;
+                aten::copy_into(target, &new).map_err(|error| during("keep a buffer", &error))?;
+            }
+        }
+        let outputs = self.plan.outputs.iter();
+        outputs.map(|slot| self.value(*slot)).collect()
+    }
+
+    fn value(&self, slot: Slot) -> Result<Tensor, Failure> {
+        self.tape
+            .tensor(slot)
+            .map_err(|_| self.absent(slot, "tensor"))
+    }
+
+    /// Chooses the records of a batch size, which are computed when it is seen first.
+    fn expect(&mut self, rows: i64) -> Result<(), Failure> {
+        if self.rows == Some(rows) {
+            return Ok(());
+        }
+        let set = match self.records.get(&rows) {
+            Some(known) => *known,
+            None => self.add_records(rows)?,
+        };
+        self.tape.choose_records(set);
+        self.rows = Some(rows);
+        Ok(())
+    }
+
+    fn add_records(&mut self, rows: i64) -> Result<usize, Failure> {
+        let set = self.tape.add_records();
+        for (slot, record) in self.plan.records.iter().enumerate() {
+            // A record whose size has no value fits nothing, which matters only where the value is read.
+            if let Some(record) = record
+                && let Ok((dtype, sizes)) = shape(&self.batch, record, rows)
+            {
+                self.tape
+                    .record(set, slot, aten_code(dtype), &sizes)
+                    .map_err(|error| during("read the records", &error))?;
+            }
+        }
+        self.records.insert(rows, set);
+        Ok(set)
+    }
+
+    /// What a computation on sizes makes, and where that goes.
+    fn size(&self, call: &Call) -> Result<(Option<Slot>, i64), Failure> {
+        let (Action::Integers(arithmetic, operands), [bind]) =
+            (&call.action, call.outputs.as_slice())
+        else {
+            return Err(self.unlike(call));
+        };
+        let operands = operands
+            .iter()
+            .map(|operand| match operand {
+                Int::Known(known) => Ok(*known),
+                Int::Made(slot) => {
+                    let made = self.tape.size(*slot);
+                    made.map_err(|_| self.absent(*slot, "size"))
+                }
+            })
+            .collect::<Result<Vec<_>, Failure>>()?;
+        let overflow = || {
+            Failure::new(
+                Code::OperatorFailed,
+                format_args!("`{}` of {operands:?}", call.target),
+            )
+        };
+        let size = compute(*arithmetic, &operands).ok_or_else(overflow)?;
+        match bind {
+            Bind::Drop => Ok((None, size)),
+            Bind::One(slot) if self.plan.records[*slot].is_none() => Ok((Some(*slot), size)),
+            Bind::One(_) | Bind::Many(_) => Err(self.unlike(call)),
+        }
+    }
+
+    fn failure(&self, at: usize, fault: Fault) -> Failure {
+        let call = &self.plan.calls[at];
+        match fault {
+            Fault::Operator(error) => during(&call.target, &error),
+            Fault::Unlike => self.unlike(call),
+            Fault::Mismatch(slot) => {
+                self.mismatch(slot, self.rows.unwrap_or_default(), Code::InvalidProgram)
+            }
+            Fault::Absent(slot) => self.absent(slot, "value"),
+        }
     }
 
     fn unlike(&self, call: &Call) -> Failure {
@@ -203,78 +211,17 @@ impl Runner {
         )
     }
 
-    fn keep(
-        &self,
-        values: &mut [Option<Value>],
-        expected: &[Option<Expected>],
-        slot: Slot,
-        tensor: Tensor,
-        code: Code,
-    ) -> Result<(), Failure> {
-        let made = (
-            tensor
-                .f_kind()
-                .map_err(|error| during("read a type", error))?,
-            tensor.size(),
-        );
-        match &expected[slot] {
-            Some(Ok(recorded)) if *recorded == made => {
-                values[slot] = Some(Value::Tensor(tensor));
-                Ok(())
-            }
-            recorded => {
-                let name = &self.plan.names[slot];
-                let reason =
-                    format!("value `{name}` is {made:?} where the program records {recorded:?}");
-                Err(Failure::new(code, reason))
-            }
-        }
-    }
-
-    fn input<'a>(
-        &'a self,
-        values: &'a [Option<Value>],
-        source: &'a Source,
-    ) -> Result<Input<'a>, Failure> {
-        Ok(match source {
-            Source::None => Input::None,
-            Source::Tensor(slot) => Input::Tensor(self.tensor(values, *slot)?),
-            Source::Tensors(slots) => {
-                let tensors = slots
-                    .iter()
-                    .map(|slot| slot.map(|slot| self.tensor(values, slot)).transpose());
-                Input::Tensors(tensors.collect::<Result<_, _>>()?)
-            }
-            Source::Int(int) => Input::Int(self.int(values, *int)?),
-            Source::Ints(ints) => Input::Ints(
-                ints.iter()
-                    .map(|int| self.int(values, *int))
-                    .collect::<Result<_, _>>()?,
-            ),
-            Source::Float(number) => Input::Float(*number),
-            Source::Floats(numbers) => Input::Floats(numbers.clone()),
-            Source::Bool(flag) => Input::Bool(*flag),
-            Source::Bools(flags) => Input::Bools(flags),
-            Source::Text(text) => Input::Text(text),
-            Source::Device => Input::Device(self.device),
-        })
-    }
-
-    fn tensor<'a>(&self, values: &'a [Option<Value>], slot: Slot) -> Result<&'a Tensor, Failure> {
-        match &values[slot] {
-            Some(Value::Tensor(tensor)) => Ok(tensor),
-            Some(Value::Int(_)) | None => Err(self.absent(slot, "tensor")),
-        }
-    }
-
-    fn int(&self, values: &[Option<Value>], int: Int) -> Result<i64, Failure> {
-        match int {
-            Int::Known(int) => Ok(int),
-            Int::Made(slot) => match values[slot] {
-                Some(Value::Int(int)) => Ok(int),
-                Some(Value::Tensor(_)) | None => Err(self.absent(slot, "size")),
-            },
-        }
+    fn mismatch(&self, slot: Slot, rows: i64, code: Code) -> Failure {
+        let name = &self.plan.names[slot];
+        let made = self
+            .tape
+            .tensor(slot)
+            .map(|made| (made.kind(), made.size()));
+        let recorded = self.plan.records[slot]
+            .as_ref()
+            .map(|record| shape(&self.batch, record, rows));
+        let reason = format!("value `{name}` is {made:?} where the program records {recorded:?}");
+        Failure::new(code, reason)
     }
 
     fn absent(&self, slot: Slot, what: &str) -> Failure {
@@ -285,8 +232,17 @@ impl Runner {
     }
 }
 
-fn during(what: &str, error: impl Into<AtenError>) -> Failure {
-    Failure::from_aten(Code::OperatorFailed, what, &error.into())
+fn shape(
+    batch: &Batch,
+    record: &TensorMeta,
+    rows: i64,
+) -> Result<(ScalarType, Vec<i64>), ExprError> {
+    let sizes = batch.sizes(record, u64::try_from(rows).unwrap_or(0))?;
+    Ok((record.dtype, sizes))
+}
+
+fn during(what: &str, error: &AtenError) -> Failure {
+    Failure::from_aten(Code::OperatorFailed, what, error)
 }
 
 /// Division and remainder round down, as Python's do.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use comptoir_domain::{
     job::{Loss, TrainingSpec},
-    seal::OUTPUT_WEIGHTS,
+    seal::{OUTPUT_CHECKPOINT, OUTPUT_WEIGHTS},
     segment, shuffle,
 };
 use tch::Tensor;
@@ -28,7 +28,7 @@ use crate::aten::AtenError;
 /// How often progress is told.
 pub const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Runs a training job to its end.
+/// Runs a training job to its end, or replays a piece of it.
 pub fn train(
     spec: &TrainingSpec,
     job: &JobTask,
@@ -50,10 +50,17 @@ pub fn train(
             .into());
         }
     }
+    if let Some(until) = job.until_step.filter(|until| *until < session.steps_total) {
+        return session.replay(until, context);
+    }
     let mut told = Instant::now();
     while session.progress.step < session.steps_total {
         context.check()?;
         session.step(context)?;
+        if job.until_step.is_some() {
+            session.end_epoch();
+            continue;
+        }
         session.report(context)?;
         if told.elapsed() >= PROGRESS_INTERVAL {
             told = Instant::now();
@@ -116,18 +123,18 @@ impl<'a> Session<'a> {
             );
             return Err(Failure::new(Code::InvalidInput, reason));
         }
-        let runner = Runner::new(&program, Phase::Training, context.device)?;
+        let mut runner = Runner::new(&program, Phase::Training, context.device)?;
         let mut state = State::load(&mut archive, context.device)?;
         if let Some(weights) = spec.weights {
             state.apply(&mut rows::open(job, weights)?)?;
         }
+        runner.attach(&state)?;
         let rows = Rows::load(&program, job, spec.batch_size)?;
         let objective = Objective::new(spec.loss, rows::load(job, &spec.target)?, rows.rows)?;
         let started =
             |error: AtenError| Failure::from_aten(Code::Machine, "start the training", &error);
         let parameters = state.track_gradients().map_err(started)?;
-        let optimizer =
-            Optimizer::new(spec.optimizer.clone(), parameters.len()).map_err(started)?;
+        let optimizer = Optimizer::new(spec.optimizer.clone(), parameters.len());
         checkpoint::check_size(&state, parameters.len())?;
         tch::manual_seed(i64::try_from(spec.seed).expect("a seed is below 2^53"));
         let batch_size = usize::try_from(spec.batch_size).expect("a batch size is limited");
@@ -171,7 +178,7 @@ impl<'a> Session<'a> {
             .rows
             .select(&batch, context.device)
             .map_err(on_libtorch)?;
-        let outputs = self.runner.run(&self.state, &inputs)?;
+        let outputs = self.runner.run(&inputs)?;
         let output = &outputs
             [usize::try_from(self.spec.output).expect("it was checked against the program")];
         let measured = self.objective.measure(output, &batch, context.device)?;
@@ -218,15 +225,46 @@ impl<'a> Session<'a> {
         Tensor::from_slice(&order[first..last])
     }
 
+    /// Goes on to a step before the end, where a segment ends, tells of nothing, and gives out the checkpoint.
+    fn replay(mut self, until: u64, context: &mut Context<'_>) -> Result<Vec<Output>, Stop> {
+        while self.progress.step < until {
+            context.check()?;
+            self.step(context)?;
+            self.end_epoch();
+        }
+        let segment = (until / u64::from(self.spec.segment_steps)).saturating_sub(1);
+        let saved = checkpoint::save(
+            context.scratch,
+            u32::try_from(segment).expect("segments were counted at the start"),
+            &self.state,
+            &self.optimizer,
+            &self.progress,
+            context.device,
+        )?;
+        Ok(vec![Output {
+            name: OUTPUT_CHECKPOINT.to_owned(),
+            path: saved.path,
+            sha256: saved.sha256,
+            bytes: saved.bytes,
+        }])
+    }
+
+    /// Where an epoch has just ended, what was counted of it is forgotten.
+    fn end_epoch(&mut self) {
+        if self.progress.step.is_multiple_of(self.steps_per_epoch) {
+            self.progress.start_epoch();
+            self.epoch_started = Instant::now();
+        }
+    }
+
     /// Tells of an epoch or a segment that has just ended. What is left after the last whole segment has no checkpoint.
     fn report(&mut self, context: &mut Context<'_>) -> Result<(), Stop> {
         let step = self.progress.step;
         if step.is_multiple_of(self.steps_per_epoch) {
             let epoch = u32::try_from(step / self.steps_per_epoch - 1).expect("epochs are limited");
             context.emit(Event::Metrics(self.metrics(epoch)))?;
-            self.progress.start_epoch();
-            self.epoch_started = Instant::now();
         }
+        self.end_epoch();
         let segment_steps = u64::from(self.spec.segment_steps);
         if step.is_multiple_of(segment_steps) {
             let segment = u32::try_from(step / segment_steps - 1)

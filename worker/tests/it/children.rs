@@ -261,11 +261,7 @@ async fn a_job_that_nobody_listens_to_is_ended() {
 #[test]
 fn a_child_ends_when_its_parent_lets_go_of_it() {
     let mut bench = Bench::new();
-    let limits = LIMITS.arguments(
-        comptoir_domain::job::Device::Cpu,
-        1,
-        bench.scratch.path(),
-    );
+    let limits = LIMITS.arguments(comptoir_domain::job::Device::Cpu, 1, bench.scratch.path());
     let binary = env!("CARGO_BIN_EXE_comptoir-worker");
     let mut child = Command::new(binary)
         .arg("child")

@@ -95,6 +95,7 @@ impl Bench {
             spec,
             blobs: self.blobs.clone(),
             resume: None,
+            until_step: None,
         }
     }
 

@@ -85,7 +85,11 @@ pub fn run(arguments: Arguments) {
         "work" => work(&mut tried),
         other => panic!("no such attack: {other}"),
     }
-    fs::write(OUTCOME, serde_json::to_vec(&tried.0).unwrap()).unwrap();
+    fs::write(
+        limits.scratch.join(OUTCOME),
+        serde_json::to_vec(&tried.0).unwrap(),
+    )
+    .unwrap();
 }
 
 #[derive(Default)]
@@ -132,7 +136,6 @@ fn read(orders: &Orders, tried: &mut Tried) {
 fn write(orders: &Orders, tried: &mut Tried) {
     let (file, folder) = (Path::new(&orders.file), Path::new(&orders.folder));
     tried.add("make a file", File::create(folder.join("new")));
-    tried.add("make a file in /tmp", File::create("/tmp/comptoir-probe"));
     tried.add("open a file", OpenOptions::new().append(true).open(file));
     tried.add("cut a file", File::create(file));
     tried.add("remove a file", fs::remove_file(file));
@@ -340,7 +343,8 @@ fn link(orders: &Orders, tried: &mut Tried) {
         "link-to-root/etc/passwd",
     ] {
         tried.add(format!("read through {planted}"), fs::read(planted));
-        tried.add(format!("write through {planted}"), File::create(planted));
+        let opened = OpenOptions::new().append(true).open(planted);
+        tried.add(format!("write through {planted}"), opened);
     }
     tried.add("list through a link", fs::read_dir("link-to-folder"));
     tried.add(
