@@ -179,15 +179,15 @@ where
         + Send
         + 'static,
 {
-    let (state, account) = (state.clone(), caller.account);
-    let work = async move { once(&state, account, &key, effect).await };
+    let (state, caller) = (state.clone(), caller.clone());
+    let work = async move { once(&state, &caller, &key, effect).await };
     let done = tokio::spawn(work.in_current_span()).await;
     done.map_err(|error| Problem::internal(&error))?
 }
 
 async fn once<F>(
     state: &AppState,
-    account: AccountId,
+    caller: &Identity,
     key: &Key,
     effect: F,
 ) -> Result<Response, Problem>
@@ -195,8 +195,9 @@ where
     F: for<'t> FnOnce(&'t mut PgTransaction<'static>) -> BoxFuture<'t, Result<Reply, Problem>>
         + Send,
 {
+    let account = caller.account;
     let (now, request) = (state.now(), key.of(account));
-    let mut tx = state.db.begin().await?;
+    let mut tx = caller.begin(state).await?;
     if !idempotency::try_lock(&mut tx, &request).await? {
         return Err(in_progress());
     }

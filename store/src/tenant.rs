@@ -10,20 +10,34 @@ use crate::PgTransaction;
 /// What connections begin with that answer nobody in particular: they see every tenant.
 pub(crate) const EVERYBODY: (&str, &str) = ("comptoir.account", "*");
 
-/// Begins a transaction that sees what is the account's, and what belongs to its address. Reads need one too: the wall
-/// stands for as long as the transaction.
+/// Whom a transaction is for: an account, and the address that it has.
+pub type Tenant = (AccountId, Option<Address>);
+
+/// Begins a transaction that sees what is the account's, and what belongs to its address.
 ///
 /// # Errors
 /// When the database does not answer, or refuses.
-pub async fn begin(
+pub async fn begin(pool: &PgPool, tenant: Tenant) -> sqlx::Result<PgTransaction<'static>> {
+    wall("BEGIN", pool, tenant).await
+}
+
+/// As [`begin`], to read alone. Reads need a transaction too: the wall stands for as long as it does.
+///
+/// # Errors
+/// When the database does not answer, or refuses.
+pub async fn read(pool: &PgPool, tenant: Tenant) -> sqlx::Result<PgTransaction<'static>> {
+    wall("BEGIN READ ONLY", pool, tenant).await
+}
+
+async fn wall(
+    begin: &str,
     pool: &PgPool,
-    account: AccountId,
-    owner: Option<Address>,
+    (account, owner): Tenant,
 ) -> sqlx::Result<PgTransaction<'static>> {
     let owner = owner.map(hex::encode).unwrap_or_default();
     // One text and no parameters, so that the wall costs no round trip of its own; both values are hexadecimal digits of ours.
     let begin = format!(
-        "BEGIN; SET LOCAL comptoir.account = '{}'; SET LOCAL comptoir.owner = '{owner}'",
+        "{begin}; SET LOCAL comptoir.account = '{}'; SET LOCAL comptoir.owner = '{owner}'",
         account.0
     );
     pool.begin_with(AssertSqlSafe(begin)).await

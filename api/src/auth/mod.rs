@@ -5,6 +5,7 @@
 //! async fn list_jobs(State(state): State<AppState>, caller: Caller<needs::JobsRead>) -> …
 //! ```
 
+pub mod contract_wallets;
 pub mod keys;
 pub mod password;
 pub mod session;
@@ -25,9 +26,11 @@ use comptoir_domain::{
 };
 use comptoir_http::{client_ip, rate_limit};
 use comptoir_store::{
+    PgTransaction,
     api_keys::{self, Holder},
     audit::{self, AppendError},
     sessions::{self, LiveSession},
+    tenant,
 };
 use time::OffsetDateTime;
 use tracing::Instrument as _;
@@ -131,6 +134,16 @@ impl Identity {
             scopes: Scopes::all(),
             credential: Credential::Session(session.id),
         }
+    }
+
+    /// A transaction that sees what is the caller's and nothing else.
+    pub async fn begin(&self, state: &AppState) -> sqlx::Result<PgTransaction<'static>> {
+        tenant::begin(&state.db, (self.account, self.address)).await
+    }
+
+    /// As [`Self::begin`], to read alone: nothing is left to commit.
+    pub async fn read(&self, state: &AppState) -> sqlx::Result<PgTransaction<'static>> {
+        tenant::read(&state.db, (self.account, self.address)).await
     }
 
     /// The API key, unless somebody signed in.
