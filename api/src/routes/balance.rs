@@ -84,7 +84,7 @@ async fn find_balance(
     conditions: Conditions,
 ) -> Result<Response, Problem> {
     let owner = caller.owner()?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let balances = ledger::balances(&mut connection, owner, asset.id).await?;
     let claimed = deposits::paid_out(&mut connection, asset.id, owner).await?;
@@ -206,7 +206,7 @@ async fn list_statement(
     let owner = caller.owner()?;
     let before: Option<PageKey> = list.position(&state, &caller)?;
     let before = before.map(|PageKey { entry, line }| Position { entry, line });
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let lines = statement::page(&mut connection, owner, asset.id, before, list.fetch()).await?;
     let key = |line: &StatementLine| {

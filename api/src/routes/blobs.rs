@@ -269,7 +269,7 @@ async fn get_blob(
     Path(sha256): Path<Sha256>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let blob = blobs::find(&mut *state.db.acquire().await?, caller.account, sha256).await?;
+    let blob = blobs::find(&mut *caller.read(&state).await?, caller.account, sha256).await?;
     let blob = blob.ok_or_else(Problem::not_found)?;
     let tag = format!("\"{sha256}\"");
     if names(&headers, &header::IF_NONE_MATCH, &tag) {

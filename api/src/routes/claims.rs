@@ -93,7 +93,7 @@ async fn find_claims(
     caller: Caller<needs::BalanceRead>,
 ) -> Result<Json<Claims>, Problem> {
     let owner = caller.owner()?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let queued = releases::queued_of(&mut connection, asset.id, owner).await?;
     let released = ledger::balances(&mut connection, owner, asset.id)

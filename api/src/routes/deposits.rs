@@ -101,7 +101,7 @@ async fn list_deposits(
 ) -> Result<Page<DepositBody>, Problem> {
     let owner = caller.owner()?;
     let before: Option<DepositId> = list.position(&state, &caller)?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let rows = deposits::list(&mut connection, asset.id, owner, before, list.fetch()).await?;
     Ok(list.page(
@@ -173,7 +173,7 @@ async fn deposit_instructions(
     caller: Caller<needs::BalanceRead>,
 ) -> Result<Json<DepositInstructions>, Problem> {
     let owner = caller.owner()?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let cursor = chain::cursor(&mut connection, asset.id).await?;
     let example = one_token(&asset);

@@ -90,7 +90,7 @@ async fn follow_job(
     let after = last_event_id(&headers)?;
     // Subscribed before the first look, so that nothing falls between.
     let woken = state.wake.subscribe(Channel::Job(id));
-    let progress = events::progress(&mut *state.db.acquire().await?, caller.account, id).await?;
+    let progress = events::progress(&mut *caller.read(&state).await?, caller.account, id).await?;
     let progress = progress.ok_or_else(Problem::not_found)?;
     if progress.ended && progress.last_seq <= after {
         return Ok(StatusCode::NO_CONTENT.into_response());

@@ -90,7 +90,7 @@ async fn list_jobs(
         created_after: list.filter.created_after,
         created_before: list.filter.created_before,
     };
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let rows = jobs::list(
         &mut connection,
@@ -125,7 +125,7 @@ async fn find_job(
     Path(id): Path<JobId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     Ok(conditions.answer(read(&mut connection, &caller, id, state.now()).await?))
 }
 
@@ -147,7 +147,7 @@ async fn cancel_job(
     // In a task of its own: a client that hangs up must not leave a transaction half done.
     let work = async move {
         let now = state.now();
-        let mut tx = state.db.begin().await?;
+        let mut tx = caller.begin(&state).await?;
         let ended = jobs::cancel(&mut tx, caller.account, id, now)
             .await
             .map_err(not_cancelled)?;
@@ -157,7 +157,7 @@ async fn cancel_job(
             .workers
             .into_iter()
             .for_each(|worker| state.wake.publish(Channel::Worker(worker)));
-        read(&mut *state.db.acquire().await?, &caller, id, now)
+        read(&mut *caller.read(&state).await?, &caller, id, now)
             .await
             .map(Json)
     };
@@ -190,7 +190,7 @@ async fn list_results(
     caller: Caller<needs::JobsRead>,
     Path(id): Path<JobId>,
 ) -> Result<Json<Results>, Problem> {
-    let job = jobs::find(&mut *state.db.acquire().await?, caller.account, id).await?;
+    let job = jobs::find(&mut *caller.read(&state).await?, caller.account, id).await?;
     let job = job.ok_or_else(Problem::not_found)?;
     if job.state != JobState::Completed {
         let problem = Problem::new(

@@ -203,7 +203,7 @@ async fn list_join_tokens(
     list: List,
 ) -> Result<Page<JoinTokenBody>, Problem> {
     let before: Option<JoinTokenId> = list.position(&state, &caller)?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let rows = join_tokens::list(&mut connection, caller.account, before, list.fetch()).await?;
     Ok(list.page(&state, &caller, rows, |row| row.id, JoinTokenBody::from))
 }
@@ -224,7 +224,7 @@ async fn find_join_token(
     Path(id): Path<JoinTokenId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let token = join_tokens::find(&mut *state.db.acquire().await?, caller.account, id).await?;
+    let token = join_tokens::find(&mut *caller.read(&state).await?, caller.account, id).await?;
     Ok(conditions.answer(JoinTokenBody::from(token.ok_or_else(Problem::not_found)?)))
 }
 
@@ -242,10 +242,11 @@ async fn revoke_join_token(
     caller: Caller<needs::WorkersWrite>,
     Path(id): Path<JoinTokenId>,
 ) -> Result<Json<JoinTokenBody>, Problem> {
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.begin(&state).await?;
     if !join_tokens::revoke(&mut connection, caller.account, id, state.now()).await? {
         return Err(Problem::not_found());
     }
     let token = join_tokens::find(&mut connection, caller.account, id).await?;
+    connection.commit().await?;
     Ok(Json(token.ok_or_else(Problem::not_found)?.into()))
 }

@@ -164,7 +164,7 @@ async fn list_receipts(
     list: List,
 ) -> Result<Page<ReceiptBody>, Problem> {
     let before: Option<ReceiptId> = list.position(&state, &caller)?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let rows = receipts::list_for(&mut connection, reader(&caller), before, list.fetch()).await?;
     let mut bodies = Vec::with_capacity(rows.len());
@@ -192,7 +192,7 @@ async fn find_receipt(
     Path(id): Path<ReceiptId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let receipt = receipts::find_for(&mut connection, reader(&caller), id).await?;
     let receipt = receipt.ok_or_else(Problem::not_found)?;
     let asset = assets::find(&mut connection, receipt.asset_id)

@@ -152,7 +152,7 @@ async fn list_withdrawals(
     list: List,
 ) -> Result<Page<WithdrawalBody>, Problem> {
     let before: Option<ReleaseId> = list.position(&state, &caller)?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let rows =
         releases::list_withdrawals(&mut connection, caller.account, before, list.fetch()).await?;
@@ -181,7 +181,7 @@ async fn find_withdrawal(
     Path(id): Path<ReleaseId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     Ok(conditions.answer(read(&mut connection, caller.account, id).await?))
 }
 
