@@ -66,7 +66,7 @@ pub enum Command {
     /// Creates an account and signs in.
     Signup(Credentials),
     /// Signs in.
-    Login(Credentials),
+    Login(LoginArgs),
     /// Signs out.
     Logout,
     /// Who you are.
@@ -174,18 +174,16 @@ pub enum Serve {
 
 #[derive(Debug, Subcommand)]
 pub enum Admin {
-    /// Makes an account the operator's own: creates it with a password that is shown once, or gives it the role.
-    Bootstrap {
-        /// The account's e-mail.
-        #[arg(long)]
-        email: String,
-    },
+    /// Prints a token, once, that makes somebody an administrator: `comptoir login --setup` redeems it.
+    Bootstrap(crate::admin::BootstrapArgs),
     /// Makes a join token for an account, as `comptoir worker token` does for its owner.
     JoinToken(crate::admin::JoinTokenArgs),
     /// Deploys token, timelock and settlement contract, and registers the asset.
     DeployContracts(crate::admin::DeployArgs),
+    /// After a backup was restored: takes in the batches that the contract has and the database does not.
+    ImportBatches(crate::import::ImportArgs),
     /// Lets settling go on after a halt, once a person has found out why.
-    ResumeSettling,
+    ResumeSettling(crate::admin::OperatorArg),
     /// Puts the next signing key of the services in use; tokens signed by the one before hold until they end.
     RotateKeys(crate::keys::RotateArgs),
     /// Publishes a price; jobs quoted before keep theirs.
@@ -193,12 +191,44 @@ pub enum Admin {
     /// The log of what touched somebody's security.
     #[command(subcommand)]
     AuditLog(crate::audit_log::AuditLog),
+    /// Accounts: what they have and may do; holding one, and letting it go.
+    #[command(subcommand)]
+    Accounts(crate::admin::accounts::Accounts),
+    /// The administrators.
+    #[command(subcommand)]
+    Admins(crate::admin::accounts::Admins),
+    /// What is given back of charges: one administrator proposes, another approves.
+    #[command(subcommand)]
+    Refunds(crate::admin::refunds::Refunds),
+    /// Published prices, those to come too.
+    #[command(subcommand)]
+    Prices(crate::admin::prices::Prices),
+    /// Jobs that wait or loop beyond bounds.
+    #[command(subcommand)]
+    Jobs(crate::admin::work::Jobs),
+    /// Workers of all accounts.
+    #[command(subcommand)]
+    Workers(crate::admin::work::Workers),
+    /// What waits to go out.
+    #[command(subcommand)]
+    Outbox(crate::admin::work::Outbox),
+    /// The audit log, through the API.
+    Events(crate::admin::accounts::EventsArgs),
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub enum Documented {
     Api,
     Scheduler,
+}
+
+#[derive(Debug, Args)]
+pub struct LoginArgs {
+    #[command(flatten)]
+    pub credentials: Credentials,
+    /// What `comptoir admin bootstrap` printed: the password is chosen with it, and the account is an administrator's.
+    #[arg(long, env = "COMPTOIR_SETUP_TOKEN", hide_env_values = true)]
+    pub setup: Option<String>,
 }
 
 #[derive(Debug, Args)]

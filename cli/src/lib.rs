@@ -2,11 +2,16 @@
 
 pub mod admin;
 pub mod args;
+pub mod audit;
+pub mod audit_log;
 pub mod client;
 pub mod demo;
 pub mod doctor;
 pub mod embedded;
 pub mod exit;
+pub mod exit_chain;
+pub mod guardian;
+pub mod import;
 pub mod keys;
 pub mod output;
 pub mod secret;
@@ -16,7 +21,7 @@ pub mod up;
 
 use std::process::ExitCode;
 
-use args::{Admin, Cli, Command, Documented, Serve};
+use args::{Cli, Command, Documented, Serve};
 use clap::CommandFactory as _;
 use client::{Context, account, blobs, jobs, money, receipts, workers};
 
@@ -34,13 +39,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(Serve::Scheduler(args)) => service::scheduler::run(args).await?,
         Command::Serve(Serve::Settler(args)) => service::settler::run(args).await?,
         Command::Migrate => service::migrate().await?,
-        Command::Admin(Admin::Bootstrap { email }) => admin::bootstrap(&context, &email).await?,
-        Command::Admin(Admin::JoinToken(args)) => admin::join_token(&context, args).await?,
-        Command::Admin(Admin::DeployContracts(args)) => {
-            admin::deploy_contracts(&context, args).await?;
-        }
-        Command::Admin(Admin::ResumeSettling) => admin::resume_settling(&context).await?,
-        Command::Admin(Admin::PublishPrice(args)) => admin::publish_price(&context, args).await?,
+        Command::Admin(verb) => admin::run(&context, verb).await?,
         Command::Doctor => doctor::run(context.output)?,
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -61,7 +60,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
     match verb {
         Command::Signup(credentials) => account::sign_up(context, &credentials).await,
-        Command::Login(credentials) => account::sign_in(context, &credentials).await,
+        Command::Login(args) => account::sign_in(context, &args).await,
         Command::Logout => account::sign_out(context).await,
         Command::Account => account::show(context).await,
         Command::Wallet(key) => account::create_wallet(context, &key.key_file),
@@ -79,6 +78,12 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Receipt(verb) => receipts::run(context, &verb).await,
         Command::Bill(args) => receipts::recompute(context, &args),
         Command::Verify(args) => receipts::verify(context, &args).await,
+        Command::Audit(args) => audit::run(context, &args).await,
+        Command::Guardian(args) => guardian::guard(context, args).await,
+        Command::Watcher(args) => guardian::watch(context, args).await,
+        Command::Exit(verb) => exit_chain::run(context, &verb).await,
+        Command::Freeze(args) => exit_chain::freeze(context, &args).await,
+        Command::Escape(args) => exit_chain::escape(context, &args).await,
         Command::Up(_)
         | Command::Demo(_)
         | Command::Services(_)

@@ -17,6 +17,7 @@ mod finalize;
 mod follow;
 pub mod health;
 mod hold;
+pub mod import;
 mod nonces;
 mod run;
 mod seal;

@@ -10,7 +10,7 @@ use comptoir_store::{
 use time::OffsetDateTime;
 
 use crate::{
-    alert::Alert, chain::Tips, crash, error::StepError, fees::Fees, settler::Settler,
+    chain::Tips, crash, error::StepError, fees::Fees, settler::Settler,
     sign::IN_FLIGHT_MAX,
 };
 
@@ -32,9 +32,6 @@ impl Settler {
             .filter(|intent| intent.signer == self.signer() && intent.nonce >= used)
             .collect();
         let Some(lowest) = waiting.first() else {
-            if tips.head.base_fee_wei <= self.config.fees.ceiling_wei {
-                self.health.alerts.clear(Alert::FeeCeiling);
-            }
             return Ok(0);
         };
         if lowest.nonce > used {

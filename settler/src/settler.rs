@@ -58,6 +58,8 @@ pub struct Settler {
     compared: bool,
     /// Commits that the contract would refuse are not tried before this ends.
     pub(crate) held: Hold,
+    /// What this step found too expensive.
+    pub(crate) at_ceiling: Option<String>,
     /// The final block that was reconciled last.
     pub(crate) reconciled: Option<u64>,
     /// The leaves that exits were answered from last.
@@ -92,6 +94,7 @@ impl Settler {
             deployed: false,
             compared: false,
             held: Hold::default(),
+            at_ceiling: None,
             reconciled: None,
             answered_from: None,
         }))
@@ -132,6 +135,10 @@ impl Settler {
         self.sign_commit(&tips, now).await?;
         self.sign_answers(&tips, now).await?;
         progress.sent = self.send(used, &tips, now).await?;
+        match self.at_ceiling.take() {
+            Some(detail) => self.health.alerts.raise(Alert::FeeCeiling, &detail),
+            None => self.health.alerts.clear(Alert::FeeCeiling),
+        }
         Ok(progress)
     }
 

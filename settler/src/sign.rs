@@ -63,11 +63,10 @@ impl Settler {
         let policy = self.config.fees;
         let base_fee = tips.head.base_fee_wei;
         if base_fee > policy.ceiling_wei {
-            let detail = format!(
+            self.at_ceiling = Some(format!(
                 "the base fee is {base_fee} wei, the ceiling is {}",
                 policy.ceiling_wei
-            );
-            self.health.alerts.raise(Alert::FeeCeiling, &detail);
+            ));
             return Ok(());
         }
         let fees = policy.estimate(base_fee, self.chain.recent_tip_wei().await?);
@@ -183,7 +182,7 @@ impl Settler {
         self.replace(intent, call, true, now).await
     }
 
-    async fn higher_fees(&self, intent: &OpenIntent, tips: &Tips) -> Result<Option<Fees>, StepError> {
+    async fn higher_fees(&mut self, intent: &OpenIntent, tips: &Tips) -> Result<Option<Fees>, StepError> {
         let policy = self.config.fees;
         let old = Fees {
             cap_wei: intent.attempt.fee_cap_wei.base(),
@@ -192,11 +191,10 @@ impl Settler {
         let estimate = policy.estimate(tips.head.base_fee_wei, self.chain.recent_tip_wei().await?);
         let fees = policy.bump(old, estimate);
         if fees.is_none() {
-            let detail = format!(
+            self.at_ceiling = Some(format!(
                 "nonce {} is stuck at {} wei, the ceiling is {}",
                 intent.nonce, old.cap_wei, policy.ceiling_wei
-            );
-            self.health.alerts.raise(Alert::FeeCeiling, &detail);
+            ));
         }
         Ok(fees)
     }

@@ -13,7 +13,7 @@ use alloy::{
 use comptoir_contracts_bindings::Settlement::{self, BatchCommitted};
 use comptoir_domain::{
     asset::Asset,
-    settlement::{AccountDocument, Domain, Mismatch, ReceiptDocument, Verified},
+    settlement::{AccountDocument, Domain, Header, Mismatch, ReceiptDocument, Verified},
 };
 use url::Url;
 
@@ -156,37 +156,34 @@ async fn on_chain(
     // From the oldest batch that the contract still knows, down by `prevHash`.
     let oldest = last - (RING - 1);
     let known = settlement.batchHash(oldest).block(at).call().await?;
-    let (hash, followed) = walk_down(
-        &provider,
-        Domain::new(chain_id, contract),
-        contract,
-        (oldest, known),
-        verified.batch,
-    )
-    .await?;
+    let domain = Domain::new(chain_id, contract);
+    let headers =
+        headers_down(&provider, domain, contract, (oldest, known), verified.batch).await?;
+    let hash = headers.last().map_or(known, |header| header.prev_hash);
     if hash == verified.header_hash {
         // What has left the ring was claimable before it could.
         Ok(OnChain {
             verified,
             in_ring: false,
             active: true,
-            headers_followed: followed,
+            headers_followed: headers.len() as u64,
         })
     } else {
         Err(absent)
     }
 }
 
-/// The hash of batch `to`, by the headers from batch `from` down. Each header is taken by the hash that the one above it
-/// names, and hashed again, so that a node could leave one out but not make one up.
-async fn walk_down(
+/// The headers from batch `from` down to the one after `to`. Each is taken by the hash that the one above it names, and hashed
+/// again, so that a node could leave one out but not make one up.
+pub(crate) async fn headers_down(
     provider: &RootProvider,
     domain: Domain,
     contract: Address,
     (from, mut hash): (u64, B256),
     to: u64,
-) -> Result<(B256, u64), VerifyError> {
+) -> Result<Vec<Header>, VerifyError> {
     let mut number = from;
+    let mut down = Vec::new();
     while number > to {
         let low = number.saturating_sub(HEADERS_MAX - 1).max(to + 1);
         let headers = headers(provider, contract, low, number).await?;
@@ -200,9 +197,10 @@ async fn walk_down(
                 .ok_or(VerifyError::HeaderMissing(hash))?;
             hash = header.prev_hash;
             number -= 1;
+            down.push(header);
         }
     }
-    Ok((hash, from - to))
+    Ok(down)
 }
 
 async fn headers(

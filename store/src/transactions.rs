@@ -160,6 +160,23 @@ pub async fn raise_floor(
     Ok(())
 }
 
+/// Every key that ever signed here, or was ready to.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn signers(conn: &mut PgConnection, chain_id: u64) -> sqlx::Result<Vec<Address>> {
+    sqlx::query_scalar!(
+        r#"SELECT signer AS "signer!" FROM settler_nonces WHERE chain_id = $1
+           UNION SELECT signer FROM eth_intents WHERE chain_id = $1"#,
+        chain_id.cast_signed()
+    )
+    .fetch_all(conn)
+    .await?
+    .iter()
+    .map(|signer| to_address("signer", signer))
+    .collect()
+}
+
 /// What this signer has spent since then and may still have to pay: what ended intents cost, and for open ones, and where
 /// nobody knows, the most that one of their attempts can.
 ///

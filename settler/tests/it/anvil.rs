@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::Stdio};
 
 use alloy::{
-    primitives::B256,
+    primitives::{Address, B256},
     providers::{Provider as _, RootProvider},
 };
 use comptoir_settler::chain::provider;
@@ -115,5 +115,15 @@ impl Anvil {
     /// Forgets every transaction that waits.
     pub async fn drop_transactions(&self) {
         self.ask("anvil_dropAllTransactions", json!([])).await;
+    }
+
+    pub async fn set_ether(&self, account: Address, wei: u128) {
+        self.ask("anvil_setBalance", json!([account, format!("{wei:#x}")]))
+            .await;
+    }
+
+    /// Transactions of an account that are mined.
+    pub async fn nonce_of(&self, account: Address) -> u64 {
+        self.node.get_transaction_count(account).await.unwrap()
     }
 }

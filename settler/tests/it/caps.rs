@@ -1,10 +1,9 @@
 //! A sealed batch that outgrows the contract's caps waits for tomorrow where that helps, and halts where nothing does.
 
-use alloy::{primitives::B256, sol_types::SolCall as _};
+use alloy::primitives::B256;
 use comptoir_contracts_bindings::Settlement::{Caps, cancelBatchCall, lowerCapsCall, setCapsCall};
 use comptoir_domain::settlement::BatchState;
 use comptoir_settler::Settler;
-use serde_json::json;
 use sqlx::PgPool;
 
 use crate::{
@@ -18,19 +17,6 @@ const fn caps(per_batch: u128, per_day: u128) -> Caps {
         perBatch: tokens(per_batch),
         perDay: tokens(per_day),
     }
-}
-
-/// What the timelock executes when ADMIN's delay has passed.
-async fn set_caps(world: &World, caps: Caps) {
-    let admin = world.deployed.timelock;
-    let anvil = &world.anvil;
-    anvil.ask("anvil_impersonateAccount", json!([admin])).await;
-    anvil
-        .ask("anvil_setBalance", json!([admin, "0xde0b6b3a7640000"]))
-        .await;
-    let data = alloy::hex::encode_prefixed(setCapsCall { caps_: caps }.abi_encode());
-    let call = json!([{ "from": admin, "to": world.deployed.settlement, "data": data }]);
-    anvil.ask("eth_sendTransaction", call).await;
 }
 
 /// The first batch, which releases a hundred tokens, is committed; fifty more are earned.
@@ -121,7 +107,7 @@ async fn caps_lowered_after_a_seal_delay_its_commit_or_halt(db: PgPool) {
     settler.step(NOW).await.unwrap();
     assert_eq!(halt(&world).await.unwrap().0, "caps_too_low");
 
-    set_caps(&world, caps(50, 100)).await;
+    world.as_admin(setCapsCall { caps_: caps(50, 100) }).await;
     world.resume().await;
     world.anvil.mine(DEPTH).await;
     let batch = world.until_claimable(&mut settler).await;

@@ -1,6 +1,6 @@
 //! Where ledger and contract differ, nothing is settled until a person has looked.
 
-use comptoir_store::{batches, ledger, reconciliation};
+use comptoir_store::{ledger, reconciliation};
 use sqlx::PgPool;
 
 use crate::{
@@ -55,32 +55,25 @@ async fn money_that_no_deposit_explains_halts_settling(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn an_older_database_than_the_chain_refuses_to_settle(db: PgPool) {
+async fn accounts_that_differ_halt_settling_even_where_the_totals_agree(db: PgPool) {
     let (world, mut settler) = funded(db, 10).await;
-    let alice = world.bind(Key::Alice.address()).await;
-    world
-        .pay_job(alice, Key::Alice.address(), 1_000, Key::Bob.address())
-        .await;
-    world.until_claimable(&mut settler).await;
-    // What a backup from before the batch would hold.
-    for statement in [
-        "INSERT INTO unbatched_receipts SELECT receipt_id, asset_id, gross_base FROM receipts",
-        "DELETE FROM batch_items",
-        "DELETE FROM eth_attempts",
-        "DELETE FROM eth_intents",
-        "DELETE FROM settlement_batches",
-    ] {
-        sqlx::query(statement).execute(&world.owner).await.unwrap();
-    }
-    let progress = settler.step(NOW).await.unwrap();
-    assert!(!progress.sealed);
-    assert_eq!(halt(&world).await.unwrap().0, "database_behind_chain");
-    let mut conn = world.db.acquire().await.unwrap();
-    assert_eq!(
-        batches::demand(&mut conn, world.asset.id)
-            .await
-            .unwrap()
-            .receipts,
-        1
+    // A deposit for Bob is booked for Carol, in the index and in the ledger.
+    world.deposit(Key::Bob.address(), 5).await;
+    settler.step(NOW).await.unwrap();
+    sqlx::query("UPDATE deposits SET owner = $1 WHERE owner = $2")
+        .bind(Key::Carol.address().as_slice())
+        .bind(Key::Bob.address().as_slice())
+        .execute(&world.owner)
+        .await
+        .unwrap();
+    world.anvil.mine(DEPTH).await;
+    settler.step(NOW).await.unwrap();
+    let (reason, detail) = halt(&world).await.unwrap();
+    assert_eq!(reason, "ledger_differs");
+    let carols = format!(
+        "deposits of {} by the index: 5, by the contract: 0",
+        Key::Carol.address()
     );
+    assert!(detail.contains(&carols), "{detail}");
+    assert!(!detail.contains("what the ledger owes"), "{detail}");
 }

@@ -9,7 +9,11 @@ mod batches;
 #[cfg(test)]
 mod caps;
 #[cfg(test)]
+mod competitors;
+#[cfg(test)]
 mod contradictions;
+#[cfg(test)]
+mod costs;
 #[cfg(test)]
 mod crashes;
 #[cfg(test)]
@@ -19,7 +23,11 @@ mod deposits;
 #[cfg(test)]
 mod exits;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod recovery;
 #[cfg(test)]
 mod ring;
 #[cfg(test)]

@@ -13,8 +13,8 @@ use comptoir_domain::{
 use time::OffsetDateTime;
 
 pub use reads::{
-    Filter, active_for_claims, anchored, find, find_number, items, list, of_receipt, standing,
-    unfinished,
+    Filter, active_for_claims, anchored, find, find_number, items, list, missing, of_receipt,
+    standing, unfinished,
 };
 pub use snapshot::{Demand, Snapshot, demand, snapshot};
 

@@ -180,6 +180,22 @@ pub async fn of_receipt(
     Ok(batch.map(|batch| (batch, item.idx.cast_unsigned())))
 }
 
+/// How many of these receipts the database does not have.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn missing(conn: &mut PgConnection, receipts: &[ReceiptId]) -> sqlx::Result<u64> {
+    let ids: Vec<_> = receipts.iter().map(|receipt| receipt.0).collect();
+    let missing = sqlx::query_scalar!(
+        r#"SELECT count(*) AS "missing!" FROM UNNEST($1::uuid[]) AS it (id)
+           WHERE NOT EXISTS (SELECT FROM receipts WHERE receipt_id = it.id)"#,
+        &ids
+    )
+    .fetch_one(conn)
+    .await?;
+    Ok(missing.cast_unsigned())
+}
+
 /// The leaves of a batch's receipts, by index.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Money on its way to be claimable: earnings and fees by themselves, withdrawals when they are asked for.
 //! Each seal takes what is queued, oldest first, as far as the contract's caps allow.
 
+mod restore;
 mod seal;
 mod veto;
 mod withdrawals;
@@ -13,6 +14,7 @@ use uuid::Uuid;
 
 use crate::codec::{to_address, to_amount, to_enum, to_numeric};
 
+pub use restore::{RestoreError, release_again};
 pub use seal::{RELEASES_MAX, release_queued};
 pub(crate) use veto::{come_to, give_back, note};
 pub use withdrawals::{

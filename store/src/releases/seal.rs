@@ -60,11 +60,11 @@ pub async fn release_queued(
 }
 
 /// What one seal does to one release.
-struct Move {
-    release: Release,
-    moved: Amount,
+pub(super) struct Move {
+    pub release: Release,
+    pub moved: Amount,
     /// Nothing of it waits any longer.
-    ended: bool,
+    pub ended: bool,
 }
 
 /// Decides under the locks on the accounts: each release takes what it wants, has and may.
@@ -127,7 +127,7 @@ async fn plan(
     Ok(steps)
 }
 
-async fn save(tx: &mut PgTransaction<'_>, steps: &[Move], now: OffsetDateTime) -> sqlx::Result<()> {
+pub(super) async fn save(tx: &mut PgTransaction<'_>, steps: &[Move], now: OffsetDateTime) -> sqlx::Result<()> {
     let ids: Vec<_> = steps.iter().map(|it| it.release.id.0).collect();
     let moved: Vec<_> = steps.iter().map(|it| to_numeric(it.moved)).collect();
     let ended: Vec<_> = steps.iter().map(|it| it.ended).collect();

@@ -38,6 +38,7 @@ use comptoir_store::{
     prices::{self, NewPrice},
     reconciliation,
 };
+use serde_json::json;
 use sqlx::PgPool;
 use tempfile::TempDir;
 use time::{OffsetDateTime, macros::datetime};
@@ -182,6 +183,14 @@ impl World {
     /// Leads once the settler before it is gone: its lock goes with its connection.
     pub async fn lead_after(&self, before: Settler, config: Config) -> Settler {
         drop(before);
+        self.lead_when_free(config).await
+    }
+
+    pub async fn settler_when_free(&self) -> Settler {
+        self.lead_when_free(self.config()).await
+    }
+
+    async fn lead_when_free(&self, config: Config) -> Settler {
         for _ in 0..1_000 {
             if let Some(settler) = self.lead_with(config.clone()).await {
                 return settler;
@@ -207,6 +216,34 @@ impl World {
             .call(self.deployed.settlement, call.abi_encode().into())
             .await
             .unwrap();
+    }
+
+    /// What the timelock executes when ADMIN's delay has passed.
+    pub async fn as_admin(&self, call: impl SolCall) {
+        let admin = self.deployed.timelock;
+        self.anvil
+            .ask("anvil_impersonateAccount", json!([admin]))
+            .await;
+        self.anvil.set_ether(admin, u128::from(u64::MAX)).await;
+        self.send_unchecked(admin, call.abi_encode()).await;
+    }
+
+    /// Sends a call that may fail, from an account that the node signs for; returns whether it succeeded.
+    pub async fn send_unchecked(&self, from: Address, calldata: Vec<u8>) -> bool {
+        let call = self.unchecked(from, calldata);
+        let hash = self.anvil.ask("eth_sendTransaction", json!([call])).await;
+        let receipt = self.anvil.ask("eth_getTransactionReceipt", json!([hash]));
+        receipt.await["status"] == "0x1"
+    }
+
+    /// Such a call, for whoever sends it.
+    pub fn unchecked(&self, from: Address, calldata: Vec<u8>) -> serde_json::Value {
+        json!({
+            "from": from,
+            "to": self.deployed.settlement,
+            "data": alloy::hex::encode_prefixed(calldata),
+            "gas": "0x100000",
+        })
     }
 
     pub fn contract(&self) -> SettlementInstance<&alloy::providers::RootProvider> {

@@ -76,6 +76,13 @@ impl World {
         id
     }
 
+    /// The account that the address is bound to.
+    pub async fn account_of(&self, address: Address) -> AccountId {
+        let id = sqlx::query_scalar("SELECT account_id FROM accounts WHERE address = $1")
+            .bind(address.as_slice());
+        AccountId(id.fetch_one(&self.owner).await.unwrap())
+    }
+
     pub async fn hold(
         &self,
         source: HoldSource,

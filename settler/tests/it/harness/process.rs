@@ -126,6 +126,10 @@ impl Process {
         panic!("it did not come to that: {:?}", world.states().await);
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id().expect("it runs")
+    }
+
     /// Ends it as a power cut would.
     pub async fn kill(mut self) {
         self.0.kill().await.unwrap();
