@@ -24,6 +24,8 @@ pub enum Exit {
     Unavailable = 8,
     /// The job ended without a result.
     JobNotCompleted = 9,
+    /// An audit found nothing wrong, and could not prove everything.
+    Undecided = 10,
 }
 
 /// The table for people.
@@ -38,7 +40,8 @@ Exit codes:
   6  the balance does not cover it
   7  a receipt or proof does not hold
   8  the service does not answer, or asks to wait
-  9  the job ended without a result";
+  9  the job ended without a result
+ 10  an audit found nothing wrong, and could not prove everything";
 
 /// A failure whose code the caller chose.
 #[derive(Debug)]

@@ -26,7 +26,7 @@ async fn main() -> ExitCode {
 fn start_logging(command: &Command) {
     let default = match command {
         Command::Demo(_) => return,
-        Command::Serve(_) | Command::Up(_) => "info",
+        Command::Serve(_) | Command::Up(_) | Command::Guardian(_) | Command::Watcher(_) => "info",
         _ => "warn",
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
@@ -34,7 +34,10 @@ fn start_logging(command: &Command) {
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    if matches!(command, Command::Serve(_)) {
+    if matches!(
+        command,
+        Command::Serve(_) | Command::Guardian(_) | Command::Watcher(_)
+    ) {
         logs.json().init();
     } else {
         logs.init();
