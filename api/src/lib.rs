@@ -6,7 +6,9 @@ pub mod etag;
 mod facts;
 pub mod idempotency;
 mod limiting;
+pub mod mail;
 pub mod money;
+mod notices;
 pub mod openapi;
 pub mod page;
 mod quoting;
@@ -14,6 +16,7 @@ mod reading;
 mod routes;
 pub mod server;
 mod state;
+pub mod steps;
 
 use axum::{Router, middleware::from_fn_with_state};
 use comptoir_http::parameters::{self, Parameters};

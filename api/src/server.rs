@@ -3,13 +3,15 @@
 use std::{io, time::Duration};
 
 use comptoir_http::server::{self, Limits};
-use comptoir_store::{accounts, idempotency, sessions};
+use comptoir_store::{accounts, idempotency, notices, password_resets, sessions, siwe_nonces};
 use tokio::net::TcpListener;
 
-use crate::AppState;
+use crate::{AppState, steps};
 
 /// How often what has expired is forgotten.
 const TIDY_EVERY: Duration = Duration::from_mins(1);
+/// How often what is due is looked for.
+const STEP_EVERY: Duration = Duration::from_secs(2);
 /// Rows of a table that one round forgets at most.
 const FORGET_MAX: i64 = 1000;
 
@@ -24,10 +26,25 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
     let tidying = tokio::spawn(tidy(state.clone()));
+    let stepping = tokio::spawn(take_steps(state.clone()));
     let (router, _) = crate::app(state);
     let served = server::serve(listener, router, limits, shutdown).await;
     tidying.abort();
+    stepping.abort();
     served
+}
+
+/// Bounded steps, one after the other; at once where the last one had much to do.
+async fn take_steps(state: AppState) {
+    let mut every = tokio::time::interval(STEP_EVERY);
+    loop {
+        every.tick().await;
+        if let Err(error) = steps::step(&state).await {
+            let error: &dyn std::error::Error = &error;
+            let cause = error.source().map(ToString::to_string);
+            tracing::warn!(%error, cause, "a step is not done; it is tried again");
+        }
+    }
 }
 
 async fn tidy(state: AppState) {
@@ -42,7 +59,8 @@ async fn tidy(state: AppState) {
     }
 }
 
-/// One bounded round of forgetting kept replies, refresh tokens and challenges that have expired; says how many.
+/// One bounded round of forgetting what has expired: kept replies, tokens, sessions, challenges, nonces, notices that were
+/// sent long ago; says how many.
 ///
 /// # Errors
 /// When Postgres fails.
@@ -52,5 +70,8 @@ pub async fn forget_expired(state: &AppState) -> sqlx::Result<u64> {
     let replies = idempotency::forget_expired(&mut connection, now, FORGET_MAX).await?;
     let tokens = sessions::forget_expired(&mut connection, now, FORGET_MAX).await?;
     let challenges = accounts::forget_challenges(&mut connection, now, FORGET_MAX).await?;
-    Ok(replies + tokens + challenges)
+    let nonces = siwe_nonces::forget_expired(&mut connection, now, FORGET_MAX).await?;
+    let resets = password_resets::forget_expired(&mut connection, now, FORGET_MAX).await?;
+    let notices = notices::forget_old(&mut connection, now, FORGET_MAX).await?;
+    Ok(replies + tokens + challenges + nonces + resets + notices)
 }

@@ -10,7 +10,10 @@ use time::OffsetDateTime;
 
 use crate::{
     Submissions,
-    auth::{keys::Keys, password::Hasher, sign_ins::SignIns},
+    auth::{
+        contract_wallets::ContractWallets, keys::Keys, password::Hasher, sign_ins::SignIns,
+    },
+    mail::Mailer,
 };
 
 /// The state of the service; cheap to clone.
@@ -32,6 +35,10 @@ pub struct AppState {
     pub keys: Arc<Keys>,
     /// Hashes passwords, a few at a time.
     pub passwords: Hasher,
+    /// Sends mail; without it notices wait.
+    pub mailer: Option<Mailer>,
+    /// Judges signatures of contracts; without it only keys sign in.
+    pub contract_wallets: Option<Arc<ContractWallets>>,
     /// Counts sign-ins.
     pub sign_ins: SignIns,
     /// Commits submissions in groups.
@@ -55,6 +62,8 @@ pub struct Config {
     pub scheduler_url: String,
     /// Is the money worth something?
     pub environment: Environment,
+    /// The chains that a sign-in message may name; none: the settlement contract's.
+    pub sign_in_chains: Vec<u64>,
     /// What an account may have and do, unless an operator decides otherwise for it.
     pub limits: Limits,
     /// The most that is given back.

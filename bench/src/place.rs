@@ -1,6 +1,6 @@
 //! Where the measurement takes place: a database, both services on it, a client with money, two workers.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 
 use alloy_primitives::Address;
 use anyhow::{Context as _, ensure};
@@ -52,14 +52,28 @@ const ISSUER: &str = "http://127.0.0.1";
 const DEPOSIT: u128 = 1 << 90;
 const CONNECTIONS: u32 = 24;
 
-/// Both services on a database of their own.
-pub struct Place {
+/// A database of our own, with a token and a price.
+pub struct Books {
     admin: PgConnectOptions,
     database: String,
-    owner: PgPool,
+    /// How to connect to it.
+    pub options: PgConnectOptions,
+    /// Connections with the rights of its owner.
+    pub owner: PgPool,
+    /// Row of `assets`.
+    pub asset: i32,
+}
+
+/// Both services on a database of their own.
+pub struct Place {
+    books: Books,
     objects: Objects,
+    /// Connections with the rights of the database's owner.
+    pub owner: PgPool,
     /// The API's URL.
     pub api: String,
+    /// Where it listens.
+    pub api_address: SocketAddr,
     /// The `Authorization` of each client.
     pub bearers: Vec<String>,
     /// Workers of different owners.
@@ -71,7 +85,7 @@ pub struct Place {
 
 /// The time of the machine.
 #[expect(clippy::disallowed_methods, reason = "the clock of this process")]
-fn now() -> OffsetDateTime {
+pub fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
@@ -100,14 +114,48 @@ pub async fn drop_database(admin: &PgConnectOptions, name: &str) -> anyhow::Resu
     Ok(())
 }
 
-impl Place {
-    /// Makes everything.
-    pub async fn make(admin: &PgConnectOptions, payers: u8) -> anyhow::Result<Self> {
-        let database = create_database(admin, "noop").await?;
+impl Books {
+    /// Makes the database, and publishes a price.
+    pub async fn make(admin: &PgConnectOptions, purpose: &str) -> anyhow::Result<Self> {
+        let database = create_database(admin, purpose).await?;
         let options = admin.clone().database(&database);
         let owner = PgPool::connect_with(options.clone()).await?;
         MIGRATOR.run(&owner).await?;
-        let clients = open_the_books(&owner, payers).await?;
+        let asset = publish(&owner).await?;
+        Ok(Self {
+            admin: admin.clone(),
+            database,
+            options,
+            owner,
+            asset,
+        })
+    }
+
+    /// Gives an owner more than it can spend.
+    pub async fn deposit(&self, owner: Address) -> anyhow::Result<()> {
+        let amount = Amount::from_base(DEPOSIT).context("within the bounds")?;
+        let mut tx = self.owner.begin().await?;
+        ledger::deposit(&mut tx, self.asset, owner, amount, &nonce(), now()).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Drops the database.
+    pub async fn clear(self) -> anyhow::Result<()> {
+        self.owner.close().await;
+        drop_database(&self.admin, &self.database).await
+    }
+}
+
+impl Place {
+    /// Makes everything, with so many clients and workers.
+    pub async fn make(admin: &PgConnectOptions, payers: u8, workers: u8) -> anyhow::Result<Self> {
+        let books = Books::make(admin, "place").await?;
+        let (options, owner) = (books.options.clone(), books.owner.clone());
+        let mut clients = Vec::new();
+        for byte in 1..=payers {
+            clients.push(sign_up(&owner, byte).await?);
+            books.deposit(address(byte)).await?;
+        }
 
         let blobs = tempfile::tempdir()?;
         let url = url::Url::from_directory_path(blobs.path())
@@ -121,7 +169,8 @@ impl Place {
         let keys = comptoir_scheduler::keys::Keys::new(KeyRing::of(SigningKey::from_pem(&pem)?), ISSUER);
         let scheduler = SchedulerState::new(db, now, objects.clone(), wake.clone(), keys);
         let fingerprint = scheduler.keys.fingerprint();
-        let (scheduler_listener, scheduler_url) = listen().await?;
+        let (scheduler_listener, scheduler_address) = listen().await?;
+        let scheduler_url = format!("http://{scheduler_address}");
         let serving_scheduler = comptoir_scheduler::serve(
             scheduler_listener,
             scheduler,
@@ -132,7 +181,7 @@ impl Place {
         let db = pool::connect(options, ServiceRole::Api, CONNECTIONS).await?;
         let state = api_state(db, objects.clone(), wake, &pem, &scheduler_url)?;
         let bearers = sign_in(&state, &clients).await?;
-        let (api_listener, api) = listen().await?;
+        let (api_listener, api_address) = listen().await?;
         let (router, _) = comptoir_api::app(state);
         let serving_api = server::serve(
             api_listener,
@@ -142,19 +191,18 @@ impl Place {
         );
         let serving = vec![tokio::spawn(serving_scheduler), tokio::spawn(serving_api)];
 
-        let mut workers = Vec::new();
-        for byte in [0xfe, 0xff] {
-            workers.push(join(&owner, byte, fingerprint, &scheduler_url).await?);
+        let mut joined = Vec::new();
+        for byte in (0..workers).map(|number| u8::MAX - number) {
+            joined.push(join(&owner, byte, fingerprint, &scheduler_url).await?);
         }
-        let admin = admin.clone();
         Ok(Self {
-            admin,
-            database,
-            owner,
+            books,
             objects,
-            api,
+            owner,
+            api: format!("http://{api_address}"),
+            api_address,
             bearers,
-            workers,
+            workers: joined,
             stop,
             serving,
             _blobs: blobs,
@@ -211,14 +259,19 @@ impl Place {
         Ok(count.fetch_one(&self.owner).await?)
     }
 
+    /// Jobs submitted so far.
+    pub async fn submitted(&self) -> anyhow::Result<i64> {
+        let count = sqlx::query_scalar("SELECT count(*) FROM jobs");
+        Ok(count.fetch_one(&self.owner).await?)
+    }
+
     /// Ends the services and drops the database.
     pub async fn clear(self) -> anyhow::Result<()> {
         self.stop.cancel();
         for serving in self.serving {
             serving.await??;
         }
-        self.owner.close().await;
-        drop_database(&self.admin, &self.database).await
+        self.books.clear().await
     }
 }
 
@@ -244,6 +297,7 @@ fn api_state(
             public_origin: ISSUER.to_owned(),
             scheduler_url: scheduler_url.to_owned(),
             environment: Environment::Test,
+            sign_in_chains: Vec::new(),
             limits: comptoir_domain::limits::Limits::NONE,
             refund_caps: comptoir_domain::refund::Caps {
                 per_refund: Amount::ZERO,
@@ -254,18 +308,20 @@ fn api_state(
         keys: Arc::new(Keys::new(secrets, ISSUER)?),
         passwords: Hasher::default(),
         sign_ins: SignIns::default(),
+        mailer: None,
+        contract_wallets: None,
         submissions: Submissions::default(),
     })
 }
 
-async fn listen() -> anyhow::Result<(TcpListener, String)> {
+async fn listen() -> anyhow::Result<(TcpListener, SocketAddr)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}", listener.local_addr()?);
-    Ok((listener, url))
+    let address = listener.local_addr()?;
+    Ok((listener, address))
 }
 
-/// An asset, a price, and clients with money.
-async fn open_the_books(owner: &PgPool, payers: u8) -> anyhow::Result<Vec<AccountId>> {
+/// An asset and a price; the asset's row.
+async fn publish(owner: &PgPool) -> anyhow::Result<i32> {
     let mut tx = owner.begin().await?;
     let asset = NewAsset {
         chain_id: 31_337,
@@ -285,18 +341,7 @@ async fn open_the_books(owner: &PgPool, payers: u8) -> anyhow::Result<Vec<Accoun
     };
     prices::publish(&mut tx, asset.id, price).await?;
     tx.commit().await?;
-    let mut clients = Vec::new();
-    for byte in 1..=payers {
-        clients.push(sign_up(owner, byte).await?);
-        let mut tx = owner.begin().await?;
-        let (amount, source) = (
-            Amount::from_base(DEPOSIT).context("within the bounds")?,
-            nonce(),
-        );
-        ledger::deposit(&mut tx, asset.id, address(byte), amount, &source, now()).await?;
-        tx.commit().await?;
-    }
-    Ok(clients)
+    Ok(asset.id)
 }
 
 /// Addresses of clients and owners, apart from those of the token and the contract.

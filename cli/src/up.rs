@@ -34,7 +34,7 @@ use crate::{
     keys::{ChainKeys, ServiceKeys},
     service::{
         self,
-        config::{API_RATES, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs, SettlerCare, Web},
+        config::{API_RATES, Allowances, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs, SettlerCare, Web},
         parts::Running,
     },
 };
@@ -166,8 +166,9 @@ impl Node {
         let scheduler = reserve(options.scheduler)?;
         self.api_url = local_url(api)?;
         self.scheduler_url = local_url(scheduler)?;
-        let objects = folder.join("objects");
+        let (objects, mail) = (folder.join("objects"), folder.join("mail"));
         std::fs::create_dir_all(&objects)?;
+        std::fs::create_dir_all(&mail)?;
         let common = Common {
             database_url: self.embedded.urls.database.clone().into(),
             objects_url: Url::from_directory_path(&objects)
@@ -190,6 +191,11 @@ impl Node {
             rate_limit: API_RATES.0,
             rate_limit_anonymous: API_RATES.1,
             cors_origins: Vec::new(),
+            rpc_url: Some(self.embedded.urls.ethereum.parse()?),
+            sign_in_chains: Vec::new(),
+            mail_url: Some(format!("file://{}", mail.display()).into()),
+            mail_from: Some("Comptoir <no-reply@localhost>".to_owned()),
+            allowances: Allowances::default(),
         };
         let scheduler = SchedulerArgs {
             common: common.clone(),

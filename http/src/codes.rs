@@ -39,7 +39,7 @@ pub const ALL: &[Code] = &[
     code(
         "invalid_grant",
         401,
-        "The e-mail and password do not match, or the refresh token is unknown, spent or expired. Sign in again.",
+        "The e-mail and password do not match, the signed message does not hold, or the token is unknown, spent or expired. Sign in again.",
     ),
     code(
         "insufficient_funds",
@@ -77,11 +77,6 @@ pub const ALL: &[Code] = &[
         "A cookie is taken from pages of this service alone: the Origin header is missing, or names another site.",
     ),
     code(
-        "no_verdict",
-        404,
-        "The job is not judged yet, or ended before anybody was: cancelled, expired, or failed for another reason. Look at its state.",
-    ),
-    code(
         "not_found",
         404,
         "There is no such object, or it belongs to somebody else.",
@@ -114,7 +109,12 @@ pub const ALL: &[Code] = &[
     code(
         "address_already_bound",
         409,
-        "The account has a bound address already.",
+        "The address is the account's already, or the account has one that is to be changed.",
+    ),
+    code(
+        "address_change_pending",
+        409,
+        "A change of the account's address waits for its time already. Take it back first, or wait.",
     ),
     code(
         "address_not_bound",
@@ -220,6 +220,11 @@ pub const ALL: &[Code] = &[
         "job_ended",
         409,
         "The job has ended in another way, so it cannot be cancelled.",
+    ),
+    code(
+        "no_verdict",
+        409,
+        "The job is not judged yet, or ended before anybody was: cancelled, expired, or failed for another reason. Look at its state.",
     ),
     code(
         "job_not_completed",

@@ -255,8 +255,22 @@ pub struct Challenge {
     pub expires_at: OffsetDateTime,
 }
 
-/// Refuses what [`bind`] would refuse, before anybody signs.
+/// Refuses what [`bind`] would refuse.
 pub async fn check_bindable(
+    connection: &mut PgConnection,
+    account: AccountId,
+    address: Address,
+) -> Result<(), BindError> {
+    check_changeable(connection, account, address).await?;
+    let bound = find(connection, account).await?;
+    if bound.is_some_and(|account| account.address.is_some()) {
+        return Err(BindError::AlreadyBound);
+    }
+    Ok(())
+}
+
+/// Refuses an address that the account may not change to, nor bind as its first: it has it, or cannot.
+pub async fn check_changeable(
     connection: &mut PgConnection,
     account: AccountId,
     address: Address,
@@ -264,23 +278,19 @@ pub async fn check_bindable(
     let used = sqlx::query!(
         r#"SELECT
             EXISTS (SELECT FROM assets WHERE $1 IN (token, contract, platform)) AS "ours!",
-            EXISTS (SELECT FROM accounts WHERE address = $1 AND account_id <> $2) AS "taken!",
-            EXISTS (SELECT FROM accounts WHERE account_id = $2 AND address IS NOT NULL) AS "bound!""#,
+            (SELECT account_id FROM accounts WHERE address = $1) AS holder"#,
         address.as_slice(),
-        account.0,
     )
     .fetch_one(connection)
     .await?;
     if used.ours || credential::is_ownerless(address) {
         return Err(BindError::AddressRefused);
     }
-    if used.bound {
-        return Err(BindError::AlreadyBound);
+    match used.holder {
+        Some(holder) if holder == account.0 => Err(BindError::AlreadyBound),
+        Some(_) => Err(BindError::AddressTaken),
+        None => Ok(()),
     }
-    if used.taken {
-        return Err(BindError::AddressTaken);
-    }
-    Ok(())
 }
 
 /// Remembers a challenge.
@@ -348,6 +358,22 @@ pub async fn lock_challenge(
     })
 }
 
+/// Spends a challenge that was answered.
+pub async fn spend_challenge(
+    tx: &mut PgTransaction<'_>,
+    id: ChallengeId,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE address_challenges SET used_at = $2 WHERE challenge_id = $1",
+        id.0,
+        now
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// Binds the address of a challenge whose signature was checked, and spends the challenge.
 pub async fn bind(
     tx: &mut PgTransaction<'_>,
@@ -356,13 +382,7 @@ pub async fn bind(
     now: OffsetDateTime,
 ) -> Result<Account, BindError> {
     check_bindable(tx, account, challenge.address).await?;
-    sqlx::query!(
-        "UPDATE address_challenges SET used_at = $2 WHERE challenge_id = $1",
-        challenge.id.0,
-        now
-    )
-    .execute(&mut **tx)
-    .await?;
+    spend_challenge(tx, challenge.id, now).await?;
     let row = sqlx::query_as!(
         AccountRow,
         "UPDATE accounts SET address = $2, address_bound_at = $3 WHERE account_id = $1 AND address IS NULL

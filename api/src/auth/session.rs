@@ -7,13 +7,13 @@ use axum::{
 };
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use comptoir_domain::{
-    audit::{Action, Actor, Event},
+    audit::{Action, Actor, Event, Origin},
     digest::Sha256,
     id::{AccountId, SessionId},
 };
 use comptoir_http::client_ip;
 use comptoir_store::{
-    audit,
+    PgTransaction, audit,
     sessions::{self, Credential, EndReason, Method},
 };
 use serde::{Deserialize, Serialize};
@@ -110,46 +110,61 @@ pub async fn begin(
 ) -> Result<Response, Problem> {
     let (state, origin) = (state.clone(), client_ip::origin());
     let work = async move {
-        let now = state.now();
-        let secret = fresh_secret(continued);
-        let hash = Sha256::of(secret.as_bytes());
-        let (credential, lifetime) = match continued {
-            Continued::Tokens => (Credential::RefreshToken(hash), REFRESH_LIFETIME),
-            Continued::Cookie => (Credential::Cookie(hash), COOKIE_LIFETIME),
-        };
-        let expires_at = now + lifetime;
         let mut tx = state.db.begin().await?;
-        let session =
-            sessions::start(&mut tx, (account, method), credential, now, expires_at).await?;
-        let actor = Actor::Account(account);
-        let event = Event::new(actor, Action::SessionStarted, session.to_string())
-            .of_account(account)
-            .from(origin);
-        audit::append(&mut tx, &event, now)
-            .await
-            .map_err(sqlx::Error::from)?;
+        let answer = begin_in(&mut tx, &state, (account, method), continued, origin).await?;
         tx.commit().await?;
-        let (headers, body) = match continued {
-            Continued::Tokens => {
-                let body = tokens(&state, (account, session), secret);
-                (no_store(), SignedInBody::Tokens(body))
-            }
-            Continued::Cookie => {
-                let body = SessionBody {
-                    id: session,
-                    object: SessionObject::Session,
-                    account,
-                    created_at: now,
-                    expires_at,
-                };
-                let headers = set_cookie(&secret, COOKIE_LIFETIME);
-                (headers, SignedInBody::Cookie(body))
-            }
-        };
-        Ok((headers, Json(body)).into_response())
+        Ok(answer.into_response())
     };
     let done = tokio::spawn(work.in_current_span()).await;
     done.map_err(|error| Problem::internal(&error))?
+}
+
+/// [`begin`] in a transaction of the caller's.
+///
+/// # Errors
+/// When Postgres fails.
+pub async fn begin_in(
+    tx: &mut PgTransaction<'_>,
+    state: &AppState,
+    (account, method): (AccountId, Method),
+    continued: Continued,
+    origin: Origin,
+) -> Result<(HeaderMap, Json<SignedInBody>), Problem> {
+    let now = state.now();
+    let secret = fresh_secret(continued);
+    let hash = Sha256::of(secret.as_bytes());
+    let (credential, lifetime) = match continued {
+        Continued::Tokens => (Credential::RefreshToken(hash), REFRESH_LIFETIME),
+        Continued::Cookie => (Credential::Cookie(hash), COOKIE_LIFETIME),
+    };
+    let expires_at = now + lifetime;
+    let session =
+        sessions::start(tx, (account, method), credential, now, expires_at).await?;
+    let actor = Actor::Account(account);
+    let event = Event::new(actor, Action::SessionStarted, session.to_string())
+        .of_account(account)
+        .from(origin);
+    audit::append(tx, &event, now)
+        .await
+        .map_err(sqlx::Error::from)?;
+    let (headers, body) = match continued {
+        Continued::Tokens => {
+            let body = tokens(state, (account, session), secret);
+            (no_store(), SignedInBody::Tokens(body))
+        }
+        Continued::Cookie => {
+            let body = SessionBody {
+                id: session,
+                object: SessionObject::Session,
+                account,
+                created_at: now,
+                expires_at,
+            };
+            let headers = set_cookie(&secret, COOKIE_LIFETIME);
+            (headers, SignedInBody::Cookie(body))
+        }
+    };
+    Ok((headers, Json(body)))
 }
 
 /// A secret that was never used before.

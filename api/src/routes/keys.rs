@@ -329,7 +329,7 @@ async fn list_keys(
     list: List,
 ) -> Result<Page<KeyBody>, Problem> {
     let before: Option<ApiKeyId> = list.position(&state, &caller)?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let asset = token(&mut connection).await?;
     let rows = api_keys::list(&mut connection, caller.account, before, list.fetch()).await?;
     Ok(list.page(
@@ -357,7 +357,7 @@ async fn find_key(
     Path(id): Path<ApiKeyId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let key = api_keys::find(&mut connection, caller.account, id).await?;
     let key = key.ok_or_else(Problem::not_found)?;
     let asset = token(&mut connection).await?;
@@ -380,7 +380,7 @@ async fn revoke_key(
 ) -> Result<Response, Problem> {
     let (now, origin, identity) = (state.now(), client_ip::origin(), Identity::clone(&caller));
     in_task(async move {
-        let mut tx = state.db.begin().await?;
+        let mut tx = identity.begin(&state).await?;
         let asset = token(&mut tx).await?;
         let revoked = api_keys::revoke(&mut tx, identity.account, id, now).await?;
         let key = revoked.ok_or_else(Problem::not_found)?;
@@ -416,7 +416,7 @@ async fn find_current_key(
         .api_key()
         .ok_or_else(|| Problem::not_found().detail("The request was not made with an API key"))?
         .id;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let key = api_keys::find(&mut connection, caller.account, id).await?;
     let key = key.ok_or_else(Problem::not_found)?;
     let asset = token(&mut connection).await?;

@@ -1,6 +1,7 @@
 //! One module per noun of the API.
 
 mod accounts;
+mod address;
 mod admin;
 mod auth;
 mod balance;
@@ -15,10 +16,12 @@ mod job_body;
 mod jobs;
 mod join_tokens;
 mod keys;
+mod passwords;
 mod prices;
 mod problems;
 mod quotes;
 mod receipts;
+mod siwe;
 mod submissions;
 mod submit;
 mod verdict;
@@ -43,8 +46,11 @@ pub(crate) fn documented() -> (Router<AppState>, OpenApi) {
 fn document_router() -> OpenApiRouter<AppState> {
     OpenApiRouter::with_openapi(openapi::base())
         .merge(accounts::router())
+        .merge(address::router())
         .merge(admin::router())
         .merge(auth::router())
+        .merge(passwords::router())
+        .merge(siwe::router())
         .merge(comptoir_http::health::router())
         .merge(keys::router())
         .merge(withdrawals::router())

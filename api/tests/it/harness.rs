@@ -1,20 +1,23 @@
 //! The whole API over one test database, in the rights that it has in production.
 
-use std::cell::Cell;
+use std::{cell::Cell, net::SocketAddr, path::Path, sync::Arc};
 
 use alloy_primitives::Address;
 use axum::{
     Router,
     body::Body,
+    extract::ConnectInfo,
     http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request::Builder},
 };
 use comptoir_api::{
     AppState, Config, Submissions,
     auth::{
+        contract_wallets::ContractWallets,
         keys::{Keys, Secrets, random},
         password::Hasher,
         sign_ins::SignIns,
     },
+    mail::Mailer,
 };
 use comptoir_domain::{
     amount::Amount,
@@ -153,6 +156,7 @@ impl TestApp {
             public_origin: ORIGIN.to_owned(),
             scheduler_url: "https://workers.comptoir.test".to_owned(),
             environment: Environment::Test,
+            sign_in_chains: Vec::new(),
             limits: LIMITS,
             refund_caps: REFUND_CAPS,
             edge: Edge::default(),
@@ -167,6 +171,8 @@ impl TestApp {
             keys: keys.into(),
             passwords: Hasher::default(),
             sign_ins: SignIns::default(),
+            mailer: None,
+            contract_wallets: None,
             submissions: Submissions::default(),
         };
         let (router, openapi) = comptoir_api::app(state.clone());
@@ -178,6 +184,19 @@ impl TestApp {
             router,
             _blobs: blobs,
         }
+    }
+
+    /// Asks contracts about signatures, from now on.
+    pub fn with_contract_wallets(&mut self, wallets: Arc<ContractWallets>) {
+        self.state.contract_wallets = Some(wallets);
+        (self.router, _) = comptoir_api::app(self.state.clone());
+    }
+
+    /// Sends mail into this folder, in steps from now on.
+    pub fn with_mail(&mut self, folder: &Path) {
+        let url = format!("file://{}", folder.display());
+        let mailer = Mailer::open(&url, "Comptoir <no-reply@comptoir.test>");
+        self.state.mailer = Some(mailer.unwrap());
     }
 
     /// Lets time pass.
@@ -330,6 +349,15 @@ impl Call<'_> {
     pub fn header(self, name: impl Into<HeaderName>, value: &str) -> Self {
         Self {
             request: self.request.header(name.into(), value),
+            ..self
+        }
+    }
+
+    /// As if it came from this address.
+    pub fn from_ip(self, address: &str) -> Self {
+        let peer = SocketAddr::new(address.parse().unwrap(), 4711);
+        Self {
+            request: self.request.extension(ConnectInfo(peer)),
             ..self
         }
     }

@@ -3,20 +3,31 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 mod accounts;
+mod admin;
+mod admin_money;
+mod admin_work;
+mod address;
+mod anvil;
 mod auth;
+mod bad_input;
 mod blobs;
 mod events;
 mod every_route;
 mod harness;
 mod idempotency;
 mod jobs;
+mod key_limits;
 mod keys;
 mod market;
 mod money;
+mod passwords;
 mod quotes;
 mod requests;
 mod service;
 mod settlement;
+mod submissions;
+mod siwe;
 mod tokens;
+mod verdict;
 mod waiting;
 mod workers;

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use comptoir_api::{
     AppState, Config, Submissions,
-    auth::{keys::Keys, password::Hasher, sign_ins::SignIns},
+    auth::{contract_wallets::ContractWallets, keys::Keys, password::Hasher, sign_ins::SignIns},
+    mail::Mailer,
 };
 use comptoir_domain::credential::Environment;
 use comptoir_http::{Edge, rate_limit::Shared, server::Limits};
 use comptoir_store::pool::ServiceRole;
 use reqwest::header::HeaderValue;
+use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -50,12 +52,15 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
             public_origin: origin,
             scheduler_url: parts::origin(&args.scheduler_url),
             environment: environment(args.web.live),
+            sign_in_chains: args.sign_in_chains.clone(),
             limits: args.allowances.limits(),
             refund_caps: args.allowances.refund_caps()?,
             edge: edge(&args, shared.as_ref())?,
         }),
         passwords: Hasher::default(),
         sign_ins: SignIns::new(shared.as_ref()),
+        mailer: mailer(&args)?,
+        contract_wallets: args.rpc_url.clone().map(|rpc| Arc::new(ContractWallets::new(rpc))),
         submissions: Submissions::default(),
     };
     let signing = Arc::clone(&state.keys);
@@ -89,6 +94,18 @@ fn edge(args: &ApiArgs, shared: Option<&Arc<Shared>>) -> anyhow::Result<Edge> {
             .collect::<anyhow::Result<_>>()
             .context("COMPTOIR_CORS_ORIGINS")?,
     })
+}
+
+fn mailer(args: &ApiArgs) -> anyhow::Result<Option<Mailer>> {
+    let Some(url) = &args.mail_url else {
+        tracing::warn!("no mail is sent: COMPTOIR_MAIL_URL is not set");
+        return Ok(None);
+    };
+    let host = args.web.public_url.host_str().unwrap_or("localhost");
+    let from = args.mail_from.clone();
+    let from = from.unwrap_or_else(|| format!("Comptoir <no-reply@{host}>"));
+    let mailer = Mailer::open(url.expose_secret(), &from).context("COMPTOIR_MAIL_URL")?;
+    Ok(Some(mailer))
 }
 
 const fn environment(live: bool) -> Environment {

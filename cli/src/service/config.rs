@@ -2,7 +2,9 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use anyhow::Context as _;
 use clap::Args;
+use comptoir_domain::{amount::Amount, limits::Limits, refund::Caps};
 use secrecy::SecretString;
 use url::Url;
 
@@ -61,6 +63,8 @@ pub struct ApiArgs {
     /// How workers reach the scheduler; printed in join commands.
     #[arg(long, env = "COMPTOIR_SCHEDULER_URL")]
     pub scheduler_url: Url,
+    #[command(flatten)]
+    pub allowances: Allowances,
     /// Requests a minute with one credential; 0: as many as it can.
     #[arg(long, env = "COMPTOIR_API_RATE_LIMIT", default_value_t = API_RATES.0)]
     pub rate_limit: u32,
@@ -70,6 +74,86 @@ pub struct ApiArgs {
     /// Origins whose pages may call, such as `https://shop.example`, with commas between them [default: none].
     #[arg(long, env = "COMPTOIR_CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,
+    /// Ethereum JSON-RPC, which judges signatures of wallets that are contracts [default: only keys sign in].
+    #[arg(long, env = "ETH_RPC_URL", hide_env_values = true)]
+    pub rpc_url: Option<Url>,
+    /// Chains that a sign-in message may name, with commas between them [default: the settlement contract's].
+    #[arg(long, env = "COMPTOIR_SIGN_IN_CHAINS", value_delimiter = ',')]
+    pub sign_in_chains: Vec<u64>,
+    /// Where notices go: `smtps://user:password@host`, `smtp://host:port?tls=required`, or `file:///folder` [default: they
+    /// wait].
+    #[arg(long, env = "COMPTOIR_MAIL_URL", hide_env_values = true)]
+    pub mail_url: Option<SecretString>,
+    /// Whom notices are from [default: `Comptoir <no-reply@HOST>`, of the public URL].
+    #[arg(long, env = "COMPTOIR_MAIL_FROM")]
+    pub mail_from: Option<String>,
+}
+
+/// What accounts may have and do, and what is given back at most.
+#[derive(Debug, Clone, Args)]
+pub struct Allowances {
+    /// Jobs of one account that have not ended.
+    #[arg(long, env = "COMPTOIR_OPEN_JOBS_MAX", default_value_t = Limits::DEFAULT.open_jobs)]
+    pub open_jobs_max: u64,
+    /// Jobs that one account submits on one day (UTC).
+    #[arg(long, env = "COMPTOIR_JOBS_PER_DAY_MAX", default_value_t = Limits::DEFAULT.jobs_per_day)]
+    pub jobs_per_day_max: u64,
+    /// Bytes of the blobs that one account may read.
+    #[arg(long, env = "COMPTOIR_STORAGE_BYTES_MAX", default_value_t = Limits::DEFAULT.storage_bytes)]
+    pub storage_bytes_max: u64,
+    /// Most that one refund gives back, in base units.
+    #[arg(long, env = "COMPTOIR_REFUND_MAX_BASE", default_value_t = REFUND_MAX_BASE)]
+    pub refund_max_base: u128,
+    /// Most that all refunds of 24 hours give back, in base units.
+    #[arg(long, env = "COMPTOIR_REFUND_DAY_MAX_BASE", default_value_t = REFUND_DAY_MAX_BASE)]
+    pub refund_day_max_base: u128,
+}
+
+/// A thousand tokens of 18 decimals.
+const REFUND_MAX_BASE: u128 = 1_000_000_000_000_000_000_000;
+/// Ten thousand tokens of 18 decimals.
+const REFUND_DAY_MAX_BASE: u128 = 10_000_000_000_000_000_000_000;
+
+impl Default for Allowances {
+    /// What the command line takes where nothing is said.
+    fn default() -> Self {
+        let Limits {
+            open_jobs,
+            jobs_per_day,
+            storage_bytes,
+        } = Limits::DEFAULT;
+        Self {
+            open_jobs_max: open_jobs,
+            jobs_per_day_max: jobs_per_day,
+            storage_bytes_max: storage_bytes,
+            refund_max_base: REFUND_MAX_BASE,
+            refund_day_max_base: REFUND_DAY_MAX_BASE,
+        }
+    }
+}
+
+impl Allowances {
+    /// What one account may have and do.
+    #[must_use]
+    pub const fn limits(&self) -> Limits {
+        Limits {
+            open_jobs: self.open_jobs_max,
+            jobs_per_day: self.jobs_per_day_max,
+            storage_bytes: self.storage_bytes_max,
+        }
+    }
+
+    /// What is given back at most.
+    ///
+    /// # Errors
+    /// When a number is above every amount.
+    pub fn refund_caps(&self) -> anyhow::Result<Caps> {
+        let amount = |base| Amount::from_base(base).context("a refund is at most 2^120 base units");
+        Ok(Caps {
+            per_refund: amount(self.refund_max_base)?,
+            per_day: amount(self.refund_day_max_base)?,
+        })
+    }
 }
 
 /// The worker-facing service.

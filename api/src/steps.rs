@@ -1,0 +1,190 @@
+//! What happens later, beside answering: address changes are applied, forgotten passwords get their tokens, notices are
+//! sent. Each step is bounded, safe to repeat, and safe to run in several processes.
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use comptoir_domain::{
+    audit::{Action, Actor, Event},
+    digest::Sha256,
+    id::AccountId,
+};
+use comptoir_store::{
+    PgTransaction,
+    address_changes::{self, Applied},
+    assets::{self, AssetError},
+    audit::{self, AppendError},
+    ledger,
+    notices::{self as outbox, ATTEMPTS_MAX, DueNotice},
+    password_resets,
+    releases::{self, WithdrawalError},
+};
+use time::Duration;
+
+use crate::{
+    AppState,
+    auth::keys::random,
+    mail::{Letter, Mailer},
+    notices::{self, Notice},
+};
+
+/// Changes, requests and messages of one step.
+const AT_ONCE: usize = 50;
+/// How long a token that replaces a password holds.
+pub const RESET_LIFETIME: Duration = Duration::minutes(30);
+/// What such a token begins with.
+pub const RESET_PREFIX: &str = "crp_";
+/// Who did it, for the audit log.
+const SERVICE: Actor = Actor::Service("api");
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// The audit log took no event.
+    #[error("append to the audit log")]
+    Audit(#[from] AppendError),
+    /// Money of an address that was left could not be held.
+    #[error("release what is left under an old address")]
+    Sweep(#[from] WithdrawalError),
+    /// Postgres failed.
+    #[error("a step of the api")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Does what is due; says how much that was.
+///
+/// # Errors
+/// When Postgres fails: the rest waits for the next step.
+pub async fn step(state: &AppState) -> Result<usize, StepError> {
+    let mut done = 0;
+    for _ in 0..AT_ONCE {
+        if !apply_address_change(state).await? {
+            break;
+        }
+        done += 1;
+    }
+    done += release_what_is_left(state).await?;
+    done += answer_reset_requests(state).await?;
+    if let Some(mailer) = &state.mailer {
+        done += send_notices(state, mailer).await?;
+    }
+    Ok(done)
+}
+
+async fn apply_address_change(state: &AppState) -> Result<bool, StepError> {
+    let now = state.now();
+    let mut tx = state.db.begin().await?;
+    let Some((change, applied)) = address_changes::apply_due(&mut tx, now).await? else {
+        return Ok(false);
+    };
+    let (old, new) = (change.old, change.new);
+    let notice = match applied {
+        Applied::Changed => Notice::AddressChanged { old, new },
+        Applied::Refused => Notice::AddressChangeRefused { new },
+    };
+    notices::write(&mut tx, &state.keys, change.account, &notice, now).await?;
+    if applied == Applied::Changed {
+        let event = Event::new(SERVICE, Action::AddressChanged, new.to_string())
+            .of_account(change.account)
+            .with("old", old.to_string());
+        audit::append(&mut tx, &event, now).await?;
+    }
+    tx.commit().await?;
+    Ok(true)
+}
+
+/// Makes what is under addresses that accounts left claimable there: nothing else reaches it.
+async fn release_what_is_left(state: &AppState) -> Result<usize, StepError> {
+    let now = state.now();
+    let mut tx = state.db.begin().await?;
+    let asset = match assets::current(&mut tx).await {
+        Ok(asset) => asset,
+        Err(AssetError::NoneRegistered) => return Ok(0),
+        Err(AssetError::Database(error)) => return Err(error.into()),
+    };
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let left = address_changes::left_with_money(&mut tx, asset.id, now, limit).await?;
+    let mut released = 0;
+    for owner in left {
+        let available = ledger::balances(&mut tx, owner.1, asset.id).await?.available;
+        match releases::request_withdrawal(&mut tx, asset.id, owner, available, now).await {
+            Ok(_) => released += 1,
+            // It was spent in this moment, or its owner leaves: what the contract pays then is all of it.
+            Err(WithdrawalError::Nothing | WithdrawalError::Hold(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    tx.commit().await?;
+    Ok(released)
+}
+
+async fn answer_reset_requests(state: &AppState) -> Result<usize, StepError> {
+    let now = state.now();
+    let mut tx = state.db.begin().await?;
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let (taken, accounts) = password_resets::take_requests(&mut tx, now, limit).await?;
+    for account in &accounts {
+        give_reset_token(state, &mut tx, *account).await?;
+    }
+    for account in &accounts {
+        let action = Action::PasswordResetRequested;
+        let event = Event::new(SERVICE, action, account.to_string()).of_account(*account);
+        audit::append(&mut tx, &event, now).await?;
+    }
+    tx.commit().await?;
+    Ok(taken)
+}
+
+async fn give_reset_token(
+    state: &AppState,
+    tx: &mut PgTransaction<'_>,
+    account: AccountId,
+) -> Result<(), StepError> {
+    let now = state.now();
+    let expires_at = now.saturating_add(RESET_LIFETIME);
+    let secret = BASE64_URL_SAFE_NO_PAD.encode(random::<32>());
+    let token = format!("{RESET_PREFIX}{secret}");
+    let hash = Sha256::of(token.as_bytes());
+    password_resets::create(tx, account, hash, now, expires_at).await?;
+    let notice = Notice::PasswordReset { expires_at };
+    let to = (account, Some(token.as_str()));
+    notices::write_with_secret(tx, &state.keys, to, &notice, now).await?;
+    Ok(())
+}
+
+/// Sends what is due, each message outside of any transaction.
+async fn send_notices(state: &AppState, mailer: &Mailer) -> Result<usize, StepError> {
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let due = outbox::take_due(&mut *state.db.acquire().await?, state.now(), limit).await?;
+    let taken = due.len();
+    for notice in due {
+        let sent = send(state, mailer, &notice).await;
+        let is_last = notice.attempts >= ATTEMPTS_MAX;
+        match &sent {
+            Ok(()) => tracing::info!(notice.id = %notice.id, notice.kind, "notice sent"),
+            Err(error) if is_last => {
+                tracing::error!(notice.id = %notice.id, notice.kind, error, "notice given up");
+            }
+            Err(error) => {
+                tracing::warn!(notice.id = %notice.id, notice.kind, error, "notice not sent yet");
+            }
+        }
+        if sent.is_ok() || is_last {
+            let mut connection = state.db.acquire().await?;
+            outbox::end(&mut connection, notice.id, sent.is_ok(), state.now()).await?;
+        }
+    }
+    Ok(taken)
+}
+
+/// The error is text: its causes may name whom the message is for, and are left out.
+async fn send(state: &AppState, mailer: &Mailer, due: &DueNotice) -> Result<(), String> {
+    let origin = &state.config.public_origin;
+    let words = notices::put_into_words(due, &state.keys, origin)
+        .map_err(|error| error.to_string())?;
+    let letter = Letter {
+        to: &due.recipient,
+        id: &due.id.to_string(),
+        subject: words.subject,
+        text: words.text,
+    };
+    mailer.send(letter).await.map_err(|error| error.to_string())
+}
