@@ -1,14 +1,17 @@
-//! Settling a job: what it cost is charged, shared and receipted, and the rest of its budget goes back, in the
+//! Settling jobs: what each cost is charged, shared and receipted, and the rest of its budget goes back, in the
 //! transaction that completes it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
+    amount::Amount,
     atto::Atto,
     bill::{Bill, BillError, Billed},
     charge::ChargeCarry,
     digest::Sha256,
     id::{AccountId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
-    ledger::{AccountKey, EntryKind, Lines, Source},
+    ledger::{AccountKey, Entry, EntryKind, Lines, Source},
     price::{self, Meter, PriceVersion},
     split::{InvalidSplit, Party, Split},
 };
@@ -17,7 +20,7 @@ use time::OffsetDateTime;
 
 use crate::{
     PgTransaction, assets,
-    codec::{to_numeric, to_wide, wide_to_numeric},
+    codec::{to_address, to_numeric, to_wide, wide_to_numeric},
     holdback::{self, Earners},
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
@@ -105,72 +108,212 @@ pub async fn settle_job(
 }
 
 /// Settles a job as [`settle_job`] does, and holds back what these owners earn with it.
-pub(crate) async fn settle_holding_back(
+pub async fn settle_holding_back(
     tx: &mut PgTransaction<'_>,
     charge: &JobCharge,
     earners: &Earners,
     now: OffsetDateTime,
 ) -> Result<ReceiptId, ChargeError> {
-    let JobCharge {
-        asset_id, payer, ..
-    } = *charge;
-    if price::amount(&charge.meter, &charge.price) != Some(charge.amount) {
-        return Err(ChargeError::AmountMismatch);
+    let settled = settle_all(tx, &[(charge, earners)], now).await?;
+    settled.first().copied().ok_or(ChargeError::NotHeld)
+}
+
+/// Settles jobs one after the other, as [`settle_holding_back`] does each, in a few statements for all. The receipts, in
+/// their order.
+///
+/// # Errors
+/// When one of them cannot be paid for as described: then none is; the caller rolls back, and settles them one by one.
+pub async fn settle_all(
+    tx: &mut PgTransaction<'_>,
+    charges: &[(&JobCharge, &Earners)],
+    now: OffsetDateTime,
+) -> Result<Vec<ReceiptId>, ChargeError> {
+    let mut receipts: HashMap<JobId, ReceiptId> = HashMap::new();
+    let mut by_asset: BTreeMap<i32, Vec<(&JobCharge, &Earners)>> = BTreeMap::new();
+    for (charge, earners) in charges {
+        let of_asset = by_asset.entry(charge.asset_id).or_default();
+        of_asset.push((charge, earners));
     }
+    for (asset_id, of_asset) in by_asset {
+        receipts.extend(settle_of_asset(tx, asset_id, &of_asset, now).await?);
+    }
+    let settled = charges.iter().map(|(it, _)| receipts.get(&it.job).copied());
+    settled
+        .collect::<Option<Vec<_>>>()
+        .ok_or(ChargeError::NotHeld)
+}
+
+/// A charge whose parties are known.
+struct Shared<'c> {
+    charge: &'c JobCharge,
+    earners: &'c Earners,
+    split: Split,
+    version: SplitVersionId,
+    held: Amount,
+}
+
+async fn settle_of_asset(
+    tx: &mut PgTransaction<'_>,
+    asset_id: i32,
+    charges: &[(&JobCharge, &Earners)],
+    now: OffsetDateTime,
+) -> Result<Vec<(JobId, ReceiptId)>, ChargeError> {
+    let shared = prepare(tx, asset_id, charges, now).await?;
+    // These locks guard all that follows: the payers' holds and carries, the splits' carries, the fees.
+    ledger::lock(tx, asset_id, accounts(&shared)).await?;
+    let sources = sources(charges);
+    let ended = holds::end_all(tx, &sources, now).await?;
+    let (mut settled, mut open) = (Vec::new(), Vec::new());
+    for it in shared {
+        if ended.contains(&it.charge.job.0) {
+            open.push(it);
+        } else {
+            let receipt = settled_before(tx, it.charge, &it.split).await?;
+            settled.push((it.charge.job, receipt));
+        }
+    }
+    let billed = bill(tx, asset_id, &open).await?;
+    let (entries, earned) = entries(&open, &billed)?;
+    let posted = ledger::post_all_locked(tx, asset_id, &entries, now).await?;
+    releases::queue(tx, asset_id, &earned, now).await?;
+    let mut written = Vec::with_capacity(open.len());
+    for ((it, billed), posted) in open.iter().zip(billed).zip(posted) {
+        hold_back(tx, it, &billed, now).await?;
+        let posted = posted.ok_or(PostError::AlreadyPosted)?;
+        written.push(receipt(it, posted, billed, now));
+    }
+    receipts::insert_all(tx, &written).await?;
+    settled.extend(written.into_iter().map(|it| (it.job, it.id)));
+    Ok(settled)
+}
+
+fn sources(charges: &[(&JobCharge, &Earners)]) -> Vec<HoldSource> {
+    let jobs = charges.iter().map(|(it, _)| it.job);
+    jobs.map(HoldSource::Job).collect()
+}
+
+/// Every ledger account that the charges touch.
+fn accounts(shared: &[Shared<'_>]) -> Vec<AccountKey> {
+    let mut accounts = Vec::new();
+    for it in shared {
+        let payees = it.split.parties().iter();
+        accounts.extend(payees.map(|party| account_of(party, it.earners)));
+        accounts.extend([
+            AccountKey::Held(it.charge.payer),
+            AccountKey::Available(it.charge.payer),
+            AccountKey::SplitDust(it.version),
+        ]);
+    }
+    accounts
+}
+
+/// Checks what each charge says against its hold, and finds its split.
+async fn prepare<'c>(
+    tx: &mut PgTransaction<'_>,
+    asset_id: i32,
+    charges: &[(&'c JobCharge, &'c Earners)],
+    now: OffsetDateTime,
+) -> Result<Vec<Shared<'c>>, ChargeError> {
     let platform = assets::platform(tx, asset_id).await?;
-    let house_ppm = price::house_ppm(&charge.meter, &charge.price);
-    let split = Split::new(platform, house_ppm, &charge.shares)?;
-    let source = HoldSource::Job(charge.job);
-    let hold = holds::find(tx, source)
-        .await?
-        .ok_or(ChargeError::NotHeld)?
-        .hold;
-    if (hold.owner, hold.asset_id) != (payer, asset_id) {
-        return Err(ChargeError::NotHeld);
+    let sources = sources(charges);
+    let holds = holds::find_all(tx, &sources).await?;
+    let mut versions: HashMap<Sha256, SplitVersionId> = HashMap::new();
+    let mut shared = Vec::with_capacity(charges.len());
+    for (charge, earners) in charges {
+        if price::amount(&charge.meter, &charge.price) != Some(charge.amount) {
+            return Err(ChargeError::AmountMismatch);
+        }
+        let house_ppm = price::house_ppm(&charge.meter, &charge.price);
+        let split = Split::new(platform, house_ppm, &charge.shares)?;
+        let hold = holds
+            .get(&charge.job.0)
+            .filter(|it| (it.hold.owner, it.hold.asset_id) == (charge.payer, asset_id))
+            .ok_or(ChargeError::NotHeld)?;
+        let digest = split.digest();
+        let version = match versions.get(&digest) {
+            Some(version) => *version,
+            None => splits::open_version(tx, asset_id, &split, now).await?,
+        };
+        versions.insert(digest, version);
+        shared.push(Shared {
+            charge,
+            earners,
+            split,
+            version,
+            held: hold.hold.amount,
+        });
     }
-    let version = splits::open_version(tx, asset_id, &split, now).await?;
-    // These locks guard all that follows: the payer's hold and carry, the split's carries, the fees.
-    let accounts = [
-        AccountKey::Held(payer),
-        AccountKey::Available(payer),
-        AccountKey::SplitDust(version),
-    ];
-    let payees = split.parties().iter().map(|it| account_of(it, earners));
-    ledger::lock(tx, asset_id, payees.chain(accounts)).await?;
-    match holds::end(tx, source, now).await {
-        Err(HoldError::NotHeld) => return settled_before(tx, charge, &split).await,
-        ended => ended?,
-    };
+    Ok(shared)
+}
 
-    let before = carry(tx, charge).await?;
-    let stored = splits::find(tx, version)
-        .await?
-        .filter(|it| !it.closed)
-        .ok_or(ChargeError::SplitClosed)?;
-    let billed = Bill::charge(
-        (charge.meter, charge.price),
-        before,
-        version,
-        &split,
-        &stored.carries,
-    )?;
-    let rest = hold
-        .amount
-        .checked_sub(billed.bill.gross)
-        .ok_or(ChargeError::HoldTooSmall)?;
+/// Bills charges one after the other: what one leaves of a base unit, the next begins with.
+async fn bill(
+    tx: &mut PgTransaction<'_>,
+    asset_id: i32,
+    shared: &[Shared<'_>],
+) -> Result<Vec<Billed>, ChargeError> {
+    let (mut streams, mut versions) = (BTreeSet::new(), BTreeSet::new());
+    for it in shared {
+        streams.insert((it.charge.payer, it.charge.price.id));
+        versions.insert(it.version);
+    }
+    let mut used = carries(tx, asset_id, &streams).await?;
+    let mut carried: BTreeMap<SplitVersionId, Vec<u32>> = BTreeMap::new();
+    for version in versions {
+        let stored = splits::find(tx, version).await?.filter(|it| !it.closed);
+        carried.insert(version, stored.ok_or(ChargeError::SplitClosed)?.carries);
+    }
+    let mut bills = Vec::with_capacity(shared.len());
+    for it in shared {
+        let before = used
+            .entry((it.charge.payer, it.charge.price.id))
+            .or_default();
+        let carries = carried
+            .get_mut(&it.version)
+            .ok_or(ChargeError::SplitClosed)?;
+        let billed = Bill::charge(
+            (it.charge.meter, it.charge.price),
+            *before,
+            it.version,
+            &it.split,
+            carries,
+        )?;
+        *before = billed.carry;
+        carries.clone_from(&billed.shared.carries);
+        bills.push(billed);
+    }
+    save_carries(tx, asset_id, &used).await?;
+    for (version, carries) in &carried {
+        splits::save_carries(tx, *version, carries).await?;
+    }
+    Ok(bills)
+}
+
+/// The ledger entries of charges, and what is queued to be released of them.
+fn entries(
+    shared: &[Shared<'_>],
+    billed: &[Billed],
+) -> Result<(Vec<Entry>, Vec<NewRelease>), ChargeError> {
+    let (mut entries, mut earned) = (Vec::new(), Vec::new());
+    for (it, billed) in shared.iter().zip(billed) {
+        entries.push(entry(it, billed)?);
+        earned.extend(earnings(it, billed));
+    }
+    Ok((entries, earned))
+}
+
+fn entry(it: &Shared<'_>, billed: &Billed) -> Result<Entry, ChargeError> {
+    let payer = it.charge.payer;
+    let rest = it.held.checked_sub(billed.bill.gross);
     let lines = Lines::default()
-        .debit(AccountKey::Held(payer), hold.amount)
-        .credit(AccountKey::Available(payer), rest);
-    let entry = share(lines, &split, version, (&billed, earners))
-        .into_entry(EntryKind::Charge, Source::JobCharge(charge.job))
-        .map_err(PostError::from)?;
-    let entry = ledger::post_locked(tx, asset_id, &entry, now).await?;
-
-    save_carry(tx, charge, billed.carry).await?;
-    splits::save_carries(tx, version, &billed.shared.carries).await?;
-    queue_earnings(tx, asset_id, &split, (&billed, earners), now).await?;
-    hold_back(tx, charge, &split, (&billed, earners), now).await?;
-    write_receipt(tx, charge, (entry, version), billed, now).await
+        .debit(AccountKey::Held(payer), it.held)
+        .credit(
+            AccountKey::Available(payer),
+            rest.ok_or(ChargeError::HoldTooSmall)?,
+        );
+    let entry = share(lines, &it.split, it.version, (billed, it.earners))
+        .into_entry(EntryKind::Charge, Source::JobCharge(it.charge.job));
+    Ok(entry.map_err(PostError::from)?)
 }
 
 fn share(
@@ -199,18 +342,17 @@ fn account_of(party: &Party, earners: &Earners) -> AccountKey {
 
 async fn hold_back(
     tx: &mut PgTransaction<'_>,
-    charge: &JobCharge,
-    split: &Split,
-    (billed, earners): (&Billed, &Earners),
+    it: &Shared<'_>,
+    billed: &Billed,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    let credits = split.parties().iter().zip(&billed.shared.credits);
+    let credits = it.split.parties().iter().zip(&billed.shared.credits);
     let earned: Vec<_> = credits
-        .filter(|(party, _)| is_held_back(party, earners))
+        .filter(|(party, _)| is_held_back(party, it.earners))
         .map(|(party, credit)| (party.payee, *credit))
         .collect();
-    let of = (charge.job, charge.asset_id, charge.payer);
-    holdback::keep(tx, of, &earned, earners, now).await
+    let of = (it.charge.job, it.charge.asset_id, it.charge.payer);
+    holdback::keep(tx, of, &earned, it.earners, now).await
 }
 
 /// The receipt of a job whose hold has ended, if it was settled with this content.
@@ -235,55 +377,70 @@ async fn settled_before(
     }
 }
 
-async fn carry(conn: &mut PgConnection, charge: &JobCharge) -> sqlx::Result<ChargeCarry> {
-    let used = sqlx::query_scalar!(
-        "SELECT cum_atto FROM charge_carries WHERE asset_id = $1 AND payer = $2 AND price_version_id = $3",
-        charge.asset_id,
-        charge.payer.as_slice(),
-        charge.price.id,
-    )
-    .fetch_optional(conn)
-    .await?;
-    let Some(used) = used else {
-        return Ok(ChargeCarry::default());
-    };
-    let used = Atto::from_atto(to_wide("cum_atto", &used)?);
-    used.map(ChargeCarry::new)
-        .ok_or_else(|| sqlx::Error::Decode("`cum_atto` is above every amount".into()))
-}
-
-async fn save_carry(
-    conn: &mut PgConnection,
-    charge: &JobCharge,
-    carry: ChargeCarry,
-) -> sqlx::Result<()> {
-    sqlx::query!(
-        "INSERT INTO charge_carries (asset_id, payer, price_version_id, cum_atto, charged_base)
-         VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT (asset_id, payer, price_version_id)
-         DO UPDATE SET cum_atto = excluded.cum_atto, charged_base = excluded.charged_base",
-        charge.asset_id,
-        charge.payer.as_slice(),
-        charge.price.id,
-        wide_to_numeric(carry.used().atto()),
-        to_numeric(carry.charged()),
-    )
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
-/// What is held back is queued when it is released.
-async fn queue_earnings(
+/// What payers have used of price versions. Lock the payers' accounts first.
+async fn carries(
     conn: &mut PgConnection,
     asset_id: i32,
-    split: &Split,
-    (billed, earners): (&Billed, &Earners),
-    now: OffsetDateTime,
+    streams: &BTreeSet<(Address, i32)>,
+) -> sqlx::Result<BTreeMap<(Address, i32), ChargeCarry>> {
+    let (payers, versions): (Vec<_>, Vec<_>) = streams
+        .iter()
+        .map(|(payer, version)| (payer.to_vec(), *version))
+        .unzip();
+    let rows = sqlx::query!(
+        "SELECT charge_carries.payer, price_version_id, cum_atto
+         FROM UNNEST($2::bytea[], $3::integer[]) AS it (payer, version)
+         JOIN charge_carries ON asset_id = $1 AND charge_carries.payer = it.payer AND price_version_id = it.version",
+        asset_id,
+        &payers,
+        &versions,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| {
+            let payer = to_address("payer", &row.payer)?;
+            let used = Atto::from_atto(to_wide("cum_atto", &row.cum_atto)?)
+                .ok_or_else(|| sqlx::Error::Decode("`cum_atto` is above every amount".into()))?;
+            Ok(((payer, row.price_version_id), ChargeCarry::new(used)))
+        })
+        .collect()
+}
+
+async fn save_carries(
+    conn: &mut PgConnection,
+    asset_id: i32,
+    carries: &BTreeMap<(Address, i32), ChargeCarry>,
 ) -> sqlx::Result<()> {
-    let earned = split.parties().iter().zip(&billed.shared.credits);
-    let earned: Vec<_> = earned
-        .filter(|(party, credit)| !credit.is_zero() && !is_held_back(party, earners))
+    let (mut payers, mut versions, mut used, mut charged) = (vec![], vec![], vec![], vec![]);
+    for ((payer, version), carry) in carries {
+        payers.push(payer.to_vec());
+        versions.push(*version);
+        used.push(wide_to_numeric(carry.used().atto()));
+        charged.push(to_numeric(carry.charged()));
+    }
+    sqlx::query!(
+        "INSERT INTO charge_carries (asset_id, payer, price_version_id, cum_atto, charged_base)
+         SELECT $1, it.payer, it.version, it.used, it.charged
+         FROM UNNEST($2::bytea[], $3::integer[], $4::numeric[], $5::numeric[]) AS it (payer, version, used, charged)
+         ON CONFLICT (asset_id, payer, price_version_id)
+         DO UPDATE SET cum_atto = excluded.cum_atto, charged_base = excluded.charged_base",
+        asset_id,
+        &payers,
+        &versions,
+        &used,
+        &charged,
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// What is earned now; what is held back is queued when it is released.
+fn earnings(it: &Shared<'_>, billed: &Billed) -> Vec<NewRelease> {
+    let earned = it.split.parties().iter().zip(&billed.shared.credits);
+    earned
+        .filter(|(party, credit)| !credit.is_zero() && !is_held_back(party, it.earners))
         .map(|(party, credit)| NewRelease {
             owner: party.payee,
             kind: if party.platform {
@@ -293,20 +450,13 @@ async fn queue_earnings(
             },
             amount: *credit,
         })
-        .collect();
-    releases::queue(conn, asset_id, &earned, now).await
+        .collect()
 }
 
-async fn write_receipt(
-    tx: &mut PgTransaction<'_>,
-    charge: &JobCharge,
-    (entry, split_version): (JournalEntryId, SplitVersionId),
-    billed: Billed,
-    now: OffsetDateTime,
-) -> Result<ReceiptId, ChargeError> {
-    let bill = billed.bill;
+fn receipt(it: &Shared<'_>, entry: JournalEntryId, billed: Billed, now: OffsetDateTime) -> Receipt {
+    let (charge, bill) = (it.charge, billed.bill);
     let shares = bill.parties.iter();
-    let receipt = Receipt {
+    Receipt {
         id: ReceiptId::generate(),
         asset_id: charge.asset_id,
         account: charge.account,
@@ -314,7 +464,7 @@ async fn write_receipt(
         entry,
         payer: charge.payer,
         gross: bill.gross,
-        split_version,
+        split_version: it.version,
         shares: shares
             .map(|it| ReceiptShare {
                 payee: it.party.payee,
@@ -329,9 +479,7 @@ async fn write_receipt(
         bill,
         verdict_sha256: charge.verdict,
         created_at: now,
-    };
-    receipts::insert(tx, &receipt).await?;
-    Ok(receipt.id)
+    }
 }
 
 fn salt() -> [u8; 32] {

@@ -1,6 +1,6 @@
 //! Locks on a part of an owner's balance: a budget of a job, or a withdrawal on its way.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
@@ -235,28 +235,49 @@ pub async fn release(
 /// # Errors
 /// When the statement fails.
 pub async fn find(conn: &mut PgConnection, source: HoldSource) -> sqlx::Result<Option<PlacedHold>> {
-    let row = sqlx::query!(
-        r#"SELECT hold_id, asset_id, owner, amount_base, amount_base - moved_base AS "left_base!", ended_at
-           FROM holds WHERE source_kind = $1 AND source_id = $2"#,
-        source.kind(),
-        source.id(),
+    let mut found = find_all(conn, &[source]).await?;
+    Ok(found.remove(&source.id()))
+}
+
+/// The holds of sources of one kind, by the source's identifier.
+///
+/// # Errors
+/// When the statement fails.
+pub(crate) async fn find_all(
+    conn: &mut PgConnection,
+    sources: &[HoldSource],
+) -> sqlx::Result<HashMap<Uuid, PlacedHold>> {
+    let kinds: Vec<_> = sources.iter().map(|it| it.kind().to_owned()).collect();
+    let ids: Vec<_> = sources.iter().map(|it| it.id()).collect();
+    let by_id: HashMap<_, _> = sources.iter().map(|it| (it.id(), *it)).collect();
+    let rows = sqlx::query!(
+        r#"SELECT holds.source_id, hold_id, asset_id, owner, amount_base, amount_base - moved_base AS "left_base!", ended_at
+           FROM UNNEST($1::text[], $2::uuid[]) AS it (source_kind, source_id) JOIN holds USING (source_kind, source_id)"#,
+        &kinds,
+        &ids,
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    let hold = Hold {
-        source,
-        owner: to_address("owner", &row.owner)?,
-        asset_id: row.asset_id,
-        amount: to_amount("amount_base", &row.amount_base)?,
-    };
-    let left = to_amount("left_base", &row.left_base)?;
-    Ok(Some(PlacedHold {
-        id: HoldId(row.hold_id),
-        hold,
-        left,
-        ended_at: row.ended_at,
-    }))
+    let mut found = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let Some(source) = by_id.get(&row.source_id) else {
+            continue;
+        };
+        let hold = Hold {
+            source: *source,
+            owner: to_address("owner", &row.owner)?,
+            asset_id: row.asset_id,
+            amount: to_amount("amount_base", &row.amount_base)?,
+        };
+        let placed = PlacedHold {
+            id: HoldId(row.hold_id),
+            hold,
+            left: to_amount("left_base", &row.left_base)?,
+            ended_at: row.ended_at,
+        };
+        found.insert(row.source_id, placed);
+    }
+    Ok(found)
 }
 
 /// Ends an open hold: what was left of it. The caller has locked the owner's `held` and posts what becomes of it.
@@ -276,6 +297,29 @@ pub(crate) async fn end(
     .fetch_optional(&mut **tx)
     .await?;
     Ok(to_amount("left_base", &left.ok_or(HoldError::NotHeld)?)?)
+}
+
+/// Ends holds that are open; which those were, by the source's identifier. The caller has locked the owners' `held` and
+/// posts what becomes of them.
+pub(crate) async fn end_all(
+    tx: &mut PgTransaction<'_>,
+    sources: &[HoldSource],
+    now: OffsetDateTime,
+) -> sqlx::Result<HashSet<Uuid>> {
+    let kinds: Vec<_> = sources.iter().map(|it| it.kind().to_owned()).collect();
+    let ids: Vec<_> = sources.iter().map(|it| it.id()).collect();
+    let ended = sqlx::query_scalar!(
+        "UPDATE holds SET ended_at = $3
+         FROM UNNEST($1::text[], $2::uuid[]) AS it (source_kind, source_id)
+         WHERE holds.source_kind = it.source_kind AND holds.source_id = it.source_id AND ended_at IS NULL
+         RETURNING holds.source_id",
+        &kinds,
+        &ids,
+        now,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    Ok(ended.into_iter().collect())
 }
 
 impl HoldSource {

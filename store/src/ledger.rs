@@ -126,6 +126,22 @@ pub async fn post(
     post_locked(tx, asset_id, entry, now).await
 }
 
+/// Posts entries in their order, all in a few statements: locks the accounts of all, then writes them. `None` for an entry
+/// whose source has one already.
+///
+/// # Errors
+/// When an account would be overdrawn by one of them: then none is posted, and the transaction is over.
+pub async fn post_all(
+    tx: &mut PgTransaction<'_>,
+    asset_id: i32,
+    entries: &[Entry],
+    now: OffsetDateTime,
+) -> Result<Vec<Option<JournalEntryId>>, PostError> {
+    let accounts = entries.iter().flat_map(Entry::lines);
+    lock(tx, asset_id, accounts.map(|(account, _)| *account)).await?;
+    post_all_locked(tx, asset_id, entries, now).await
+}
+
 /// Posts an entry whose accounts the transaction has locked already.
 pub(crate) async fn post_locked(
     tx: &mut PgTransaction<'_>,

@@ -75,54 +75,109 @@ pub struct Reader {
     pub address: Option<Address>,
 }
 
-pub(crate) async fn insert(tx: &mut PgTransaction<'_>, receipt: &Receipt) -> sqlx::Result<()> {
-    let bill =
-        serde_json::to_value(&receipt.bill).map_err(|error| sqlx::Error::Encode(error.into()))?;
+/// Writes receipts with their shares.
+pub(crate) async fn insert_all(
+    tx: &mut PgTransaction<'_>,
+    receipts: &[Receipt],
+) -> sqlx::Result<()> {
+    let it = Columns::of(receipts)?;
     sqlx::query!(
-        "INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, journal_entry_id, payer, gross_base,
-             split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
-             verdict_sha256, created_at)
-         VALUES ($1, $2, $3, 1, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
-        receipt.id.0,
-        receipt.asset_id,
-        receipt.account.0,
-        receipt.job.0,
-        receipt.entry.0,
-        receipt.payer.as_slice(),
-        to_numeric(receipt.gross),
-        receipt.split_version.0,
-        &receipt.input.0,
-        &receipt.input_salt,
-        &receipt.result.0,
-        &receipt.result_salt,
-        bill,
-        &receipt.bill_sha256.0,
-        &receipt.verdict_sha256.0,
-        receipt.created_at,
+        "WITH receipt AS (
+             INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, journal_entry_id, payer, gross_base,
+                 split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
+                 verdict_sha256, created_at)
+             SELECT it.id, it.asset, it.account, 1, it.job, it.entry, it.payer, it.gross, it.split, it.input, it.input_salt,
+                 it.result, it.result_salt, it.meter, it.meter_sha256, it.verdict, it.created_at
+             FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[], $7::numeric[], $8::uuid[],
+                     $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::jsonb[], $14::bytea[], $15::bytea[],
+                     $16::timestamptz[])
+                 AS it (id, asset, account, job, entry, payer, gross, split, input, input_salt, result, result_salt, meter,
+                     meter_sha256, verdict, created_at)
+         )
+         INSERT INTO receipt_splits (receipt_id, party, payee, amount_base)
+         SELECT * FROM UNNEST($17::uuid[], $18::smallint[], $19::bytea[], $20::numeric[])",
+        &it.ids,
+        &it.assets,
+        &it.accounts,
+        &it.jobs,
+        &it.entries,
+        &it.payers,
+        &it.gross,
+        &it.splits,
+        &it.inputs,
+        &it.input_salts,
+        &it.results,
+        &it.result_salts,
+        &it.bills,
+        &it.bill_digests,
+        &it.verdicts,
+        &it.times,
+        &it.share_receipts,
+        &it.parties,
+        &it.payees,
+        &it.amounts,
     )
     .execute(&mut **tx)
-    .await?;
-    let payees: Vec<_> = receipt
-        .shares
-        .iter()
-        .map(|share| share.payee.to_vec())
-        .collect();
-    let amounts: Vec<_> = receipt
-        .shares
-        .iter()
-        .map(|share| to_numeric(share.amount))
-        .collect();
-    sqlx::query!(
-        "INSERT INTO receipt_splits (receipt_id, party, payee, amount_base)
-         SELECT $1, it.number - 1, it.payee, it.amount
-         FROM UNNEST($2::bytea[], $3::numeric[]) WITH ORDINALITY AS it (payee, amount, number)",
-        receipt.id.0,
-        &payees,
-        &amounts,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(())
+    .await
+    .map(drop)
+}
+
+/// Receipts and their shares as columns.
+#[derive(Default)]
+struct Columns {
+    ids: Vec<Uuid>,
+    assets: Vec<i32>,
+    accounts: Vec<Uuid>,
+    jobs: Vec<Uuid>,
+    entries: Vec<Uuid>,
+    payers: Vec<Vec<u8>>,
+    gross: Vec<BigDecimal>,
+    splits: Vec<Uuid>,
+    inputs: Vec<Vec<u8>>,
+    input_salts: Vec<Vec<u8>>,
+    results: Vec<Vec<u8>>,
+    result_salts: Vec<Vec<u8>>,
+    bills: Vec<serde_json::Value>,
+    bill_digests: Vec<Vec<u8>>,
+    verdicts: Vec<Vec<u8>>,
+    times: Vec<OffsetDateTime>,
+    share_receipts: Vec<Uuid>,
+    parties: Vec<i16>,
+    payees: Vec<Vec<u8>>,
+    amounts: Vec<BigDecimal>,
+}
+
+impl Columns {
+    fn of(receipts: &[Receipt]) -> sqlx::Result<Self> {
+        let mut columns = Self::default();
+        for receipt in receipts {
+            let bill = serde_json::to_value(&receipt.bill)
+                .map_err(|error| sqlx::Error::Encode(error.into()))?;
+            columns.ids.push(receipt.id.0);
+            columns.assets.push(receipt.asset_id);
+            columns.accounts.push(receipt.account.0);
+            columns.jobs.push(receipt.job.0);
+            columns.entries.push(receipt.entry.0);
+            columns.payers.push(receipt.payer.to_vec());
+            columns.gross.push(to_numeric(receipt.gross));
+            columns.splits.push(receipt.split_version.0);
+            columns.inputs.push(receipt.input.0.to_vec());
+            columns.input_salts.push(receipt.input_salt.to_vec());
+            columns.results.push(receipt.result.0.to_vec());
+            columns.result_salts.push(receipt.result_salt.to_vec());
+            columns.bills.push(bill);
+            columns.bill_digests.push(receipt.bill_sha256.0.to_vec());
+            columns.verdicts.push(receipt.verdict_sha256.0.to_vec());
+            columns.times.push(receipt.created_at);
+            for (party, share) in (0_i16..).zip(&receipt.shares) {
+                columns.share_receipts.push(receipt.id.0);
+                columns.parties.push(party);
+                columns.payees.push(share.payee.to_vec());
+                columns.amounts.push(to_numeric(share.amount));
+            }
+        }
+        Ok(columns)
+    }
 }
 
 /// A receipt.
