@@ -8,7 +8,7 @@ help:
 	@echo 'make up        the same service, kept running'
 	@echo 'make test      every test, with one verdict'
 	@echo 'make check     formatting, lints and generated files'
-	@echo 'make bench     no-op jobs a second, beside pgbench on the same server'
+	@echo 'make bench     lists the benchmarks; make bench NAME=x runs one beside its reference'
 	@echo 'make generate  rewrite openapi/ and .sqlx/'
 
 setup:
@@ -33,7 +33,7 @@ check: build
 
 bench: build
 	cargo build --release --package comptoir-bench
-	$(COMPTOIR) services -- target/release/noop
+	@if [ -n "$(NAME)" ]; then $(COMPTOIR) services -- target/release/bench $(NAME); else target/release/bench; fi
 
 fmt:
 	cargo fmt --all
