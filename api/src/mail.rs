@@ -14,7 +14,9 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum MailError {
     /// Neither SMTP nor a folder.
-    #[error("expected `smtps://user:password@host`, `smtp://host:port?tls=required`, or `file:///folder`")]
+    #[error(
+        "expected `smtps://user:password@host`, `smtp://host:port?tls=required`, or `file:///folder`"
+    )]
     Url,
     /// The text of an address is none.
     #[error("expected an e-mail address")]
@@ -131,7 +133,10 @@ mod tests {
             assert!(Mailer::open(url, from).is_ok(), "{url}");
         }
         for url in ["", "http://127.0.0.1", "file://tmp", "smtps://[", "mail"] {
-            assert!(matches!(Mailer::open(url, from), Err(MailError::Url)), "{url}");
+            assert!(
+                matches!(Mailer::open(url, from), Err(MailError::Url)),
+                "{url}"
+            );
         }
         assert!(Mailer::open("file:///tmp", "nobody").is_err());
     }

@@ -69,7 +69,8 @@ pub(crate) async fn write_with_secret(
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     let id = NoticeId::generate();
-    let written = serde_json::to_value(notice).map_err(|error| sqlx::Error::Encode(error.into()))?;
+    let written =
+        serde_json::to_value(notice).map_err(|error| sqlx::Error::Encode(error.into()))?;
     let sealed = secret.map(|secret| keys.seal_reply(&sealed_for(id), secret.as_bytes()));
     let new = NewNotice {
         id,

@@ -104,7 +104,9 @@ async fn release_what_is_left(state: &AppState) -> Result<usize, StepError> {
     let left = address_changes::left_with_money(&mut tx, asset.id, now, limit).await?;
     let mut released = 0;
     for owner in left {
-        let available = ledger::balances(&mut tx, owner.1, asset.id).await?.available;
+        let available = ledger::balances(&mut tx, owner.1, asset.id)
+            .await?
+            .available;
         match releases::request_withdrawal(&mut tx, asset.id, owner, available, now).await {
             Ok(_) => released += 1,
             // It was spent in this moment, or its owner leaves: what the contract pays then is all of it.
@@ -178,8 +180,8 @@ async fn send_notices(state: &AppState, mailer: &Mailer) -> Result<usize, StepEr
 /// The error is text: its causes may name whom the message is for, and are left out.
 async fn send(state: &AppState, mailer: &Mailer, due: &DueNotice) -> Result<(), String> {
     let origin = &state.config.public_origin;
-    let words = notices::put_into_words(due, &state.keys, origin)
-        .map_err(|error| error.to_string())?;
+    let words =
+        notices::put_into_words(due, &state.keys, origin).map_err(|error| error.to_string())?;
     let letter = Letter {
         to: &due.recipient,
         id: &due.id.to_string(),

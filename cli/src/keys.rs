@@ -158,11 +158,7 @@ impl Watch {
 }
 
 /// Hands the signing keys of a folder to a service that runs, whenever they are others, until `stop` is cancelled.
-pub fn follow(
-    folder: &Path,
-    stop: CancellationToken,
-    replace: impl Fn(KeyRing) + Send + 'static,
-) {
+pub fn follow(folder: &Path, stop: CancellationToken, replace: impl Fn(KeyRing) + Send + 'static) {
     let mut watch = Watch::new(folder);
     tokio::spawn(async move {
         let mut every = tokio::time::interval(LOOK_EVERY);

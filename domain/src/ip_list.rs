@@ -13,7 +13,9 @@ pub struct Network(IpNet);
 
 /// Not a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("expected an address or a network such as `203.0.113.0/24`, with no bits set behind its length")]
+#[error(
+    "expected an address or a network such as `203.0.113.0/24`, with no bits set behind its length"
+)]
 pub struct InvalidNetwork;
 
 impl FromStr for Network {
@@ -87,7 +89,10 @@ mod tests {
         let list = list(&["203.0.113.0/24", "198.51.100.7", "2001:db8::/32"]);
         let allows = |address: &str| list.allows(Some(address.parse().unwrap()));
         assert!(allows("203.0.113.255") && allows("198.51.100.7") && allows("2001:db8:1::1"));
-        assert!(allows("::ffff:203.0.113.1"), "the same address in IPv6 clothes");
+        assert!(
+            allows("::ffff:203.0.113.1"),
+            "the same address in IPv6 clothes"
+        );
         assert!(!allows("203.0.114.0") && !allows("198.51.100.8") && !allows("2001:db9::1"));
         assert!(!list.allows(None));
         assert!(IpList::default().allows(None));
@@ -107,6 +112,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Network>(), Err(InvalidNetwork), "{text}");
         }
-        assert_eq!("10.0.0.1".parse::<Network>().unwrap().to_string(), "10.0.0.1/32");
+        assert_eq!(
+            "10.0.0.1".parse::<Network>().unwrap().to_string(),
+            "10.0.0.1/32"
+        );
     }
 }

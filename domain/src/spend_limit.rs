@@ -83,8 +83,14 @@ mod tests {
     fn a_day_is_one_of_utc_wherever_the_clock_stands() {
         let made = datetime!(2026-11-01 12:00 UTC);
         let late = datetime!(2026-11-23 01:00 +2);
-        assert_eq!(SpendPeriod::Day.starts_on(made, late), date!(2026 - 11 - 22));
-        assert_eq!(SpendPeriod::Lifetime.starts_on(made, late), date!(2026 - 11 - 01));
+        assert_eq!(
+            SpendPeriod::Day.starts_on(made, late),
+            date!(2026 - 11 - 22)
+        );
+        assert_eq!(
+            SpendPeriod::Lifetime.starts_on(made, late),
+            date!(2026 - 11 - 01)
+        );
         let midnight = datetime!(2026-11-23 00:00 UTC);
         assert_eq!(SpendPeriod::Day.resets_at(late), Some(midnight));
         assert_eq!(SpendPeriod::Lifetime.resets_at(late), None);

@@ -129,7 +129,9 @@ pub async fn cancel(
     let Some(change) = find_pending(tx, account).await? else {
         return Ok(None);
     };
-    Ok(end(tx, change.id, "cancelled", now).await?.then_some(change))
+    Ok(end(tx, change.id, "cancelled", now)
+        .await?
+        .then_some(change))
 }
 
 /// Ends a change that waits; `false` when it waits no longer.

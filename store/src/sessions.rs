@@ -187,11 +187,7 @@ pub async fn find_by_cookie(
     .transpose()
 }
 
-fn live(
-    id: SessionId,
-    account: AccountId,
-    address: Option<Vec<u8>>,
-) -> sqlx::Result<LiveSession> {
+fn live(id: SessionId, account: AccountId, address: Option<Vec<u8>>) -> sqlx::Result<LiveSession> {
     let address = address.map(|stored| codec::to_address("address", &stored));
     Ok(LiveSession {
         id,

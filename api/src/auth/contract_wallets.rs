@@ -89,12 +89,7 @@ impl ContractWallets {
             .map_err(|error| AskError::Transport(error.into()))
     }
 
-    async fn ask(
-        &self,
-        address: Address,
-        hash: B256,
-        signature: Bytes,
-    ) -> Result<bool, AskError> {
+    async fn ask(&self, address: Address, hash: B256, signature: Bytes) -> Result<bool, AskError> {
         let call = isValidSignatureCall { hash, signature };
         let request = TransactionRequest::default()
             .to(address)

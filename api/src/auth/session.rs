@@ -138,8 +138,7 @@ pub async fn begin_in(
         Continued::Cookie => (Credential::Cookie(hash), COOKIE_LIFETIME),
     };
     let expires_at = now + lifetime;
-    let session =
-        sessions::start(tx, (account, method), credential, now, expires_at).await?;
+    let session = sessions::start(tx, (account, method), credential, now, expires_at).await?;
     let actor = Actor::Account(account);
     let event = Event::new(actor, Action::SessionStarted, session.to_string())
         .of_account(account)

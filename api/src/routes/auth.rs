@@ -154,11 +154,8 @@ async fn refresh_token(
                 Ok((session::no_store(), Json(body)).into_response())
             }
             Err(RefreshError::Reused { session, account }) => {
-                let event = Event::new(
-                    Actor::Anonymous,
-                    Action::SessionReused,
-                    session.to_string(),
-                );
+                let event =
+                    Event::new(Actor::Anonymous, Action::SessionReused, session.to_string());
                 let event = event.of_account(account).from(origin);
                 audit::append(&mut tx, &event, now)
                     .await
@@ -190,8 +187,7 @@ async fn end_session(
     Json(body): Json<RefreshTokenBody>,
 ) -> Result<Response, Problem> {
     let token = Sha256::of(body.refresh_token.as_bytes());
-    let found =
-        sessions::find_by_refresh_token(&mut *state.db.acquire().await?, token).await?;
+    let found = sessions::find_by_refresh_token(&mut *state.db.acquire().await?, token).await?;
     match found {
         Some(live) => session::finish(&state, live.0, live.1).await,
         None => Ok(StatusCode::NO_CONTENT.into_response()),

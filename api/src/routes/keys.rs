@@ -196,7 +196,9 @@ async fn create_key(
     let body = request.body;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
-            limits::refuse_frozen(tx, identity.account).await.map_err(limited)?;
+            limits::refuse_frozen(tx, identity.account)
+                .await
+                .map_err(limited)?;
             let asset = token(tx).await?;
             let new = NewApiKey {
                 name: &body.name,

@@ -132,7 +132,9 @@ async fn chains(
 
 /// The host of an origin, with the port where it has one.
 fn domain_of(origin: &str) -> &str {
-    origin.split_once("://").map_or(origin, |(_, domain)| domain)
+    origin
+        .split_once("://")
+        .map_or(origin, |(_, domain)| domain)
 }
 
 /// Signs in with a signed message. An address that no account is bound to gets an account of its own.
@@ -165,7 +167,9 @@ async fn sign_in(
     let chain = (message.chain_id, address);
     if !is_signed(&state, chain, &body.message, signature).await? {
         note_refusal(&state, None, (Action::SessionRefused, "siwe")).await?;
-        return Err(refuse("the signature is not one of the message by its address"));
+        return Err(refuse(
+            "the signature is not one of the message by its address",
+        ));
     }
     let (nonce, origin) = (Sha256::of(message.nonce.as_bytes()), client_ip::origin());
     in_task(async move {
@@ -223,7 +227,10 @@ async fn check(
         return Ok(Err("the message does not hold now"));
     }
     let mut connection = state.db.acquire().await?;
-    if !chains(state, &mut connection).await?.contains(&message.chain_id) {
+    if !chains(state, &mut connection)
+        .await?
+        .contains(&message.chain_id)
+    {
         return Ok(Err("the message is for another chain"));
     }
     let nonce = Sha256::of(message.nonce.as_bytes());

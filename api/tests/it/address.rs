@@ -42,7 +42,11 @@ async fn step(app: &TestApp) {
 }
 
 async fn address_of(app: &TestApp, session: &Session) -> String {
-    let seen = app.get("/v1/account").by(&app.renewed(session)).send().await;
+    let seen = app
+        .get("/v1/account")
+        .by(&app.renewed(session))
+        .send()
+        .await;
     seen.expect(StatusCode::OK).text("/address").to_owned()
 }
 
@@ -58,8 +62,14 @@ async fn a_bound_address_changes_a_day_later_and_its_owner_is_told(db: PgPool) {
     assert_eq!(first.text("/address"), old.address().to_string());
     let asked = bind(&app, &session, &new).await.expect(StatusCode::OK);
     assert_eq!(asked.text("/address"), old.address().to_string());
-    assert_eq!(asked.text("/address_change/address"), new.address().to_string());
-    assert_eq!(asked.text("/address_change/effective_at"), "2026-11-23T09:00:00Z");
+    assert_eq!(
+        asked.text("/address_change/address"),
+        new.address().to_string()
+    );
+    assert_eq!(
+        asked.text("/address_change/effective_at"),
+        "2026-11-23T09:00:00Z"
+    );
     step(&app).await;
     let [told] = letters(folder.path()).try_into().unwrap();
     assert!(told.contains(&new.address().to_string()), "{told}");
@@ -81,7 +91,11 @@ async fn a_bound_address_changes_a_day_later_and_its_owner_is_told(db: PgPool) {
     .unwrap();
     assert_eq!(
         actions,
-        ["address.bound", "address.change_requested", "address.changed"]
+        [
+            "address.bound",
+            "address.change_requested",
+            "address.changed"
+        ]
     );
 }
 
@@ -123,7 +137,8 @@ async fn no_api_key_binds_changes_or_takes_back_an_address(db: PgPool) {
     let session = app.session().await;
     let key = app.api_key(&session, &Scopes::all()).await;
     let address = json!({ "address": Address::repeat_byte(0x42).to_string() });
-    let challenge = json!({ "challenge_id": "chal_01h455vb4pex5vsknk084sn02q", "signature": "0x00" });
+    let challenge =
+        json!({ "challenge_id": "chal_01h455vb4pex5vsknk084sn02q", "signature": "0x00" });
     for (path, body) in [
         ("/v1/account/address/challenges", address),
         ("/v1/account/address", challenge),
@@ -152,7 +167,10 @@ async fn an_address_that_another_account_took_meanwhile_is_not_changed_to(db: Pg
     step(&app).await;
     assert_eq!(address_of(&app, &session).await, old.address().to_string());
     let [told] = letters(folder.path()).try_into().unwrap();
-    assert!(told.contains("another account has taken that address"), "{told}");
+    assert!(
+        told.contains("another account has taken that address"),
+        "{told}"
+    );
     let taken = bind(&app, &app.renewed(&session), &wanted).await;
     taken.expect_problem(StatusCode::CONFLICT, "address_taken");
 }
@@ -167,11 +185,12 @@ async fn what_is_left_under_the_old_address_becomes_claimable_there(db: PgPool) 
     app.pass(Duration::hours(24));
     step(&app).await;
     let releases = async || {
-        let rows: Vec<(Vec<u8>, String)> =
-            sqlx::query_as("SELECT owner, amount_base::text FROM releases WHERE kind = 'withdrawal'")
-                .fetch_all(&app.owner)
-                .await
-                .unwrap();
+        let rows: Vec<(Vec<u8>, String)> = sqlx::query_as(
+            "SELECT owner, amount_base::text FROM releases WHERE kind = 'withdrawal'",
+        )
+        .fetch_all(&app.owner)
+        .await
+        .unwrap();
         rows
     };
     assert_eq!(releases().await, [(old.to_vec(), "1000".to_owned())]);
@@ -202,11 +221,13 @@ async fn the_database_changes_no_bound_address_without_a_change_whose_time_came(
         .unwrap_err();
     let refused = refused.into_database_error().unwrap();
     assert_eq!(refused.constraint(), Some("accounts_address_guarded"));
-    let unbound = sqlx::query("UPDATE accounts SET address = NULL, address_bound_at = NULL WHERE account_id = $1")
-        .bind(session.account.0)
-        .execute(&app.state.db)
-        .await
-        .unwrap_err();
+    let unbound = sqlx::query(
+        "UPDATE accounts SET address = NULL, address_bound_at = NULL WHERE account_id = $1",
+    )
+    .bind(session.account.0)
+    .execute(&app.state.db)
+    .await
+    .unwrap_err();
     let unbound = unbound.into_database_error().unwrap();
     assert_eq!(unbound.constraint(), Some("accounts_address_guarded"));
 }

@@ -132,11 +132,7 @@ impl Spender {
         let spec = market::training(&self.app, &self.owner, "mlp.pt2").await;
         let quoted = market::quote(&self.app, &self.owner, &spec, "none").await;
         let body = json!({ "quote_id": quoted.text("/id"), "max_cost": quoted.json["hold"] });
-        self.app
-            .post("/v1/jobs", &body)
-            .by(&self.key)
-            .send()
-            .await
+        self.app.post("/v1/jobs", &body).by(&self.key).send().await
     }
 
     /// What the key's own page says was spent and is left.
@@ -183,11 +179,7 @@ impl Spender {
         let spec = market::training(&self.app, &owner, "mlp.pt2").await;
         let quoted = market::quote(&self.app, &owner, &spec, "none").await;
         let body = json!({ "quote_id": quoted.text("/id"), "max_cost": quoted.json["hold"] });
-        self.app
-            .post("/v1/jobs", &body)
-            .by(&self.key)
-            .send()
-            .await
+        self.app.post("/v1/jobs", &body).by(&self.key).send().await
     }
 }
 
@@ -341,5 +333,7 @@ async fn an_account_has_so_many_working_keys_and_no_more(db: PgPool) {
         .expect_problem(StatusCode::CONFLICT, "too_many_keys");
     app.pass(Duration::HOUR);
     let session = app.renewed(&session);
-    make(&app, &session, body()).await.expect(StatusCode::CREATED);
+    make(&app, &session, body())
+        .await
+        .expect(StatusCode::CREATED);
 }

@@ -61,7 +61,9 @@ pub fn letters(folder: &Path) -> Vec<String> {
 fn token(folder: &Path) -> String {
     let [letter] = letters(folder).try_into().unwrap();
     assert!(letter.contains(&format!("To: {EMAIL}")), "{letter}");
-    let token = letter.lines().find_map(|line| line.trim().strip_prefix("crp_"));
+    let token = letter
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("crp_"));
     format!("crp_{}", token.unwrap())
 }
 
@@ -72,15 +74,22 @@ async fn a_forgotten_password_is_replaced_once_and_signs_everybody_out(db: PgPoo
     app.with_mail(folder.path());
     sign_up(&app).await;
     let signed_in = sign_in(&app, PASSWORD).await.expect(StatusCode::OK);
-    ask(&app, "Someone@EXAMPLE.org").await.expect(StatusCode::ACCEPTED);
-    assert!(letters(folder.path()).is_empty(), "nothing leaves in the request");
+    ask(&app, "Someone@EXAMPLE.org")
+        .await
+        .expect(StatusCode::ACCEPTED);
+    assert!(
+        letters(folder.path()).is_empty(),
+        "nothing leaves in the request"
+    );
     steps::step(&app.state).await.unwrap();
     let token = token(folder.path());
 
     reset(&app, &token, "too short")
         .await
         .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
-    reset(&app, &token, OTHER).await.expect(StatusCode::NO_CONTENT);
+    reset(&app, &token, OTHER)
+        .await
+        .expect(StatusCode::NO_CONTENT);
     reset(&app, &token, PASSWORD)
         .await
         .expect_problem(StatusCode::UNAUTHORIZED, "invalid_grant");
@@ -101,7 +110,10 @@ async fn a_forgotten_password_is_replaced_once_and_signs_everybody_out(db: PgPoo
 
     steps::step(&app.state).await.unwrap();
     let [told] = letters(folder.path()).try_into().unwrap();
-    assert!(told.contains("Subject: Your password was replaced"), "{told}");
+    assert!(
+        told.contains("Subject: Your password was replaced"),
+        "{told}"
+    );
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -111,7 +123,9 @@ async fn an_unknown_address_gets_the_same_answer_and_the_same_work(db: PgPool) {
     app.with_mail(folder.path());
     sign_up(&app).await;
     let known = ask(&app, EMAIL).await.expect(StatusCode::ACCEPTED);
-    let unknown = ask(&app, "nobody@example.org").await.expect(StatusCode::ACCEPTED);
+    let unknown = ask(&app, "nobody@example.org")
+        .await
+        .expect(StatusCode::ACCEPTED);
     assert_eq!((known.bytes, known.json), (unknown.bytes, unknown.json));
     let asked: i64 = sqlx::query_scalar("SELECT count(*) FROM password_reset_requests")
         .fetch_one(&app.owner)

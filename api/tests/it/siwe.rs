@@ -156,13 +156,28 @@ async fn a_message_is_for_this_site_this_chain_and_this_time(db: PgPool) {
     let future = at(app.now() + Duration::HOUR);
     type Change<'a> = (&'a str, Box<dyn Fn(&mut Message) + 'a>);
     let changes: Vec<Change<'_>> = vec![
-        ("domain", Box::new(|it| it.domain = "comptoir.evil".to_owned())),
+        (
+            "domain",
+            Box::new(|it| it.domain = "comptoir.evil".to_owned()),
+        ),
         ("port", Box::new(|it| it.domain += ":8443")),
-        ("uri", Box::new(|it| it.uri = "https://comptoir.evil".to_owned())),
-        ("uri that begins alike", Box::new(|it| it.uri = format!("{ORIGIN}.evil/"))),
+        (
+            "uri",
+            Box::new(|it| it.uri = "https://comptoir.evil".to_owned()),
+        ),
+        (
+            "uri that begins alike",
+            Box::new(|it| it.uri = format!("{ORIGIN}.evil/")),
+        ),
         ("chain", Box::new(|it| it.chain_id = 1)),
-        ("expired", Box::new(|it| it.times += &format!("\nExpiration Time: {past}"))),
-        ("too early", Box::new(|it| it.times += &format!("\nNot Before: {future}"))),
+        (
+            "expired",
+            Box::new(|it| it.times += &format!("\nExpiration Time: {past}")),
+        ),
+        (
+            "too early",
+            Box::new(|it| it.times += &format!("\nNot Before: {future}")),
+        ),
     ];
     for (what, change) in changes {
         let mut message = Message::new(&app, signer.address()).await;
@@ -179,7 +194,9 @@ async fn a_message_is_for_this_site_this_chain_and_this_time(db: PgPool) {
     message.uri += "/sign-in";
     message.times += &format!("\nExpiration Time: {future}");
     let text = message.text();
-    send(&app, &text, &sign(&signer, &text)).await.expect(StatusCode::OK);
+    send(&app, &text, &sign(&signer, &text))
+        .await
+        .expect(StatusCode::OK);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -213,7 +230,9 @@ async fn a_message_is_written_exactly_and_signed_by_its_address(db: PgPool) {
         let reply = send(&app, &written, &sign(&signer, &written)).await;
         assert_eq!(reply.status, StatusCode::UNPROCESSABLE_ENTITY, "{written}");
     }
-    send(&app, &text, &sign(&signer, &text)).await.expect(StatusCode::OK);
+    send(&app, &text, &sign(&signer, &text))
+        .await
+        .expect(StatusCode::OK);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -240,7 +259,9 @@ fn wallet_of(owner: Address) -> Vec<u8> {
     let answer = hex!("631626ba7e02" "60e01b" "600052" "60206000f3");
     let code = [recover.as_slice(), &compare, &answer].concat();
     let length = u8::try_from(code.len()).unwrap();
-    let copy = [0x60, length, 0x60, 0x0c, 0x60, 0x00, 0x39, 0x60, length, 0x60, 0x00, 0xf3];
+    let copy = [
+        0x60, length, 0x60, 0x0c, 0x60, 0x00, 0x39, 0x60, length, 0x60, 0x00, 0xf3,
+    ];
     [copy.as_slice(), &code].concat()
 }
 
@@ -299,8 +320,7 @@ fn cookie(reply: &Reply) -> String {
 
 async fn browse(app: &TestApp, signer: &PrivateKeySigner, origin: Option<&str>) -> Reply {
     let text = Message::new(app, signer.address()).await.text();
-    let body =
-        json!({ "message": text, "signature": sign(signer, &text), "session": "cookie" });
+    let body = json!({ "message": text, "signature": sign(signer, &text), "session": "cookie" });
     let call = app.request(Method::POST, "/v1/auth/siwe").json(&body);
     match origin {
         Some(origin) => call.header(header::ORIGIN, origin).send().await,
@@ -318,13 +338,16 @@ async fn a_cookie_is_taken_from_our_own_pages_alone(db: PgPool) {
             .await
             .expect_problem(StatusCode::FORBIDDEN, "origin_refused");
     }
-    let signed_in = browse(&app, &signer, Some(ORIGIN)).await.expect(StatusCode::OK);
+    let signed_in = browse(&app, &signer, Some(ORIGIN))
+        .await
+        .expect(StatusCode::OK);
     assert!(signed_in.json.get("access_token").is_none());
     let cookie = cookie(&signed_in);
-    let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM sessions WHERE cookie_sha256 IS NOT NULL")
-        .fetch_one(&app.owner)
-        .await
-        .unwrap();
+    let stored: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM sessions WHERE cookie_sha256 IS NOT NULL")
+            .fetch_one(&app.owner)
+            .await
+            .unwrap();
     assert_eq!(stored, 1);
 
     let read = app.get("/v1/account").header(header::COOKIE, &cookie);
@@ -349,7 +372,10 @@ async fn a_cookie_is_taken_from_our_own_pages_alone(db: PgPool) {
             .await
             .expect_problem(StatusCode::FORBIDDEN, "origin_refused");
     }
-    change(Some(ORIGIN)).send().await.expect(StatusCode::CREATED);
+    change(Some(ORIGIN))
+        .send()
+        .await
+        .expect(StatusCode::CREATED);
     let twice = change(Some(ORIGIN)).header(header::ORIGIN, "https://comptoir.evil");
     twice
         .send()
@@ -379,8 +405,14 @@ async fn a_cookie_ends_with_its_session_and_none_is_adopted(db: PgPool) {
         let call = app.get("/v1/account").header(header::COOKIE, cookie);
         call.send().await.status
     };
-    assert_eq!(read("__Host-comptoir=planted").await, StatusCode::UNAUTHORIZED);
-    assert_eq!(read(&format!("{first}; {second}")).await, StatusCode::UNAUTHORIZED);
+    assert_eq!(
+        read("__Host-comptoir=planted").await,
+        StatusCode::UNAUTHORIZED
+    );
+    assert_eq!(
+        read(&format!("{first}; {second}")).await,
+        StatusCode::UNAUTHORIZED
+    );
     assert_eq!(read(&format!("theme=dark; {first}")).await, StatusCode::OK);
 
     let end = app

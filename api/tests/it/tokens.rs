@@ -133,7 +133,10 @@ impl Forge {
         let jwk = json!({ "kty": "OKP", "crv": "Ed25519", "x": BASE64_URL_SAFE_NO_PAD.encode(self.public) });
         let mut headers = vec![
             ("kid twice", self.sign(&kid_twice, &claims)),
-            ("kid twice, the same", self.sign(&kid_twice_the_same, &claims)),
+            (
+                "kid twice, the same",
+                self.sign(&kid_twice_the_same, &claims),
+            ),
             ("a header that is a list", self.sign("[]", &claims)),
             ("no header", self.sign("", &claims)),
         ];
@@ -166,19 +169,39 @@ impl Forge {
             .into_iter()
             .map(|name| (name, self.without(name)))
             .collect();
-        let twice = self
-            .claims
-            .to_string()
-            .replacen('{', &format!(r#"{{"exp":{},"#, now + 9000), 1);
+        let twice =
+            self.claims
+                .to_string()
+                .replacen('{', &format!(r#"{{"exp":{},"#, now + 9000), 1);
         claims.push(("exp twice", self.sign(&self.header, &twice)));
         for (what, name, value) in [
             ("iss elsewhere", "iss", json!("https://elsewhere.test")),
-            ("iss and another", "iss", json!([ORIGIN, "https://elsewhere.test"])),
+            (
+                "iss and another",
+                "iss",
+                json!([ORIGIN, "https://elsewhere.test"]),
+            ),
             ("aud of workers", "aud", json!("comptoir-worker")),
-            ("aud and another", "aud", json!(["comptoir-api", "comptoir-worker"])),
-            ("sub a worker", "sub", json!(WorkerId::generate().to_string())),
-            ("sub somebody else", "sub", json!(AccountId::generate().to_string())),
-            ("sid nobody's", "sid", json!(SessionId::generate().to_string())),
+            (
+                "aud and another",
+                "aud",
+                json!(["comptoir-api", "comptoir-worker"]),
+            ),
+            (
+                "sub a worker",
+                "sub",
+                json!(WorkerId::generate().to_string()),
+            ),
+            (
+                "sub somebody else",
+                "sub",
+                json!(AccountId::generate().to_string()),
+            ),
+            (
+                "sid nobody's",
+                "sid",
+                json!(SessionId::generate().to_string()),
+            ),
             ("sid no session", "sid", json!("1")),
             ("exp at the edge", "exp", json!(now - 5)),
             ("exp as text", "exp", json!((now + 900).to_string())),
@@ -213,14 +236,20 @@ impl Forge {
         assert!(padded[2].ends_with('='), "the padding shows: {}", padded[2]);
         vec![
             ("padded", padded.join(".")),
-            ("a padded signature", format!("{}.{}.{}", parts[0], parts[1], padded[2])),
+            (
+                "a padded signature",
+                format!("{}.{}.{}", parts[0], parts[1], padded[2]),
+            ),
             ("a trailing bit", flip_last_bits(&good)),
             ("no signature", format!("{}.{}", parts[0], parts[1])),
             ("five parts", format!("{good}.x.y")),
             ("a token in a token", format!("{good}.{good}")),
             ("another key", elsewhere),
             ("a megabyte", "a".repeat(1 << 20)),
-            ("a megabyte of claims", self.with_claim("pad", json!("a".repeat(1 << 20)))),
+            (
+                "a megabyte of claims",
+                self.with_claim("pad", json!("a".repeat(1 << 20))),
+            ),
             ("lower case", good.to_lowercase()),
             ("dots", "..".to_owned()),
         ]
@@ -289,7 +318,11 @@ async fn a_rotation_ends_the_tokens_of_two_keys_ago_alone(db: PgPool) {
     let file = file.rotated(app.now()).unwrap().unwrap();
     app.state.keys.replace(file.ring().unwrap());
     let later = app.renewed(&session);
-    assert_eq!(kid(&later), second, "the next key was published before it signed");
+    assert_eq!(
+        kid(&later),
+        second,
+        "the next key was published before it signed"
+    );
     let [current, next, before] = published().await.try_into().unwrap();
     assert_eq!((&current, &before), (&second, &first));
     for token in [&session.token, &later.token] {
