@@ -108,6 +108,9 @@ pub enum RefundError {
     /// Its proposer is no administrator any more.
     #[error("the proposer is no administrator any more")]
     ProposerGone,
+    /// The platform would give to itself.
+    #[error("the platform paid the charge itself")]
+    ToPlatform,
     /// It was decided before, or its time ran out.
     #[error("the refund is {}", .0.as_str())]
     Decided(RefundState),
@@ -150,6 +153,9 @@ pub async fn propose(
     let charge = charge(tx, new.job).await?;
     if charge.account == new.proposed_by {
         return Err(RefundError::OwnAccount);
+    }
+    if charge.payer == assets::platform(tx, charge.asset_id).await? {
+        return Err(RefundError::ToPlatform);
     }
     let amount = new.amount.unwrap_or(charge.left);
     check_amount(amount, charge.left, caps)?;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 
 use super::{Context, http::Api, wallet::Wallet};
-use crate::args::Credentials;
+use crate::args::{Credentials, LoginArgs};
 
 const ACCOUNT: &[&str] = &[
     "id",
@@ -25,10 +25,15 @@ pub async fn sign_up(context: &Context, credentials: &Credentials) -> anyhow::Re
     sign_in_with(context, &api, &credentials.email, &password).await
 }
 
-/// Signs in.
-pub async fn sign_in(context: &Context, credentials: &Credentials) -> anyhow::Result<()> {
+/// Signs in; with a setup token, by choosing the password of an administrator first.
+pub async fn sign_in(context: &Context, args: &LoginArgs) -> anyhow::Result<()> {
     let api = context.connection.anonymous()?;
-    sign_in_with(context, &api, &credentials.email, &password(credentials)?).await
+    let password = password(&args.credentials)?;
+    if let Some(token) = &args.setup {
+        let body = json!({ "token": token, "password": password });
+        api.post("/v1/admin/setup", &body).await?;
+    }
+    sign_in_with(context, &api, &args.credentials.email, &password).await
 }
 
 async fn sign_in_with(

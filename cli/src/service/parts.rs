@@ -22,6 +22,8 @@ use super::config::{Common, Web};
 
 /// Separates deployments that share one Redis.
 const NAMESPACE: &str = "main";
+/// Connections for what is rare.
+const FEW_CONNECTIONS: u32 = 4;
 
 /// A service that was started.
 pub struct Running {
@@ -71,6 +73,18 @@ pub async fn connect(common: &Common, role: ServiceRole) -> anyhow::Result<PgPoo
     pool::connect(options, role, common.connections_max)
         .await
         .with_context(|| format!("connect to the database as {role:?}"))
+}
+
+/// A pool of a few connections, for what is rare.
+///
+/// # Errors
+/// When Postgres does not answer or refuses the role.
+pub async fn connect_few(common: &Common, role: ServiceRole) -> anyhow::Result<PgPool> {
+    let few = Common {
+        connections_max: common.connections_max.min(FEW_CONNECTIONS),
+        ..common.clone()
+    };
+    connect(&few, role).await
 }
 
 /// The object store.

@@ -4,7 +4,7 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     digest::Sha256,
-    id::{AccountId, HoldId, JobId, JournalEntryId, QuoteId, ReceiptId},
+    id::{AccountId, AttemptId, HoldId, JobId, JournalEntryId, QuoteId, ReceiptId, WorkerId},
     job::{Device, Tier},
     price::{self, Meter, PriceVersion, Rate},
 };
@@ -31,6 +31,9 @@ pub struct Money {
     pub api: PgPool,
     pub scheduler: PgPool,
     pub settler: PgPool,
+    pub admin: PgPool,
+    /// Two administrators, once [`Self::hire`] has made their accounts.
+    pub admins: [AccountId; 2],
     pub asset: i32,
     pub price: PriceVersion,
 }
@@ -46,12 +49,16 @@ impl Money {
         let api = connect(ServiceRole::Api).await.unwrap();
         let scheduler = connect(ServiceRole::Scheduler).await.unwrap();
         let settler = connect(ServiceRole::Settler).await.unwrap();
+        let admin = connect(ServiceRole::Admin).await.unwrap();
+        let admins = [AccountId::generate(), AccountId::generate()];
         let (asset, price) = register(&owner, 1, rate_nano, platform_ppm).await;
         Self {
             owner,
             api,
             scheduler,
             settler,
+            admin,
+            admins,
             asset,
             price,
         }
@@ -73,6 +80,22 @@ impl Money {
         .await
         .unwrap();
         id
+    }
+
+    /// Makes the administrators' accounts.
+    pub async fn hire(&self) {
+        for id in self.admins {
+            sqlx::query(
+                "INSERT INTO accounts (account_id, email, password_hash, roles, created_at)
+                 VALUES ($1, $2, 'x', '{user,platform}', $3)",
+            )
+            .bind(id.0)
+            .bind(format!("{id}@example.org"))
+            .bind(NOW)
+            .execute(&self.owner)
+            .await
+            .unwrap();
+        }
     }
 
     /// A job of an account, as the API would have written it.
@@ -111,6 +134,50 @@ impl Money {
         .await
         .unwrap();
         job
+    }
+
+    /// A worker of an account.
+    pub async fn worker(&self, account: AccountId) -> WorkerId {
+        let worker = WorkerId::generate();
+        for statement in [
+            "INSERT INTO join_tokens (join_token_id, account_id, name, secret_sha256, max_uses, created_at, expires_at)
+             VALUES ($1, $2, 'w', $3, 1, $4, $4)",
+            "INSERT INTO workers (worker_id, account_id, join_token_id, name, public_key, device, device_name, memory_bytes,
+                 threads, numeric_class, libtorch, version, joined_at)
+             VALUES ($1, $2, $1, 'w', $3, 'cpu', 'd', 1, 1, 'x', 'l', 'v', $4)",
+            "INSERT INTO worker_heartbeats (worker_id, seen_at)
+             SELECT worker_id, $4 FROM workers WHERE worker_id = $1 AND account_id = $2 AND public_key = $3",
+        ] {
+            sqlx::query(statement)
+                .bind(worker.0)
+                .bind(account.0)
+                .bind(Sha256::of(worker.0.as_bytes()).0)
+                .bind(NOW)
+                .execute(&self.owner)
+                .await
+                .unwrap();
+        }
+        worker
+    }
+
+    /// An attempt of a worker at a job of its own account.
+    pub async fn attempt(&self, worker: WorkerId, account: AccountId) -> (AttemptId, JobId) {
+        let meter = Meter::inference(1, 1, Tier::None).unwrap();
+        let job = self.job(account, ALICE, &meter).await;
+        for statement in [
+            "INSERT INTO replicas (replica_id, job_id, ordinal, state)
+             SELECT $1, job_id, 0, 'accepted' FROM jobs JOIN workers ON worker_id = $2 WHERE job_id = $1",
+            "INSERT INTO attempts (attempt_id, replica_id, job_id, number, worker_id, numeric_class, state, started_at)
+             SELECT $1, $1, $1, 1, worker_id, 'x', 'accepted', joined_at FROM workers WHERE worker_id = $2",
+        ] {
+            sqlx::query(statement)
+                .bind(job.0)
+                .bind(worker.0)
+                .execute(&self.owner)
+                .await
+                .unwrap();
+        }
+        (AttemptId(job.0), job)
     }
 
     pub async fn deposit(&self, owner: Address, base: u128) -> JournalEntryId {

@@ -5,19 +5,23 @@ use std::collections::BTreeMap;
 
 use alloy_primitives::Address;
 use comptoir_domain::{
+    amount::Amount,
     atto::Atto,
     digest::Sha256,
-    id::{AccountId, JobId},
+    id::{AccountId, AttemptId, JobId, WorkerId},
     job::Tier,
     price::{self, Meter},
+    refund::Caps,
 };
 use comptoir_store::{
     charges::{self, ChargeError, JobCharge},
+    holdback::{self, Earners, Fate},
     holds::{self, Hold, HoldError, HoldSource},
     ledger::{self, PostError},
     receipts,
+    refunds::{self, NewRefund, RefundError},
     releases::{self, WithdrawalError},
-    splits,
+    splits, worker_records,
 };
 use proptest::{
     prelude::*,
@@ -31,8 +35,12 @@ use crate::{
     model::{AUTO_RELEASE, Model, Queued},
 };
 
+const NO_CAPS: Caps = Caps {
+    per_refund: Amount::MAX,
+    per_day: Amount::MAX,
+};
 const HISTORIES: u64 = 8;
-const STEPS: usize = 70;
+const STEPS: usize = 90;
 const OWNERS: [Address; 4] = [ALICE, BOB, CAROL, PLATFORM];
 
 #[derive(Debug, Clone)]
@@ -54,7 +62,17 @@ enum Step {
     Settle {
         which: usize,
         shares: Vec<(usize, u64)>,
+        held_back: bool,
     },
+    MovePay {
+        owner: usize,
+        forfeit: bool,
+    },
+    Owe {
+        owner: usize,
+        base: u128,
+    },
+    PayOwed,
     SettleAgain {
         which: usize,
     },
@@ -71,6 +89,10 @@ enum Step {
     CloseSplit {
         which: usize,
     },
+    Refund {
+        which: usize,
+        base: u128,
+    },
 }
 
 fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
@@ -82,23 +104,50 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
         1 => any::<usize>().prop_map(|which| Step::Reverse { which }),
         6 => (owner.clone(), 0..120_u128).prop_map(|(owner, madds)| Step::Hold { owner, madds }),
         1 => any::<usize>().prop_map(|which| Step::EndHold { which }),
-        6 => (any::<usize>(), shares).prop_map(|(which, shares)| Step::Settle { which, shares }),
+        6 => (any::<usize>(), shares, any::<bool>())
+            .prop_map(|(which, shares, held_back)| Step::Settle { which, shares, held_back }),
+        6 => (owner.clone(), prop::bool::weighted(0.3)).prop_map(|(owner, forfeit)| Step::MovePay { owner, forfeit }),
+        1 => (owner.clone(), 1..60_u128).prop_map(|(owner, base)| Step::Owe { owner, base }),
+        1 => Just(Step::PayOwed),
         1 => any::<usize>().prop_map(|which| Step::SettleAgain { which }),
         2 => (owner, base.clone()).prop_map(|(owner, base)| Step::Withdraw { owner, base }),
         1 => any::<usize>().prop_map(|which| Step::Cancel { which }),
         2 => prop_oneof![0..60_u128, Just(1 << 110)].prop_map(|at_most| Step::Seal { at_most }),
         1 => any::<usize>().prop_map(|which| Step::CloseSplit { which }),
+        3 => (any::<usize>(), 0..30_u128).prop_map(|(which, base)| Step::Refund { which, base }),
     ];
     // One transaction in eight is rolled back at its end.
     prop::collection::vec((step, prop::bool::weighted(0.875)), STEPS)
 }
 
-/// One history: its own asset, the model beside it.
+/// One history: its own asset, the model beside it. Each owner has a worker, with an attempt to blame it for.
 struct History {
     money: Money,
     accounts: Vec<AccountId>,
+    workers: Vec<(WorkerId, AttemptId)>,
     model: Model,
     sequence: u32,
+}
+
+fn place_of(owner: Address) -> usize {
+    OWNERS.iter().position(|it| *it == owner).unwrap()
+}
+
+async fn set_results(tx: &mut comptoir_store::PgTransaction<'_>, worker: WorkerId, results: i64) {
+    sqlx::query("UPDATE worker_records SET results = $2 WHERE worker_id = $1")
+        .bind(worker.0)
+        .bind(results)
+        .execute(&mut **tx)
+        .await
+        .unwrap();
+}
+
+async fn unbar(tx: &mut comptoir_store::PgTransaction<'_>, worker: WorkerId) {
+    sqlx::query("UPDATE worker_records SET barred_at = NULL, barred_for = NULL WHERE worker_id = $1")
+        .bind(worker.0)
+        .execute(&mut **tx)
+        .await
+        .unwrap();
 }
 
 fn pick<T>(items: &[T], which: usize) -> Option<usize> {
@@ -112,13 +161,17 @@ impl History {
         let mut after = self.model.clone();
         let service = match step {
             Step::Deposit { .. } | Step::Reverse { .. } | Step::Seal { .. } => &self.money.settler,
-            Step::Settle { .. } | Step::SettleAgain { .. } | Step::CloseSplit { .. } => {
-                &self.money.scheduler
-            }
+            Step::Settle { .. }
+            | Step::SettleAgain { .. }
+            | Step::CloseSplit { .. }
+            | Step::MovePay { .. }
+            | Step::Owe { .. }
+            | Step::PayOwed => &self.money.scheduler,
             Step::Hold { .. }
             | Step::EndHold { .. }
             | Step::Withdraw { .. }
             | Step::Cancel { .. } => &self.money.api,
+            Step::Refund { .. } => &self.money.admin,
         };
         let mut tx = service.begin().await.unwrap();
         let happened = match step {
@@ -129,8 +182,14 @@ impl History {
             Step::Settle { .. } | Step::SettleAgain { .. } | Step::CloseSplit { .. } => {
                 self.settle(&mut tx, &mut after, step).await
             }
+            Step::MovePay { .. } | Step::Owe { .. } | Step::PayOwed => {
+                self.pay(&mut tx, &mut after, step).await
+            }
             Step::Withdraw { .. } | Step::Cancel { .. } | Step::Seal { .. } => {
                 self.release(&mut tx, &mut after, step).await
+            }
+            Step::Refund { which, base } => {
+                self.refund(&mut tx, &mut after, (which, base)).await
             }
         };
         if happened && commit {
@@ -261,7 +320,11 @@ impl History {
         step: Step,
     ) -> bool {
         match step {
-            Step::Settle { which, shares } => {
+            Step::Settle {
+                which,
+                shares,
+                held_back,
+            } => {
                 let Some(index) = pick(&after.jobs, which) else {
                     return false;
                 };
@@ -270,13 +333,20 @@ impl History {
                     .into_iter()
                     .map(|(owner, weight)| (OWNERS[owner], weight))
                     .collect();
-                let settled = charges::settle_job(tx, &charge, NOW).await;
+                let earners = if held_back {
+                    self.earners(tx, &charge).await
+                } else {
+                    Earners::new()
+                };
+                let settled = charges::settle_holding_back(tx, &charge, &earners, NOW).await;
                 if charge.shares.iter().all(|(_, weight)| *weight == 0) {
                     assert!(matches!(settled, Err(ChargeError::Split(_))), "{settled:?}");
                     return false;
                 }
                 let receipt = receipts::find(tx, settled.unwrap()).await.unwrap().unwrap();
-                let gross = after.settle(&charge, hold, self.money.price.platform_ppm);
+                let numbers = earners.iter().map(|(owner, (_, number))| (*owner, *number));
+                let fee = self.money.price.platform_ppm;
+                let gross = after.settle(&charge, hold, fee, &numbers.collect());
                 assert_eq!(receipt.gross, amount(gross));
                 assert_eq!(receipt.bill.recompute(&charge.meter, &charge.price), Ok(()));
                 let parties = receipt.bill.parties.iter();
@@ -310,6 +380,66 @@ impl History {
                     .unwrap();
                 after.close(index);
                 true
+            }
+            _ => unreachable!("dispatched by `run`"),
+        }
+    }
+
+    /// The workers of whoever has a share, each with its next result.
+    async fn earners(
+        &self,
+        tx: &mut comptoir_store::PgTransaction<'_>,
+        charge: &JobCharge,
+    ) -> Earners {
+        let mut earners = Earners::new();
+        for (owner, _) in charge.shares.iter().filter(|(_, weight)| *weight > 0) {
+            let (worker, _) = self.workers[place_of(*owner)];
+            worker_records::lock(tx, worker, NOW).await.unwrap();
+            let number = worker_records::number_result(tx, worker).await.unwrap();
+            earners.insert(*owner, (worker, number));
+        }
+        earners
+    }
+
+    async fn pay(
+        &self,
+        tx: &mut comptoir_store::PgTransaction<'_>,
+        after: &mut Model,
+        step: Step,
+    ) -> bool {
+        match step {
+            Step::MovePay { owner, forfeit } => {
+                let (worker, attempt) = self.workers[owner];
+                let record = worker_records::lock(tx, worker, NOW).await.unwrap();
+                let results = i64::try_from(record.results).unwrap() + 49;
+                set_results(tx, worker, results).await;
+                let (fate, up_to) = if forfeit {
+                    worker_records::bar(tx, worker, attempt, NOW).await.unwrap();
+                    (Fate::Forfeited, i64::MAX)
+                } else {
+                    (Fate::Released, results - 50)
+                };
+                let moved = holdback::move_due(tx, worker, fate, NOW).await.unwrap();
+                let expected = after.move_held_back(OWNERS[owner], forfeit, up_to);
+                assert!(moved >= expected, "{moved} moved, of this asset {expected}");
+                unbar(tx, worker).await;
+                expected > 0
+            }
+            Step::Owe { owner, base } => {
+                let (worker, _) = self.workers[owner];
+                let (attempt, job) = self.money.attempt(worker, self.accounts[owner]).await;
+                let (of, owner) = ((attempt, job), OWNERS[owner]);
+                holdback::owe(tx, of, self.money.asset, owner, amount(base), NOW)
+                    .await
+                    .unwrap();
+                after.owed.push_back((owner, base));
+                true
+            }
+            Step::PayOwed => {
+                let paid = holdback::pay_owed(tx, NOW).await.unwrap();
+                let expected = after.pay_owed();
+                assert!(paid >= expected, "{paid} paid, of this asset {expected}");
+                expected > 0
             }
             _ => unreachable!("dispatched by `run`"),
         }
@@ -389,6 +519,44 @@ impl History {
         }
     }
 
+    /// Two administrators give a part of a charge back, or are told why not.
+    async fn refund(
+        &self,
+        tx: &mut comptoir_store::PgTransaction<'_>,
+        after: &mut Model,
+        (which, base): (usize, u128),
+    ) -> bool {
+        let Some(index) = pick(&after.settled, which) else {
+            return false;
+        };
+        let charge = after.settled[index].clone();
+        let receipt = receipts::find_of_job(tx, charge.job).await.unwrap().unwrap();
+        let given = after.refunded.get(&charge.job).copied().unwrap_or_default();
+        let [first, second] = self.money.admins;
+        let new = NewRefund {
+            job: charge.job,
+            amount: Some(amount(base)),
+            reason: "history",
+            proposed_by: first,
+        };
+        let proposed = refunds::propose(tx, &new, NO_CAPS, NOW).await;
+        if charge.payer == PLATFORM {
+            assert!(matches!(proposed, Err(RefundError::ToPlatform)), "{proposed:?}");
+            return false;
+        }
+        if base == 0 || base > receipt.gross.base() - given {
+            assert!(matches!(proposed, Err(RefundError::AboveCharge { .. })), "{proposed:?}");
+            return false;
+        }
+        let approved = refunds::approve(tx, proposed.unwrap().id, second, NO_CAPS, NOW).await;
+        if !after.refund(&charge, base) {
+            assert!(matches!(approved, Err(RefundError::NotFunded(_))), "{approved:?}");
+            return false;
+        }
+        assert_eq!(approved.unwrap().amount, amount(base));
+        true
+    }
+
     /// What must hold of every ledger, and that it is the model's.
     async fn check(&self, context: &str) {
         let asset = self.money.asset;
@@ -417,7 +585,7 @@ impl History {
             );
             assert_eq!(
                 stored,
-                (of("available"), of("held"), 0, of("payable")),
+                (of("available"), of("held"), of("held_back"), of("payable")),
                 "{owner} {context}"
             );
         }
@@ -473,6 +641,13 @@ const INVARIANTS: &str = "
         WHERE holds.asset_id = $1 AND holds.owner = la.owner AND ended_at IS NULL
     )
     UNION ALL
+    SELECT 'what is held back is not what the holdbacks say'
+    FROM ledger_accounts la
+    WHERE asset_id = $1 AND code = 'held_back' AND balance_base <> (
+        SELECT coalesce(sum(amount_base), 0) FROM holdbacks
+        WHERE holdbacks.asset_id = $1 AND holdbacks.owner = la.owner AND state = 'held'
+    )
+    UNION ALL
     SELECT 'a receipt is not explained by its entry'
     FROM receipts r
     WHERE asset_id = $1 AND gross_base <> (
@@ -485,9 +660,15 @@ const INVARIANTS: &str = "
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn every_history_keeps_every_base_unit(db: PgPool) {
     let mut money = Money::new(db).await;
+    money.hire().await;
     let mut accounts = Vec::new();
     for owner in OWNERS {
         accounts.push(money.bind(owner, AUTO_RELEASE.contains(&owner)).await);
+    }
+    let mut workers = Vec::new();
+    for account in &accounts {
+        let worker = money.worker(*account).await;
+        workers.push((worker, money.attempt(worker, *account).await.0));
     }
     let mut happened: BTreeMap<String, u32> = BTreeMap::new();
     for seed in 0..HISTORIES {
@@ -502,6 +683,7 @@ async fn every_history_keeps_every_base_unit(db: PgPool) {
         let mut run = History {
             money,
             accounts,
+            workers,
             model,
             sequence: 0,
         };
@@ -513,10 +695,10 @@ async fn every_history_keeps_every_base_unit(db: PgPool) {
             }
             run.check(&context).await;
         }
-        (money, accounts) = (run.money, run.accounts);
+        (money, accounts, workers) = (run.money, run.accounts, run.workers);
     }
     // Histories in which something never happens say nothing about it.
-    assert_eq!(happened.len(), 10, "{happened:?}");
+    assert_eq!(happened.len(), 14, "{happened:?}");
     assert!(happened.values().all(|times| *times >= 5), "{happened:?}");
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use alloy_primitives::{Address, U256};
 use comptoir_domain::{
-    id::{JournalEntryId, ReleaseId, SplitVersionId},
+    id::{JobId, JournalEntryId, ReleaseId, SplitVersionId},
     split::Split,
 };
 use comptoir_store::charges::JobCharge;
@@ -22,6 +22,15 @@ pub struct Queued {
     pub owner: Address,
     pub from: &'static str,
     pub wants: u128,
+}
+
+/// Pay that is held back: who earned it as which of its results, and who paid it.
+#[derive(Debug, Clone)]
+pub struct HeldBack {
+    pub owner: Address,
+    pub number: i64,
+    pub payer: Address,
+    pub base: u128,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -45,7 +54,11 @@ pub struct Model {
     pub splits: Vec<SplitState>,
     pub jobs: Vec<(JobCharge, u128)>,
     pub settled: Vec<JobCharge>,
+    /// What was given back of each charge.
+    pub refunded: BTreeMap<JobId, u128>,
     pub withdrawals: Vec<ReleaseId>,
+    pub held_back: Vec<HeldBack>,
+    pub owed: VecDeque<(Address, u128)>,
     pub queue: VecDeque<Queued>,
 }
 
@@ -59,7 +72,14 @@ impl Model {
         *self.has(owner, to) += base;
     }
 
-    pub fn settle(&mut self, charge: &JobCharge, hold: u128, platform_ppm: u32) -> u128 {
+    /// Settles a job; what these owners earn with it is held back, as the results of these numbers.
+    pub fn settle(
+        &mut self,
+        charge: &JobCharge,
+        hold: u128,
+        platform_ppm: u32,
+        numbers: &BTreeMap<Address, i64>,
+    ) -> u128 {
         let used = self.used.entry(charge.payer).or_default();
         let before = *used / U256::from(ATTO);
         *used += charge.amount.atto();
@@ -96,13 +116,30 @@ impl Model {
         state.dust = state.dust + gross - given;
         self.dust = self.dust + gross - given;
         for ((payee, platform, _), credit) in parties.into_iter().zip(credits) {
+            let number = numbers.get(&payee).filter(|_| !platform);
             if platform {
                 self.fees += credit;
+            } else if let Some(number) = number {
+                *self.has(payee, "held_back") += credit;
+                if credit > 0 {
+                    self.held_back.push(HeldBack {
+                        owner: payee,
+                        number: *number,
+                        payer: charge.payer,
+                        base: credit,
+                    });
+                }
+                continue;
             } else {
                 *self.has(payee, "available") += credit;
             }
-            // Fees are released by themselves, and earnings of those who want it.
-            if credit > 0 && (platform || AUTO_RELEASE.contains(&payee)) {
+            // Fees are released by themselves unless the house owes, and earnings of those who want it.
+            let wanted = if platform {
+                self.owed.is_empty()
+            } else {
+                AUTO_RELEASE.contains(&payee)
+            };
+            if credit > 0 && wanted {
                 let from = if platform { "fees" } else { "available" };
                 self.queue.push_back(Queued {
                     id: None,
@@ -113,6 +150,71 @@ impl Model {
             }
         }
         gross
+    }
+
+    /// Moves the held-back pay of an owner's results up to this number: to itself, or to who paid it.
+    pub fn move_held_back(&mut self, owner: Address, forfeit: bool, up_to: i64) -> usize {
+        let (moved, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held_back)
+            .into_iter()
+            .partition(|it| it.owner == owner && it.number <= up_to);
+        self.held_back = kept;
+        for it in &moved {
+            *self.has(owner, "held_back") -= it.base;
+            let to = if forfeit { it.payer } else { owner };
+            *self.has(to, "available") += it.base;
+            if !forfeit && AUTO_RELEASE.contains(&owner) {
+                self.earned(owner, it.base);
+            }
+        }
+        moved.len()
+    }
+
+    fn earned(&mut self, owner: Address, wants: u128) {
+        self.queue.push_back(Queued {
+            id: None,
+            owner,
+            from: "available",
+            wants,
+        });
+    }
+
+    /// Pays what the house owes, the oldest first, as far as its fees and the platform's own money go.
+    pub fn pay_owed(&mut self) -> usize {
+        let mut paid = Vec::new();
+        // What is paid is spendable after all of it was paid from.
+        let (mut fees, mut own) = (self.fees, *self.has(PLATFORM, "available"));
+        while let Some((owner, base)) = self.owed.front().copied() {
+            let of_fees = fees.min(base);
+            if own < base - of_fees {
+                break;
+            }
+            fees -= of_fees;
+            own -= base - of_fees;
+            paid.push((owner, base));
+            self.owed.pop_front();
+        }
+        self.fees = fees;
+        *self.has(PLATFORM, "available") = own;
+        for (owner, base) in &paid {
+            *self.has(*owner, "available") += base;
+            if AUTO_RELEASE.contains(owner) {
+                self.earned(*owner, *base);
+            }
+        }
+        paid.len()
+    }
+
+    /// The platform gives back, from its fees first; payees keep what they have. Does it have enough?
+    pub fn refund(&mut self, charge: &JobCharge, base: u128) -> bool {
+        let from_fees = base.min(self.fees);
+        if base - from_fees > *self.has(PLATFORM, "available") {
+            return false;
+        }
+        self.fees -= from_fees;
+        *self.has(PLATFORM, "available") -= base - from_fees;
+        *self.has(charge.payer, "available") += base;
+        *self.refunded.entry(charge.job).or_default() += base;
+        true
     }
 
     pub fn seal(&mut self, mut allowed: u128) -> u128 {

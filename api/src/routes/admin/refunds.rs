@@ -350,6 +350,7 @@ fn refused(error: RefundError) -> Problem {
             "Another administrator must do this",
         )
         .detail(detail),
+        E::ToPlatform => conflict("refund_not_funded", "The platform paid the charge itself"),
         E::ProposerGone => conflict("refund_proposer_gone", "The proposer lost the role"),
         E::Decided(_) => conflict("refund_decided", "The refund is decided").detail(detail),
         E::NotFunded(NotFunded::Short(has)) => {
