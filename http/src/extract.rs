@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use comptoir_domain::strict::{self, Strict};
 use serde::{
     Serialize,
     de::{DeserializeOwned, IgnoredAny},
@@ -66,11 +67,16 @@ pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Resu
     }
     refuse_other_than_object(body)?;
     let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let pointer = pointer(error.path());
-        match error.into_inner() {
-            cause if cause.is_data() => Problem::invalid(pointer, without_position(&cause)),
-            cause => Problem::malformed(cause.to_string()),
+    let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
+        let pointer = strict::pointer(error.path());
+        let cause = error.into_inner();
+        if !cause.is_data() {
+            return Problem::malformed(cause.to_string());
+        }
+        let cause = without_position(&cause);
+        match strict::split(&cause) {
+            Some((deeper, cause)) => Problem::invalid(format!("{pointer}{deeper}"), cause),
+            None => Problem::invalid(pointer, cause),
         }
     })?;
     json.end()
@@ -113,17 +119,6 @@ fn escapes_nul(json: &[u8]) -> bool {
         rest = rest.get(at + 2..).unwrap_or_default();
     }
     false
-}
-
-fn pointer(path: &serde_path_to_error::Path) -> String {
-    use serde_path_to_error::Segment;
-    path.iter()
-        .map(|segment| match segment {
-            Segment::Seq { index } => format!("/{index}"),
-            Segment::Map { key } => format!("/{}", key.replace('~', "~0").replace('/', "~1")),
-            Segment::Enum { .. } | Segment::Unknown => String::new(),
-        })
-        .collect()
 }
 
 /// The position in the text helps nobody who sent a structure.

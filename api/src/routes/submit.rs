@@ -1,6 +1,6 @@
 //! `POST /v1/jobs`: a job is submitted, and its price held.
 
-use std::time::Duration as StdDuration;
+use std::{fmt, time::Duration as StdDuration};
 
 use axum::{
     extract::State,
@@ -13,7 +13,10 @@ use comptoir_domain::{
     job::{Device, JobSpec, Tier},
 };
 use comptoir_store::{events, jobs::CreateError, wake::Channel};
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use time::{Duration, OffsetDateTime};
 use tokio::time::Instant;
 use utoipa::{
@@ -93,14 +96,31 @@ pub(super) struct NewJobBody {
 }
 
 /// An amount, or its base units alone, since a deployment has one token.
-#[derive(Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected an amount, or its base units as a string"
-)]
 enum MaxCost {
     Money(MoneyBody),
     Base(Amount),
+}
+
+impl<'de> Deserialize<'de> for MaxCost {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = MaxCost;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an amount, or its base units as a string")
+            }
+
+            fn visit_str<E: de::Error>(self, digits: &str) -> Result<MaxCost, E> {
+                digits.parse().map(MaxCost::Base).map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<MaxCost, A::Error> {
+                MoneyBody::deserialize(MapAccessDeserializer::new(fields)).map(MaxCost::Money)
+            }
+        }
+        deserializer.deserialize_any(Either)
+    }
 }
 
 fn max_cost_schema() -> Schema {
@@ -283,14 +303,14 @@ async fn wait(
     let end = Instant::now() + StdDuration::from_secs(seconds);
     loop {
         let progress =
-            events::progress(&mut *state.db.acquire().await?, caller.account, job).await?;
+            events::progress(&mut *caller.read(&state).await?, caller.account, job).await?;
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || progress.is_none_or(|it| it.ended) {
             break;
         }
         woken.wait(left.min(POLL_EVERY)).await;
     }
-    let body = read(&mut *state.db.acquire().await?, caller, job, state.now()).await?;
+    let body = read(&mut *caller.read(&state).await?, caller, job, state.now()).await?;
     let (mut head, _) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     let applied = HeaderValue::try_from(format!("wait={seconds}")).expect("digits are ASCII");

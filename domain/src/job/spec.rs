@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::digest::Sha256;
+use crate::{digest::Sha256, replay::PIECE_STEPS_MAX, strict::Tagged};
 
 /// Most epochs of one training job.
 pub const EPOCHS_MAX: u32 = 10_000;
@@ -22,13 +22,24 @@ pub const NAME_BYTES_MAX: usize = 255;
 pub const SEED_MAX: u64 = (1 << 53) - 1;
 
 /// What a job computes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum JobSpec {
     /// Trains a program's parameters.
     Training(TrainingSpec),
     /// Runs a program over rows of input.
     Inference(InferenceSpec),
+}
+
+impl<'de> Deserialize<'de> for JobSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let spec = Tagged::read(deserializer, "kind")?;
+        match spec.tag() {
+            "training" => spec.into_variant().map(Self::Training),
+            "inference" => spec.into_variant().map(Self::Inference),
+            _ => Err(spec.unknown(&["training", "inference"])),
+        }
+    }
 }
 
 /// One tensor of a safetensors blob.
@@ -70,13 +81,14 @@ pub struct TrainingSpec {
     pub batch_size: u32,
     /// Seeds row order and random operators.
     pub seed: u64,
-    /// Optimizer steps between two checkpoints. A retry resumes at the last one.
+    /// Optimizer steps between two checkpoints. A retry resumes at the last one; an audit replays from one to the next, so
+    /// tier `sampled` allows at most 10.
     #[serde(default = "default_segment_steps")]
     pub segment_steps: u32,
 }
 
 const fn default_segment_steps() -> u32 {
-    100
+    PIECE_STEPS_MAX
 }
 
 /// A batch inference job: program and rows in, output tensors out.
@@ -105,7 +117,7 @@ pub enum Loss {
 }
 
 /// How parameters move; the update formulas are PyTorch's.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
     /// Stochastic gradient descent.
@@ -126,6 +138,34 @@ pub enum Optimizer {
     Adam(AdamOptions),
     /// Adam with decoupled weight decay.
     Adamw(AdamOptions),
+}
+
+impl<'de> Deserialize<'de> for Optimizer {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Sgd {
+            learning_rate: f64,
+            #[serde(default)]
+            momentum: f64,
+            #[serde(default)]
+            weight_decay: f64,
+            #[serde(default)]
+            nesterov: bool,
+        }
+        let optimizer = Tagged::read(deserializer, "type")?;
+        match optimizer.tag() {
+            "sgd" => optimizer.into_variant().map(|it: Sgd| Self::Sgd {
+                learning_rate: it.learning_rate,
+                momentum: it.momentum,
+                weight_decay: it.weight_decay,
+                nesterov: it.nesterov,
+            }),
+            "adam" => optimizer.into_variant().map(Self::Adam),
+            "adamw" => optimizer.into_variant().map(Self::Adamw),
+            _ => Err(optimizer.unknown(&["sgd", "adam", "adamw"])),
+        }
+    }
 }
 
 /// Options of Adam and AdamW.
@@ -159,7 +199,7 @@ const fn default_epsilon() -> f64 {
 }
 
 /// How the learning rate moves, by epoch or by optimizer step.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Schedule {
     /// It does not.
@@ -183,6 +223,46 @@ pub enum Schedule {
         /// Steps of the rise.
         steps: u32,
     },
+}
+
+impl<'de> Deserialize<'de> for Schedule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Constant {}
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Step {
+            every_epochs: u32,
+            gamma: f64,
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Cosine {
+            #[serde(default)]
+            min_learning_rate: f64,
+        }
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct LinearWarmup {
+            steps: u32,
+        }
+        let schedule = Tagged::read(deserializer, "type")?;
+        match schedule.tag() {
+            "constant" => schedule.into_variant().map(|Constant {}| Self::Constant),
+            "step" => schedule.into_variant().map(|it: Step| Self::Step {
+                every_epochs: it.every_epochs,
+                gamma: it.gamma,
+            }),
+            "cosine" => schedule.into_variant().map(|it: Cosine| Self::Cosine {
+                min_learning_rate: it.min_learning_rate,
+            }),
+            "linear_warmup" => schedule
+                .into_variant()
+                .map(|it: LinearWarmup| Self::LinearWarmup { steps: it.steps }),
+            _ => Err(schedule.unknown(&["constant", "step", "cosine", "linear_warmup"])),
+        }
+    }
 }
 
 /// One field of a specification is not what it must be.
