@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use alloy_primitives::U256;
 use serde::{Deserialize, Serialize};
 
 /// A non-negative amount in base units of one token: a decimal string in JSON, `numeric(39,0)` in Postgres.
@@ -57,6 +58,18 @@ impl Amount {
     #[must_use]
     pub fn checked_sub(self, other: Self) -> Option<Self> {
         self.0.checked_sub(other.0).map(Self)
+    }
+
+    /// So many of so many equal parts of it, rounded down; at most all of it, and nothing of no parts.
+    #[must_use]
+    pub fn part(self, parts: u64, of: u64) -> Self {
+        let wide = |count: u64| U256::from(count.min(of));
+        let part = U256::from(self.0)
+            .checked_mul(wide(parts))
+            .and_then(|product| product.checked_div(wide(of)));
+        part.and_then(|part| part.try_into().ok())
+            .and_then(Self::from_base)
+            .unwrap_or(Self::ZERO)
     }
 
     /// `None` when the sum passes [`Self::MAX`].

@@ -14,6 +14,9 @@ pub const OUTPUT_WEIGHTS: &str = "weights";
 /// `output_0`, `output_1`, … in the program's order.
 pub const OUTPUT_TENSORS: &str = "outputs";
 
+/// The output of a replayed piece of training that does not end the run: the checkpoint at its end.
+pub const OUTPUT_CHECKPOINT: &str = "checkpoint";
+
 /// The output that every result of a job has.
 #[must_use]
 pub const fn output_of(spec: &JobSpec) -> &'static str {

@@ -27,15 +27,19 @@ pub enum CompareError {
     Ended(#[from] tokio::task::JoinError),
 }
 
-/// The agreement of each two results, by their places, the lower first.
+/// The agreement of each two results of the whole job, by their places, the lower first.
 pub async fn all_pairs(
     objects: &Objects,
     case: &Case,
 ) -> Result<Vec<(usize, usize, Agreement)>, CompareError> {
     let mut pairs = Vec::new();
-    for (place, left) in case.results.iter().enumerate() {
-        for (other, right) in case.results.iter().enumerate().skip(place + 1) {
-            pairs.push((place, other, pair(objects, case, left, right).await?));
+    let placed = case.results.iter().enumerate();
+    let wholes: Vec<_> = placed
+        .filter(|(_, result)| result.replay.is_none())
+        .collect();
+    for (index, (place, left)) in wholes.iter().enumerate() {
+        for (other, right) in &wholes[index + 1..] {
+            pairs.push((*place, *other, pair(objects, case, left, right).await?));
         }
     }
     Ok(pairs)

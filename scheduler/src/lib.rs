@@ -7,6 +7,7 @@ mod compare;
 pub mod keys;
 pub mod metrics;
 pub mod openapi;
+mod replay;
 mod routes;
 mod server;
 mod state;

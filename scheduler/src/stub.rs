@@ -17,7 +17,7 @@ use comptoir_domain::{
     tensors::{TensorView, to_bytes},
 };
 use comptoir_wire::{
-    LEASE_TOKEN_HEADER, LEASES_MAX,
+    LEASE_TOKEN_HEADER, LEASES_MAX, OUTPUT_CHECKPOINT,
     attempt::{EventsReply, EventsRequest, SegmentReply, SegmentRequest},
     encoded::Base64,
     heartbeat::{HeartbeatReply, HeartbeatRequest, Held},
@@ -104,7 +104,7 @@ impl StubResult {
                 lease_token: lease.lease_token,
             },
             salt,
-            outputs: BTreeMap::from([(output_of(&lease.job).to_owned(), output)]),
+            outputs: BTreeMap::from([(output_name(lease).to_owned(), output)]),
         }
     }
 
@@ -139,6 +139,14 @@ impl StubResult {
             result_sha256,
             outputs: self.outputs.clone(),
         }
+    }
+}
+
+/// A replay is taken to end with a checkpoint; who replays the end of a run renames its output.
+const fn output_name(lease: &Lease) -> &'static str {
+    match lease.until_step {
+        Some(_) => OUTPUT_CHECKPOINT,
+        None => output_of(&lease.job),
     }
 }
 

@@ -179,7 +179,8 @@ pub async fn note_upload(
     Ok(noted)
 }
 
-/// The size of a blob that the attempt may read: an input of its job, a checkpoint of its replica, or what it uploaded.
+/// The size of a blob that the attempt may read: an input of its job, a checkpoint of its replica or the one that it replays
+/// from, or what it uploaded.
 pub async fn readable(
     conn: &mut PgConnection,
     held: &HeldAttempt,
@@ -189,6 +190,7 @@ pub async fn readable(
         "SELECT bytes FROM blobs
          WHERE sha256 = $1 AND ($2
              OR EXISTS (SELECT FROM segments WHERE replica_id = $3 AND checkpoint_sha256 = $1)
+             OR EXISTS (SELECT FROM replicas WHERE replica_id = $3 AND replay_checkpoint = $1)
              OR EXISTS (SELECT FROM attempt_blobs WHERE attempt_id = $4 AND attempt_blobs.sha256 = $1))",
         &sha256.0,
         held.spec.blobs().contains(&sha256),
@@ -320,7 +322,7 @@ pub struct Reported {
     pub salt: Option<[u8; 32]>,
     /// Is the token's lease alive?
     pub held: bool,
-    /// `training` or `inference`.
+    /// `training`, `inference`, or `replay` for a piece of training that ends with a checkpoint.
     pub kind: String,
     /// What it uploaded.
     pub uploads: Vec<Sha256>,
@@ -338,11 +340,13 @@ pub(crate) async fn reported(
         .unzip();
     let rows = sqlx::query!(
         r#"SELECT attempts.attempt_id, attempts.job_id, attempts.state, attempts.seal, attempts.salt,
-             (attempts.reveal_by <= clock_timestamp()) AS overdue, jobs.kind, (queue.lease_token IS NOT NULL) AS "held!",
+             (attempts.reveal_by <= clock_timestamp()) AS overdue,
+             CASE WHEN replicas.replay_ends IS FALSE THEN 'replay' ELSE jobs.kind END AS "kind!", (queue.lease_token IS NOT NULL) AS "held!",
              ARRAY(SELECT sha256 FROM attempt_blobs WHERE attempt_blobs.attempt_id = attempts.attempt_id) AS "uploads!"
            FROM unnest($1::uuid[], $2::uuid[]) AS asked (attempt_id, lease_token)
            JOIN attempts ON attempts.attempt_id = asked.attempt_id AND attempts.worker_id = $3
            JOIN jobs ON jobs.job_id = attempts.job_id
+           JOIN replicas ON replicas.replica_id = attempts.replica_id
            LEFT JOIN queue ON queue.replica_id = attempts.replica_id
                AND queue.attempt_id = asked.attempt_id AND queue.lease_token = asked.lease_token
                AND queue.lease_expires_at > clock_timestamp()"#,

@@ -5,7 +5,7 @@ use comptoir_domain::{
     id::{AttemptId, DrawSeedId, JobId},
     policy::{
         Draw,
-        audit::{POLICY, commitment},
+        audit::{POLICY, commitment, piece},
     },
 };
 use sqlx::PgConnection;
@@ -23,6 +23,8 @@ pub struct MadeDraw {
     pub attempt: AttemptId,
     /// What was drawn.
     pub draw: Draw,
+    /// The piece of a training that an audit begins with.
+    pub piece: Option<u32>,
     /// What the seed was committed to as.
     pub commitment: Sha256,
     /// The seed, once it is closed.
@@ -64,19 +66,21 @@ async fn open_seed(
     Err(sqlx::Error::RowNotFound)
 }
 
-/// Draws for the one result of a sampled job. The worker's record and the job are locked.
+/// Draws for the one result of a sampled job, and which of its pieces an audit of training begins with. The worker's record
+/// and the job are locked.
 pub(crate) async fn draw(
     tx: &mut PgTransaction<'_>,
     job: JobId,
     (attempt, seal): (AttemptId, Sha256),
-    trusted: u32,
+    (trusted, pieces): (u32, Option<u32>),
     now: OffsetDateTime,
 ) -> sqlx::Result<Draw> {
     let (seed_id, seed) = open_seed(tx, now).await?;
+    let piece = pieces.map(|pieces| piece(&seed, (attempt, &seal.0), pieces));
     let draw = Draw::of(&POLICY, trusted, &seed, (attempt, &seal.0));
     sqlx::query!(
-        "INSERT INTO draws (job_id, attempt_id, draw_seed_id, trusted, rate_ppm, drawn_ppm, drawn_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO draws (job_id, attempt_id, draw_seed_id, trusted, rate_ppm, drawn_ppm, drawn_at, piece)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
         job.0,
         attempt.0,
         seed_id.0,
@@ -84,6 +88,7 @@ pub(crate) async fn draw(
         to_int(draw.rate_ppm),
         to_int(draw.drawn_ppm),
         now,
+        piece.map(to_int),
     )
     .execute(&mut **tx)
     .await?;
@@ -97,7 +102,7 @@ fn to_int(count: u32) -> i32 {
 /// The draw of a job, if one was made.
 pub async fn find(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Option<MadeDraw>> {
     let row = sqlx::query!(
-        "SELECT attempt_id, trusted, rate_ppm, drawn_ppm, drawn_at, commitment, shown
+        "SELECT attempt_id, trusted, rate_ppm, drawn_ppm, drawn_at, piece, commitment, shown
          FROM draws JOIN draw_seeds USING (draw_seed_id) WHERE job_id = $1",
         job.0,
     )
@@ -111,6 +116,7 @@ pub async fn find(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Option<Ma
                 rate_ppm: row.rate_ppm.unsigned_abs(),
                 drawn_ppm: row.drawn_ppm.unsigned_abs(),
             },
+            piece: row.piece.map(i32::unsigned_abs),
             commitment: to_digest("commitment", &row.commitment)?,
             shown: row
                 .shown

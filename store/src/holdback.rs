@@ -29,7 +29,7 @@ use crate::{
 const AT_ONCE: i64 = 200;
 
 /// Whose pay is held back: the worker that earned it for an owner, and the number of the result among its results.
-pub(crate) type Earners = BTreeMap<Address, (WorkerId, i64)>;
+pub type Earners = BTreeMap<Address, (WorkerId, i64)>;
 
 /// What became of an owner's pay for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -300,7 +300,7 @@ const fn earning(owner: Address, amount: Amount) -> NewRelease {
 }
 
 /// Writes down that the house owes an owner for a run that confirmed another's result.
-pub(crate) async fn owe(
+pub async fn owe(
     tx: &mut PgTransaction<'_>,
     (attempt, job): (AttemptId, JobId),
     asset_id: i32,
@@ -393,10 +393,13 @@ async fn pay(
             .debit(AccountKey::Fees, of_fees)
             .debit(own, rest)
             .credit(AccountKey::Available(it.owner), it.amount);
-        let entry = lines
-            .into_entry(EntryKind::AuditPay, Source::AuditPay(it.attempt))
-            .map_err(PostError::from)?;
-        entries.push(entry);
+        // What the platform earns from its own money moves nothing.
+        if it.owner != platform || !of_fees.is_zero() {
+            let entry = lines
+                .into_entry(EntryKind::AuditPay, Source::AuditPay(it.attempt))
+                .map_err(PostError::from)?;
+            entries.push(entry);
+        }
         paid.push(it);
     }
     if paid.is_empty() {

@@ -41,6 +41,8 @@ pub struct Leased {
     pub memory_bytes: u64,
     /// Where to go on.
     pub resume: Option<Checkpoint>,
+    /// Where to stop, if a piece of a training is replayed.
+    pub until_step: Option<u64>,
 }
 
 /// The end of the last segment that a replica finished.
@@ -242,14 +244,18 @@ async fn describe(
         r#"SELECT queue.job_id, queue.replica_id, queue.attempt_id AS "attempt_id!", queue.lease_token AS "lease_token!",
              queue.lease_expires_at AS "lease_expires_at!", jobs.deadline_at, quotes.spec, queue.min_memory_bytes,
              last.segment AS "segment?", last.step_to AS "step_to?", last.checkpoint_sha256 AS "checkpoint_sha256?",
-             last.bytes AS "bytes?"
+             last.bytes AS "bytes?", replicas.replay_until
            FROM queue
+           JOIN replicas ON replicas.replica_id = queue.replica_id
            JOIN jobs ON jobs.job_id = queue.job_id
            JOIN quotes ON quotes.quote_id = jobs.quote_id
            LEFT JOIN LATERAL (
                SELECT segment, step_to, checkpoint_sha256, blobs.bytes
-               FROM segments JOIN blobs ON blobs.sha256 = segments.checkpoint_sha256
-               WHERE segments.replica_id = queue.replica_id
+               FROM (
+                   SELECT segment, step_to, checkpoint_sha256 FROM segments WHERE segments.replica_id = queue.replica_id
+                   UNION ALL
+                   SELECT replay_piece - 1, replay_from, replay_checkpoint WHERE replay_checkpoint IS NOT NULL
+               ) reached JOIN blobs ON blobs.sha256 = checkpoint_sha256
                ORDER BY segment DESC LIMIT 1
            ) last ON true
            WHERE queue.job_id = ANY ($1) AND queue.worker_id = $2
@@ -279,6 +285,7 @@ async fn describe(
                 spec: to_document("spec", row.spec)?,
                 memory_bytes: row.min_memory_bytes.unsigned_abs(),
                 resume: resume.transpose()?,
+                until_step: row.replay_until.map(i64::unsigned_abs),
             })
         })
         .collect()

@@ -59,7 +59,8 @@ pub async fn record(
     let kept = sqlx::query!(
         "INSERT INTO segments (replica_id, segment, attempt_id, step_from, step_to, checkpoint_sha256, created_at)
          SELECT $1, $2, attempt_id, $4, $5, sha256, $7
-         FROM attempt_blobs WHERE attempt_id = $3 AND sha256 = $6",
+         FROM attempt_blobs WHERE attempt_id = $3 AND sha256 = $6
+             AND NOT EXISTS (SELECT FROM replicas WHERE replica_id = $1 AND replay_piece IS NOT NULL)",
         held.replica.0,
         next,
         held.attempt.0,

@@ -12,6 +12,7 @@ use comptoir_domain::{
     id::{AccountId, AttemptId, JobId, ReplicaId, WorkerId},
     job::{JobSpec, Tier, state::InvalidTransition},
     price::{Meter, PriceVersion},
+    replay::Piece,
     verdict::VerdictKind,
 };
 use serde_json::Value;
@@ -58,6 +59,8 @@ pub struct Case {
     pub amount: Atto,
     /// The results, by ordinal of their replica.
     pub results: Vec<ShownResult>,
+    /// The checkpoints of each replica, in order: of sampled training alone.
+    pub chains: BTreeMap<ReplicaId, Vec<Sha256>>,
 }
 
 /// One result.
@@ -81,6 +84,8 @@ pub struct ShownResult {
     pub result: Sha256,
     /// Blob by output name.
     pub outputs: BTreeMap<String, Sha256>,
+    /// The piece that was replayed; none where all of the job was run.
+    pub replay: Option<Piece>,
 }
 
 /// A verdict that gives the job a result.
@@ -161,13 +166,20 @@ pub async fn find_case(conn: &mut PgConnection, job: JobId) -> Result<Option<Cas
         return Ok(None);
     };
     let amount = to_wide("amount_atto", &row.amount_atto)?;
+    let tier = to_enum("tier", &row.tier, Tier::parse)?;
+    let spec = to_document("spec", row.spec)?;
+    let chains = match (tier, &spec) {
+        (Tier::Sampled, JobSpec::Training(_)) => chains(conn, job).await?,
+        _ => BTreeMap::new(),
+    };
     Ok(Some(Case {
         job,
         account: AccountId(row.account_id),
         payer: to_address("payer", &row.payer)?,
         asset_id: row.asset_id,
-        tier: to_enum("tier", &row.tier, Tier::parse)?,
-        spec: to_document("spec", row.spec)?,
+        tier,
+        spec,
+        chains,
         spec_sha256: to_digest("spec_sha256", &row.spec_sha256)?,
         meter: to_document("meter", row.meter)?,
         price: prices::find(conn, row.price_version_id).await?,
@@ -180,7 +192,8 @@ pub async fn find_case(conn: &mut PgConnection, job: JobId) -> Result<Option<Cas
 async fn results(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<ShownResult>> {
     let rows = sqlx::query!(
         r#"SELECT attempts.replica_id, replicas.ordinal, attempt_id, worker_id, numeric_class,
-             result_sha256 AS "result_sha256!", outputs AS "outputs!", seal AS "seal!", salt AS "salt!"
+             result_sha256 AS "result_sha256!", outputs AS "outputs!", seal AS "seal!", salt AS "salt!",
+             replay_piece, replay_from, replay_until
            FROM attempts JOIN replicas ON replicas.replica_id = attempts.replica_id
            WHERE attempts.job_id = $1 AND attempts.state = 'revealed'
            ORDER BY replicas.ordinal"#,
@@ -200,9 +213,33 @@ async fn results(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<ShownR
                 class: row.numeric_class,
                 result: to_digest("result_sha256", &row.result_sha256)?,
                 outputs: to_document("outputs", row.outputs)?,
+                replay: row.replay_piece.map(|piece| Piece {
+                    number: piece.unsigned_abs(),
+                    from: row.replay_from.unwrap_or_default().unsigned_abs(),
+                    until: row.replay_until.unwrap_or_default().unsigned_abs(),
+                }),
             })
         })
         .collect()
+}
+
+async fn chains(
+    conn: &mut PgConnection,
+    job: JobId,
+) -> sqlx::Result<BTreeMap<ReplicaId, Vec<Sha256>>> {
+    let rows = sqlx::query!(
+        "SELECT replica_id, checkpoint_sha256 FROM segments JOIN replicas USING (replica_id)
+         WHERE job_id = $1 ORDER BY replica_id, segment",
+        job.0,
+    )
+    .fetch_all(conn)
+    .await?;
+    let mut chains: BTreeMap<ReplicaId, Vec<Sha256>> = BTreeMap::new();
+    for row in rows {
+        let checkpoint = to_digest("checkpoint_sha256", &row.checkpoint_sha256)?;
+        chains.entry(ReplicaId(row.replica_id)).or_default().push(checkpoint);
+    }
+    Ok(chains)
 }
 
 /// A verdict as it was recorded.

@@ -7,7 +7,7 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AttemptId, JobId, LeaseToken, WorkerId},
     lease,
-    seal::{OUTPUT_TENSORS, OUTPUT_WEIGHTS, result_sha256, seal as seal_of},
+    seal::{OUTPUT_CHECKPOINT, OUTPUT_TENSORS, OUTPUT_WEIGHTS, result_sha256, seal as seal_of},
 };
 use serde_json::json;
 use sqlx::types::Json;
@@ -247,10 +247,10 @@ fn judge_reveal(worker: WorkerId, known: Option<&Reported>, reveal: &Reveal) -> 
     }
     let opens = found.seal == Some(seal_of(worker, reveal.attempt, &reveal.salt, reveal.result))
         && result_sha256(&reveal.outputs) == reveal.result;
-    let wanted = if found.kind == "training" {
-        OUTPUT_WEIGHTS
-    } else {
-        OUTPUT_TENSORS
+    let wanted = match found.kind.as_str() {
+        "training" => OUTPUT_WEIGHTS,
+        "replay" => OUTPUT_CHECKPOINT,
+        _ => OUTPUT_TENSORS,
     };
     if !opens {
         Outcome::SealMismatch

@@ -18,7 +18,7 @@ pub mod work;
 
 pub use comptoir_domain::{
     lease::{LEASE_MS, REVEAL_MS},
-    seal::{OUTPUT_TENSORS, OUTPUT_WEIGHTS},
+    seal::{OUTPUT_CHECKPOINT, OUTPUT_TENSORS, OUTPUT_WEIGHTS},
 };
 
 /// The header that carries the lease token of an attempt's own routes.

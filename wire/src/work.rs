@@ -150,6 +150,11 @@ pub struct Lease {
     pub blobs: Vec<BlobSize>,
     /// Where to go on, for training that an earlier attempt began.
     pub resume: Option<Checkpoint>,
+    /// Stop after this optimizer step: a piece of a training is run again. Post no metrics and no checkpoints; the one
+    /// output is [`crate::OUTPUT_CHECKPOINT`], or [`crate::OUTPUT_WEIGHTS`] where the step is the last of the run. Left
+    /// out where all of it is run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_step: Option<u64>,
     /// What the attempt may use.
     pub limits: Limits,
 }

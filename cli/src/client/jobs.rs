@@ -55,6 +55,7 @@ const VERDICT_RESULT: &[&str] = &[
     "numeric_class",
     "result_sha256",
     "seal",
+    "replayed",
     "accepted",
 ];
 const VERDICT_COMPARISON: &[&str] = &["replicas", "agreement", "rel_l2", "max_ref"];

@@ -9,6 +9,7 @@ use crate::{
     digest::Sha256,
     job::{InferenceSpec, JobSpec, Loss, TensorRef, Tier, TrainingSpec},
     price::Meter,
+    replay::PIECE_STEPS_MAX,
     tensors::{TensorInfo, TensorsHeader, dtype_name},
 };
 
@@ -58,7 +59,13 @@ pub fn check(
     };
     check.inputs(spec.inputs());
     match spec {
-        JobSpec::Training(training) => check.training(training),
+        JobSpec::Training(training) => {
+            check.training(training);
+            if tier == Tier::Sampled && training.segment_steps > PIECE_STEPS_MAX {
+                let detail = "at most 10 with tier sampled: audits replay what lies between two checkpoints";
+                check.misfit("/segment_steps", detail);
+            }
+        }
         JobSpec::Inference(inference) => check.inference(inference),
     }
     if let Some(weights) = spec.weights() {

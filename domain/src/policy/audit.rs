@@ -156,12 +156,7 @@ impl Draw {
         seed: &[u8; 32],
         (attempt, seal): (AttemptId, &[u8; 32]),
     ) -> Self {
-        let digest: [u8; 32] = Sha256::new()
-            .chain_update(seed)
-            .chain_update(attempt.0.as_bytes())
-            .chain_update(seal)
-            .finalize()
-            .into();
+        let digest = digest(seed, attempt, seal);
         let (head, _) = digest.split_first_chunk().expect("32 bytes hold 8");
         let scaled = (u128::from(u64::from_le_bytes(*head)) * u128::from(CERTAIN_PPM)) >> 64;
         Self {
@@ -176,6 +171,24 @@ impl Draw {
     pub const fn is_audited(&self) -> bool {
         self.drawn_ppm < self.rate_ppm
     }
+}
+
+/// Which of so many pieces of a training run an audit begins with, of the same digest as the draw: its second 8 bytes.
+#[must_use]
+pub fn piece(seed: &[u8; 32], (attempt, seal): (AttemptId, &[u8; 32]), pieces: u32) -> u32 {
+    let digest: [u8; 32] = digest(seed, attempt, seal);
+    let second = digest[8..16].try_into().expect("32 bytes hold 16");
+    let scaled = (u128::from(u64::from_le_bytes(second)) * u128::from(pieces)) >> 64;
+    u32::try_from(scaled).expect("it is below the number of pieces")
+}
+
+fn digest(seed: &[u8; 32], attempt: AttemptId, seal: &[u8; 32]) -> [u8; 32] {
+    Sha256::new()
+        .chain_update(seed)
+        .chain_update(attempt.0.as_bytes())
+        .chain_update(seal)
+        .finalize()
+        .into()
 }
 
 /// What is published of a seed before anything is drawn from it.
@@ -236,6 +249,15 @@ mod tests {
         assert_ne!(draw(1, 2).drawn_ppm, draw(3, 2).drawn_ppm);
         assert_ne!(draw(1, 2).drawn_ppm, draw(1, 3).drawn_ppm);
         assert_ne!(commitment(&[1; 32]), commitment(&[2; 32]));
+    }
+
+    #[test]
+    fn every_piece_of_a_training_may_be_drawn_and_no_other() {
+        let attempt = AttemptId::generate();
+        let drawn: std::collections::BTreeSet<u32> = (0..200)
+            .map(|round| piece(&[round; 32], (attempt, &[0; 32]), 7))
+            .collect();
+        assert_eq!(drawn.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5, 6]);
     }
 
     #[test]

@@ -187,6 +187,7 @@ fn to_lease(leased: Leased, size: impl Fn(comptoir_domain::digest::Sha256) -> Bl
             sha256: checkpoint.sha256,
             bytes: checkpoint.bytes,
         }),
+        until_step: leased.until_step,
         limits: Limits {
             memory_bytes: leased.memory_bytes,
             blob_bytes_max: BLOB_BYTES_MAX,

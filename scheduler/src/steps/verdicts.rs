@@ -2,6 +2,7 @@
 
 use comptoir_domain::{
     id::JobId,
+    replay::{Next, Piece},
     verdict::{Agreement, MAX_REF_MAX, REL_L2_MAX, Ruling, VerdictKind, rule},
 };
 use comptoir_store::{
@@ -16,7 +17,7 @@ use time::OffsetDateTime;
 
 use super::{Progress, ROUND_MAX, StepError, chain};
 use crate::{
-    SchedulerState, compare,
+    SchedulerState, compare, replay,
     metrics::{STEP_ERRORS, VERDICTS},
 };
 
@@ -64,8 +65,13 @@ async fn rule_on(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> Res
     let ruled = async {
         let draw = verdicts::draw(&mut tx, &case, now).await?;
         let audited = draw.as_ref().is_some_and(|made| made.draw.is_audited());
-        let ruling = rule(case.tier, audited, case.results.len(), agreement);
-        apply(&mut tx, (&case, draw.as_ref()), &ruling, &pairs, now).await?;
+        let (ruling, piece) = match replay::next(&case, draw.as_ref()) {
+            None => (rule(case.tier, audited, case.results.len(), agreement), None),
+            Some(Next::Ruled(ruling)) => (ruling, None),
+            Some(Next::Whole) => (Ruling::Another, None),
+            Some(Next::Replay(number)) => (Ruling::Another, replay::piece(&case, number)),
+        };
+        apply(&mut tx, (&case, draw.as_ref()), (&ruling, piece), &pairs, now).await?;
         Ok::<_, VerdictError>(ruling)
     };
     let ruling = match ruled.await {
@@ -81,7 +87,7 @@ async fn rule_on(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> Res
 async fn apply(
     tx: &mut PgTransaction<'_>,
     (case, draw): (&Case, Option<&MadeDraw>),
-    ruling: &Ruling,
+    (ruling, piece): (&Ruling, Option<Piece>),
     pairs: &[(usize, usize, Agreement)],
     now: OffsetDateTime,
 ) -> Result<(), VerdictError> {
@@ -105,7 +111,7 @@ async fn apply(
             } else {
                 Reason::Differ
             };
-            verdicts::add_replica(tx, case, reason, now).await?;
+            verdicts::add_replica(tx, case, (reason, piece), now).await?;
         }
         Ruling::Unstable => {
             let evidence = evidence((case, draw), VerdictKind::Unstable, &[], pairs);
@@ -133,6 +139,9 @@ fn evidence(
             "result_sha256": result.result,
             "outputs": result.outputs,
             "accepted": accepted.get(place),
+            "replayed": result.replay.map(|piece| json!({
+                "piece": piece.number, "from_step": piece.from, "until_step": piece.until,
+            })),
         })
     });
     let ordinal = |place: usize| case.results.get(place).map(|result| result.ordinal);
@@ -158,6 +167,7 @@ fn evidence(
             "rate_ppm": made.draw.rate_ppm,
             "drawn_ppm": made.draw.drawn_ppm,
             "audited": made.draw.is_audited(),
+            "piece": made.piece,
             "seed_commitment": made.commitment,
         })
     });

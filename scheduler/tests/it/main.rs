@@ -11,6 +11,7 @@ mod identity;
 mod life;
 mod matching;
 mod replicas;
+mod replays;
 mod sampled;
 mod sequences;
 mod verdicts;

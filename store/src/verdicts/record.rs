@@ -6,8 +6,10 @@ use comptoir_domain::{
     amount::Amount,
     digest::Sha256,
     id::{ReceiptId, ReplicaId, WorkerId},
-    job::{Cause, JobState, Tier, state::EndedAs},
+    job::{Cause, JobSpec, JobState, Tier, state::EndedAs},
     policy::Checked,
+    replay::{self, Piece},
+    segment::steps_in_all,
     verdict::VerdictKind,
 };
 use serde_json::{Value, json};
@@ -45,7 +47,11 @@ pub async fn draw(
     let result = case.results.first().ok_or(VerdictError::Moved)?;
     let record = worker_records::lock(tx, result.worker, now).await?;
     let of = (result.attempt, result.seal);
-    draws::draw(tx, case.job, of, record.trusted(now), now).await?;
+    let pieces = match &case.spec {
+        JobSpec::Training(spec) => Some(replay::pieces(spec, case.meter.rows())),
+        JobSpec::Inference(_) => None,
+    };
+    draws::draw(tx, case.job, of, (record.trusted(now), pieces), now).await?;
     Ok(draws::find(tx, case.job).await?)
 }
 
@@ -103,7 +109,7 @@ fn paid_results<'a>(case: &'a Case, verdict: &Accepted) -> Vec<&'a ShownResult> 
     let accepted = case.results.iter().zip(&verdict.accepted);
     let accepted = accepted.filter(|(_, accepted)| **accepted).map(|(it, _)| it);
     match case.tier {
-        Tier::Sampled => accepted.take(1).collect(),
+        Tier::Sampled => accepted.filter(|it| it.replay.is_none()).take(1).collect(),
         Tier::None | Tier::Replicated | Tier::Quorum => accepted.collect(),
     }
 }
@@ -155,7 +161,8 @@ async fn judge(
     Ok(earners)
 }
 
-/// Every accepted result that the charge did not pay for is owed for by the house: as much as the paid run earned.
+/// Every accepted result that the charge did not pay for is owed for by the house: as much as the paid run earned, or the
+/// part of it that was replayed.
 async fn owe_confirmations(
     tx: &mut PgTransaction<'_>,
     case: &Case,
@@ -181,7 +188,14 @@ async fn owe_confirmations(
     for result in unpaid {
         let owner = shares::payee(tx, result.worker).await?;
         let of = (result.attempt, case.job);
-        holdback::owe(tx, of, case.asset_id, owner, earned, now).await?;
+        let part = match (&case.spec, result.replay) {
+            (JobSpec::Training(spec), Some(piece)) => {
+                let in_all = steps_in_all(spec, case.meter.rows());
+                earned.part(piece.until.saturating_sub(piece.from), in_all)
+            }
+            _ => earned,
+        };
+        holdback::owe(tx, of, case.asset_id, owner, part, now).await?;
     }
     Ok(())
 }
@@ -204,11 +218,12 @@ impl Reason {
     }
 }
 
-/// Puts one more execution on the queue. Nobody but the house pays for it.
+/// Puts one more execution on the queue: of all the job, or of a piece of it, from what the first run had at its start.
+/// Nobody but the house pays for it.
 pub async fn add_replica(
     tx: &mut PgTransaction<'_>,
     case: &Case,
-    reason: Reason,
+    (reason, piece): (Reason, Option<Piece>),
     now: OffsetDateTime,
 ) -> Result<(), VerdictError> {
     let state = lock(tx, case).await?.requeue()?;
@@ -220,10 +235,17 @@ pub async fn add_replica(
         .max()
         .map_or(0, |last| last + 1);
     sqlx::query!(
-        "INSERT INTO replicas (replica_id, job_id, ordinal, state) VALUES ($1, $2, $3, 'queued')",
+        "INSERT INTO replicas (replica_id, job_id, ordinal, state, replay_piece, replay_from, replay_until, replay_ends,
+             replay_checkpoint)
+         VALUES ($1, $2, $3, 'queued', $4, $5, $6, $7, $8)",
         replica.0,
         case.job.0,
         ordinal,
+        piece.map(|piece| i32::try_from(piece.number).unwrap_or(i32::MAX)),
+        piece.map(|piece| i64::try_from(piece.from).unwrap_or(i64::MAX)),
+        piece.map(|piece| i64::try_from(piece.until).unwrap_or(i64::MAX)),
+        piece.map(|piece| ends_run(case, piece)),
+        piece.and_then(|piece| start_of(case, piece)).map(|start| start.0.to_vec()),
     )
     .execute(&mut **tx)
     .await?;
@@ -248,6 +270,20 @@ pub async fn add_replica(
     events::append(tx, case.job, events::kind::QUEUED, &data, now).await?;
     drop_due(tx, case.job).await?;
     Ok(())
+}
+
+fn ends_run(case: &Case, piece: Piece) -> bool {
+    match &case.spec {
+        JobSpec::Training(spec) => piece.until >= steps_in_all(spec, case.meter.rows()),
+        JobSpec::Inference(_) => true,
+    }
+}
+
+/// The checkpoint that a piece of the first run started from; none at the start of the run.
+fn start_of(case: &Case, piece: Piece) -> Option<Sha256> {
+    let before = usize::try_from(piece.number.checked_sub(1)?).ok()?;
+    let chain = case.chains.get(&case.results.first()?.replica)?;
+    chain.get(before).copied()
 }
 
 /// Fails the job: no two results agree. Nobody is charged and nobody is blamed; the classes are marked as unstable for

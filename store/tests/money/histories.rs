@@ -40,7 +40,7 @@ const NO_CAPS: Caps = Caps {
     per_day: Amount::MAX,
 };
 const HISTORIES: u64 = 8;
-const STEPS: usize = 90;
+const STEPS: usize = 120;
 const OWNERS: [Address; 4] = [ALICE, BOB, CAROL, PLATFORM];
 
 #[derive(Debug, Clone)]
@@ -106,12 +106,12 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
         1 => any::<usize>().prop_map(|which| Step::EndHold { which }),
         6 => (any::<usize>(), shares, any::<bool>())
             .prop_map(|(which, shares, held_back)| Step::Settle { which, shares, held_back }),
-        6 => (owner.clone(), prop::bool::weighted(0.3)).prop_map(|(owner, forfeit)| Step::MovePay { owner, forfeit }),
+        4 => (owner.clone(), prop::bool::weighted(0.3)).prop_map(|(owner, forfeit)| Step::MovePay { owner, forfeit }),
         1 => (owner.clone(), 1..60_u128).prop_map(|(owner, base)| Step::Owe { owner, base }),
-        1 => Just(Step::PayOwed),
+        2 => Just(Step::PayOwed),
         1 => any::<usize>().prop_map(|which| Step::SettleAgain { which }),
-        2 => (owner, base.clone()).prop_map(|(owner, base)| Step::Withdraw { owner, base }),
-        1 => any::<usize>().prop_map(|which| Step::Cancel { which }),
+        3 => (owner, base.clone()).prop_map(|(owner, base)| Step::Withdraw { owner, base }),
+        2 => any::<usize>().prop_map(|which| Step::Cancel { which }),
         2 => prop_oneof![0..60_u128, Just(1 << 110)].prop_map(|at_most| Step::Seal { at_most }),
         1 => any::<usize>().prop_map(|which| Step::CloseSplit { which }),
         3 => (any::<usize>(), 0..30_u128).prop_map(|(which, base)| Step::Refund { which, base }),

@@ -88,6 +88,37 @@ async fn a_resumed_training_ends_as_if_it_had_never_stopped() {
 }
 
 #[tokio::test]
+async fn a_replayed_piece_ends_with_the_bits_of_the_run_and_says_nothing_else() {
+    let mut bench = Bench::new();
+    let mut spec = convnet(&mut bench);
+    spec.segment_steps = 3;
+    let whole = bench.run(JobSpec::Training(spec.clone())).await;
+    let checkpoints = segments(&whole);
+    // The first piece, one across an epoch, and the rest after the last checkpoint.
+    for (from, until) in [(None, 3), (Some(0), 6), (Some(1), 9), (Some(2), 10)] {
+        let mut task = bench.task(JobSpec::Training(spec.clone()));
+        task.resume = from.map(|segment: usize| checkpoints[segment].path.clone());
+        task.until_step = Some(until);
+        let replayed = collect(bench.start(task, LIMITS)).await;
+        assert!(segments(&replayed).is_empty() && metrics(&replayed).is_empty());
+        let Some(Event::Done { outputs }) = replayed.last() else {
+            panic!("{replayed:?}")
+        };
+        let [output] = outputs.as_slice() else {
+            panic!("{outputs:?}")
+        };
+        let end = checkpoints.iter().find(|it| it.step == until);
+        match end {
+            Some(end) => assert_eq!(
+                (output.name.as_str(), output.sha256),
+                ("checkpoint", end.sha256)
+            ),
+            None => assert_eq!(Bench::output(&replayed), Bench::output(&whole)),
+        }
+    }
+}
+
+#[tokio::test]
 async fn two_processes_compute_the_same_bits() {
     let mut runs = Vec::new();
     for _ in 0..2 {
