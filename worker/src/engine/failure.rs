@@ -28,6 +28,8 @@ pub enum Code {
     OutOfMemory,
     /// The time limit was reached.
     TimeLimit,
+    /// The scratch folder is full.
+    DiskLimit,
     /// The child ended without saying why.
     Crashed,
     /// The child said something that it must not.
@@ -49,6 +51,7 @@ impl Code {
             Self::InvalidCheckpoint
             | Self::OutOfMemory
             | Self::TimeLimit
+            | Self::DiskLimit
             | Self::Crashed
             | Self::Protocol
             | Self::Machine => Cause::Worker,
@@ -67,6 +70,7 @@ impl Code {
             Self::InvalidCheckpoint => "invalid_checkpoint",
             Self::OutOfMemory => "out_of_memory",
             Self::TimeLimit => "time_limit",
+            Self::DiskLimit => "disk_limit",
             Self::Crashed => "crashed",
             Self::Protocol => "protocol",
             Self::Machine => "machine",
@@ -125,6 +129,7 @@ mod tests {
             Code::InvalidProgram,
             Code::OutOfMemory,
             Code::TimeLimit,
+            Code::DiskLimit,
             Code::Machine,
         ] {
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());

@@ -17,12 +17,13 @@ use tokio::{
     process::{Child, ChildStdin},
     sync::mpsc,
     task::JoinHandle,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
     failure::{Code, Failure},
+    limits::{LARGEST_FILES_MAX, Limits},
     message::{self, Description, Event, LENGTH_BYTES, MessageError, Order},
 };
 
@@ -30,6 +31,8 @@ use super::{
 pub const EVENTS_MAX: usize = 64;
 /// How long a cancelled child may take to end by itself, and one that fell silent.
 pub const GRACE: Duration = Duration::from_secs(5);
+/// How often it is looked how full the scratch folder is.
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// What is kept of a child's standard error.
 const STDERR_BYTES_MAX: usize = 4_096;
 /// A running child. Dropping it ends the child.
@@ -43,10 +46,12 @@ impl Job {
     /// Takes over a child that was just started, and gives it its order. Within a runtime only.
     pub(super) fn supervise(
         mut child: Child,
-        wall: Duration,
+        limits: Limits,
         description: Description,
         scratch: PathBuf,
     ) -> Self {
+        let added = limits.file_bytes.saturating_mul(LARGEST_FILES_MAX);
+        let scratch_bytes_max = folder_bytes(&scratch).saturating_add(added);
         let pipe = "the launcher asks for all three pipes";
         let stdin = child.stdin.take().expect(pipe);
         let messages = read_messages(child.stdout.take().expect(pipe));
@@ -65,8 +70,9 @@ impl Job {
             events,
             cancel: cancel.clone(),
             cancelling: false,
-            deadline: Instant::now() + wall,
+            deadline: Instant::now() + limits.wall,
             scratch,
+            scratch_bytes_max,
         };
         tokio::spawn(supervisor.run(description));
         Self {
@@ -122,6 +128,7 @@ struct Supervisor {
     cancelling: bool,
     deadline: Instant,
     scratch: PathBuf,
+    scratch_bytes_max: u64,
 }
 
 impl Supervisor {
@@ -172,6 +179,8 @@ impl Supervisor {
 
     /// Passes events on until the last one, which it returns; `None` if the child falls silent.
     async fn pass_on(&mut self) -> Option<Event> {
+        let mut watch = tokio::time::interval(WATCH_EVERY);
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 message = self.messages.recv() => match message? {
@@ -196,6 +205,10 @@ impl Supervisor {
                     }
                 }
                 () = self.events.closed() => return Some(self.refuse(Failure::new(Code::Machine, "nobody listens")).await),
+                _ = watch.tick() => if folder_bytes(&self.scratch) > self.scratch_bytes_max {
+                    let reason = format!("its files passed {} bytes", self.scratch_bytes_max);
+                    return Some(self.refuse(Failure::new(Code::DiskLimit, reason)).await);
+                },
                 () = tokio::time::sleep_until(self.deadline) => return Some(self.out_of_time().await),
             }
         }
@@ -223,6 +236,13 @@ impl Supervisor {
         end(&mut self.child, self.group).await.ok();
         Event::Failed(failure)
     }
+}
+
+/// Bytes of the files of a folder. A child cannot make folders in it.
+fn folder_bytes(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let files = entries.filter_map(|entry| entry.ok()?.metadata().ok());
+    files.map(|file| file.len()).fold(0, u64::saturating_add)
 }
 
 fn kill_group(group: Option<Pid>) {

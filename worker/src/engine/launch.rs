@@ -107,7 +107,7 @@ impl Launcher {
             .process_group(0)
             .kill_on_drop(true)
             .spawn()?;
-        Ok(Job::supervise(child, limits.wall, description, scratch))
+        Ok(Job::supervise(child, limits, description, scratch))
     }
 }
 

@@ -46,6 +46,10 @@ pub struct Limits {
     pub file_bytes: u64,
 }
 
+/// How many files of the largest size a child may add to its scratch folder: what it makes, and what waits to be
+/// uploaded.
+pub const LARGEST_FILES_MAX: u64 = 8;
+
 /// The limits as the child's own arguments.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
 pub struct ChildLimits {

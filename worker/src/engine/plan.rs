@@ -166,8 +166,46 @@ impl Plan {
             .iter()
             .map(|name| (*name).to_owned())
             .collect();
+        if phase == Phase::Inference {
+            plan.leave_out_counters(program);
+        }
         plan.forget_what_nobody_reads();
         Ok(plan)
+    }
+
+    /// Leaves out what counts in a buffer that nothing else reads, as batch norm counts the batches of a training.
+    fn leave_out_counters(&mut self, program: &Program) {
+        let mut reads = vec![0_usize; self.names.len()];
+        let ends = self.mutations.iter().map(|(_, slot)| *slot);
+        let read = self.calls.iter().flat_map(|call| call.action.reads());
+        for slot in read.chain(self.outputs.iter().copied()).chain(ends) {
+            reads[slot] += 1;
+        }
+        let payload_of = |name: &str| program.tensors.get(name).map(|it| &it.payload);
+        let stored: Vec<Slot> = self
+            .stored
+            .iter()
+            .filter(|(name, _)| {
+                let same = |(other, _): &&(String, Slot)| payload_of(other) == payload_of(name);
+                self.stored.iter().filter(same).count() == 1
+            })
+            .map(|(_, slot)| *slot)
+            .collect();
+        let is_unread = |bind: &Bind| match bind {
+            Bind::Drop => true,
+            Bind::One(slot) => reads[*slot] == 0,
+            Bind::Many(_) => false,
+        };
+        self.calls.retain(|call| {
+            let counts = call.target == "torch.ops.aten.add_.Tensor"
+                && call.outputs.iter().all(is_unread)
+                && call
+                    .action
+                    .reads()
+                    .iter()
+                    .all(|slot| reads[*slot] == 1 && stored.contains(slot));
+            !counts
+        });
     }
 
     /// Drops results that are never read, and releases each value behind its last reader.

@@ -214,6 +214,11 @@ impl Bench {
 
     /// Submits a job of tier `none`, its blobs included.
     pub async fn submit(&self, spec: &JobSpec) -> JobId {
+        self.submit_under(spec, Tier::None).await
+    }
+
+    /// Submits a job of this tier, its blobs included.
+    pub async fn submit_under(&self, spec: &JobSpec, tier: Tier) -> JobId {
         let mut tx = self.api.begin().await.unwrap();
         for file in ["mlp.pt2", "train.safetensors"] {
             let stored = self.state.objects.put(example(file).into()).await.unwrap();
@@ -224,9 +229,9 @@ impl Bench {
         }
         let meter = match spec {
             JobSpec::Training(training) => {
-                Meter::training(1_000, ROWS, training.epochs, Tier::None)
+                Meter::training(1_000, ROWS, training.epochs, tier)
             }
-            JobSpec::Inference(_) => Meter::inference(1_000, ROWS, Tier::None),
+            JobSpec::Inference(_) => Meter::inference(1_000, ROWS, tier),
         }
         .unwrap();
         let amount = price::amount(&meter, &self.price).unwrap();
@@ -234,7 +239,7 @@ impl Bench {
             account: self.client,
             asset_id: self.asset,
             spec: spec.clone(),
-            tier: Tier::None,
+            tier,
             device: Device::Cpu,
             meter,
             price_version: self.price.id,

@@ -1,7 +1,7 @@
 //! A job from lease to accepted result, and the ways in which one ends early.
 
 use axum::http::Method;
-use comptoir_domain::job::JobState;
+use comptoir_domain::job::{JobState, Tier};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -37,6 +37,31 @@ async fn jobs_run_from_lease_to_accepted_result_and_inputs_are_fetched_once(db: 
     assert_eq!(bench.proxy.count(|seen| seen.is(&Method::GET, "/blobs")), 2);
     scratch_is_empty(&bench.folder("worker")).await;
     worker.stop().await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_sampled_training_is_confirmed_by_replaying_a_piece_of_it(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let workers = [bench.worker("one", 1).await, bench.worker("two", 2).await];
+    let job = bench.submit_under(&training(3), Tier::Sampled).await;
+    bench.ends(job, JobState::Completed).await;
+    assert_eq!(
+        bench.attempts().await,
+        [state("accepted", None), state("accepted", None)]
+    );
+    assert_eq!(bench.segments().await, [0, 0, 0], "those of the run alone");
+    let evidence: serde_json::Value = sqlx::query_scalar("SELECT evidence FROM verdicts")
+        .fetch_one(&bench.owner)
+        .await
+        .unwrap();
+    assert_eq!(evidence["results"][0]["replayed"], serde_json::Value::Null);
+    assert_eq!(
+        evidence["results"][1]["replayed"]["piece"],
+        evidence["draw"]["piece"]
+    );
+    for worker in workers {
+        worker.stop().await.unwrap();
+    }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -79,6 +79,7 @@ pub fn run(arguments: Arguments) {
         "inherit" => inherit(&mut tried),
         "memory" => memory(&orders, &mut tried),
         "file" => file(&orders, &mut tried),
+        "files" => files(&orders),
         "sleep" => thread::sleep(Duration::from_mins(10)),
         "spin" => while Instant::now().elapsed() < Duration::from_mins(10) {},
         "abort" => std::process::abort(),
@@ -419,6 +420,14 @@ fn file(orders: &Orders, tried: &mut Tried) {
     let written = (0..orders.amount / MEBIBYTE).try_for_each(|_| file.write_all(&[1; MEBIBYTE]));
     tried.add("write a large file", written);
     tried.add("stretch a file", file.set_len(orders.amount as u64));
+}
+
+/// Writes one file after the other until it is ended.
+fn files(orders: &Orders) {
+    for number in 0.. {
+        fs::write(format!("file-{number}"), vec![1; orders.amount]).unwrap();
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// What it must still be able to do.

@@ -83,6 +83,11 @@ pub fn all() -> Vec<Trial> {
             CALLS,
             cannot_fill_the_disk,
         ),
+        probe(
+            "a_child_that_fills_its_folder_is_ended",
+            &[],
+            cannot_fill_its_folder,
+        ),
         probe("a_child_ends_at_its_wall_time", &[], cannot_outstay),
         probe("a_child_ends_at_its_processor_time", &[], cannot_spin),
         probe(
@@ -315,6 +320,17 @@ fn cannot_fill_the_disk() {
     scene.all_fail(2);
     let big = fs::metadata(scene.own().join("big")).unwrap().len();
     assert_eq!(big, LIMITS.file_bytes);
+}
+
+fn cannot_fill_its_folder() {
+    let mut scene = Scene::new("files");
+    scene.orders.amount = 1 << 20;
+    let limits = Limits {
+        file_bytes: 1 << 20,
+        ..LIMITS
+    };
+    let failure = scene.attack(limits);
+    assert_eq!(failure.code, Code::DiskLimit, "{failure}");
 }
 
 fn cannot_outstay() {
