@@ -234,7 +234,9 @@ impl Contract {
     /// When the node does not answer.
     pub async fn has_role(&self, role: &str, account: Address, at: Hash) -> Result<bool, RpcError> {
         let arguments = [keccak(&[role.as_bytes()]).0, right(&account.0)];
-        let words = self.call("hasRole(bytes32,address)", &arguments, at).await?;
+        let words = self
+            .call("hasRole(bytes32,address)", &arguments, at)
+            .await?;
         Ok(words.count(0)? != 0)
     }
 

@@ -3,6 +3,10 @@
 
 mod command_line;
 mod demo;
+mod escape;
+mod guardian;
+mod guardian_audit;
+mod guardian_world;
 mod harness;
 mod redis;
 mod up;
