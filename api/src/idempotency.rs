@@ -87,15 +87,18 @@ fn chosen_key(headers: &HeaderMap) -> Result<String, Problem> {
     let mut values = headers.get_all(HEADER).iter();
     let key = values.next().and_then(|value| value.to_str().ok());
     match key {
-        Some(key) if (1..=KEY_LENGTH_MAX).contains(&key.len()) && values.next().is_none() => {
-            Ok(key.to_owned())
-        }
+        Some(key) if is_key(key) && values.next().is_none() => Ok(key.to_owned()),
         _ => Err(Problem::new(
             StatusCode::BAD_REQUEST,
             "idempotency_key_missing",
             "One Idempotency-Key of 1 to 255 printable ASCII characters is needed",
         )),
     }
+}
+
+/// A header may hold a tab as well.
+fn is_key(key: &str) -> bool {
+    (1..=KEY_LENGTH_MAX).contains(&key.len()) && !key.contains(char::is_control)
 }
 
 /// The answer to a request that had its effect.

@@ -11,7 +11,8 @@ use time::OffsetDateTime;
 use crate::{
     Submissions,
     auth::{
-        contract_wallets::ContractWallets, keys::Keys, password::Hasher, sign_ins::SignIns,
+        callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
+        sign_ins::SignIns,
     },
     mail::Mailer,
 };
@@ -41,6 +42,8 @@ pub struct AppState {
     pub contract_wallets: Option<Arc<ContractWallets>>,
     /// Counts sign-ins.
     pub sign_ins: SignIns,
+    /// Finds out who calls.
+    pub callers: Callers,
     /// Commits submissions in groups.
     pub submissions: Submissions,
 }

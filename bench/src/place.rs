@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use comptoir_api::{
     AppState, Config, Submissions,
     auth::{
+        callers::Callers,
         keys::{Keys, Secrets, random},
         password::Hasher,
         sign_ins::SignIns,
@@ -310,6 +311,7 @@ fn api_state(
         sign_ins: SignIns::default(),
         mailer: None,
         contract_wallets: None,
+        callers: Callers::default(),
         submissions: Submissions::default(),
     })
 }

@@ -1,5 +1,7 @@
 //! API keys. The key itself is never stored: only its HMAC under a secret that is not in the database.
 
+use std::collections::BTreeMap;
+
 use alloy_primitives::Address;
 use comptoir_domain::{
     id::{AccountId, ApiKeyId},
@@ -193,47 +195,67 @@ pub async fn create(
     Ok(row.try_into()?)
 }
 
-/// Whose key has this HMAC, if it works now.
-pub async fn find_holder(
+/// Whose keys have these HMACs, each if it works at the time beside it; in their order. That they were used is written
+/// down now and then.
+pub async fn find_holders(
     connection: &mut PgConnection,
-    hmac: [u8; 32],
-    now: OffsetDateTime,
-) -> sqlx::Result<Option<Holder>> {
-    let row = sqlx::query!(
-        r#"SELECT api_key_id, account_id, address, scopes, allowed_ips, last_used_at, expires_at,
-             spend_limit_base IS NOT NULL AS "has_spend_limit!"
-         FROM api_keys JOIN accounts USING (account_id)
-         WHERE key_hmac = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)"#,
-        hmac.as_slice(),
-        now,
+    asked: &[([u8; 32], OffsetDateTime)],
+) -> sqlx::Result<Vec<Option<Holder>>> {
+    let (hmacs, times): (Vec<_>, Vec<_>) = asked
+        .iter()
+        .map(|(hmac, now)| (hmac.to_vec(), *now))
+        .unzip();
+    let rows = sqlx::query!(
+        r#"SELECT it.place AS "place!", it.now AS "now!", api_key_id, account_id, address, scopes, allowed_ips, last_used_at,
+             expires_at, spend_limit_base IS NOT NULL AS "has_spend_limit!"
+           FROM UNNEST($1::bytea[], $2::timestamptz[]) WITH ORDINALITY AS it (hmac, now, place)
+           JOIN api_keys ON key_hmac = it.hmac AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > it.now)
+           JOIN accounts USING (account_id)"#,
+        &hmacs,
+        &times,
     )
-    .fetch_optional(&mut *connection)
+    .fetch_all(&mut *connection)
     .await?;
-    let Some(row) = row else { return Ok(None) };
-    if row
-        .last_used_at
-        .is_none_or(|last| last + LAST_USED_PRECISION <= now)
-    {
-        sqlx::query!(
-            "UPDATE api_keys SET last_used_at = $2 WHERE api_key_id = $1",
-            row.api_key_id,
-            now
-        )
-        .execute(connection)
-        .await?;
+    let mut used = BTreeMap::new();
+    let mut found = vec![None; asked.len()];
+    for row in rows {
+        let is_old = |last: OffsetDateTime| last + LAST_USED_PRECISION <= row.now;
+        if row.last_used_at.is_none_or(is_old) {
+            used.insert(row.api_key_id, row.now);
+        }
+        let address = row.address.map(|it| codec::to_address("address", &it));
+        let holder = Holder {
+            key: ApiKeyId(row.api_key_id),
+            account: AccountId(row.account_id),
+            address: address.transpose()?,
+            scopes: to_scopes(&row.scopes)?,
+            allowed_ips: to_networks(&row.allowed_ips)?,
+            has_spend_limit: row.has_spend_limit,
+            expires_at: row.expires_at,
+        };
+        codec::put(&mut found, row.place, Some(holder));
     }
-    Ok(Some(Holder {
-        key: ApiKeyId(row.api_key_id),
-        account: AccountId(row.account_id),
-        address: row
-            .address
-            .map(|stored| codec::to_address("address", &stored))
-            .transpose()?,
-        scopes: to_scopes(&row.scopes)?,
-        allowed_ips: to_networks(&row.allowed_ips)?,
-        has_spend_limit: row.has_spend_limit,
-        expires_at: row.expires_at,
-    }))
+    note_used(connection, used).await?;
+    Ok(found)
+}
+
+async fn note_used(
+    connection: &mut PgConnection,
+    used: BTreeMap<uuid::Uuid, OffsetDateTime>,
+) -> sqlx::Result<()> {
+    if used.is_empty() {
+        return Ok(());
+    }
+    let (keys, times): (Vec<_>, Vec<_>) = used.into_iter().unzip();
+    sqlx::query!(
+        "UPDATE api_keys SET last_used_at = it.now FROM UNNEST($1::uuid[], $2::timestamptz[]) AS it (key, now)
+         WHERE api_key_id = it.key",
+        &keys,
+        &times,
+    )
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// One key of the account.

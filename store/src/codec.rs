@@ -93,6 +93,14 @@ pub fn to_document<T: serde::de::DeserializeOwned>(
     })
 }
 
+/// Puts what Postgres numbered with `WITH ORDINALITY`, from one, in its place.
+pub(crate) fn put<T>(places: &mut [T], place: i64, value: T) {
+    let place = usize::try_from(place - 1).ok();
+    if let Some(slot) = place.and_then(|place| places.get_mut(place)) {
+        *slot = value;
+    }
+}
+
 fn digits(stored: &BigDecimal) -> Option<String> {
     let (_, scale) = stored.normalized().into_bigint_and_exponent();
     (scale <= 0).then(|| stored.with_scale(0).to_string())

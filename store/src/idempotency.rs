@@ -55,7 +55,7 @@ pub async fn try_lock_all(
     .await?;
     let mut taken = vec![false; keys.len()];
     for row in rows {
-        set(&mut taken, row.place, row.taken);
+        codec::put(&mut taken, row.place, row.taken);
     }
     Ok(taken)
 }
@@ -101,7 +101,7 @@ pub async fn find_all(
             body: row.body,
             request_sha256: codec::to_digest("body_sha256", &row.body_sha256)?,
         };
-        set(&mut found, row.place, Some(reply));
+        codec::put(&mut found, row.place, Some(reply));
     }
     Ok(found)
 }
@@ -199,14 +199,6 @@ impl KeyColumns {
             columns.keys.push(key.key.to_owned());
         }
         columns
-    }
-}
-
-/// Puts what Postgres numbered from one in its place.
-fn set<T>(places: &mut [T], place: i64, value: T) {
-    let place = usize::try_from(place - 1).ok();
-    if let Some(slot) = place.and_then(|place| places.get_mut(place)) {
-        *slot = value;
     }
 }
 

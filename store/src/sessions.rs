@@ -145,22 +145,28 @@ async fn insert_token(
     Ok(())
 }
 
-/// The session that an access token names, unless it has ended.
-pub async fn find_live(
+/// The sessions of these identifiers, each unless it has ended by the time beside it; in their order.
+pub async fn find_live_all(
     connection: &mut PgConnection,
-    id: SessionId,
-    now: OffsetDateTime,
-) -> sqlx::Result<Option<LiveSession>> {
-    let row = sqlx::query!(
-        "SELECT account_id, address FROM sessions JOIN accounts USING (account_id)
-         WHERE session_id = $1 AND ended_at IS NULL AND expires_at > $2",
-        id.0,
-        now,
+    asked: &[(SessionId, OffsetDateTime)],
+) -> sqlx::Result<Vec<Option<LiveSession>>> {
+    let (ids, times): (Vec<_>, Vec<_>) = asked.iter().map(|(id, now)| (id.0, *now)).unzip();
+    let rows = sqlx::query!(
+        r#"SELECT it.place AS "place!", session_id, account_id, address
+           FROM UNNEST($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS it (id, now, place)
+           JOIN sessions ON session_id = it.id AND ended_at IS NULL AND expires_at > it.now
+           JOIN accounts USING (account_id)"#,
+        &ids,
+        &times,
     )
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    row.map(|row| live(id, AccountId(row.account_id), row.address))
-        .transpose()
+    let mut found = vec![None; asked.len()];
+    for row in rows {
+        let session = live(SessionId(row.session_id), AccountId(row.account_id), row.address)?;
+        codec::put(&mut found, row.place, Some(session));
+    }
+    Ok(found)
 }
 
 /// The session that a cookie continues, unless it has ended.

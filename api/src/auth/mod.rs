@@ -5,6 +5,7 @@
 //! async fn list_jobs(State(state): State<AppState>, caller: Caller<needs::JobsRead>) -> …
 //! ```
 
+pub mod callers;
 pub mod contract_wallets;
 pub mod keys;
 pub mod password;
@@ -27,9 +28,9 @@ use comptoir_domain::{
 use comptoir_http::{client_ip, rate_limit};
 use comptoir_store::{
     PgTransaction,
-    api_keys::{self, Holder},
+    api_keys::Holder,
     audit::{self, AppendError},
-    sessions::{self, LiveSession},
+    sessions::LiveSession,
     tenant,
 };
 use time::OffsetDateTime;
@@ -261,12 +262,10 @@ async fn by_api_key(token: &str, state: &AppState) -> Result<Option<Identity>, P
     if key.environment() != state.config.environment {
         return Ok(None);
     }
-    let mut connection = state.db.acquire().await?;
     let hmac = state.keys.api_key_hmac(&key);
-    let Some(holder) = api_keys::find_holder(&mut connection, hmac, state.now()).await? else {
+    let Some(holder) = state.callers.key(state, hmac, state.now()).await? else {
         return Ok(None);
     };
-    drop(connection);
     if !holder.allowed_ips.allows(client_ip::current()) {
         return Err(refuse_address(state, &holder).await?);
     }
@@ -323,8 +322,7 @@ async fn by_access_token(token: &str, state: &AppState) -> Result<Option<Identit
     let Ok((account, session)) = state.keys.verify(token, now) else {
         return Ok(None);
     };
-    let mut connection = state.db.acquire().await?;
-    let live = sessions::find_live(&mut connection, session, now).await?;
+    let live = state.callers.session(state, session, now).await?;
     let live = live.filter(|live| live.account == account);
     Ok(live.map(Identity::of_session))
 }

@@ -12,6 +12,7 @@ use axum::{
 use comptoir_api::{
     AppState, Config, Submissions,
     auth::{
+        callers::Callers,
         contract_wallets::ContractWallets,
         keys::{Keys, Secrets, random},
         password::Hasher,
@@ -173,6 +174,7 @@ impl TestApp {
             sign_ins: SignIns::default(),
             mailer: None,
             contract_wallets: None,
+            callers: Callers::default(),
             submissions: Submissions::default(),
         };
         let (router, openapi) = comptoir_api::app(state.clone());

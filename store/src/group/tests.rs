@@ -43,7 +43,7 @@ fn doubling() -> Doubling {
 #[tokio::test]
 async fn what_arrives_while_groups_are_worked_on_is_the_next_group() {
     let it = doubling();
-    let asked: Vec<_> = (0..100)
+    let asked: Vec<_> = (100..200)
         .map(|item| {
             let group = it.group.clone();
             tokio::spawn(async move { group.ask(item).await })
@@ -60,7 +60,7 @@ async fn what_arrives_while_groups_are_worked_on_is_the_next_group() {
         .into_iter()
         .map(|answer| answer.unwrap())
         .collect();
-    let doubled: Vec<_> = (0..100).map(|item| Ok(item * 2)).collect();
+    let doubled: Vec<_> = (100..200).map(|item| Ok(item * 2)).collect();
     assert_eq!(answers, doubled, "each gets its own answer");
     let sizes = it.sizes.lock().unwrap().clone();
     assert_eq!(sizes.iter().sum::<usize>(), 100);
