@@ -76,6 +76,6 @@ CREATE TABLE siwe_nonces (
 CREATE INDEX siwe_nonces_expiry ON siwe_nonces (expires_at);
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON notices TO comptoir_api;
-GRANT SELECT, INSERT, DELETE ON password_reset_requests, siwe_nonces TO comptoir_api;
-GRANT SELECT, INSERT, UPDATE, DELETE ON password_resets TO comptoir_api;
+GRANT SELECT, INSERT, DELETE ON siwe_nonces TO comptoir_api;
+GRANT SELECT, INSERT, UPDATE, DELETE ON password_reset_requests, password_resets TO comptoir_api;
 GRANT SELECT, INSERT, UPDATE (state, ended_at) ON address_changes TO comptoir_api;

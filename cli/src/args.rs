@@ -75,6 +75,12 @@ pub enum Command {
     Wallet(KeyFile),
     /// Binds your address to your account by signing a challenge.
     Bind(KeyFile),
+    /// Takes back what changes the address that you are paid at.
+    #[command(subcommand)]
+    Address(AddressVerb),
+    /// Replaces a password that you forgot.
+    #[command(subcommand)]
+    Password(PasswordVerb),
     /// Takes tokens and ether for your address from a local chain that `comptoir up` runs.
     Faucet(FaucetArgs),
     /// Sends tokens to the settlement contract for your account.
@@ -239,6 +245,28 @@ pub struct Credentials {
     /// Read the password from the first line of standard input instead of `COMPTOIR_PASSWORD`.
     #[arg(long)]
     pub password_stdin: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AddressVerb {
+    /// Takes back a change that waits: you are paid where you were.
+    Cancel,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PasswordVerb {
+    /// Asks for a mail with a token.
+    Forgot {
+        /// The account's e-mail.
+        #[arg(long, env = "COMPTOIR_EMAIL")]
+        email: String,
+    },
+    /// Sets a new password with the token of the mail, which `COMPTOIR_RESET_TOKEN` holds.
+    Reset {
+        /// Read the password from the first line of standard input instead of `COMPTOIR_PASSWORD`.
+        #[arg(long)]
+        password_stdin: bool,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, Documented, Serve};
 use clap::CommandFactory as _;
-use client::{Context, account, blobs, jobs, money, receipts, workers};
+use client::{Context, account, blobs, jobs, money, receipts, security, workers};
 
 /// Runs a command line.
 ///
@@ -65,6 +65,8 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Account => account::show(context).await,
         Command::Wallet(key) => account::create_wallet(context, &key.key_file),
         Command::Bind(key) => account::bind_address(context, &key.key_file).await,
+        Command::Address(verb) => security::address(context, &verb).await,
+        Command::Password(verb) => security::password(context, &verb).await,
         Command::Faucet(args) => money::faucet(context, &args).await,
         Command::Deposit(args) => money::deposit(context, &args).await,
         Command::Balance => money::balance(context).await,

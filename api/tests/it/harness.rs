@@ -233,7 +233,7 @@ impl TestApp {
         let now = self.now();
         let mut tx = self.state.db.begin().await.unwrap();
         let who = (account, sessions::Method::Password);
-        let session = sessions::start(&mut tx, who, secret, now, now + Duration::days(30))
+        let session = sessions::start(&mut tx, who, secret, now, now + Duration::days(500))
             .await
             .unwrap();
         tx.commit().await.unwrap();

@@ -203,7 +203,7 @@ async fn what_is_not_one_of_our_keys_is_refused(db: PgPool) {
         .get(&format!("/v1/key?access_token={good}"))
         .send()
         .await;
-    in_query.expect_problem(StatusCode::UNAUTHORIZED, "unauthenticated");
+    in_query.expect_problem(StatusCode::BAD_REQUEST, "malformed_request");
     let twice = app
         .get("/v1/key")
         .by(&with_key(&session, &good))

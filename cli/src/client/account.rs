@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use super::{Context, http::Api, wallet::Wallet};
 use crate::args::{Credentials, LoginArgs};
 
-const ACCOUNT: &[&str] = &[
+pub(super) const ACCOUNT: &[&str] = &[
     "id",
     "email",
     "roles",
     "address",
+    "address_change",
     "auto_release",
     "created_at",
 ];
@@ -20,7 +21,7 @@ const ACCOUNT: &[&str] = &[
 /// Creates an account and signs in.
 pub async fn sign_up(context: &Context, credentials: &Credentials) -> anyhow::Result<()> {
     let api = context.connection.anonymous()?;
-    let password = password(credentials)?;
+    let password = password(credentials.password_stdin)?;
     create(&api, &credentials.email, &password).await?;
     sign_in_with(context, &api, &credentials.email, &password).await
 }
@@ -28,7 +29,7 @@ pub async fn sign_up(context: &Context, credentials: &Credentials) -> anyhow::Re
 /// Signs in; with a setup token, by choosing the password of an administrator first.
 pub async fn sign_in(context: &Context, args: &LoginArgs) -> anyhow::Result<()> {
     let api = context.connection.anonymous()?;
-    let password = password(&args.credentials)?;
+    let password = password(args.credentials.password_stdin)?;
     if let Some(token) = &args.setup {
         let body = json!({ "token": token, "password": password });
         api.post("/v1/admin/setup", &body).await?;
@@ -126,8 +127,8 @@ pub async fn bind(api: &Api, wallet: &Wallet) -> anyhow::Result<Value> {
     Ok(api.post("/v1/account/address", &body).await?)
 }
 
-fn password(credentials: &Credentials) -> anyhow::Result<String> {
-    if credentials.password_stdin {
+pub(super) fn password(from_stdin: bool) -> anyhow::Result<String> {
+    if from_stdin {
         let mut line = String::new();
         std::io::stdin()
             .read_line(&mut line)

@@ -10,6 +10,7 @@ pub mod profile;
 pub mod receipts;
 pub mod spec;
 pub mod wallet;
+pub mod security;
 pub mod workers;
 
 use time::OffsetDateTime;
