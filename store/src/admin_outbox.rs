@@ -1,7 +1,10 @@
 //! What waits to go out.
 
 use sqlx::PgConnection;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
+
+/// Messages that were given up are sent again when they are no older than this.
+const REPLAYED_FOR: Duration = Duration::days(7);
 
 /// How much waits, and since when the oldest of it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +30,10 @@ pub struct Backlog {
     pub releases: Waiting,
     /// Transactions that are wanted on the chain.
     pub transactions: Waiting,
+    /// Messages that were not sent yet.
+    pub notices: Waiting,
+    /// Messages that were given up.
+    pub notices_given_up: Waiting,
 }
 
 /// What waits now.
@@ -44,7 +51,11 @@ pub async fn backlog(conn: &mut PgConnection) -> sqlx::Result<Backlog> {
              (SELECT count(*) FROM releases WHERE state = 'queued') AS "releases!",
              (SELECT min(created_at) FROM releases WHERE state = 'queued') AS release_at,
              (SELECT count(*) FROM eth_intents WHERE state = 'open') AS "transactions!",
-             (SELECT min(created_at) FROM eth_intents WHERE state = 'open') AS transaction_at"#,
+             (SELECT min(created_at) FROM eth_intents WHERE state = 'open') AS transaction_at,
+             (SELECT count(*) FROM notices WHERE sent_at IS NULL AND given_up_at IS NULL) AS "notices!",
+             (SELECT min(created_at) FROM notices WHERE sent_at IS NULL AND given_up_at IS NULL) AS notice_at,
+             (SELECT count(*) FROM notices WHERE given_up_at IS NOT NULL) AS "given_up!",
+             (SELECT min(created_at) FROM notices WHERE given_up_at IS NOT NULL) AS given_up_at"#,
     )
     .fetch_one(conn)
     .await?;
@@ -56,5 +67,28 @@ pub async fn backlog(conn: &mut PgConnection) -> sqlx::Result<Backlog> {
         receipts: waiting(row.receipts, row.receipt_at),
         releases: waiting(row.releases, row.release_at),
         transactions: waiting(row.transactions, row.transaction_at),
+        notices: waiting(row.notices, row.notice_at),
+        notices_given_up: waiting(row.given_up, row.given_up_at),
     })
+}
+
+/// Makes messages that wait for another attempt due now, and gives those of the last week that were given up a new start; how
+/// many. One that was sent is not sent again, and neither is a way to a new password: its secret is gone.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn replay_notices(conn: &mut PgConnection, now: OffsetDateTime) -> sqlx::Result<u64> {
+    let replayed = sqlx::query!(
+        "UPDATE notices SET next_attempt_at = $1, given_up_at = NULL,
+             attempts = CASE WHEN given_up_at IS NULL THEN attempts ELSE 0 END
+         WHERE sent_at IS NULL AND (
+             given_up_at IS NULL AND next_attempt_at > $1
+             OR given_up_at IS NOT NULL AND created_at > $2 AND kind <> 'password_reset'
+         )",
+        now,
+        now.saturating_sub(REPLAYED_FOR),
+    )
+    .execute(conn)
+    .await?;
+    Ok(replayed.rows_affected())
 }

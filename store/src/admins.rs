@@ -208,6 +208,12 @@ pub async fn redeem(
     )
     .execute(&mut **tx)
     .await?;
+    sqlx::query!(
+        "DELETE FROM password_resets WHERE account_id = $1",
+        account.0
+    )
+    .execute(&mut **tx)
+    .await?;
     Ok(account)
 }
 

@@ -51,6 +51,8 @@ pub struct OwnWorker {
     pub last_seen_at: Option<OffsetDateTime>,
     /// When its owner took it out.
     pub revoked_at: Option<OffsetDateTime>,
+    /// What an operator decided about it: `draining`, `quarantined`.
+    pub control: Option<String>,
 }
 
 /// The account's worker of this identifier.
@@ -110,6 +112,7 @@ struct Row {
     joined_at: OffsetDateTime,
     last_seen_at: Option<OffsetDateTime>,
     revoked_at: Option<OffsetDateTime>,
+    control: Option<String>,
 }
 
 async fn select(
@@ -123,8 +126,9 @@ async fn select(
         Row,
         r#"SELECT worker_id, name, device, device_name, memory_bytes, threads, numeric_class, libtorch, version,
                price_floor_nano, unsandboxed, joined_at, revoked_at, worker_heartbeats.seen_at AS "last_seen_at?",
+               worker_controls.state AS "control?",
                counts.leases AS "leases!", counts.accepted AS "accepted!", counts.failed AS "failed!"
-           FROM workers LEFT JOIN worker_heartbeats USING (worker_id), LATERAL (
+           FROM workers LEFT JOIN worker_heartbeats USING (worker_id) LEFT JOIN worker_controls USING (worker_id), LATERAL (
                SELECT count(*) FILTER (WHERE state IN ('running', 'sealed', 'revealed')) AS leases,
                    count(*) FILTER (WHERE state = 'accepted') AS accepted,
                    count(*) FILTER (WHERE state IN ('failed', 'lost', 'rejected')) AS failed
@@ -162,6 +166,7 @@ impl Row {
             joined_at: self.joined_at,
             last_seen_at: self.last_seen_at,
             revoked_at: self.revoked_at,
+            control: self.control,
         })
     }
 }

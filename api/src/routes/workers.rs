@@ -85,6 +85,9 @@ struct WorkerBody {
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(required = true)]
     revoked_at: Option<OffsetDateTime>,
+    /// What the operator decided: `draining` gets nothing more, `quarantined` lost what it had too. `null`: nothing.
+    #[schema(required = true)]
+    control: Option<String>,
 }
 
 impl WorkerBody {
@@ -118,6 +121,7 @@ impl WorkerBody {
             created_at: worker.joined_at,
             last_seen_at: worker.last_seen_at,
             revoked_at: worker.revoked_at,
+            control: worker.control,
         }
     }
 }
@@ -137,7 +141,7 @@ async fn list_workers(
     list: List,
 ) -> Result<Page<WorkerBody>, Problem> {
     let before: Option<WorkerId> = list.position(&state, &caller)?;
-    let mut connection = state.db.acquire().await?;
+    let mut connection = caller.read(&state).await?;
     let rows = own_workers::list(&mut connection, caller.account, before, list.fetch()).await?;
     let now = state.now();
     Ok(list.page(
@@ -165,7 +169,7 @@ async fn find_worker(
     Path(id): Path<WorkerId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let worker = own_workers::find(&mut *state.db.acquire().await?, caller.account, id).await?;
+    let worker = own_workers::find(&mut *caller.read(&state).await?, caller.account, id).await?;
     let worker = worker.ok_or_else(Problem::not_found)?;
     Ok(conditions.answer(WorkerBody::new(worker, state.now())))
 }

@@ -197,3 +197,44 @@ async fn a_replay_wakes_everybody_who_waits(db: PgPool) {
     }
     assert_eq!(told(&app, "outbox.replayed").await[0].detail["reason"], "because");
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn messages_that_were_not_sent_are_sent_again(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let admin = admin(&app).await;
+    let user = app.session().await;
+    let write = async |kind: &str, sent: Option<i64>, given_up: Option<i64>| {
+        let at = |hours: Option<i64>| hours.map(|hours| app.now() - Duration::hours(hours));
+        sqlx::query(
+            "INSERT INTO notices (notice_id, account_id, recipient, kind, facts, created_at, attempts, next_attempt_at, sent_at,
+                 given_up_at)
+             VALUES (gen_random_uuid(), $1, 'a@example.org', $2, '{}', coalesce($4, $3), 7, $3 + interval '1 hour', $5, $4)",
+        )
+        .bind(user.account.0)
+        .bind(kind)
+        .bind(app.now())
+        .bind(at(given_up))
+        .bind(at(sent))
+        .execute(&app.owner)
+        .await
+        .unwrap();
+    };
+    write("waits", None, None).await;
+    write("given_up", None, Some(1)).await;
+    write("given_up_long_ago", None, Some(8 * 24)).await;
+    write("password_reset", None, Some(1)).await;
+    write("sent", Some(1), None).await;
+    let replayed = act(&app, &admin, "/v1/admin/outbox/notices/replay").await.expect(StatusCode::OK);
+    assert_eq!(replayed.json["notices"], 2);
+    let due: Vec<(String, i16)> = sqlx::query_as(
+        "SELECT kind, attempts FROM notices WHERE sent_at IS NULL AND given_up_at IS NULL AND next_attempt_at <= $1 ORDER BY kind",
+    )
+    .bind(app.now())
+    .fetch_all(&app.owner)
+    .await
+    .unwrap();
+    assert_eq!(due, [("given_up".to_owned(), 0), ("waits".to_owned(), 7)]);
+    let shown = app.get("/v1/admin/outbox").by(&admin).send().await.expect(StatusCode::OK);
+    assert_eq!((shown.json["notices"]["count"].as_i64(), shown.json["notices_given_up"]["count"].as_i64()), (Some(2), Some(2)));
+    assert_eq!(told(&app, "outbox.replayed").await[0].subject, "notices");
+}

@@ -40,6 +40,9 @@ const OUTBOX: &[&str] = &[
     "releases.oldest_at",
     "transactions.count",
     "transactions.oldest_at",
+    "notices.count",
+    "notices.oldest_at",
+    "notices_given_up.count",
 ];
 
 /// What administrators do with stuck jobs.
@@ -127,6 +130,12 @@ pub enum Outbox {
         #[arg(long)]
         reason: String,
     },
+    /// Has messages sent that wait for another attempt or were given up.
+    Notices {
+        /// Why, for the audit log.
+        #[arg(long)]
+        reason: String,
+    },
 }
 
 /// Runs a verb on jobs.
@@ -199,9 +208,14 @@ pub async fn run_workers(context: &Context, verb: &Workers) -> anyhow::Result<()
 /// When the service refuses.
 pub async fn run_outbox(context: &Context, verb: &Outbox) -> anyhow::Result<()> {
     let api = context.api().await?;
-    if let Outbox::WakeUps { reason } = verb {
-        let path = "/v1/admin/outbox/wake-ups/replay";
-        api.post(path, &json!({ "reason": reason })).await?;
+    let replayed = match verb {
+        Outbox::Show => None,
+        Outbox::WakeUps { reason } => Some(("wake-ups", reason)),
+        Outbox::Notices { reason } => Some(("notices", reason)),
+    };
+    if let Some((what, reason)) = replayed {
+        let path = format!("/v1/admin/outbox/{what}/replay");
+        api.post(&path, &json!({ "reason": reason })).await?;
     }
     context
         .output

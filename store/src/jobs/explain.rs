@@ -115,6 +115,11 @@ pub async fn classes(
                FROM workers LEFT JOIN worker_heartbeats USING (worker_id)
                WHERE revoked_at IS NULL AND NOT EXISTS (
                    SELECT FROM worker_records records WHERE records.worker_id = workers.worker_id AND barred_at IS NOT NULL
+               ) AND NOT EXISTS (
+                   SELECT FROM worker_controls controls WHERE controls.worker_id = workers.worker_id
+               ) AND NOT EXISTS (
+                   SELECT FROM account_controls controls
+                   WHERE controls.account_id = workers.account_id AND frozen_at IS NOT NULL
                )
            )
            SELECT device AS "device!", numeric_class AS "numeric_class!", obstacle,

@@ -23,6 +23,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(find_outbox))
         .routes(routes!(replay_wake_ups))
+        .routes(routes!(replay_notices))
 }
 
 #[derive(Clone, Copy, Serialize, ToSchema)]
@@ -48,6 +49,10 @@ struct OutboxBody {
     releases: WaitingBody,
     /// Transactions that are wanted on the chain. The settler sends their bytes again by itself.
     transactions: WaitingBody,
+    /// Messages to owners of accounts that were not sent yet.
+    notices: WaitingBody,
+    /// Messages that were given up.
+    notices_given_up: WaitingBody,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -78,6 +83,8 @@ impl From<Backlog> for OutboxBody {
             receipts: backlog.receipts.into(),
             releases: backlog.releases.into(),
             transactions: backlog.transactions.into(),
+            notices: backlog.notices.into(),
+            notices_given_up: backlog.notices_given_up.into(),
         }
     }
 }
@@ -125,4 +132,41 @@ async fn replay_wake_ups(
     .await?;
     admin.state.wake.publish(Channel::Every);
     Ok(StatusCode::NO_CONTENT)
+}
+
+#[derive(Serialize, ToSchema)]
+#[schema(as = ReplayedNotices)]
+struct ReplayedBody {
+    /// Messages that are due now.
+    notices: u64,
+}
+
+/// Has messages to owners of accounts sent: those that wait for another attempt are due now, and those of the last seven days
+/// that were given up begin anew. What was sent is not sent again, and neither is a way to a new password.
+#[utoipa::path(
+    post, path = "/v1/admin/outbox/notices/replay", tag = "admin", security(("admin" = [])),
+    request_body = ReasonBody,
+    responses(
+        (status = 200, body = ReplayedBody),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn replay_notices(
+    admin: FreshAdmin,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<ReplayedBody>, Problem> {
+    let event = admin
+        .event(Action::OutboxReplayed, "notices")
+        .with("reason", body.checked()?);
+    let now = admin.state.now();
+    transact(admin.state.db, move |tx| {
+        Box::pin(async move {
+            let notices = admin_outbox::replay_notices(tx, now).await?;
+            audit::append(tx, &event.with("notices", notices), now)
+                .await
+                .map_err(sqlx::Error::from)?;
+            Ok(Json(ReplayedBody { notices }))
+        })
+    })
+    .await
 }
