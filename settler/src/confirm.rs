@@ -2,7 +2,10 @@
 
 use alloy::primitives::B256;
 use comptoir_domain::settlement::state::{BatchState, Seen, Slot};
-use comptoir_store::batches::{self, Batch};
+use comptoir_store::{
+    batches::{self, Batch},
+    transactions,
+};
 use time::OffsetDateTime;
 
 use crate::{
@@ -63,6 +66,10 @@ impl Settler {
         }
         let mut tx = self.begin().await?;
         batches::advance(&mut tx, batch.id, next, active_at, now).await?;
+        if next == BatchState::Broadcast {
+            // The bytes that were mined once are sent again as they are, before they offer more.
+            transactions::wait_anew(&mut tx, batch.id, tips.head.block.number).await?;
+        }
         self.commit(tx, seen_at(next)).await?;
         tracing::info!(
             batch = number,

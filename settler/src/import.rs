@@ -10,7 +10,7 @@ use comptoir_domain::{
     digest::Sha256,
     id::{BatchId, ReceiptId},
     settlement::{
-        Domain, Header,
+        Domain, Header, Receipt,
         file::{self, InvalidBatch, Sealed},
     },
 };
@@ -167,6 +167,7 @@ pub async fn import(
     lease.fence().hold(&mut tx).await?;
     for header in headers {
         let found = find(&objects, header).await?;
+        complete(&mut tx, &found).await?;
         imported.receipts += header.receipt_count;
         imported.batches += 1;
         imported.last = header.id;
@@ -208,6 +209,22 @@ async fn find(objects: &Objects, header: Header) -> Result<Found, ImportError> {
     })
 }
 
+/// Fails where the database lacks what the batch settles.
+async fn complete(tx: &mut PgTransaction<'_>, found: &Found) -> Result<(), ImportError> {
+    let ids: Vec<_> = found.sealed.receipts.iter().map(id).collect();
+    match batches::missing(tx, &ids).await? {
+        0 => Ok(()),
+        missing => Err(ImportError::ReceiptsMissing {
+            batch: found.sealed.header.id,
+            missing,
+        }),
+    }
+}
+
+fn id(receipt: &Receipt) -> ReceiptId {
+    ReceiptId(uuid::Uuid::from_bytes(receipt.receipt_id.0))
+}
+
 async fn store(
     tx: &mut PgTransaction<'_>,
     asset: i32,
@@ -215,26 +232,16 @@ async fn store(
     domain: &Domain,
     now: OffsetDateTime,
 ) -> Result<(), ImportError> {
-    let Found { id, sealed, bytes } = found;
-    let items: Vec<_> = sealed
-        .receipts
-        .iter()
-        .map(|receipt| {
-            let id = uuid::Uuid::from_bytes(receipt.receipt_id.0);
-            (ReceiptId(id), receipt.leaf(domain))
-        })
+    let sealed = &found.sealed;
+    let items = sealed.receipts.iter();
+    let items: Vec<_> = items
+        .map(|receipt| (id(receipt), receipt.leaf(domain)))
         .collect();
-    let ids: Vec<_> = items.iter().map(|(id, _)| *id).collect();
-    let missing = batches::missing(tx, &ids).await?;
-    if missing > 0 {
-        let batch = sealed.header.id;
-        return Err(ImportError::ReceiptsMissing { batch, missing });
-    }
     let batch = NewBatch {
-        id: *id,
+        id: found.id,
         header: sealed.header,
         hash: sealed.hash,
-        data_bytes: *bytes,
+        data_bytes: found.bytes,
         account_count: sealed.accounts.len() as u64,
         items: &items,
     };

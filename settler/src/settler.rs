@@ -118,11 +118,12 @@ impl Settler {
         if !self.deployed {
             return Ok(progress);
         }
-        progress.credited = self.finalize(&tips, now).await?;
-        progress.batches = self.confirm(&tips, now).await?;
+        // Before ledger and contract are compared: a restored backup would differ there too, and for this reason.
         if !self.compared && !self.is_halted().await? {
             self.compared = !self.is_behind(&tips, now).await?;
         }
+        progress.credited = self.finalize(&tips, now).await?;
+        progress.batches = self.confirm(&tips, now).await?;
         progress.halted = self.is_halted().await?;
         if progress.halted {
             return Ok(progress);

@@ -363,6 +363,28 @@ pub async fn sent(
     Ok(())
 }
 
+/// The commit of this batch was mined, and the block that had it has left the chain: it waits anew, from `block` on.
+///
+/// # Errors
+/// When the database refuses.
+pub async fn wait_anew(
+    tx: &mut PgTransaction<'_>,
+    batch: BatchId,
+    block: u64,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE eth_attempts SET first_sent_block = $2
+         FROM eth_intents i
+         WHERE eth_attempts.intent_id = i.intent_id AND i.batch_id = $1 AND i.kind = 'commit' AND i.state = 'open'
+           AND first_sent_block IS NOT NULL",
+        batch.0,
+        block.cast_signed(),
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// Ends an intent, at what it cost where that is known.
 ///
 /// # Errors

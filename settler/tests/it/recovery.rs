@@ -31,7 +31,8 @@ impl Backup {
         drop(settler);
         let options = (*world.owner.connect_options()).clone();
         let from = options.get_database().unwrap().to_owned();
-        let name = format!("{from}_backup");
+        // Postgres cuts names off at 63 bytes.
+        let name = format!("backup_{}", &from[from.len() - 40..]);
         for pool in [&world.db, &world.scheduler, &world.api] {
             pool.close().await;
         }

@@ -180,7 +180,7 @@ pub async fn of_receipt(
     Ok(batch.map(|batch| (batch, item.idx.cast_unsigned())))
 }
 
-/// How many of these receipts the database does not have.
+/// How many of these receipts and movements the database does not have.
 ///
 /// # Errors
 /// When the database refuses.
@@ -188,7 +188,8 @@ pub async fn missing(conn: &mut PgConnection, receipts: &[ReceiptId]) -> sqlx::R
     let ids: Vec<_> = receipts.iter().map(|receipt| receipt.0).collect();
     let missing = sqlx::query_scalar!(
         r#"SELECT count(*) AS "missing!" FROM UNNEST($1::uuid[]) AS it (id)
-           WHERE NOT EXISTS (SELECT FROM receipts WHERE receipt_id = it.id)"#,
+           WHERE NOT EXISTS (SELECT FROM receipts WHERE receipt_id = it.id)
+             AND NOT EXISTS (SELECT FROM journal_entries WHERE journal_entry_id = it.id)"#,
         &ids
     )
     .fetch_one(conn)

@@ -22,3 +22,5 @@ mod releases;
 mod settling;
 #[cfg(test)]
 mod tenants;
+#[cfg(test)]
+mod vetoes;

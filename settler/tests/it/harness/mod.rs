@@ -232,8 +232,13 @@ impl World {
     pub async fn send_unchecked(&self, from: Address, calldata: Vec<u8>) -> bool {
         let call = self.unchecked(from, calldata);
         let hash = self.anvil.ask("eth_sendTransaction", json!([call])).await;
-        let receipt = self.anvil.ask("eth_getTransactionReceipt", json!([hash]));
-        receipt.await["status"] == "0x1"
+        loop {
+            let receipt = self.anvil.ask("eth_getTransactionReceipt", json!([hash]));
+            let receipt = receipt.await;
+            if !receipt.is_null() {
+                return receipt["status"] == "0x1";
+            }
+        }
     }
 
     /// Such a call, for whoever sends it.

@@ -2,6 +2,8 @@
 
 use std::{os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, time::Duration};
 
+use alloy::providers::Provider as _;
+use comptoir_store::chain;
 use nix::sys::signal::Signal;
 use sqlx::ConnectOptions as _;
 use tokio::process::{Child, Command};
@@ -10,8 +12,10 @@ use super::{DEPTH, Key, World};
 
 /// Beats of the chain that a process gets for whatever it has to do.
 const BEATS_MAX: usize = 1_500;
-/// Between two beats.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks and between two beats.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Looks that a beat waits for a settler, which may not run.
+const PATIENCE: usize = 100;
 /// The base fee of expensive blocks.
 const EXPENSIVE_WEI: u64 = 100_000_000_000;
 
@@ -51,6 +55,7 @@ impl World {
                 self.owner.connect_options().to_url_lossy().as_str(),
             )
             .env_remove("CRASH_AT")
+            .env("RUST_LOG", "warn")
             .stdout(Stdio::null())
             .kill_on_drop(true);
         if let Some(point) = crash_at {
@@ -60,6 +65,13 @@ impl World {
     }
 
     async fn beat(&self, beat: Beat) {
+        // No faster than a settler follows, where one runs: it sees every block as the newest.
+        for _ in 0..PATIENCE {
+            if self.is_followed().await {
+                break;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
         match beat {
             Beat::Block => self.anvil.pass(3).await,
             Beat::ExpensiveBlock => {
@@ -69,6 +81,13 @@ impl World {
             Beat::Nothing => {}
         }
         tokio::time::sleep(PAUSE).await;
+    }
+
+    async fn is_followed(&self) -> bool {
+        let head = self.anvil.node.get_block_number().await.unwrap();
+        let mut conn = self.api.acquire().await.unwrap();
+        let cursor = chain::cursor(&mut conn, self.asset.id).await.unwrap();
+        cursor.is_some_and(|cursor| cursor.head_number >= head)
     }
 }
 
