@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comptoir_http::Edge;
-use comptoir_store::{objects::Objects, wake::Wake};
+use comptoir_store::{objects::Objects, pool, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -16,6 +16,8 @@ use crate::keys::Keys;
 pub struct SchedulerState {
     /// Postgres, in the role `comptoir_scheduler`.
     pub db: PgPool,
+    /// A few connections beside it, for transactions on whole groups.
+    pub(crate) groups: PgPool,
     /// Injected so that a test decides what time it is. Leases are on the database's clock instead.
     pub clock: fn() -> OffsetDateTime,
     /// The blobs.
@@ -43,6 +45,7 @@ impl SchedulerState {
         keys: Keys,
     ) -> Self {
         Self {
+            groups: pool::for_groups(&db),
             db,
             clock,
             objects,

@@ -1,9 +1,10 @@
 //! Verdicts: jobs whose results are all shown are ruled on, and paid for or not, each in one transaction.
 
+mod complete;
 mod record;
 mod shares;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
@@ -18,6 +19,7 @@ use comptoir_domain::{
 use serde_json::Value;
 use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
+use uuid::Uuid;
 
 use crate::{
     charges::ChargeError,
@@ -27,6 +29,7 @@ use crate::{
     queue::interval,
 };
 
+pub use complete::{accept_all, lock_all};
 pub use record::{Reason, accept, add_replica, draw, give_up};
 
 /// The code of a job whose results never agreed.
@@ -155,72 +158,102 @@ pub async fn drop_due(conn: &mut PgConnection, job: JobId) -> sqlx::Result<()> {
 
 /// The job with its results; `None` when it does not wait for a verdict.
 pub async fn find_case(conn: &mut PgConnection, job: JobId) -> Result<Option<Case>, VerdictError> {
-    let Some(row) = sqlx::query!(
-        "SELECT jobs.account_id, payer, jobs.asset_id, jobs.tier, spec, spec_sha256, meter, price_version_id, amount_atto
-         FROM jobs JOIN quotes USING (quote_id) WHERE job_id = $1 AND state = 'verifying'",
-        job.0,
+    let found = find_cases(conn, &[job]).await?;
+    Ok(found.into_iter().next())
+}
+
+/// Those of the jobs that wait for a verdict, with their results.
+pub async fn find_cases(
+    conn: &mut PgConnection,
+    jobs: &[JobId],
+) -> Result<Vec<Case>, VerdictError> {
+    let jobs: Vec<_> = jobs.iter().map(|job| job.0).collect();
+    let rows = sqlx::query!(
+        "SELECT job_id, jobs.account_id, payer, jobs.asset_id, jobs.tier, spec, spec_sha256, meter, price_version_id, amount_atto
+         FROM jobs JOIN quotes USING (quote_id) WHERE job_id = ANY ($1) AND state = 'verifying' ORDER BY job_id",
+        &jobs,
     )
-    .fetch_optional(&mut *conn)
-    .await?
-    else {
-        return Ok(None);
-    };
-    let amount = to_wide("amount_atto", &row.amount_atto)?;
-    let tier = to_enum("tier", &row.tier, Tier::parse)?;
-    let spec = to_document("spec", row.spec)?;
-    let chains = match (tier, &spec) {
-        (Tier::Sampled, JobSpec::Training(_)) => chains(conn, job).await?,
-        _ => BTreeMap::new(),
-    };
-    Ok(Some(Case {
-        job,
-        account: AccountId(row.account_id),
-        payer: to_address("payer", &row.payer)?,
-        asset_id: row.asset_id,
-        tier,
-        spec,
-        chains,
-        spec_sha256: to_digest("spec_sha256", &row.spec_sha256)?,
-        meter: to_document("meter", row.meter)?,
-        price: prices::find(conn, row.price_version_id).await?,
-        amount: Atto::from_atto(amount)
-            .ok_or_else(|| sqlx::Error::Decode("`amount_atto` is above every amount".into()))?,
-        results: results(conn, job).await?,
-    }))
+    .fetch_all(&mut *conn)
+    .await?;
+    let mut shown = results_of(conn, &jobs).await?;
+    let mut published: HashMap<i32, PriceVersion> = HashMap::new();
+    let mut cases = Vec::with_capacity(rows.len());
+    for row in rows {
+        let job = JobId(row.job_id);
+        let amount = to_wide("amount_atto", &row.amount_atto)?;
+        let tier = to_enum("tier", &row.tier, Tier::parse)?;
+        let spec = to_document("spec", row.spec)?;
+        let chains = match (tier, &spec) {
+            (Tier::Sampled, JobSpec::Training(_)) => chains(conn, job).await?,
+            _ => BTreeMap::new(),
+        };
+        let price = match published.get(&row.price_version_id) {
+            Some(price) => *price,
+            None => prices::find(conn, row.price_version_id).await?,
+        };
+        published.insert(price.id, price);
+        cases.push(Case {
+            job,
+            account: AccountId(row.account_id),
+            payer: to_address("payer", &row.payer)?,
+            asset_id: row.asset_id,
+            tier,
+            spec,
+            chains,
+            spec_sha256: to_digest("spec_sha256", &row.spec_sha256)?,
+            meter: to_document("meter", row.meter)?,
+            price,
+            amount: Atto::from_atto(amount).ok_or_else(|| {
+                sqlx::Error::Decode("`amount_atto` is above every amount".into())
+            })?,
+            results: shown.remove(&job).unwrap_or_default(),
+        });
+    }
+    Ok(cases)
 }
 
 async fn results(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<ShownResult>> {
+    let mut shown = results_of(conn, &[job.0]).await?;
+    Ok(shown.remove(&job).unwrap_or_default())
+}
+
+/// The results that were shown for jobs, by ordinal of their replica.
+async fn results_of(
+    conn: &mut PgConnection,
+    jobs: &[Uuid],
+) -> sqlx::Result<HashMap<JobId, Vec<ShownResult>>> {
     let rows = sqlx::query!(
-        r#"SELECT attempts.replica_id, replicas.ordinal, attempt_id, worker_id, numeric_class,
+        r#"SELECT attempts.job_id, attempts.replica_id, replicas.ordinal, attempt_id, worker_id, numeric_class,
              result_sha256 AS "result_sha256!", outputs AS "outputs!", seal AS "seal!", salt AS "salt!",
              replay_piece, replay_from, replay_until
            FROM attempts JOIN replicas ON replicas.replica_id = attempts.replica_id
-           WHERE attempts.job_id = $1 AND attempts.state = 'revealed'
-           ORDER BY replicas.ordinal"#,
-        job.0,
+           WHERE attempts.job_id = ANY ($1) AND attempts.state = 'revealed'
+           ORDER BY attempts.job_id, replicas.ordinal"#,
+        jobs,
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(ShownResult {
-                replica: ReplicaId(row.replica_id),
-                ordinal: row.ordinal,
-                attempt: AttemptId(row.attempt_id),
-                seal: to_digest("seal", &row.seal)?,
-                salt: to_digest("salt", &row.salt)?,
-                worker: WorkerId(row.worker_id),
-                class: row.numeric_class,
-                result: to_digest("result_sha256", &row.result_sha256)?,
-                outputs: to_document("outputs", row.outputs)?,
-                replay: row.replay_piece.map(|piece| Piece {
-                    number: piece.unsigned_abs(),
-                    from: row.replay_from.unwrap_or_default().unsigned_abs(),
-                    until: row.replay_until.unwrap_or_default().unsigned_abs(),
-                }),
-            })
-        })
-        .collect()
+    let mut shown: HashMap<JobId, Vec<ShownResult>> = HashMap::new();
+    for row in rows {
+        let result = ShownResult {
+            replica: ReplicaId(row.replica_id),
+            ordinal: row.ordinal,
+            attempt: AttemptId(row.attempt_id),
+            seal: to_digest("seal", &row.seal)?,
+            salt: to_digest("salt", &row.salt)?,
+            worker: WorkerId(row.worker_id),
+            class: row.numeric_class,
+            result: to_digest("result_sha256", &row.result_sha256)?,
+            outputs: to_document("outputs", row.outputs)?,
+            replay: row.replay_piece.map(|piece| Piece {
+                number: piece.unsigned_abs(),
+                from: row.replay_from.unwrap_or_default().unsigned_abs(),
+                until: row.replay_until.unwrap_or_default().unsigned_abs(),
+            }),
+        };
+        shown.entry(JobId(row.job_id)).or_default().push(result);
+    }
+    Ok(shown)
 }
 
 async fn chains(

@@ -1,5 +1,7 @@
 //! Jobs whose results are all shown are compared, ruled on, and paid for.
 
+use std::collections::BTreeSet;
+
 use comptoir_domain::{
     id::JobId,
     replay::{Next, Piece},
@@ -24,19 +26,148 @@ use crate::{
 /// Jobs that are ruled on at once; each holds a connection, and they wait for each other at the platform's account.
 const AT_ONCE: usize = 4;
 
-/// Rules on jobs that wait for it. One that cannot be ruled on now is tried again in a minute.
+/// Rules on jobs that wait for it: those that get a result together, the others one by one. One that cannot be ruled on now is
+/// tried again in a minute.
 pub async fn rule_due(state: &SchedulerState, now: OffsetDateTime) -> Result<Progress, StepError> {
-    let due = verdicts::take_due(&mut *state.db.acquire().await?, ROUND_MAX).await?;
+    let mut conn = state.groups.acquire().await?;
+    let due = verdicts::take_due(&mut conn, ROUND_MAX).await?;
     let found = due.len();
-    let rulings = due.into_iter().map(|job| try_to_rule(state, job, now));
+    if found < 2 {
+        drop(conn);
+        let ruled = rule_one_by_one(state, due, now).await;
+        return Ok(Progress::of(found, ruled));
+    }
+    let cases = verdicts::find_cases(&mut conn, &due).await;
+    drop(conn);
+    let (done, left) = match cases {
+        Ok(cases) => rule_together(state, cases, &due, now).await,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "a group of jobs is ruled on one by one");
+            (0, due)
+        }
+    };
+    Ok(Progress::of(
+        found,
+        done + rule_one_by_one(state, left, now).await,
+    ))
+}
+
+/// How many were ruled on.
+async fn rule_one_by_one(state: &SchedulerState, jobs: Vec<JobId>, now: OffsetDateTime) -> usize {
+    let rulings = jobs.into_iter().map(|job| try_to_rule(state, job, now));
     let ruled: Vec<bool> = stream::iter(rulings)
         .buffer_unordered(AT_ONCE)
         .collect()
         .await;
-    Ok(Progress::of(
-        found,
-        ruled.into_iter().filter(|ruled| *ruled).count(),
-    ))
+    ruled.into_iter().filter(|ruled| *ruled).count()
+}
+
+/// Completes, in one transaction, the jobs that get a result. How many those are, and which jobs are left.
+async fn rule_together(
+    state: &SchedulerState,
+    cases: Vec<Case>,
+    due: &[JobId],
+    now: OffsetDateTime,
+) -> (usize, Vec<JobId>) {
+    let compared = cases.into_iter().map(|case| compared(state, case));
+    let compared: Vec<Option<Compared>> = stream::iter(compared)
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    // What could not be compared is left, and says why when its turn comes.
+    let compared: Vec<Compared> = compared.into_iter().flatten().collect();
+    let completed = match complete(state, &compared, now).await {
+        Ok(completed) => completed,
+        Err(error) => {
+            tracing::warn!(error = chain(&error), "a group of jobs is ruled on one by one");
+            BTreeSet::new()
+        }
+    };
+    let left = due.iter().filter(|job| !completed.contains(job));
+    (completed.len(), left.copied().collect())
+}
+
+/// A case, and how its results compare.
+type Compared = (Case, Vec<(usize, usize, Agreement)>);
+
+async fn compared(state: &SchedulerState, case: Case) -> Option<Compared> {
+    let pairs = compare::all_pairs(&state.objects, &case).await.ok()?;
+    Some((case, pairs))
+}
+
+async fn complete(
+    state: &SchedulerState,
+    compared: &[Compared],
+    now: OffsetDateTime,
+) -> Result<BTreeSet<JobId>, VerdictError> {
+    let cases: Vec<&Case> = compared.iter().map(|(case, _)| case).collect();
+    let mut tx = state.groups.begin().await?;
+    verdicts::lock_all(&mut tx, &cases, now).await?;
+    let mut accepted = Vec::with_capacity(cases.len());
+    for (case, pairs) in compared {
+        let draw = match verdicts::draw(&mut tx, case, now).await {
+            Err(VerdictError::Moved) => continue,
+            draw => draw?,
+        };
+        let (ruling, _) = ruling((case, draw.as_ref()), pairs);
+        if let Some(verdict) = accepting((case, draw.as_ref()), &ruling, pairs) {
+            accepted.push((case, verdict, ruling));
+        }
+    }
+    let judged: Vec<_> = accepted
+        .iter()
+        .map(|(case, verdict, _)| (*case, verdict))
+        .collect();
+    let receipts = verdicts::accept_all(&mut tx, &judged, now).await?;
+    tx.commit().await?;
+    let mut completed = BTreeSet::new();
+    for ((case, _, ruling), receipt) in accepted.iter().zip(receipts) {
+        if receipt.is_ok() {
+            announce(state, case, ruling);
+            completed.insert(case.job);
+        }
+    }
+    Ok(completed)
+}
+
+/// What follows from the results so far, and the piece that is run again.
+fn ruling(
+    (case, draw): (&Case, Option<&MadeDraw>),
+    pairs: &[(usize, usize, Agreement)],
+) -> (Ruling, Option<Piece>) {
+    let agreement = |left, right| {
+        let found = pairs.iter().find(|(a, b, _)| (*a, *b) == (left, right));
+        found.map_or(Agreement::None(None), |(_, _, agreement)| *agreement)
+    };
+    let audited = draw.is_some_and(|made| made.draw.is_audited());
+    match replay::next(case, draw) {
+        None => (rule(case.tier, audited, case.results.len(), agreement), None),
+        Some(Next::Ruled(ruling)) => (ruling, None),
+        Some(Next::Whole) => (Ruling::Another, None),
+        Some(Next::Replay(number)) => (Ruling::Another, replay::piece(case, number)),
+    }
+}
+
+/// The verdict that gives the job a result, if the ruling does.
+fn accepting(
+    of: (&Case, Option<&MadeDraw>),
+    ruling: &Ruling,
+    pairs: &[(usize, usize, Agreement)],
+) -> Option<Accepted> {
+    let Ruling::Accept {
+        kind,
+        reference,
+        accepted,
+    } = ruling
+    else {
+        return None;
+    };
+    Some(Accepted {
+        kind: *kind,
+        reference: *reference,
+        accepted: accepted.clone(),
+        evidence: evidence(of, *kind, accepted, pairs),
+    })
 }
 
 async fn try_to_rule(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> bool {
@@ -57,20 +188,10 @@ async fn rule_on(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> Res
     };
     drop(conn);
     let pairs = compare::all_pairs(&state.objects, &case).await?;
-    let agreement = |left, right| {
-        let found = pairs.iter().find(|(a, b, _)| (*a, *b) == (left, right));
-        found.map_or(Agreement::None(None), |(_, _, agreement)| *agreement)
-    };
     let mut tx = state.db.begin().await?;
     let ruled = async {
         let draw = verdicts::draw(&mut tx, &case, now).await?;
-        let audited = draw.as_ref().is_some_and(|made| made.draw.is_audited());
-        let (ruling, piece) = match replay::next(&case, draw.as_ref()) {
-            None => (rule(case.tier, audited, case.results.len(), agreement), None),
-            Some(Next::Ruled(ruling)) => (ruling, None),
-            Some(Next::Whole) => (Ruling::Another, None),
-            Some(Next::Replay(number)) => (Ruling::Another, replay::piece(&case, number)),
-        };
+        let (ruling, piece) = ruling((&case, draw.as_ref()), &pairs);
         apply(&mut tx, (&case, draw.as_ref()), (&ruling, piece), &pairs, now).await?;
         Ok::<_, VerdictError>(ruling)
     };
@@ -92,17 +213,8 @@ async fn apply(
     now: OffsetDateTime,
 ) -> Result<(), VerdictError> {
     match ruling {
-        Ruling::Accept {
-            kind,
-            reference,
-            accepted,
-        } => {
-            let verdict = Accepted {
-                kind: *kind,
-                reference: *reference,
-                accepted: accepted.clone(),
-                evidence: evidence((case, draw), *kind, accepted, pairs),
-            };
+        Ruling::Accept { .. } => {
+            let verdict = accepting((case, draw), ruling, pairs).ok_or(VerdictError::Moved)?;
             verdicts::accept(tx, case, &verdict, now).await?;
         }
         Ruling::Another => {

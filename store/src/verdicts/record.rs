@@ -16,12 +16,11 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    Accepted, Case, ShownResult, UNSTABLE_RESULT, VerdictError, drop_due, results,
+    Accepted, Case, ShownResult, UNSTABLE_RESULT, VerdictError, accept_all, drop_due, results,
     shares::{self, Share},
 };
 use crate::{
     PgTransaction, attempts,
-    charges::{self, JobCharge},
     codec::to_enum,
     draws::{self, MadeDraw},
     events,
@@ -63,49 +62,12 @@ pub async fn accept(
     verdict: &Accepted,
     now: OffsetDateTime,
 ) -> Result<ReceiptId, VerdictError> {
-    let state = lock(tx, case).await?.complete()?;
-    let evidence = record(tx, case, verdict.kind, &verdict.evidence, now).await?;
-    mark(tx, case, &verdict.accepted).await?;
-    let result = case
-        .results
-        .get(verdict.reference)
-        .ok_or(VerdictError::Moved)?;
-    deliver(tx, case, &result.outputs, now).await?;
-    let paid = paid_results(case, verdict);
-    let shares = shares::of(tx, case, &paid).await?;
-    let earners = judge(tx, case, verdict, &shares, now).await?;
-    let charge = JobCharge {
-        job: case.job,
-        account: case.account,
-        payer: case.payer,
-        asset_id: case.asset_id,
-        meter: case.meter,
-        price: case.price,
-        amount: case.amount,
-        shares: shares.iter().map(|it| (it.payee, it.steps)).collect(),
-        input: case.spec_sha256,
-        result: result.result,
-        verdict: evidence,
-    };
-    sqlx::query!(
-        "UPDATE jobs SET state = $2, finished_at = $3 WHERE job_id = $1",
-        case.job.0,
-        state.as_str(),
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    drop_due(tx, case.job).await?;
-    // Last: other jobs of the payer wait for these locks.
-    let receipt = charges::settle_holding_back(tx, &charge, &earners, now).await?;
-    owe_confirmations(tx, case, verdict, &paid, now).await?;
-    let data = json!({ "state": state, "verdict": verdict.kind, "receipt_id": receipt });
-    events::append(tx, case.job, events::kind::COMPLETED, &data, now).await?;
-    Ok(receipt)
+    let accepted = accept_all(tx, &[(case, verdict)], now).await?;
+    accepted.into_iter().next().ok_or(VerdictError::Moved)?
 }
 
 /// The results that the client's charge pays for: the first that was accepted of a sampled job, else all of them.
-fn paid_results<'a>(case: &'a Case, verdict: &Accepted) -> Vec<&'a ShownResult> {
+pub(super) fn paid_results<'a>(case: &'a Case, verdict: &Accepted) -> Vec<&'a ShownResult> {
     let accepted = case.results.iter().zip(&verdict.accepted);
     let accepted = accepted.filter(|(_, accepted)| **accepted).map(|(it, _)| it);
     match case.tier {
@@ -116,7 +78,7 @@ fn paid_results<'a>(case: &'a Case, verdict: &Accepted) -> Vec<&'a ShownResult> 
 
 /// Writes into the workers' records what the verdict says of them, and bars whoever was refuted. Who earns held-back pay
 /// comes back: of a sampled job, whoever ran what was drawn for.
-async fn judge(
+pub(super) async fn judge(
     tx: &mut PgTransaction<'_>,
     case: &Case,
     verdict: &Accepted,
@@ -163,7 +125,7 @@ async fn judge(
 
 /// Every accepted result that the charge did not pay for is owed for by the house: as much as the paid run earned, or the
 /// part of it that was replayed.
-async fn owe_confirmations(
+pub(super) async fn owe_confirmations(
     tx: &mut PgTransaction<'_>,
     case: &Case,
     verdict: &Accepted,
@@ -199,6 +161,9 @@ async fn owe_confirmations(
     }
     Ok(())
 }
+
+/// The priority of an execution that a job waits for which has been computed once: before all that wait for their first.
+const FIRST: i16 = -1;
 
 /// Why a job is executed once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,12 +215,13 @@ pub async fn add_replica(
     .execute(&mut **tx)
     .await?;
     sqlx::query!(
-        "INSERT INTO queue (replica_id, job_id, ready_at, device, min_memory_bytes, rate_nano)
-         SELECT $1, job_id, clock_timestamp(), quotes.device, min_memory_bytes, rate_nano
+        "INSERT INTO queue (replica_id, job_id, priority, ready_at, device, min_memory_bytes, rate_nano)
+         SELECT $1, job_id, $3, clock_timestamp(), quotes.device, min_memory_bytes, rate_nano
          FROM jobs JOIN quotes USING (quote_id) JOIN price_versions USING (price_version_id)
          WHERE job_id = $2",
         replica.0,
         case.job.0,
+        FIRST,
     )
     .execute(&mut **tx)
     .await?;
@@ -350,58 +316,4 @@ async fn record(
     .execute(&mut **tx)
     .await?;
     Ok(digest)
-}
-
-async fn mark(tx: &mut PgTransaction<'_>, case: &Case, accepted: &[bool]) -> sqlx::Result<()> {
-    let attempts: Vec<_> = case.results.iter().map(|result| result.attempt.0).collect();
-    sqlx::query!(
-        "WITH told AS (
-             SELECT attempt_id, CASE WHEN accepted THEN 'accepted' ELSE 'rejected' END AS state
-             FROM unnest($1::uuid[], $2::boolean[]) AS it (attempt_id, accepted)
-         ), marked AS (
-             UPDATE attempts SET state = told.state FROM told WHERE attempts.attempt_id = told.attempt_id
-             RETURNING attempts.replica_id, attempts.worker_id, attempts.state
-         ), mended AS (
-             -- A result that nobody looks at makes one fault good, too; what a comparison says is written by `judge`.
-             UPDATE worker_records SET strikes = strikes - 1 FROM marked
-             WHERE $3 AND worker_records.worker_id = marked.worker_id AND strikes > 0
-         )
-         UPDATE replicas SET state = marked.state FROM marked WHERE replicas.replica_id = marked.replica_id",
-        &attempts,
-        accepted,
-        case.tier == Tier::None,
-    )
-    .execute(&mut **tx)
-    .await
-    .map(drop)
-}
-
-/// Gives the job's owner its outputs.
-async fn deliver(
-    tx: &mut PgTransaction<'_>,
-    case: &Case,
-    outputs: &BTreeMap<String, Sha256>,
-    now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    let (names, blobs): (Vec<_>, Vec<_>) = outputs
-        .iter()
-        .map(|(name, sha256)| (name.clone(), sha256.0.to_vec()))
-        .unzip();
-    sqlx::query!(
-        "WITH output AS (
-             SELECT name, sha256 FROM unnest($2::text[], $3::bytea[]) AS it (name, sha256)
-         ), listed AS (
-             INSERT INTO job_outputs (job_id, name, sha256) SELECT $1, name, sha256 FROM output
-         )
-         INSERT INTO blob_owners (account_id, sha256, created_at) SELECT DISTINCT $4::uuid, sha256, $5::timestamptz FROM output
-         ON CONFLICT (account_id, sha256) DO NOTHING",
-        case.job.0,
-        &names,
-        &blobs,
-        case.account.0,
-        now,
-    )
-    .execute(&mut **tx)
-    .await
-    .map(drop)
 }
