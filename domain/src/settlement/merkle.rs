@@ -1,7 +1,7 @@
 //! A Merkle tree in the layout of `@openzeppelin/merkle-tree`'s `SimpleMerkleTree`: leaves sorted, a flat array with the root first, and
 //! pairs sorted before they are hashed, so that a proof needs no directions.
 
-use alloy_primitives::{B256, Keccak256, keccak256};
+use alloy_primitives::{B256, keccak256};
 
 /// A tree over leaves that are hashes already.
 #[derive(Debug, Clone)]
@@ -22,13 +22,11 @@ impl Tree {
     /// Builds the tree of some leaves.
     #[must_use]
     pub fn new(leaves: &[B256]) -> Self {
-        let mut sorted: Vec<(B256, usize)> = leaves.iter().copied().zip(0..).collect();
-        sorted.sort_unstable();
         let size = (2 * leaves.len()).saturating_sub(1);
         let mut nodes = vec![B256::ZERO; size];
         let mut places = vec![0; leaves.len()];
-        for (rank, (leaf, index)) in sorted.into_iter().enumerate() {
-            nodes[size - 1 - rank] = leaf;
+        for (rank, index) in sorted(leaves).enumerate() {
+            nodes[size - 1 - rank] = leaves[index];
             places[index] = size - 1 - rank;
         }
         for parent in (0..leaves.len().saturating_sub(1)).rev() {
@@ -66,12 +64,28 @@ pub fn verify(root: B256, leaf: B256, proof: &[B256]) -> bool {
         == root
 }
 
+/// The places of leaves in rising order. Hashes differ in their first bytes, which are compared as one number; what is
+/// behind them is looked at only where those are equal.
+fn sorted(leaves: &[B256]) -> impl Iterator<Item = usize> {
+    let head = |leaf: &B256| {
+        let (head, _) = leaf.split_first_chunk().expect("32 bytes hold 8");
+        u64::from_be_bytes(*head)
+    };
+    let mut sorted: Vec<(u64, usize)> = leaves.iter().map(head).zip(0..).collect();
+    sorted.sort_unstable_by(|(a, left), (b, right)| {
+        a.cmp(b)
+            .then_with(|| leaves[*left].cmp(&leaves[*right]))
+            .then_with(|| left.cmp(right))
+    });
+    sorted.into_iter().map(|(_, place)| place)
+}
+
 fn pair(a: B256, b: B256) -> B256 {
     let (low, high) = if a <= b { (a, b) } else { (b, a) };
-    let mut hash = Keccak256::new();
-    hash.update(low);
-    hash.update(high);
-    hash.finalize()
+    let mut both = [0; 64];
+    both[..32].copy_from_slice(low.as_slice());
+    both[32..].copy_from_slice(high.as_slice());
+    keccak256(both)
 }
 
 #[cfg(test)]
@@ -110,6 +124,18 @@ mod tests {
                 assert_eq!(tree.proof(index).as_ref(), Some(proof));
             }
         }
+    }
+
+    #[test]
+    fn leaves_that_begin_alike_are_sorted_by_what_follows() {
+        let leaf = |last: u8| {
+            let mut bytes = [7; 32];
+            bytes[31] = last;
+            B256::from(bytes)
+        };
+        let leaves = [leaf(3), leaf(1), leaf(2), leaf(1)];
+        let places: Vec<usize> = sorted(&leaves).collect();
+        assert_eq!(places, [1, 3, 2, 0]);
     }
 
     proptest! {

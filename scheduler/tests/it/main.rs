@@ -6,6 +6,7 @@ mod blobs;
 mod document;
 mod doubts;
 mod faults;
+mod groups;
 mod harness;
 mod identity;
 mod life;
