@@ -214,8 +214,8 @@ pub fn example(net: &str, batch: i64) -> (Tensor, Tensor) {
         )
     } else {
         let tokens = Tensor::randint(17, [batch, 16], (Kind::Int64, Device::Cpu));
-        let next = tokens.roll(-1, 1);
-        (tokens, next)
+        let shifted = tokens.roll(-1, 1);
+        (tokens, shifted)
     }
 }
 

@@ -226,3 +226,110 @@ pub fn copy_into(target: &Tensor, source: &Tensor) -> Result<(), AtenError> {
     // SAFETY: borrowed from living `tch::Tensor`s.
     Ok(unsafe { ffi::copy_into(target.as_ptr().cast(), source.as_ptr().cast()) }?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(name: &str, overload: &str) -> Operator {
+        Operator::find(name, overload).unwrap()
+    }
+
+    /// Slot 0 a tensor, slot 1 its first size, slot 2 a tensor that is made: the first, flattened to that size.
+    fn flatten() -> Tape {
+        let mut tape = Tape::new(&[true, false, true], &[false; 3]);
+        let first = |to: &mut Arguments<'_>| {
+            to.slot("self", 0)?;
+            to.int("dim", 0)
+        };
+        tape.call(&find("aten::sym_size", "int"), false, first, |to| {
+            to.one(Some(1));
+        })
+        .unwrap();
+        let flat = |to: &mut Arguments<'_>| {
+            to.slot("self", 0)?;
+            to.ints("size", &[0, -1], &[Some(1), None])
+        };
+        tape.call(&find("aten::view", ""), false, flat, |to| {
+            to.one(Some(2));
+            to.release(0);
+        })
+        .unwrap();
+        for rows in [2, 3] {
+            let set = tape.add_records();
+            tape.record(set, 0, 6, &[rows, 2, 2]).unwrap();
+            tape.record(set, 2, 6, &[rows, 4]).unwrap();
+        }
+        tape
+    }
+
+    #[test]
+    fn sizes_made_by_one_call_are_arguments_of_the_next_run_after_run() {
+        let mut tape = flatten();
+        for (set, rows) in [(0, 2), (1, 3), (0, 2)] {
+            tape.choose_records(set);
+            let input = Tensor::zeros([rows, 2, 2], tch::kind::FLOAT_CPU);
+            assert!(tape.put(0, &input).unwrap());
+            assert_eq!(tape.run(0).unwrap(), 2, "the end");
+            assert_eq!(tape.size(1).unwrap(), rows);
+            assert_eq!(tape.tensor(2).unwrap().size(), [rows, 4]);
+            assert!(tape.tensor(0).is_err(), "it was released");
+            tape.clear();
+            assert!(tape.tensor(2).is_err(), "it was let go");
+        }
+    }
+
+    #[test]
+    fn what_is_made_must_be_what_the_record_says() {
+        let mut tape = flatten();
+        tape.choose_records(0);
+        assert!(
+            !tape
+                .put(0, &Tensor::zeros([3, 2, 2], tch::kind::FLOAT_CPU))
+                .unwrap()
+        );
+        assert!(matches!(tape.run(0), Err((1, Fault::Mismatch(2)))));
+        tape.clear();
+        assert!(matches!(tape.run(0), Err((0, Fault::Absent(0)))));
+        let none = tape.add_records();
+        tape.choose_records(none);
+        let input = Tensor::zeros([2, 2, 2], tch::kind::FLOAT_CPU);
+        assert!(!tape.put(0, &input).unwrap(), "nothing fits no record");
+    }
+
+    #[test]
+    fn an_argument_of_the_wrong_type_is_refused_when_it_is_laid_out() {
+        let mut tape = Tape::new(&[true, false, true], &[false; 3]);
+        let relu = find("aten::relu", "");
+        let mut lay = |give: &dyn Fn(&mut Arguments<'_>) -> Result<(), AtenError>| {
+            tape.call(&relu, false, give, |to| to.one(Some(2)))
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(lay(&|_| Ok(())).contains("'self' is missing"));
+        assert!(lay(&|to| to.text("self", "x")).contains("is str where the schema wants Tensor"));
+        assert!(lay(&|to| to.tensors("self", &[Some(0)])).contains("list of tensors"));
+        let twice = lay(&|to| {
+            to.slot("self", 0)?;
+            to.slot("self", 0)
+        });
+        assert!(twice.contains("given twice"), "{twice}");
+        let unknown = lay(&|to| {
+            to.slot("self", 0)?;
+            to.int("speed", 1)
+        });
+        assert!(unknown.contains("not in the schema"), "{unknown}");
+        let sum = find("aten::sum", "");
+        let dtype = |to: &mut Arguments<'_>| {
+            to.slot("self", 0)?;
+            to.slot("dtype", 0)
+        };
+        let refused = tape.call(&sum, false, dtype, |to| to.one(Some(2)));
+        assert!(
+            refused
+                .unwrap_err()
+                .to_string()
+                .contains("is a tensor where")
+        );
+    }
+}

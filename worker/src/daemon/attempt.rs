@@ -422,7 +422,39 @@ fn wall(deadline: OffsetDateTime) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use comptoir_domain::{
+        id::{AttemptId, LeaseToken},
+        job::{InferenceSpec, JobSpec},
+    };
+
     use super::*;
+
+    #[test]
+    fn a_job_gets_the_memory_that_it_was_quoted() {
+        let digest = Sha256::of(b"");
+        let lease = Lease {
+            attempt_id: AttemptId::generate(),
+            lease_token: LeaseToken::generate(),
+            expires_at: OffsetDateTime::UNIX_EPOCH,
+            deadline_at: OffsetDateTime::UNIX_EPOCH,
+            job: JobSpec::Inference(InferenceSpec {
+                program: digest,
+                weights: None,
+                inputs: BTreeMap::new(),
+                batch_size: 1,
+            }),
+            blobs: Vec::new(),
+            resume: None,
+            until_step: None,
+            limits: comptoir_wire::work::Limits {
+                memory_bytes: 300 << 20,
+                blob_bytes_max: u64::MAX,
+            },
+        };
+        let limits = limits(&lease);
+        assert_eq!(limits.memory_bytes, 300 << 20);
+        assert_eq!(limits.file_bytes, FILE_BYTES_MAX);
+    }
 
     #[test]
     fn no_deadline_makes_a_limit_that_is_none() {

@@ -191,13 +191,7 @@ async fn examine_machine(identity: Option<&Identity>, launcher: &Launcher, check
     checks.add("cpu", Status::Info, measure::device_name(Device::Cpu));
     checks.add("cpu capability", Status::Info, &found.cpu_capability);
     checks.add("cpu threads", Status::Info, found.cpu_threads.to_string());
-    match &found.namespaces_missing {
-        None => checks.add("namespaces", Status::Ok, "user, network, ipc, uts"),
-        Some(reason) => {
-            let found = format!("none ({reason}); the other walls do without");
-            checks.add("namespaces", Status::Info, found);
-        }
-    }
+    examine_namespaces(&found, checks);
     let device = identity.map_or(Device::Cpu, |identity| identity.facts.device);
     examine_cuda(&found, device, checks);
     let threads = identity.map_or(1, |identity| {
@@ -221,6 +215,17 @@ async fn examine_machine(identity: Option<&Identity>, launcher: &Launcher, check
                 &class,
                 format!("{joined}, as the worker joined"),
             );
+        }
+    }
+}
+
+/// The wall that jobs can do without.
+fn examine_namespaces(found: &Facts, checks: &mut Checks) {
+    match &found.namespaces_missing {
+        None => checks.add("namespaces", Status::Ok, "user, network, ipc, uts"),
+        Some(reason) => {
+            let found = format!("none ({reason}); the other walls do without");
+            checks.add("namespaces", Status::Info, found);
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod folder;
 pub mod join;
 pub mod measure;
+mod ready;
 pub mod run;
 pub mod streams;
 pub mod table;

@@ -31,7 +31,7 @@ pub struct Sandbox {
 #[error(
     "jobs of strangers are not run here: this machine offers no {}. See `comptoir-worker doctor`; \
      --allow-unsandboxed runs them all the same, with whatever this user may read and reach",
-    names(&self.missing)
+    names(self.missing)
 )]
 pub struct Unsandboxed {
     missing: Features,
@@ -76,7 +76,7 @@ impl Sandbox {
     }
 }
 
-fn names(features: &Features) -> String {
+fn names(features: Features) -> String {
     let missing: Vec<_> = features.missing().map(|wall| wall.to_string()).collect();
     missing.join(" and no ")
 }

@@ -228,9 +228,7 @@ impl Bench {
                 .unwrap();
         }
         let meter = match spec {
-            JobSpec::Training(training) => {
-                Meter::training(1_000, ROWS, training.epochs, tier)
-            }
+            JobSpec::Training(training) => Meter::training(1_000, ROWS, training.epochs, tier),
             JobSpec::Inference(_) => Meter::inference(1_000, ROWS, tier),
         }
         .unwrap();

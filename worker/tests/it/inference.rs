@@ -4,10 +4,13 @@ use comptoir_domain::{
     job::{InferenceSpec, JobSpec},
     tensors::Tensors,
 };
-
+use comptoir_worker::engine::{
+    plan::{Phase, Plan},
+    state::ProgramFile,
+};
 use serde_json::{Value, json};
 
-use crate::harness::{Bench, assert_close, cases, example, inference, with_graph};
+use crate::harness::{Bench, assert_close, cases, digits, example, inference, with_graph};
 
 #[tokio::test]
 async fn every_example_gives_what_pytorch_gives() {
@@ -86,4 +89,20 @@ async fn normalisation_without_running_statistics_takes_those_of_the_batch() {
         outputs.push(Bench::output(&bench.run(JobSpec::Inference(spec)).await));
     }
     assert_ne!(outputs[0], outputs[1], "a row depends on its batch");
+}
+
+#[test]
+fn inference_leaves_out_what_only_counts() {
+    let file = std::fs::File::open(digits().join("convnet.pt2")).unwrap();
+    let archive = ProgramFile::open(std::io::BufReader::new(file)).unwrap();
+    let counts = |phase| {
+        let plan = Plan::new(archive.program(), phase).ok().unwrap();
+        let added = plan
+            .calls
+            .iter()
+            .filter(|call| call.target.contains("add_"));
+        added.count()
+    };
+    // Each batch norm counts its batches.
+    assert_eq!((counts(Phase::Training), counts(Phase::Inference)), (2, 0));
 }
