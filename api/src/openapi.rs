@@ -4,9 +4,16 @@ use utoipa::{
     Modify, OpenApi as _,
     openapi::{
         OpenApi,
-        security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+        security::{
+            ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+        },
     },
 };
+
+use crate::auth::session::COOKIE;
+
+/// Who signed in may do everything.
+const NO_SCOPES: [&str; 0] = [];
 
 /// What the document says beside the routes.
 #[derive(utoipa::OpenApi)]
@@ -63,6 +70,14 @@ impl Modify for Security {
             ),
         );
         components.add_security_scheme(
+            "cookie",
+            SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::with_description(
+                COOKIE,
+                "A browser's session, from POST /v1/auth/siwe or /v1/auth/token with `session: cookie`. What changes \
+                 something needs the Origin of this service too.",
+            ))),
+        );
+        components.add_security_scheme(
             "api_key",
             bearer(
                 "API key",
@@ -70,6 +85,26 @@ impl Modify for Security {
             ),
         );
     }
+}
+
+/// A browser's cookie is as good as an access token wherever one is.
+pub(crate) fn with_cookies(mut document: OpenApi) -> OpenApi {
+    let operations = document.paths.paths.values_mut().flat_map(|item| {
+        [
+            &mut item.get,
+            &mut item.put,
+            &mut item.post,
+            &mut item.patch,
+            &mut item.delete,
+        ]
+    });
+    let session = SecurityRequirement::new("session", NO_SCOPES);
+    for security in operations.flatten().filter_map(|it| it.security.as_mut()) {
+        if security.contains(&session) {
+            security.push(SecurityRequirement::new("cookie", NO_SCOPES));
+        }
+    }
+    document
 }
 
 /// What routes are added to.

@@ -11,8 +11,9 @@ use comptoir_api::auth::keys::Secrets;
 use comptoir_domain::audit::{Action, Actor, Event};
 use comptoir_http::key_ring::{KeyFile, KeyRing};
 use comptoir_store::audit;
-use serde_json::json;
-use sqlx::Connection as _;
+use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -202,8 +203,18 @@ pub struct RotateArgs {
 /// # Errors
 /// With [`Exit::Refused`] within an hour of the last rotation; when a file or the database cannot be written.
 pub async fn rotate(context: &Context, args: &RotateArgs) -> anyhow::Result<()> {
+    let mut connection = admin::connect().await?;
+    let report = rotate_in(&mut connection, args, context.now).await?;
+    context.output.object(&report, &["rotated", "current"]);
+    Ok(())
+}
+
+async fn rotate_in(
+    connection: &mut PgConnection,
+    args: &RotateArgs,
+    now: OffsetDateTime,
+) -> anyhow::Result<Value> {
     let mut file = read_signing(&args.keys)?;
-    let now = context.now;
     if let Some(after) = file.rotates_after()
         && now < after
         && !args.force
@@ -220,20 +231,18 @@ pub async fn rotate(context: &Context, args: &RotateArgs) -> anyhow::Result<()> 
         file = rotated.context("the file has no next key")?;
     }
     let names = file.names().context(SIGNING)?;
-    let mut connection = admin::connect().await?;
     let mut tx = connection.begin().await?;
-    let actor = Actor::Operator(args.operator.clone());
-    let event = Event::new(actor, Action::SigningKeyRotated, names[0].clone())
-        .with("published", names.clone())
-        .with("forced", args.force);
     if !prepared {
+        let actor = Actor::Operator(args.operator.clone());
+        let event = Event::new(actor, Action::SigningKeyRotated, names[0].clone())
+            .with("published", names.clone())
+            .with("forced", args.force);
         audit::append(&mut tx, &event, now).await?;
     }
+    // Before the commit: what is in use is in the log, or neither happened.
     secret::replace(&args.keys.join(SIGNING), &file.to_text())?;
     tx.commit().await?;
-    let report = json!({ "rotated": !prepared, "current": names[0], "published": names });
-    context.output.object(&report, &["rotated", "current"]);
-    Ok(())
+    Ok(json!({ "rotated": !prepared, "current": names[0], "published": names }))
 }
 
 fn create_folder(folder: &Path) -> anyhow::Result<()> {
@@ -282,5 +291,42 @@ mod tests {
         let again = ring(ServiceKeys::read_or_create(folder.path()).unwrap());
         assert_eq!(again.others, first.others);
         assert_eq!(again.signing.public(), first.signing.public());
+    }
+
+    #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+    async fn keys_rotate_once_an_hour_and_each_rotation_is_in_the_audit_log(db: sqlx::PgPool) {
+        let folder = tempfile::tempdir().unwrap();
+        let alone = comptoir_http::jwt::SigningKey::generate_pem();
+        std::fs::write(folder.path().join(SIGNING), &alone).unwrap();
+        let mut connection = db.acquire().await.unwrap();
+        let mut rotate = async |now, force| {
+            let args = RotateArgs {
+                keys: folder.path().to_owned(),
+                force,
+                operator: "somebody".to_owned(),
+            };
+            rotate_in(&mut connection, &args, now).await
+        };
+        let now = datetime!(2026-11-22 12:00 UTC);
+        let prepared = rotate(now, false).await.unwrap();
+        assert_eq!(prepared["rotated"], false, "nobody knows the next key yet");
+        let first = rotate(now, false).await.unwrap();
+        assert_eq!(first["current"], prepared["published"][1]);
+        assert_eq!(first["published"][2], prepared["current"]);
+        let soon = now + time::Duration::minutes(59);
+        let refused = rotate(soon, false).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("--force"), "{refused:#}");
+        let forced = rotate(soon, true).await.unwrap();
+        assert_eq!(forced["current"], first["published"][1]);
+        let later = now + time::Duration::hours(2);
+        rotate(later, false).await.unwrap();
+        let log = audit::list(&mut connection, None, None, 10).await.unwrap();
+        let forced: Vec<_> = log
+            .iter()
+            .rev()
+            .map(|entry| &entry.record.detail["forced"])
+            .collect();
+        assert_eq!(forced, [false, true, false]);
+        assert_eq!(log[0].record.actor, "operator:somebody");
     }
 }

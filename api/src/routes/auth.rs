@@ -29,6 +29,7 @@ use crate::{
         session::{self, Continued, REFRESH_LIFETIME, SignedIn, SignedInBody, TokensBody},
     },
     extract::Json,
+    notices::{self, Notice},
 };
 
 /// Longer texts are no refresh tokens.
@@ -154,6 +155,8 @@ async fn refresh_token(
                 Ok((session::no_store(), Json(body)).into_response())
             }
             Err(RefreshError::Reused { session, account }) => {
+                let notice = Notice::SessionReused {};
+                notices::write(&mut tx, &state.keys, account, &notice, now).await?;
                 let event =
                     Event::new(Actor::Anonymous, Action::SessionReused, session.to_string());
                 let event = event.of_account(account).from(origin);

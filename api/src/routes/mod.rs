@@ -39,7 +39,8 @@ use crate::{AppState, openapi};
 /// Every route, and the document that they make.
 pub(crate) fn documented() -> (Router<AppState>, OpenApi) {
     let (router, openapi) = document_router().split_for_parts();
-    (router, comptoir_http::openapi::complete(openapi))
+    let openapi = openapi::with_cookies(comptoir_http::openapi::complete(openapi));
+    (router, openapi)
 }
 
 /// Each noun adds its line.

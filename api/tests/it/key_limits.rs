@@ -2,7 +2,6 @@
 
 use axum::http::StatusCode;
 use comptoir_domain::{
-    amount::Amount,
     digest::Sha256,
     id::JobId,
     ip_list::IpList,

@@ -268,3 +268,20 @@ async fn a_notice_goes_by_smtp(db: PgPool) {
         .unwrap();
     assert_eq!(sent, 1);
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn whoever_shares_a_refresh_token_with_a_thief_is_told(db: PgPool) {
+    let mut app = TestApp::new(db).await;
+    let folder = tempfile::tempdir().unwrap();
+    app.with_mail(folder.path());
+    sign_up(&app).await;
+    let signed_in = sign_in(&app, PASSWORD).await.expect(StatusCode::OK);
+    let body = json!({ "refresh_token": signed_in.text("/refresh_token") });
+    for expected in [StatusCode::OK, StatusCode::UNAUTHORIZED] {
+        let refreshed = post(&app, "/v1/auth/refresh", &body).await;
+        refreshed.expect(expected);
+    }
+    steps::step(&app.state).await.unwrap();
+    let [told] = letters(folder.path()).try_into().unwrap();
+    assert!(told.contains("Subject: You were signed out"), "{told}");
+}
