@@ -39,7 +39,9 @@ pub struct Funds {
 }
 
 /// Where a refund stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = RefundState)]
 pub enum RefundState {
@@ -124,7 +126,11 @@ mod tests {
         Amount::from_base(base).unwrap()
     }
 
-    fn lines(base: u128, fees: u128, available: u128) -> Result<Vec<(AccountKey, i128)>, NotFunded> {
+    fn lines(
+        base: u128,
+        fees: u128,
+        available: u128,
+    ) -> Result<Vec<(AccountKey, i128)>, NotFunded> {
         let funds = Funds {
             fees: amount(fees),
             available: amount(available),
@@ -137,7 +143,10 @@ mod tests {
 
     #[test]
     fn fees_pay_first_and_then_what_the_platform_has() {
-        let (payer, platform) = (AccountKey::Available(PAYER), AccountKey::Available(PLATFORM));
+        let (payer, platform) = (
+            AccountKey::Available(PAYER),
+            AccountKey::Available(PLATFORM),
+        );
         let fees = AccountKey::Fees;
         assert_eq!(lines(5, 9, 0).unwrap(), [(payer, 5), (fees, -5)]);
         assert_eq!(

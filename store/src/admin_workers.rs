@@ -133,12 +133,9 @@ pub async fn control(
 /// When there is none, or it was taken out.
 pub async fn restore(tx: &mut PgTransaction<'_>, worker: WorkerId) -> Result<(), ControlError> {
     refuse_revoked(tx, worker).await?;
-    sqlx::query!(
-        "DELETE FROM worker_controls WHERE worker_id = $1",
-        worker.0
-    )
-    .execute(&mut **tx)
-    .await?;
+    sqlx::query!("DELETE FROM worker_controls WHERE worker_id = $1", worker.0)
+        .execute(&mut **tx)
+        .await?;
     Ok(())
 }
 

@@ -189,7 +189,11 @@ pub async fn refuse_frozen(conn: &mut PgConnection, account: AccountId) -> Resul
     )
     .fetch_one(conn)
     .await?;
-    if frozen { Err(LimitError::Frozen) } else { Ok(()) }
+    if frozen {
+        Err(LimitError::Frozen)
+    } else {
+        Ok(())
+    }
 }
 
 /// How many bytes more the account may store, and what the limit is.

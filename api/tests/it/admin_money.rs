@@ -19,9 +19,16 @@ use crate::{
 
 /// A job of the example that was completed by somebody and paid for.
 async fn paid_job(app: &TestApp, session: &Session, worker: alloy_primitives::Address) -> JobId {
-    let id: JobId = market::job(app, session, "none").await.text("/id").parse().unwrap();
+    let id: JobId = market::job(app, session, "none")
+        .await
+        .text("/id")
+        .parse()
+        .unwrap();
     let mut tx = app.owner.begin().await.unwrap();
-    let job = jobs::find(&mut tx, session.account, id).await.unwrap().unwrap();
+    let job = jobs::find(&mut tx, session.account, id)
+        .await
+        .unwrap()
+        .unwrap();
     let version = prices::find(&mut tx, job.price_version).await.unwrap();
     let asset = comptoir_store::assets::current(&mut tx).await.unwrap();
     let charge = JobCharge {
@@ -37,8 +44,14 @@ async fn paid_job(app: &TestApp, session: &Session, worker: alloy_primitives::Ad
         result: Sha256::of(b"result"),
         verdict: Sha256::of(b"verdict"),
     };
-    charges::settle_job(&mut tx, &charge, app.now()).await.unwrap();
-    sqlx::query("DELETE FROM queue WHERE job_id = $1").bind(id.0).execute(&mut *tx).await.unwrap();
+    charges::settle_job(&mut tx, &charge, app.now())
+        .await
+        .unwrap();
+    sqlx::query("DELETE FROM queue WHERE job_id = $1")
+        .bind(id.0)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
     sqlx::query("UPDATE jobs SET state = 'completed', finished_at = $2 WHERE job_id = $1")
         .bind(id.0)
         .bind(app.now())
@@ -58,7 +71,10 @@ async fn propose(app: &TestApp, by: &Session, body: &Value) -> Reply {
 }
 
 async fn approve(app: &TestApp, by: &Session, id: &str) -> Reply {
-    app.post(&format!("/v1/admin/refunds/{id}/approve"), &json!({})).by(by).send().await
+    app.post(&format!("/v1/admin/refunds/{id}/approve"), &json!({}))
+        .by(by)
+        .send()
+        .await
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -69,35 +85,68 @@ async fn a_refund_is_seen_by_whoever_gets_it_and_paid_by_the_platform(db: PgPool
     let (session, payer) = client(&app, &asset, RICH).await;
     let (_, worker) = client(&app, &asset, 0).await;
     let job = paid_job(&app, &session, worker).await;
-    let before = (balances(&app, &asset, payer).await, balances(&app, &asset, worker).await);
+    let before = (
+        balances(&app, &asset, payer).await,
+        balances(&app, &asset, worker).await,
+    );
     let body = json!({ "job_id": job, "amount": money(&asset, 7), "reason": "unusable" });
-    let proposed = propose(&app, &first, &body).await.expect(StatusCode::CREATED);
+    let proposed = propose(&app, &first, &body)
+        .await
+        .expect(StatusCode::CREATED);
     let id = proposed.text("/id").to_owned();
-    assert_eq!(proposed.header(header::LOCATION), format!("/v1/admin/refunds/{id}"));
+    assert_eq!(
+        proposed.header(header::LOCATION),
+        format!("/v1/admin/refunds/{id}")
+    );
     let alone = approve(&app, &first, &id).await;
     alone.expect_problem(StatusCode::FORBIDDEN, "second_person_required");
     let posted = approve(&app, &second, &id).await.expect(StatusCode::OK);
-    assert_eq!((posted.text("/state"), posted.text("/decided_by")), ("posted", second.account.to_string().as_str()));
+    assert_eq!(
+        (posted.text("/state"), posted.text("/decided_by")),
+        ("posted", second.account.to_string().as_str())
+    );
 
-    let after = (balances(&app, &asset, payer).await, balances(&app, &asset, worker).await);
+    let after = (
+        balances(&app, &asset, payer).await,
+        balances(&app, &asset, worker).await,
+    );
     assert_eq!(after.0.available.base(), before.0.available.base() + 7);
     assert_eq!(after.1, before.1, "payees keep what they earned");
-    let shown = app.get(&format!("/v1/jobs/{job}")).by(&session).send().await.expect(StatusCode::OK);
+    let shown = app
+        .get(&format!("/v1/jobs/{job}"))
+        .by(&session)
+        .send()
+        .await
+        .expect(StatusCode::OK);
     assert_eq!(shown.text("/refunded/amount"), "7");
     let statement = app.get("/v1/statement?limit=1").by(&session).send().await;
     assert_eq!(
-        (statement.text("/data/0/kind"), statement.text("/data/0/source/kind"), statement.text("/data/0/source/id")),
+        (
+            statement.text("/data/0/kind"),
+            statement.text("/data/0/source/kind"),
+            statement.text("/data/0/source/id")
+        ),
         ("reversal", "refund", id.as_str())
     );
     assert_eq!(statement.text("/data/0/change/amount"), "7");
     for (action, by) in [("refund.proposed", &first), ("refund.approved", &second)] {
         let record = &told(&app, action).await[0];
-        assert_eq!((record.subject.clone(), record.actor.clone()), (id.clone(), by.account.to_string()));
-        assert_eq!((record.account, record.detail["amount_base"].clone()), (Some(session.account), json!("7")));
+        assert_eq!(
+            (record.subject.clone(), record.actor.clone()),
+            (id.clone(), by.account.to_string())
+        );
+        assert_eq!(
+            (record.account, record.detail["amount_base"].clone()),
+            (Some(session.account), json!("7"))
+        );
     }
     let again = approve(&app, &second, &id).await;
     again.expect_problem(StatusCode::CONFLICT, "refund_decided");
-    let list = app.get(&format!("/v1/admin/refunds?state=posted&job_id={job}")).by(&first).send().await;
+    let list = app
+        .get(&format!("/v1/admin/refunds?state=posted&job_id={job}"))
+        .by(&first)
+        .send()
+        .await;
     assert_eq!(list.text("/data/0/id"), id);
 }
 
@@ -110,16 +159,43 @@ async fn a_repeated_approval_is_answered_and_not_repeated(db: PgPool) {
     let (_, worker) = client(&app, &asset, 0).await;
     let job = paid_job(&app, &session, worker).await;
     let body = json!({ "job_id": job, "amount": money(&asset, 7), "reason": "unusable" });
-    let propose = || app.post("/v1/admin/refunds", &body).by(&first).idempotency_key("one").send();
-    let id = propose().await.expect(StatusCode::CREATED).text("/id").to_owned();
+    let propose = || {
+        app.post("/v1/admin/refunds", &body)
+            .by(&first)
+            .idempotency_key("one")
+            .send()
+    };
+    let id = propose()
+        .await
+        .expect(StatusCode::CREATED)
+        .text("/id")
+        .to_owned();
     assert_eq!(propose().await.expect(StatusCode::CREATED).text("/id"), id);
     let path = format!("/v1/admin/refunds/{id}/approve");
     let before = balances(&app, &asset, payer).await.available.base();
-    let approve = || app.post(&path, &json!({})).by(&second).idempotency_key("two").send();
+    let approve = || {
+        app.post(&path, &json!({}))
+            .by(&second)
+            .idempotency_key("two")
+            .send()
+    };
     let first = approve().await.expect(StatusCode::OK);
     let replayed = approve().await.expect(StatusCode::OK);
-    assert_eq!((replayed.header("idempotent-replayed".parse::<axum::http::HeaderName>().unwrap()), &replayed.json), ("true", &first.json));
-    assert_eq!(balances(&app, &asset, payer).await.available.base(), before + 7);
+    assert_eq!(
+        (
+            replayed.header(
+                "idempotent-replayed"
+                    .parse::<axum::http::HeaderName>()
+                    .unwrap()
+            ),
+            &replayed.json
+        ),
+        ("true", &first.json)
+    );
+    assert_eq!(
+        balances(&app, &asset, payer).await.available.base(),
+        before + 7
+    );
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -136,21 +212,34 @@ async fn a_refund_beyond_its_bounds_is_refused_with_the_reason(db: PgPool) {
     let job = paid_job(&app, &session, worker).await;
     let of = |base| json!({ "job_id": job, "amount": money(&asset, base), "reason": "x" });
     for base in [0, RICH] {
-        propose(&app, &first, &of(base)).await.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+        propose(&app, &first, &of(base))
+            .await
+            .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
     }
     let silent = json!({ "job_id": job, "reason": " " });
-    propose(&app, &first, &silent).await.expect(StatusCode::UNPROCESSABLE_ENTITY);
+    propose(&app, &first, &silent)
+        .await
+        .expect(StatusCode::UNPROCESSABLE_ENTITY);
     // The fees of the job are a tenth of it: the platform has no more.
-    let all = propose(&app, &first, &json!({ "job_id": job, "reason": "x" })).await.expect(StatusCode::CREATED);
+    let all = propose(&app, &first, &json!({ "job_id": job, "reason": "x" }))
+        .await
+        .expect(StatusCode::CREATED);
     let waits = propose(&app, &second, &of(1)).await;
     waits.expect_problem(StatusCode::CONFLICT, "refund_waits");
     let id = all.text("/id").to_owned();
-    approve(&app, &second, &id).await.expect_problem(StatusCode::CONFLICT, "refund_not_funded");
+    approve(&app, &second, &id)
+        .await
+        .expect_problem(StatusCode::CONFLICT, "refund_not_funded");
     let path = format!("/v1/admin/refunds/{id}/cancel");
     let cancel = || app.post(&path, &json!({})).by(&second).send();
-    assert_eq!(cancel().await.expect(StatusCode::OK).text("/state"), "cancelled");
+    assert_eq!(
+        cancel().await.expect(StatusCode::OK).text("/state"),
+        "cancelled"
+    );
     cancel().await.expect(StatusCode::OK);
-    propose(&app, &first, &of(1)).await.expect(StatusCode::CREATED);
+    propose(&app, &first, &of(1))
+        .await
+        .expect(StatusCode::CREATED);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -169,18 +258,38 @@ async fn a_price_to_come_binds_quotes_made_from_then_on_alone(db: PgPool) {
     let made = publish(&body).await.expect(StatusCode::CREATED);
     let new = made.json["id"].as_i64().unwrap();
     assert_eq!(made.json["in_force"], false);
-    let before = quote(&app, &session, &spec, "none").await.expect(StatusCode::CREATED);
+    let before = quote(&app, &session, &spec, "none")
+        .await
+        .expect(StatusCode::CREATED);
     assert_eq!(before.json["price_version"]["id"], old.id);
     app.pass(Duration::minutes(10));
-    let after = quote(&app, &session, &spec, "none").await.expect(StatusCode::CREATED);
+    let after = quote(&app, &session, &spec, "none")
+        .await
+        .expect(StatusCode::CREATED);
     assert_eq!(after.json["price_version"]["id"], new);
     // The quote of before is binding: the job holds what it said.
     let job = json!({ "quote_id": before.text("/id"), "max_cost": before.json["hold"] });
-    let job = app.post("/v1/jobs", &job).by(&session).send().await.expect(StatusCode::CREATED);
+    let job = app
+        .post("/v1/jobs", &job)
+        .by(&session)
+        .send()
+        .await
+        .expect(StatusCode::CREATED);
     assert_eq!(job.json["quoted"], before.json["hold"]);
     let fresh = app.sign_in(admin.account).await;
-    let list = app.get("/v1/admin/prices").by(&fresh).send().await.expect(StatusCode::OK);
-    assert_eq!((list.json["data"][0]["id"].as_i64(), list.json["data"][0]["in_force"].as_bool()), (Some(new), Some(true)));
+    let list = app
+        .get("/v1/admin/prices")
+        .by(&fresh)
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(
+        (
+            list.json["data"][0]["id"].as_i64(),
+            list.json["data"][0]["in_force"].as_bool()
+        ),
+        (Some(new), Some(true))
+    );
     assert_eq!(list.json["data"][1]["id"], old.id);
     assert_eq!(told(&app, "price.published").await.len(), 1);
 
@@ -189,7 +298,12 @@ async fn a_price_to_come_binds_quotes_made_from_then_on_alone(db: PgPool) {
     wrong["rate_nano"] = "0".into();
     let refused = app.post("/v1/admin/prices", &wrong).by(&fresh).send().await;
     let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
-    let pointers: Vec<_> = refused.json["errors"].as_array().unwrap().iter().map(|it| it["pointer"].clone()).collect();
+    let pointers: Vec<_> = refused.json["errors"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["pointer"].clone())
+        .collect();
     // The time of the price has begun: a price of the past is none.
     assert_eq!(pointers, ["/rate_nano", "/platform_ppm"]);
     app.pass(Duration::minutes(1));

@@ -4,6 +4,7 @@
 
 mod accounts;
 mod admin;
+mod admin_accounts;
 mod admin_money;
 mod admin_work;
 mod address;
@@ -11,6 +12,7 @@ mod anvil;
 mod auth;
 mod bad_input;
 mod blobs;
+mod edge;
 mod events;
 mod every_route;
 mod harness;

@@ -42,7 +42,15 @@ const LIMITS: &[&str] = &[
     "storage_bytes.own",
 ];
 const ADMIN: &[&str] = &["id", "email", "created_at"];
-const EVENT: &[&str] = &["id", "created_at", "actor", "action", "subject", "account_id", "ip"];
+const EVENT: &[&str] = &[
+    "id",
+    "created_at",
+    "actor",
+    "action",
+    "subject",
+    "account_id",
+    "ip",
+];
 
 /// What administrators do with accounts.
 #[derive(Debug, Subcommand)]

@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use alloy::primitives::{Address, U256};
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use comptoir_domain::{asset::Asset, audit::{Action, Actor, Event}};
+use comptoir_domain::{
+    asset::Asset,
+    audit::{Action, Actor, Event},
+};
 use comptoir_settler::deploy::{self, Caps, Deployed, Deployment, Token, Windows};
 use comptoir_store::{assets, audit};
 use serde_json::json;

@@ -98,7 +98,9 @@ pub async fn run(context: &Context, verb: &Prices) -> anyhow::Result<()> {
                 "platform_ppm": args.platform_ppm,
                 "effective_at": args.effective_at,
             });
-            let price = api.create("/v1/admin/prices", &idempotency_key(), &body).await?;
+            let price = api
+                .create("/v1/admin/prices", &idempotency_key(), &body)
+                .await?;
             context.output.object(&price, PRICE);
         }
     }
@@ -124,11 +126,15 @@ pub async fn publish_price(context: &Context, args: PriceArgs) -> anyhow::Result
     let asset = assets::current(&mut tx).await?;
     let published = prices::publish(&mut tx, asset.id, price).await?;
     let actor = Actor::Operator(args.operator.operator);
-    let event = Event::new(actor, Action::PricePublished, format!("price {}", published.id))
-        .with("device", device.as_str())
-        .with("rate_nano", args.rate_nano.to_string())
-        .with("minimum_base", args.minimum_base.to_string())
-        .with("platform_ppm", args.platform_ppm);
+    let event = Event::new(
+        actor,
+        Action::PricePublished,
+        format!("price {}", published.id),
+    )
+    .with("device", device.as_str())
+    .with("rate_nano", args.rate_nano.to_string())
+    .with("minimum_base", args.minimum_base.to_string())
+    .with("platform_ppm", args.platform_ppm);
     audit::append(&mut tx, &event, context.now).await?;
     tx.commit().await?;
     let report = serde_json::to_value(published)?;

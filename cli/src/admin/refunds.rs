@@ -126,7 +126,9 @@ pub(super) async fn money(api: &Api, tokens: &str) -> anyhow::Result<Value> {
 pub(super) async fn asset(api: &Api) -> anyhow::Result<(Value, usize)> {
     let prices = api.get("/v1/prices?limit=1").await?;
     let minimum = &prices["data"][0]["minimum"];
-    let decimals = minimum["decimals"].as_u64().and_then(|it| it.try_into().ok());
+    let decimals = minimum["decimals"]
+        .as_u64()
+        .and_then(|it| it.try_into().ok());
     let decimals =
         decimals.ok_or_else(|| anyhow::anyhow!("no price is published, so no token is known"))?;
     Ok((minimum["asset"].clone(), decimals))

@@ -1,19 +1,15 @@
 //! `/v1/admin/accounts`: who is there, what they have and may do; holding an account, and letting it go.
 
 use alloy_primitives::Address;
+use axum::http::StatusCode;
 use axum::response::Response;
-use comptoir_domain::{
-    audit::Action,
-    id::AccountId,
-    limits::{Limits, OwnLimits},
-};
+use comptoir_domain::{audit::Action, id::AccountId};
 use comptoir_store::{
     admin_accounts::{self, ControlError, Controlled, Filter, Holdings},
     assets::{self, AssetError},
     audit, ledger,
 };
-use axum::http::StatusCode;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
@@ -22,24 +18,21 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ReasonBody,
     guard::{Admin, FreshAdmin},
+    limits::LimitsBody,
     transact,
 };
 use crate::{
-    AppState, FieldError, Problem,
+    AppState, Problem,
     etag::Conditions,
     extract::{Json, Path},
     money::{AddressBody, MoneyBody},
     page::{List, Page, PageQuery},
 };
 
-/// Counts up to here stay exact as JSON numbers.
-const LIMIT_MAX: u64 = (1 << 53) - 1;
-
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(list_all_accounts))
         .routes(routes!(find_any_account))
-        .routes(routes!(find_limits, update_limits))
         .routes(routes!(freeze_account))
         .routes(routes!(unfreeze_account))
 }
@@ -110,43 +103,6 @@ struct UsageBody {
     sessions: i64,
     /// Workers that were not taken out.
     workers: i64,
-}
-
-/// What an account may have and do.
-#[derive(Serialize, ToSchema)]
-#[schema(as = AccountLimits)]
-struct LimitsBody {
-    /// Jobs that have not ended.
-    open_jobs: LimitBody,
-    /// Jobs submitted on one day (UTC).
-    jobs_per_day: LimitBody,
-    /// Bytes of the blobs that it may read.
-    storage_bytes: LimitBody,
-}
-
-#[derive(Serialize, ToSchema)]
-#[schema(as = AccountLimit)]
-struct LimitBody {
-    /// `null`: none.
-    #[schema(required = true)]
-    limit: Option<u64>,
-    /// Did an operator decide it for this account? Else it is the deployment's.
-    own: bool,
-}
-
-impl LimitsBody {
-    fn new(own: OwnLimits, deployment: Limits) -> Self {
-        let limits = deployment.with(own);
-        let limit = |limit, own: Option<u64>| LimitBody {
-            limit: (limit <= LIMIT_MAX).then_some(limit),
-            own: own.is_some(),
-        };
-        Self {
-            open_jobs: limit(limits.open_jobs, own.open_jobs),
-            jobs_per_day: limit(limits.jobs_per_day, own.jobs_per_day),
-            storage_bytes: limit(limits.storage_bytes, own.storage_bytes),
-        }
-    }
 }
 
 impl From<Controlled> for AccountBody {
@@ -276,130 +232,6 @@ async fn balance(
     }))
 }
 
-/// What one account may have and do.
-#[utoipa::path(
-    get, path = "/v1/admin/accounts/{id}/limits", tag = "admin", security(("admin" = [])),
-    params(("id" = String, Path)),
-    responses(
-        (status = 200, body = LimitsBody, headers(("ETag" = String))),
-        (status = 304),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
-)]
-async fn find_limits(
-    admin: Admin,
-    Path(id): Path<AccountId>,
-    conditions: Conditions,
-) -> Result<Response, Problem> {
-    let mut connection = admin.state.db.acquire().await?;
-    let account = admin_accounts::find(&mut connection, id).await?;
-    let account = account.ok_or_else(Problem::not_found)?;
-    let limits = LimitsBody::new(account.limits, admin.state.config.limits);
-    Ok(conditions.answer(limits))
-}
-
-/// A number decides; `null` goes back to the deployment's limit; what is absent stays.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[schema(as = AccountLimitsPatch)]
-struct LimitsPatch {
-    #[serde(default, deserialize_with = "present")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
-    open_jobs: Option<Option<u64>>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
-    jobs_per_day: Option<Option<u64>>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
-    storage_bytes: Option<Option<u64>>,
-}
-
-/// In a merge patch `null` removes, which is not the same as saying nothing.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
-}
-
-impl LimitsPatch {
-    fn check(&self) -> Result<(), Problem> {
-        let named = [
-            ("/open_jobs", self.open_jobs),
-            ("/jobs_per_day", self.jobs_per_day),
-            ("/storage_bytes", self.storage_bytes),
-        ];
-        let errors: Vec<_> = named
-            .into_iter()
-            .filter(|(_, limit)| limit.flatten().is_some_and(|it| it > LIMIT_MAX))
-            .map(|(pointer, _)| FieldError::new(pointer, format!("expected 0 to {LIMIT_MAX}")))
-            .collect();
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(Problem::invalid_fields(errors))
-        }
-    }
-
-    const fn applied_to(&self, own: OwnLimits) -> OwnLimits {
-        OwnLimits {
-            open_jobs: patched(self.open_jobs, own.open_jobs),
-            jobs_per_day: patched(self.jobs_per_day, own.jobs_per_day),
-            storage_bytes: patched(self.storage_bytes, own.storage_bytes),
-        }
-    }
-}
-
-const fn patched(patch: Option<Option<u64>>, own: Option<u64>) -> Option<u64> {
-    match patch {
-        Some(limit) => limit,
-        None => own,
-    }
-}
-
-/// Gives one account limits of its own. What it has already stays, even above them.
-#[utoipa::path(
-    patch, path = "/v1/admin/accounts/{id}/limits", tag = "admin", security(("admin" = [])),
-    params(
-        ("id" = String, Path),
-        ("If-Match" = String, Header, description = "The `ETag` that the limits were read with"),
-    ),
-    request_body(content = LimitsPatch, content_type = "application/merge-patch+json"),
-    responses(
-        (status = 200, body = LimitsBody, headers(("ETag" = String))),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
-)]
-async fn update_limits(
-    admin: FreshAdmin,
-    Path(id): Path<AccountId>,
-    conditions: Conditions,
-    Json(patch): Json<LimitsPatch>,
-) -> Result<Response, Problem> {
-    patch.check()?;
-    let event = admin.event(Action::AccountLimited, id).of_account(id);
-    let (now, deployment) = (admin.state.now(), admin.state.config.limits);
-    transact(admin.state.db, move |tx| {
-        Box::pin(async move {
-            admin_accounts::lock(tx, id).await.map_err(refused)?;
-            let seen = admin_accounts::find(tx, id)
-                .await?
-                .ok_or_else(Problem::not_found)?;
-            conditions.require_match(&LimitsBody::new(seen.limits, deployment))?;
-            let own = patch.applied_to(seen.limits);
-            admin_accounts::set_limits(tx, id, own, now)
-                .await
-                .map_err(refused)?;
-            let event = event
-                .with("open_jobs", own.open_jobs)
-                .with("jobs_per_day", own.jobs_per_day)
-                .with("storage_bytes", own.storage_bytes);
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
-            Ok(conditions.answer(LimitsBody::new(own, deployment)))
-        })
-    })
-    .await
-}
-
 /// Holds an account: it cannot submit, withdraw or make keys and tokens, and its workers get no leases. It can read, and leave
 /// on-chain. Freezing it again changes nothing.
 #[utoipa::path(
@@ -476,7 +308,7 @@ async fn unfreeze_account(
     .await
 }
 
-fn refused(error: ControlError) -> Problem {
+pub(super) fn refused(error: ControlError) -> Problem {
     match error {
         ControlError::NotFound => Problem::not_found(),
         ControlError::IsAdmin => Problem::new(

@@ -1,6 +1,7 @@
 //! `/v1/admin/setup` and `/v1/admin/admins`: becoming an administrator, and ceasing to be one.
 
 use axum::extract::State;
+use axum::http::StatusCode;
 use comptoir_domain::{
     audit::{Action, Actor, Event},
     credential::check_password,
@@ -13,7 +14,6 @@ use comptoir_store::{
     admins::{self, RedeemError, RemoveError},
     audit,
 };
-use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
@@ -187,9 +187,7 @@ async fn list_admins(admin: Admin) -> Result<Json<AdminList>, Problem> {
     ),
 )]
 async fn remove_admin(admin: FreshAdmin, Path(id): Path<AccountId>) -> Result<StatusCode, Problem> {
-    let event = admin
-        .event(Action::PlatformRoleRevoked, id)
-        .of_account(id);
+    let event = admin.event(Action::PlatformRoleRevoked, id).of_account(id);
     let now = admin.state.now();
     transact(admin.state.db, move |tx| {
         Box::pin(async move {

@@ -148,10 +148,7 @@ impl StuckQuery {
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ),
 )]
-async fn list_stuck_jobs(
-    admin: Admin,
-    list: List<StuckQuery>,
-) -> Result<Page<StuckBody>, Problem> {
+async fn list_stuck_jobs(admin: Admin, list: List<StuckQuery>) -> Result<Page<StuckBody>, Problem> {
     let Admin {
         identity, state, ..
     } = admin;

@@ -5,6 +5,7 @@ mod admins;
 mod audit;
 mod guard;
 mod jobs;
+mod limits;
 mod outbox;
 mod prices;
 mod refunds;
@@ -30,6 +31,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(admins::router())
         .merge(audit::router())
         .merge(jobs::router())
+        .merge(limits::router())
         .merge(outbox::router())
         .merge(prices::router())
         .merge(refunds::router())

@@ -331,9 +331,15 @@ fn refused(error: RefundError) -> Problem {
     let conflict = |code, title| Problem::new(StatusCode::CONFLICT, code, title);
     match error {
         E::NotFound => Problem::not_found(),
-        E::NotCharged => conflict("job_not_charged", "The job was not charged")
-            .errors([FieldError::new("/job_id", "no such job, or nothing was charged")]),
-        E::Waits(_) => conflict("refund_waits", "Another refund of the charge waits").detail(detail),
+        E::NotCharged => {
+            conflict("job_not_charged", "The job was not charged").errors([FieldError::new(
+                "/job_id",
+                "no such job, or nothing was charged",
+            )])
+        }
+        E::Waits(_) => {
+            conflict("refund_waits", "Another refund of the charge waits").detail(detail)
+        }
         E::AboveCharge { .. } => Problem::invalid("/amount/amount", detail),
         E::AboveCap { .. } => Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
@@ -354,8 +360,9 @@ fn refused(error: RefundError) -> Problem {
         E::ProposerGone => conflict("refund_proposer_gone", "The proposer lost the role"),
         E::Decided(_) => conflict("refund_decided", "The refund is decided").detail(detail),
         E::NotFunded(NotFunded::Short(has)) => {
-            conflict("refund_not_funded", "The platform has less than this")
-                .detail(format!("{has} base units are in fees and at the platform's address"))
+            conflict("refund_not_funded", "The platform has less than this").detail(format!(
+                "{has} base units are in fees and at the platform's address"
+            ))
         }
         E::Asset(error) => no_asset(error),
         E::Database(error) => error.into(),
