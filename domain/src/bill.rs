@@ -230,6 +230,29 @@ mod tests {
     }
 
     #[test]
+    fn the_bill_of_a_sampled_job_gives_the_house_its_fee_and_the_audits() {
+        let Billed { bill, .. } = billed();
+        let meter = bill.meter.under(Tier::Sampled);
+        let shares = [(Address::repeat_byte(1), 1)];
+        let bill_of = |house_ppm| {
+            let split = Split::new(Address::repeat_byte(9), house_ppm, &shares).unwrap();
+            let (version, carries) = (bill.split_version, [0, 0]);
+            let before = ChargeCarry::default();
+            Bill::charge((meter, bill.price), before, version, &split, &carries)
+                .unwrap()
+                .bill
+        };
+        let fair = bill_of(price::house_ppm(&meter, &bill.price));
+        assert_eq!(fair.recompute(&meter, &bill.price), Ok(()));
+        // 0.95 of a run is the worker's under every tier.
+        let run = price::amount(&meter.under(Tier::None), &bill.price).unwrap().floor();
+        let worker = fair.parties[1].credit.base();
+        assert!((run.base() * 95 / 100).abs_diff(worker) <= 1, "{run} {worker}");
+        let greedy = bill_of(200_000);
+        assert_eq!(greedy.recompute(&meter, &bill.price), Err(BillMismatch::Split));
+    }
+
+    #[test]
     fn one_changed_number_is_found_and_named() {
         let bill = billed().bill;
         let mismatch = |change: fn(&mut Bill)| {

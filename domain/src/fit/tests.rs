@@ -223,6 +223,21 @@ fn a_job_without_bounds_is_not_priced() {
 }
 
 #[test]
+fn a_sampled_training_has_a_checkpoint_every_ten_steps() {
+    let files = heads(&["train.safetensors"]);
+    let checked = |steps: u32, tier| {
+        let mut spec = training();
+        spec["segment_steps"] = json!(steps);
+        let spec: JobSpec = serde_json::from_value(spec).unwrap();
+        let misfits = check(&spec, tier, &facts("convnet.pt2"), &files).err();
+        misfits.map(|misfits| misfits[0].pointer.clone())
+    };
+    assert_eq!(checked(10, Tier::Sampled), None);
+    assert_eq!(checked(11, Tier::Sampled).as_deref(), Some("/segment_steps"));
+    assert_eq!(checked(11, Tier::Replicated), None);
+}
+
+#[test]
 fn facts_survive_their_stored_form() {
     for path in ["convnet.pt2", "mlp.pt2", "encoder.pt2"] {
         let facts = facts(path);

@@ -40,7 +40,7 @@ const NO_CAPS: Caps = Caps {
     per_day: Amount::MAX,
 };
 const HISTORIES: u64 = 8;
-const STEPS: usize = 120;
+const STEPS: usize = 100;
 const OWNERS: [Address; 4] = [ALICE, BOB, CAROL, PLATFORM];
 
 #[derive(Debug, Clone)]
