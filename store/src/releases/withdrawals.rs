@@ -13,6 +13,7 @@ use crate::{
     PgTransaction,
     codec::to_numeric,
     holds::{self, Hold, HoldError, HoldSource},
+    ledger::PostError,
 };
 
 /// Why a withdrawal was not made or cancelled.
@@ -107,6 +108,10 @@ pub async fn cancel_withdrawal(
     // The hold decides against a seal or another cancellation of the same moment.
     match holds::release(tx, HoldSource::Withdrawal(id), now).await {
         Err(HoldError::NotHeld) => {}
+        // The rest was taken back before: this part was released, and waits again only because its batch was vetoed.
+        Err(HoldError::Post(PostError::AlreadyPosted)) => {
+            return Err(WithdrawalError::AlreadyReleased);
+        }
         released => {
             released?;
             sqlx::query!("UPDATE releases SET state = 'cancelled' WHERE release_id = $1 AND state = 'queued'", id.0)

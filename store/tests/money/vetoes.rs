@@ -8,14 +8,14 @@ use comptoir_domain::{
 use comptoir_store::{
     batches::{self, NewBatch},
     exits,
-    releases::{self, Release, ReleaseState},
+    releases::{self, Release, ReleaseState, WithdrawalError},
 };
 use sqlx::PgPool;
 
 use crate::harness::{ALICE, BOB, Money, NOW, amount};
 
 /// Releases what is queued, and stores the batch that it is for.
-async fn sealed(money: &Money, number: u64, at_most: u128) -> BatchId {
+async fn sealed(money: &Money, (number, generation): (u64, u32), at_most: u128) -> BatchId {
     let id = BatchId::generate();
     let mut tx = money.settler.begin().await.unwrap();
     releases::release_queued(&mut tx, money.asset, &id.to_string(), amount(at_most), NOW)
@@ -23,7 +23,7 @@ async fn sealed(money: &Money, number: u64, at_most: u128) -> BatchId {
         .unwrap();
     let header = Header {
         id: number,
-        generation: 0,
+        generation,
         receipt_count: 0,
         deposit_seq_seen: 0,
         total_payable: 0,
@@ -86,8 +86,8 @@ async fn what_a_vetoed_batch_released_waits_again_and_what_others_released_stays
     let alice = money.bind(ALICE, true).await;
     money.deposit(ALICE, 100).await;
     let release = withdraw(&money, alice, 60).await;
-    let first = sealed(&money, 1, 20).await;
-    let second = sealed(&money, 2, 15).await;
+    let first = sealed(&money, (1, 0), 20).await;
+    let second = sealed(&money, (2, 0), 15).await;
     assert_eq!(money.bases(ALICE).await, (40, 25, 35));
 
     vetoed(&money, second).await;
@@ -98,7 +98,7 @@ async fn what_a_vetoed_batch_released_waits_again_and_what_others_released_stays
     vetoed(&money, second).await;
     assert_eq!(money.bases(ALICE).await, (40, 40, 20));
 
-    sealed(&money, 2, 1_000).await;
+    sealed(&money, (2, 1), 1_000).await;
     assert_eq!(money.bases(ALICE).await, (40, 0, 60));
     assert_eq!(find(&money, alice, &release).await.state, ReleaseState::Released);
     let mut conn = money.owner.acquire().await.unwrap();
@@ -112,7 +112,7 @@ async fn what_was_taken_back_of_a_withdrawal_stays_taken_back_after_a_veto(db: P
     let alice = money.bind(ALICE, true).await;
     money.deposit(ALICE, 100).await;
     let release = withdraw(&money, alice, 60).await;
-    let batch = sealed(&money, 1, 20).await;
+    let batch = sealed(&money, (1, 0), 20).await;
     cancel(&money, alice, &release).await;
     assert_eq!(money.bases(ALICE).await, (80, 0, 20));
 
@@ -123,8 +123,13 @@ async fn what_was_taken_back_of_a_withdrawal_stays_taken_back_after_a_veto(db: P
         (again.state, again.amount, again.released),
         (ReleaseState::Queued, amount(20), Amount::ZERO)
     );
-    cancel(&money, alice, &again).await;
-    assert_eq!(money.bases(ALICE).await, (100, 0, 0));
+    // This part was released once: it cannot be taken back, and goes out with the next batch.
+    let mut tx = money.api.begin().await.unwrap();
+    let refused = releases::cancel_withdrawal(&mut tx, alice, again.id, NOW).await;
+    assert!(matches!(refused, Err(WithdrawalError::AlreadyReleased)));
+    drop(tx);
+    sealed(&money, (1, 1), 1_000).await;
+    assert_eq!(money.bases(ALICE).await, (80, 0, 20));
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -138,7 +143,7 @@ async fn a_seal_that_was_cut_short_belongs_to_the_batch_that_comes_of_the_next(d
         .await
         .unwrap();
     tx.commit().await.unwrap();
-    let batch = sealed(&money, 1, 1_000).await;
+    let batch = sealed(&money, (1, 0), 1_000).await;
     assert_eq!(money.bases(ALICE).await, (70, 0, 30));
     vetoed(&money, batch).await;
     assert_eq!(money.bases(ALICE).await, (70, 30, 0));
@@ -167,7 +172,7 @@ async fn exits_release_what_each_owner_has_oldest_first_and_a_veto_gives_it_back
     tx.commit().await.unwrap();
     assert_eq!(money.bases(BOB).await, (0, 0, 50));
     assert_eq!(money.bases(ALICE).await, (30, 0, 70));
-    let batch = sealed(&money, 1, 0).await;
+    let batch = sealed(&money, (1, 0), 0).await;
     vetoed(&money, batch).await;
     assert_eq!(money.bases(BOB).await, (50, 0, 0));
     assert_eq!(money.bases(ALICE).await, (100, 0, 0));
