@@ -197,7 +197,7 @@ async fn put_blob(
         })?;
     drop(permit);
     let now = state.now();
-    let mut tx = state.db.begin().await?;
+    let mut tx = caller.begin(&state).await?;
     let new = (sha256, stored.bytes);
     limits::admit_blob(&mut tx, caller.account, new, state.config.limits)
         .await

@@ -16,6 +16,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     events::{self, JobEvent},
+    tenant,
     wake::{Channel, Subscription},
 };
 use futures::stream;
@@ -176,7 +177,7 @@ impl Feed {
 
     /// Reads what is new, or waits for it. False when nothing will come any more.
     async fn look(&mut self) -> sqlx::Result<bool> {
-        let mut connection = self.state.db.acquire().await?;
+        let mut connection = tenant::read(&self.state.db, (self.account, None)).await?;
         let read = events::after(&mut connection, self.job, self.after, BATCH).await?;
         self.read = read.into();
         if !self.read.is_empty() {

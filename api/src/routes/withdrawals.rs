@@ -213,7 +213,7 @@ async fn cancel_withdrawal(
     let account = caller.account;
     // In a task of its own: a client that hangs up must not leave a transaction half done.
     let work = async move {
-        let mut tx = state.db.begin().await?;
+        let mut tx = caller.begin(&state).await?;
         releases::cancel_withdrawal(&mut tx, account, id, state.now())
             .await
             .map_err(refused)?;
