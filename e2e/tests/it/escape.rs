@@ -26,9 +26,9 @@ const DEADLINE_S: u64 = 3_600;
 /// Everybody who has money in the service, in every way that there is.
 struct Town {
     world: World,
-    /// Bound, deposited, paid for a job, deposits again after the last batch.
+    /// Bound, deposited, paid for a job, claimed what was released, deposited again after the last batch.
     client: Person,
-    /// Bound, earned, claimed a part of it.
+    /// Bound, never deposited, earned.
     owner: Person,
     /// Deposited to an address that no account is bound to.
     unbound: Wallet,
@@ -52,9 +52,10 @@ impl Town {
         work(&world, &client, &owner).await;
         world.withdraw(&client, TOKEN).await;
         world.until_batch(1).await;
-        let last = until_all_seen(&world, owner.wallet.address()).await;
+        let people = [&client, &owner].map(|it| it.wallet.address());
+        let last = until_released(&world, people).await;
         let leaves = world.leaves(last).await;
-        claim(&world, &owner, &leaves, last).await;
+        claim(&world, &client, &leaves, last).await;
         world.deposit(&latecomer, 2 * TOKEN + 7).await;
         world.deposit(&client.wallet, TOKEN + 5).await;
         Self {
@@ -150,31 +151,29 @@ async fn work(world: &World, client: &Person, owner: &Person) {
     worker.stop().await.unwrap();
 }
 
-/// Waits until the last batch has the owner's earnings as payable; returns its number.
-async fn until_all_seen(world: &World, owner: Address) -> u64 {
+/// Waits until the last batch has released something to each: after it nothing is left to settle. Returns its number.
+async fn until_released(world: &World, people: [Address; 2]) -> u64 {
     let mut number = 0;
     world
-        .until("the batch of the earnings", async || {
-            let last = world.settlement().lastBatch().call().await.unwrap();
-            let (_, sealed) = file::read(&world.leaves(last).await).unwrap();
-            number = last;
-            sealed
-                .accounts
-                .iter()
-                .any(|it| it.account == owner && it.payable > 0)
+        .until("the batch of the releases", async || {
+            number = world.settlement().lastBatch().call().await.unwrap();
+            let (_, sealed) = file::read(&world.leaves(number).await).unwrap();
+            let released = sealed.accounts.iter().filter(|it| it.payable > 0);
+            let released: Vec<_> = released.map(|it| it.account).collect();
+            people.iter().all(|person| released.contains(person))
         })
         .await;
     number
 }
 
-async fn claim(world: &World, owner: &Person, leaves: &[u8], batch: u64) {
+async fn claim(world: &World, person: &Person, leaves: &[u8], batch: u64) {
     world.pass(WINDOW_S + 1).await;
     let (opening, sealed) = file::read(leaves).unwrap();
     assert_eq!(opening.id, batch);
     let document: AccountDocument = sealed
-        .account_document(&opening, owner.wallet.address())
+        .account_document(&opening, person.wallet.address())
         .unwrap();
-    let sent = comptoir_cli::client::money::send_claim(&document, &owner.wallet, &world.rpc);
+    let sent = comptoir_cli::client::money::send_claim(&document, &person.wallet, &world.rpc);
     sent.await.unwrap();
 }
 
@@ -182,7 +181,6 @@ async fn claim(world: &World, owner: &Person, leaves: &[u8], batch: u64) {
 async fn every_account_leaves_with_its_own_when_the_operator_is_silent_or_ignores_one_exit() {
     let mut town = Town::build().await;
     town.world.kill_service();
-    // Who claimed all that was released has nothing more in the last leaf but what came with later batches.
     let start = town.snapshot().await;
     silence(&town).await;
     town.revert(start).await;
