@@ -122,8 +122,7 @@ async fn take(
         "WITH ready AS MATERIALIZED (
              SELECT queue.replica_id, queue.job_id
              FROM queue JOIN jobs ON jobs.job_id = queue.job_id
-             WHERE may_lease($1)
-               AND queue.device = $3 AND queue.ready_at <= clock_timestamp() - $13::interval AND queue.lease_token IS NULL
+             WHERE may_lease($1) AND queue.device = $3 AND queue.ready_at <= clock_timestamp() - $13::interval AND queue.lease_token IS NULL
                AND queue.min_memory_bytes <= $4 AND queue.rate_nano >= $5
                AND (jobs.numeric_class IS NULL OR jobs.numeric_class = $6)
                AND NOT EXISTS (
