@@ -33,14 +33,7 @@ check: build
 
 # Only `runner` links libtorch, and it needs no services.
 bench: build
-ifeq ($(NAME),runner)
-	cargo build --release --package comptoir-worker --bin bench-runner
-	@target/release/bench-runner
-else
-	cargo build --release --package comptoir-bench
-	@if [ -n "$(NAME)" ]; then $(COMPTOIR) services -- target/release/bench $(NAME); else target/release/bench; \
-		echo 'runner               <=1.05   a .pt2 program, run or trained / its operators by hand in eager libtorch'; fi
-endif
+	@scripts/bench $(NAME)
 
 fmt:
 	cargo fmt --all
