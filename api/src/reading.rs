@@ -105,7 +105,10 @@ fn io(sha256: Sha256, error: std::io::Error) -> ReadError {
 }
 
 /// The head of a blob of tensors. Read once, then remembered.
-pub(crate) async fn tensors(state: &AppState, blob: &Blob) -> Result<Arc<TensorsHeader>, ReadError> {
+pub(crate) async fn tensors(
+    state: &AppState,
+    blob: &Blob,
+) -> Result<Arc<TensorsHeader>, ReadError> {
     let kept = &state.submissions.facts.heads;
     if let Some(head) = kept.get(&blob.sha256) {
         return Ok(head);

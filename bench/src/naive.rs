@@ -49,7 +49,10 @@ async fn insert(State(db): State<PgPool>, Json(body): Json<Value>) -> (StatusCod
     .fetch_one(&db)
     .await;
     match inserted {
-        Ok(id) => (StatusCode::CREATED, Json(serde_json::json!({ "id": id, "body": body }))),
+        Ok(id) => (
+            StatusCode::CREATED,
+            Json(serde_json::json!({ "id": id, "body": body })),
+        ),
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             Json(error.to_string().into()),

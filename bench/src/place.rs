@@ -167,7 +167,8 @@ impl Place {
         let stop = CancellationToken::new();
 
         let db = pool::connect(options.clone(), ServiceRole::Scheduler, CONNECTIONS).await?;
-        let keys = comptoir_scheduler::keys::Keys::new(KeyRing::of(SigningKey::from_pem(&pem)?), ISSUER);
+        let keys =
+            comptoir_scheduler::keys::Keys::new(KeyRing::of(SigningKey::from_pem(&pem)?), ISSUER);
         let scheduler = SchedulerState::new(db, now, objects.clone(), wake.clone(), keys);
         let fingerprint = scheduler.keys.fingerprint();
         let (scheduler_listener, scheduler_address) = listen().await?;

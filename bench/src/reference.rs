@@ -60,7 +60,16 @@ impl Reference {
     /// Transactions in a second, prepared as those who know pgbench advise.
     async fn tps(&self, what: &[&str], clients: usize, seconds: u32) -> anyhow::Result<f64> {
         let (clients, seconds) = (clients.to_string(), seconds.to_string());
-        let how = ["--protocol", "prepared", "--client", &clients, "--jobs", "2", "--time", &seconds];
+        let how = [
+            "--protocol",
+            "prepared",
+            "--client",
+            &clients,
+            "--jobs",
+            "2",
+            "--time",
+            &seconds,
+        ];
         let told = self.pgbench(&[what, &how].concat()).await?;
         let tps = told
             .lines()

@@ -244,7 +244,9 @@ impl EntryColumns {
             columns.kinds.push(entry.kind().as_str().to_owned());
             columns.source_kinds.push(entry.source().kind().to_owned());
             columns.source_ids.push(entry.source().id());
-            columns.reverses.push(entry.source().reversed().map(|it| it.0));
+            columns
+                .reverses
+                .push(entry.source().reversed().map(|it| it.0));
             // More lines than that is refused: the entry would come without some of them.
             columns
                 .lines

@@ -163,7 +163,11 @@ pub async fn find_live_all(
     .await?;
     let mut found = vec![None; asked.len()];
     for row in rows {
-        let session = live(SessionId(row.session_id), AccountId(row.account_id), row.address)?;
+        let session = live(
+            SessionId(row.session_id),
+            AccountId(row.account_id),
+            row.address,
+        )?;
         codec::put(&mut found, row.place, Some(session));
     }
     Ok(found)

@@ -42,7 +42,9 @@ impl Callers {
     ) -> Result<Option<LiveSession>, Problem> {
         let group = self.sessions.get_or_init(|| {
             let db = pool::for_groups(&state.db);
-            Group::start(Arc::new(move |asked| Box::pin(find_sessions(db.clone(), asked))))
+            Group::start(Arc::new(move |asked| {
+                Box::pin(find_sessions(db.clone(), asked))
+            }))
         });
         answer(group.ask((id, now)).await)
     }
@@ -56,7 +58,9 @@ impl Callers {
     ) -> Result<Option<Holder>, Problem> {
         let group = self.keys.get_or_init(|| {
             let db = pool::for_groups(&state.db);
-            Group::start(Arc::new(move |asked| Box::pin(find_holders(db.clone(), asked))))
+            Group::start(Arc::new(move |asked| {
+                Box::pin(find_holders(db.clone(), asked))
+            }))
         });
         answer(group.ask((hmac, now)).await)
     }
@@ -65,8 +69,9 @@ impl Callers {
 fn answer<V>(answered: Result<Found<V>, GroupError>) -> Result<Option<V>, Problem> {
     match answered {
         Ok(found) => found.map_err(|error| Problem::internal(error.as_ref())),
-        Err(GroupError::Full) => Err(Problem::unavailable("Too many requests wait")
-            .retry_after(RETRY_AFTER_SECONDS)),
+        Err(GroupError::Full) => {
+            Err(Problem::unavailable("Too many requests wait").retry_after(RETRY_AFTER_SECONDS))
+        }
         Err(error @ GroupError::Lost) => Err(Problem::internal(&error)),
     }
 }

@@ -112,8 +112,9 @@ impl Submissions {
             }))
         });
         group.ask(order).await.map_err(|error| match error {
-            GroupError::Full => Problem::unavailable("Too many requests wait")
-                .retry_after(RETRY_AFTER_SECONDS),
+            GroupError::Full => {
+                Problem::unavailable("Too many requests wait").retry_after(RETRY_AFTER_SECONDS)
+            }
             GroupError::Lost => Problem::internal(&error),
         })
     }
@@ -121,7 +122,11 @@ impl Submissions {
 
 impl Outcome {
     /// The answer to the request; `None` when it is to be priced again.
-    pub(super) fn answer(self, state: &AppState, order: &Asked) -> Option<Result<Response, Problem>> {
+    pub(super) fn answer(
+        self,
+        state: &AppState,
+        order: &Asked,
+    ) -> Option<Result<Response, Problem>> {
         match self {
             Self::Made(reply) => Some(Ok(reply.into_response())),
             Self::Kept(kept) => Some(idempotency::replay(state, order.account, &order.key, kept)),
@@ -191,7 +196,9 @@ impl Committer {
     /// What a request is told that repeats another of its group.
     fn repeat(&self, leader: &Outcome, order: &Order) -> Outcome {
         match leader {
-            Outcome::Made(reply) => Outcome::Kept(reply.keep(&self.keys, order.account, &order.key)),
+            Outcome::Made(reply) => {
+                Outcome::Kept(reply.keep(&self.keys, order.account, &order.key))
+            }
             Outcome::Kept(kept) => Outcome::Kept(kept.clone()),
             Outcome::InProgress | Outcome::Repriced | Outcome::Refused(_) => Outcome::InProgress,
         }
@@ -205,7 +212,10 @@ impl Committer {
             Err(error) => error,
         };
         if orders.len() == 1 || !error.is_of_an_item() {
-            return orders.iter().map(|_| Outcome::Refused(error.problem())).collect();
+            return orders
+                .iter()
+                .map(|_| Outcome::Refused(error.problem()))
+                .collect();
         }
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -245,7 +255,8 @@ impl Committer {
                 (true, None) => None,
             })
             .collect();
-        self.admit(&mut tx, orders, &mut outcomes, &terms, now).await?;
+        self.admit(&mut tx, orders, &mut outcomes, &terms, now)
+            .await?;
         let open: Vec<usize> = (0..orders.len())
             .filter(|place| outcomes[*place].is_none())
             .collect();
@@ -277,7 +288,9 @@ impl Committer {
         let open: Vec<usize> = (0..orders.len())
             .filter(|place| outcomes[*place].is_none())
             .collect();
-        let payers = open.iter().map(|place| (orders[*place].account, orders[*place].payer));
+        let payers = open
+            .iter()
+            .map(|place| (orders[*place].account, orders[*place].payer));
         let payers: Vec<_> = payers.collect();
         let admitted = limits::admit_jobs(tx, terms.asset.id, &payers, self.limits, now).await?;
         for (place, admitted) in open.into_iter().zip(admitted) {
@@ -338,7 +351,10 @@ impl CommitError {
         let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
         while let Some(error) = source {
             if let Some(error) = error.downcast_ref::<sqlx::Error>() {
-                return matches!(error, sqlx::Error::Database(_) | sqlx::Error::ColumnDecode { .. });
+                return matches!(
+                    error,
+                    sqlx::Error::Database(_) | sqlx::Error::ColumnDecode { .. }
+                );
             }
             source = error.source();
         }

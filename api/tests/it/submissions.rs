@@ -3,12 +3,7 @@
 use std::{collections::BTreeSet, task::Poll};
 
 use axum::http::StatusCode;
-use comptoir_domain::{
-    amount::Amount,
-    id::QuoteId,
-    job::Device,
-    price::Rate,
-};
+use comptoir_domain::{amount::Amount, id::QuoteId, job::Device, price::Rate};
 use comptoir_store::{
     holds::HoldError,
     jobs::{self, CreateError, NewJob},
@@ -26,7 +21,11 @@ use crate::{
 
 async fn quoted(app: &TestApp, session: &Session, spec: &Value) -> QuoteId {
     let quoted = quote(app, session, spec, "none").await;
-    quoted.expect(StatusCode::CREATED).text("/id").parse().unwrap()
+    quoted
+        .expect(StatusCode::CREATED)
+        .text("/id")
+        .parse()
+        .unwrap()
 }
 
 /// Names each rule of the ledger that is broken.
@@ -88,25 +87,36 @@ async fn what_one_of_a_group_is_refused_for_concerns_no_other(db: PgPool) {
         .await
         .unwrap();
     tx.commit().await.unwrap();
-    assert!(matches!(
-        &made[..],
-        [
-            Ok(_),
-            Err(CreateError::Hold(HoldError::InsufficientFunds { .. })),
-            Err(CreateError::QuoteUsed),
-            Err(CreateError::QuoteNotFound),
-            Err(CreateError::AboveMaxCost { .. }),
-            Ok(_),
-        ]
-    ), "{made:?}");
-    assert_eq!((count(&app, "jobs").await, count(&app, "holds").await), (2, 2));
+    assert!(
+        matches!(
+            &made[..],
+            [
+                Ok(_),
+                Err(CreateError::Hold(HoldError::InsufficientFunds { .. })),
+                Err(CreateError::QuoteUsed),
+                Err(CreateError::QuoteNotFound),
+                Err(CreateError::AboveMaxCost { .. }),
+                Ok(_),
+            ]
+        ),
+        "{made:?}"
+    );
+    assert_eq!(
+        (count(&app, "jobs").await, count(&app, "holds").await),
+        (2, 2)
+    );
     let held: u128 = made.iter().flatten().map(|job| job.hold.base()).sum();
     let left = balances(&app, &asset, payer).await;
-    assert_eq!((left.held.base(), left.available.base()), (held, RICH - held));
+    assert_eq!(
+        (left.held.base(), left.available.base()),
+        (held, RICH - held)
+    );
     assert_eq!(broken_rules(&app).await, [""; 0]);
     for job in made.into_iter().flatten() {
         let mut connection = app.owner.acquire().await.unwrap();
-        let found = jobs::find(&mut connection, rich.account, job.id).await.unwrap();
+        let found = jobs::find(&mut connection, rich.account, job.id)
+            .await
+            .unwrap();
         assert_eq!(found, Some(job), "what is answered is what is there");
     }
 }
@@ -119,7 +129,11 @@ async fn money_for_three_of_many_at_once_makes_three_jobs(db: PgPool) {
     let spec = training(&app, &session, "mlp.pt2").await;
     let body = json!({ "spec": spec, "tier": "none", "max_cost": "1000000" });
     let probe = app.post("/v1/jobs", &body).by(&session).send().await;
-    let hold: u128 = probe.expect(StatusCode::CREATED).text("/quoted/amount").parse().unwrap();
+    let hold: u128 = probe
+        .expect(StatusCode::CREATED)
+        .text("/quoted/amount")
+        .parse()
+        .unwrap();
     let (poor, poor_payer) = client(&app, &asset, 3 * hold + hold / 2).await;
     training(&app, &poor, "mlp.pt2").await;
     let calls = (0..24).map(|_| app.post("/v1/jobs", &body).by(&poor).send());
@@ -127,10 +141,16 @@ async fn money_for_three_of_many_at_once_makes_three_jobs(db: PgPool) {
     let made = replies.iter().filter(|it| it.status == StatusCode::CREATED);
     assert_eq!(made.count(), 3);
     for reply in replies.iter().filter(|it| it.status != StatusCode::CREATED) {
-        assert_eq!((reply.status, reply.code()), (StatusCode::PAYMENT_REQUIRED, "insufficient_funds"));
+        assert_eq!(
+            (reply.status, reply.code()),
+            (StatusCode::PAYMENT_REQUIRED, "insufficient_funds")
+        );
     }
     let left = balances(&app, &asset, poor_payer).await;
-    assert_eq!((left.held.base(), left.available.base()), (3 * hold, hold / 2));
+    assert_eq!(
+        (left.held.base(), left.available.base()),
+        (3 * hold, hold / 2)
+    );
     assert_eq!(balances(&app, &asset, payer).await.held.base(), hold);
     assert_eq!(broken_rules(&app).await, [""; 0]);
 }
@@ -156,10 +176,17 @@ async fn an_item_that_breaks_its_group_fails_alone(db: PgPool) {
     });
     let replies = futures::future::join_all(calls).await;
     for (number, reply) in replies.iter().enumerate() {
-        let expected = if number == 16 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::CREATED };
+        let expected = if number == 16 {
+            StatusCode::INTERNAL_SERVER_ERROR
+        } else {
+            StatusCode::CREATED
+        };
         assert_eq!(reply.status, expected, "{number}: {:?}", reply.json);
     }
-    let ids: BTreeSet<_> = replies.iter().filter_map(|it| it.json["id"].as_str()).collect();
+    let ids: BTreeSet<_> = replies
+        .iter()
+        .filter_map(|it| it.json["id"].as_str())
+        .collect();
     assert_eq!((ids.len(), count(&app, "jobs").await), (31, 31));
     assert_eq!(broken_rules(&app).await, [""; 0]);
 }
@@ -171,7 +198,12 @@ async fn whoever_missed_the_answer_gets_it_by_repeating_the_request(db: PgPool) 
     let (session, _) = client(&app, &asset, RICH).await;
     let spec = training(&app, &session, "mlp.pt2").await;
     let body = json!({ "spec": spec, "tier": "none", "max_cost": "1000000" });
-    let submit = |key: &str| app.post("/v1/jobs", &body).by(&session).idempotency_key(key).send();
+    let submit = |key: &str| {
+        app.post("/v1/jobs", &body)
+            .by(&session)
+            .idempotency_key(key)
+            .send()
+    };
     submit("first").await.expect(StatusCode::CREATED);
     // The client hangs up at every point at which its request waits for something.
     for polls in 1..40 {
@@ -210,14 +242,23 @@ async fn a_key_is_good_for_one_body_also_within_a_group(db: PgPool) {
     let spec = training(&app, &session, "mlp.pt2").await;
     let submit = |name: String| {
         let body = json!({ "spec": spec, "tier": "none", "max_cost": "1000000", "name": name });
-        app.post("/v1/jobs", &body).by(&session).idempotency_key("one key").send()
+        app.post("/v1/jobs", &body)
+            .by(&session)
+            .idempotency_key("one key")
+            .send()
     };
     let replies = futures::future::join_all((0..16).map(|name| submit(name.to_string()))).await;
-    let made: Vec<_> = replies.iter().filter(|it| it.status == StatusCode::CREATED).collect();
+    let made: Vec<_> = replies
+        .iter()
+        .filter(|it| it.status == StatusCode::CREATED)
+        .collect();
     assert_eq!((made.len(), count(&app, "jobs").await), (1, 1));
     for reply in replies.iter().filter(|it| it.status != StatusCode::CREATED) {
         let code = reply.code();
-        assert!(["idempotency_key_reused", "idempotency_in_progress"].contains(&code), "{code}");
+        assert!(
+            ["idempotency_key_reused", "idempotency_in_progress"].contains(&code),
+            "{code}"
+        );
     }
     let other = submit("another".to_owned()).await;
     other.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_key_reused");
@@ -240,16 +281,18 @@ async fn a_job_is_priced_with_what_is_published_when_it_is_made(db: PgPool) {
         effective_at: app.now(),
     };
     let mut connection = app.owner.acquire().await.unwrap();
-    let new = prices::publish(&mut connection, asset.id, dearer).await.unwrap();
+    let new = prices::publish(&mut connection, asset.id, dearer)
+        .await
+        .unwrap();
     let second = submit().await.expect(StatusCode::CREATED);
-    let version: i32 = sqlx::query_scalar(
-        "SELECT price_version_id FROM quotes WHERE quote_id = $1",
-    )
-    .bind(second.text("/quote_id").parse::<QuoteId>().unwrap().0)
-    .fetch_one(&app.owner)
-    .await
-    .unwrap();
+    let version: i32 =
+        sqlx::query_scalar("SELECT price_version_id FROM quotes WHERE quote_id = $1")
+            .bind(second.text("/quote_id").parse::<QuoteId>().unwrap().0)
+            .fetch_one(&app.owner)
+            .await
+            .unwrap();
     assert_eq!(version, new.id);
-    let amount = |reply: &crate::harness::Reply| reply.text("/quoted/amount").parse::<u128>().unwrap();
+    let amount =
+        |reply: &crate::harness::Reply| reply.text("/quoted/amount").parse::<u128>().unwrap();
     assert!(amount(&second) > 2 * amount(&first));
 }

@@ -104,7 +104,10 @@ pub async fn hot(setting: &Setting) -> anyhow::Result<Rounds> {
         .fetch_all(&busy.place.owner)
         .await?;
         let names: BTreeSet<_> = tables.iter().map(|(name, ..)| name.as_str()).collect();
-        anyhow::ensure!(names.len() == HOT_TABLES.len(), "a table is gone: {names:?}");
+        anyhow::ensure!(
+            names.len() == HOT_TABLES.len(),
+            "a table is gone: {names:?}"
+        );
         for (name, hot, all) in &tables {
             println!("{name}: {hot} of {all}");
         }

@@ -65,7 +65,11 @@ impl Busy {
     }
 
     /// Submits for so long, then waits for the last job's receipt: jobs, seconds in all, and the load's latencies.
-    pub async fn run(&self, clients: usize, seconds: u32) -> anyhow::Result<(f64, f64, load::Load)> {
+    pub async fn run(
+        &self,
+        clients: usize,
+        seconds: u32,
+    ) -> anyhow::Result<(f64, f64, load::Load)> {
         let (before, began) = (self.place.completed().await?, Instant::now());
         let lasting = Duration::from_secs(u64::from(seconds));
         let load = load::closed(self.place.api_address, clients, lasting, &self.request).await?;

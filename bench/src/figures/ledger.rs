@@ -1,6 +1,9 @@
 //! The ledger alone: entries one by one and in groups, for one payer and for many.
 
-use std::{sync::atomic::{AtomicU64, Ordering}, time::Duration};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
 
 use alloy_primitives::Address;
 use anyhow::{Context as _, ensure};
@@ -120,7 +123,9 @@ pub async fn hot_payer(setting: &Setting) -> anyhow::Result<Rounds> {
     let ledger = Ledger::make(setting).await?;
     let mut rounds = Rounds::default();
     for _ in 0..setting.rounds {
-        let many = ledger.in_groups(setting.seconds, |number| 1 + number % PAYERS).await?;
+        let many = ledger
+            .in_groups(setting.seconds, |number| 1 + number % PAYERS)
+            .await?;
         let one = ledger.in_groups(setting.seconds, |_| 0).await?;
         rounds.note(one, many);
     }
@@ -168,7 +173,9 @@ pub async fn transfers_in_groups(setting: &Setting) -> anyhow::Result<Rounds> {
     let mut rounds = Rounds::default();
     for _ in 0..setting.rounds {
         let tpcb = reference.tpcb(CLIENTS, setting.seconds).await?;
-        let ours = ledger.in_groups(setting.seconds, |number| 1 + number % PAYERS).await?;
+        let ours = ledger
+            .in_groups(setting.seconds, |number| 1 + number % PAYERS)
+            .await?;
         rounds.note(ours, tpcb);
     }
     reference.clear().await?;

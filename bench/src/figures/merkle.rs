@@ -25,7 +25,9 @@ impl Hasher for Keccak {
 }
 
 fn leaves() -> Vec<B256> {
-    (0..LEAVES).map(|number| keccak256(number.to_be_bytes())).collect()
+    (0..LEAVES)
+        .map(|number| keccak256(number.to_be_bytes()))
+        .collect()
 }
 
 fn seconds<T>(work: impl FnOnce() -> T) -> f64 {

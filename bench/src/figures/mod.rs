@@ -17,20 +17,76 @@ use Goal::{AtLeast, AtMost};
 
 /// Every figure: its name, the goal of its ratio, what is compared.
 pub const FIGURES: &[(&str, Goal, &str)] = &[
-    ("submit-insert", AtLeast(3.0), "durable submissions, 64 clients / one INSERT per request through axum"),
-    ("submit-pgbench", AtLeast(1.2), "durable submissions, 64 clients / pgbench, one row per transaction, 8 clients"),
-    ("submit-p99", AtMost(5.0), "p99 / p50 of submissions at 70 % of the peak, open loop"),
-    ("job", AtLeast(0.6), "jobs from submission to receipt, stub workers, 256 clients / pgbench, one row per transaction"),
-    ("job-p99", AtMost(20.0), "p99 of submissions while jobs complete, 64 clients, in ms / 1"),
-    ("hot-payer", AtLeast(0.7), "holds in groups for one payer / for 1,000 payers"),
-    ("hot-payer-lock", AtLeast(10.0), "holds in groups for one payer / charges that each lock the balance"),
-    ("transfer", AtLeast(0.8), "ledger entries, one per transaction / TPC-B"),
-    ("transfer-batch", AtLeast(5.0), "ledger entries in groups / TPC-B"),
-    ("merkle", AtMost(1.5), "a tree of 1,000,000 leaves / its keccak calls alone"),
-    ("merkle-peer", AtLeast(2.5), "rs_merkle's tree of 1,000,000 leaves / ours, in time"),
-    ("wal", AtMost(1000.0), "bytes of WAL per job from submission to receipt / 1"),
-    ("cpu", AtMost(35.0), "microseconds of Postgres' CPU per job from submission to receipt / 1"),
-    ("hot", AtLeast(0.7), "share of HOT updates on the tables that change often / 1"),
+    (
+        "submit-insert",
+        AtLeast(3.0),
+        "durable submissions, 64 clients / one INSERT per request through axum",
+    ),
+    (
+        "submit-pgbench",
+        AtLeast(1.2),
+        "durable submissions, 64 clients / pgbench, one row per transaction, 8 clients",
+    ),
+    (
+        "submit-p99",
+        AtMost(5.0),
+        "p99 / p50 of submissions at 70 % of the peak, open loop",
+    ),
+    (
+        "job",
+        AtLeast(0.6),
+        "jobs from submission to receipt, stub workers, 256 clients / pgbench, one row per transaction",
+    ),
+    (
+        "job-p99",
+        AtMost(20.0),
+        "p99 of submissions while jobs complete, 64 clients, in ms / 1",
+    ),
+    (
+        "hot-payer",
+        AtLeast(0.7),
+        "holds in groups for one payer / for 1,000 payers",
+    ),
+    (
+        "hot-payer-lock",
+        AtLeast(10.0),
+        "holds in groups for one payer / charges that each lock the balance",
+    ),
+    (
+        "transfer",
+        AtLeast(0.8),
+        "ledger entries, one per transaction / TPC-B",
+    ),
+    (
+        "transfer-batch",
+        AtLeast(5.0),
+        "ledger entries in groups / TPC-B",
+    ),
+    (
+        "merkle",
+        AtMost(1.5),
+        "a tree of 1,000,000 leaves / its keccak calls alone",
+    ),
+    (
+        "merkle-peer",
+        AtLeast(2.5),
+        "rs_merkle's tree of 1,000,000 leaves / ours, in time",
+    ),
+    (
+        "wal",
+        AtMost(1000.0),
+        "bytes of WAL per job from submission to receipt / 1",
+    ),
+    (
+        "cpu",
+        AtMost(35.0),
+        "microseconds of Postgres' CPU per job from submission to receipt / 1",
+    ),
+    (
+        "hot",
+        AtLeast(0.7),
+        "share of HOT updates on the tables that change often / 1",
+    ),
 ];
 
 /// Measures a figure.

@@ -94,7 +94,13 @@ pub async fn p99(setting: &Setting) -> anyhow::Result<Rounds> {
     let lasting = Duration::from_secs(u64::from(setting.seconds));
     for _ in 0..setting.rounds {
         let peak = submit(&place, &request, setting.seconds).await?.per_second;
-        let load = load::open(place.api_address, CLIENTS, peak * BELOW_PEAK, lasting, &request);
+        let load = load::open(
+            place.api_address,
+            CLIENTS,
+            peak * BELOW_PEAK,
+            lasting,
+            &request,
+        );
         let load = load.await?;
         rounds.note(load.percentile(0.99), load.percentile(0.5));
     }

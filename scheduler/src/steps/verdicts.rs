@@ -19,8 +19,9 @@ use time::OffsetDateTime;
 
 use super::{Progress, ROUND_MAX, StepError, chain};
 use crate::{
-    SchedulerState, compare, replay,
+    SchedulerState, compare,
     metrics::{STEP_ERRORS, VERDICTS},
+    replay,
 };
 
 /// Jobs that are ruled on at once; each holds a connection, and they wait for each other at the platform's account.
@@ -42,7 +43,10 @@ pub async fn rule_due(state: &SchedulerState, now: OffsetDateTime) -> Result<Pro
     let (done, left) = match cases {
         Ok(cases) => rule_together(state, cases, &due, now).await,
         Err(error) => {
-            tracing::warn!(error = chain(&error), "a group of jobs is ruled on one by one");
+            tracing::warn!(
+                error = chain(&error),
+                "a group of jobs is ruled on one by one"
+            );
             (0, due)
         }
     };
@@ -79,7 +83,10 @@ async fn rule_together(
     let completed = match complete(state, &compared, now).await {
         Ok(completed) => completed,
         Err(error) => {
-            tracing::warn!(error = chain(&error), "a group of jobs is ruled on one by one");
+            tracing::warn!(
+                error = chain(&error),
+                "a group of jobs is ruled on one by one"
+            );
             BTreeSet::new()
         }
     };
@@ -141,7 +148,10 @@ fn ruling(
     };
     let audited = draw.is_some_and(|made| made.draw.is_audited());
     match replay::next(case, draw) {
-        None => (rule(case.tier, audited, case.results.len(), agreement), None),
+        None => (
+            rule(case.tier, audited, case.results.len(), agreement),
+            None,
+        ),
         Some(Next::Ruled(ruling)) => (ruling, None),
         Some(Next::Whole) => (Ruling::Another, None),
         Some(Next::Replay(number)) => (Ruling::Another, replay::piece(case, number)),
@@ -192,7 +202,14 @@ async fn rule_on(state: &SchedulerState, job: JobId, now: OffsetDateTime) -> Res
     let ruled = async {
         let draw = verdicts::draw(&mut tx, &case, now).await?;
         let (ruling, piece) = ruling((&case, draw.as_ref()), &pairs);
-        apply(&mut tx, (&case, draw.as_ref()), (&ruling, piece), &pairs, now).await?;
+        apply(
+            &mut tx,
+            (&case, draw.as_ref()),
+            (&ruling, piece),
+            &pairs,
+            now,
+        )
+        .await?;
         Ok::<_, VerdictError>(ruling)
     };
     let ruling = match ruled.await {

@@ -79,7 +79,11 @@ async fn a_job_that_cannot_be_paid_for_keeps_no_other_from_its_result(db: PgPool
         .unwrap();
     assert_eq!(bench.rule().await, 3);
     for (place, job) in jobs.iter().enumerate() {
-        let expected = if place == 1 { JobState::Verifying } else { JobState::Completed };
+        let expected = if place == 1 {
+            JobState::Verifying
+        } else {
+            JobState::Completed
+        };
         assert_eq!(bench.job(client, *job).await.state, expected, "{place}");
     }
     let receipts: i64 = sqlx::query_scalar("SELECT count(*) FROM receipts")

@@ -153,10 +153,7 @@ async fn complete(
 }
 
 /// Shares of inference: each owner gets as much as it has executions.
-fn whole_executions(
-    paid: &[&ShownResult],
-    payees: &HashMap<WorkerId, Address>,
-) -> Vec<Share> {
+fn whole_executions(paid: &[&ShownResult], payees: &HashMap<WorkerId, Address>) -> Vec<Share> {
     let mut work: BTreeMap<Address, Share> = BTreeMap::new();
     for result in paid {
         let Some(payee) = payees.get(&result.worker) else {
@@ -190,7 +187,12 @@ async fn payees(
     .fetch_all(conn)
     .await?;
     rows.into_iter()
-        .map(|row| Ok((WorkerId(row.worker_id), to_address("address", &row.address)?)))
+        .map(|row| {
+            Ok((
+                WorkerId(row.worker_id),
+                to_address("address", &row.address)?,
+            ))
+        })
         .collect()
 }
 
@@ -316,7 +318,10 @@ async fn finish(
          )
          INSERT INTO job_events (job_id, seq, kind, data, created_at)
          SELECT job_id, event_seq, $5, data, $4 FROM done",
-        &judged.iter().map(|(case, _)| case.job.0).collect::<Vec<_>>(),
+        &judged
+            .iter()
+            .map(|(case, _)| case.job.0)
+            .collect::<Vec<_>>(),
         &told.collect::<Vec<_>>(),
         completed.as_str(),
         now,

@@ -69,7 +69,9 @@ pub async fn accept(
 /// The results that the client's charge pays for: the first that was accepted of a sampled job, else all of them.
 pub(super) fn paid_results<'a>(case: &'a Case, verdict: &Accepted) -> Vec<&'a ShownResult> {
     let accepted = case.results.iter().zip(&verdict.accepted);
-    let accepted = accepted.filter(|(_, accepted)| **accepted).map(|(it, _)| it);
+    let accepted = accepted
+        .filter(|(_, accepted)| **accepted)
+        .map(|(it, _)| it);
     match case.tier {
         Tier::Sampled => accepted.filter(|it| it.replay.is_none()).take(1).collect(),
         Tier::None | Tier::Replicated | Tier::Quorum => accepted.collect(),

@@ -263,7 +263,11 @@ async fn no_balance_on_the_way_through_a_statement_is_below_zero(db: PgPool) {
             Ok(_) => assert!(covered),
             Err(error) => {
                 let constraint = error.as_database_error().unwrap().constraint();
-                assert_eq!((constraint, covered), (Some("ledger_accounts_not_overdrawn"), false), "{error}");
+                assert_eq!(
+                    (constraint, covered),
+                    (Some("ledger_accounts_not_overdrawn"), false),
+                    "{error}"
+                );
             }
         }
     }
