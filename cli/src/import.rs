@@ -7,7 +7,10 @@ use comptoir_store::{assets, pool::ServiceRole};
 use serde_json::json;
 use url::Url;
 
-use crate::{client::Context, service::{config::Common, parts}};
+use crate::{
+    client::Context,
+    service::{config::Common, parts},
+};
 
 /// Which chain, and what is final on it.
 #[derive(Debug, Args)]
@@ -45,8 +48,9 @@ pub async fn import_batches(context: &Context, args: ImportArgs) -> anyhow::Resu
         "released_base": imported.released,
         "last_batch": imported.last,
     });
-    context
-        .output
-        .object(&report, &["batches", "receipts", "released_base", "last_batch"]);
+    context.output.object(
+        &report,
+        &["batches", "receipts", "released_base", "last_batch"],
+    );
     Ok(())
 }

@@ -89,10 +89,9 @@ const fn seen_at(state: BatchState) -> &'static str {
         BatchState::Safe => "settler.safe_seen",
         BatchState::Anchored | BatchState::Claimable => "settler.finalized_seen",
         BatchState::Cancelled => "settler.veto_seen",
-        BatchState::Sealed
-        | BatchState::Signed
-        | BatchState::Broadcast
-        | BatchState::Halted => "settler.reorganisation_seen",
+        BatchState::Sealed | BatchState::Signed | BatchState::Broadcast | BatchState::Halted => {
+            "settler.reorganisation_seen"
+        }
     }
 }
 

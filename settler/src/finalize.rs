@@ -183,8 +183,12 @@ fn account_differences(
     .map(move |(what, ours, theirs)| {
         format!("{what} of {owner} by the index: {ours}, by the contract: {theirs}")
     });
-    let unposted = (ours.unposted > 0)
-        .then(|| format!("{} deposits of {owner} are not in the ledger", ours.unposted));
+    let unposted = (ours.unposted > 0).then(|| {
+        format!(
+            "{} deposits of {owner} are not in the ledger",
+            ours.unposted
+        )
+    });
     index.chain(unposted)
 }
 

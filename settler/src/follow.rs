@@ -87,7 +87,11 @@ impl Settler {
     }
 
     /// The node left out an event: everything after the last final block is read anew.
-    pub(crate) async fn read_again(&self, cursor: &Cursor, now: OffsetDateTime) -> Result<(), StepError> {
+    pub(crate) async fn read_again(
+        &self,
+        cursor: &Cursor,
+        now: OffsetDateTime,
+    ) -> Result<(), StepError> {
         tracing::warn!(
             from = cursor.final_number,
             "events are missing, reading again"

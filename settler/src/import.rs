@@ -53,7 +53,9 @@ pub enum ImportError {
     #[error("a settler leads: stop it first")]
     SettlerLeads,
     /// The database's newest batch is not the one that the chain builds on.
-    #[error("batch {number} of the database is not the one on the chain: this is another history, not an older one")]
+    #[error(
+        "batch {number} of the database is not the one on the chain: this is another history, not an older one"
+    )]
     OtherHistory {
         /// The database's newest batch.
         number: u64,
@@ -175,7 +177,12 @@ pub async fn import(
             .sealed
             .accounts
             .iter()
-            .map(|it| (it.account, Amount::from_base(it.payable).unwrap_or(Amount::MAX)))
+            .map(|it| {
+                (
+                    it.account,
+                    Amount::from_base(it.payable).unwrap_or(Amount::MAX),
+                )
+            })
             .collect();
         let seal = format!("{}/import", found.id);
         let released = releases::release_again(&mut tx, asset.id, &said, &seal, now).await?;
@@ -197,8 +204,7 @@ async fn find(objects: &Objects, header: Header) -> Result<Found, ImportError> {
         .get_all(name, LEAF_FILE_MAX)
         .await
         .map_err(|source| ImportError::LeafFile { batch, source })?;
-    let (_, sealed) =
-        file::read(&bytes).map_err(|source| ImportError::Leaves { batch, source })?;
+    let (_, sealed) = file::read(&bytes).map_err(|source| ImportError::Leaves { batch, source })?;
     if sealed.header != header {
         return Err(ImportError::OtherLeaves { batch });
     }

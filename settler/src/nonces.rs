@@ -14,10 +14,7 @@ const USED_OUTSIDE: &str = "nonce_used_outside";
 
 impl Settler {
     /// How many nonces of the key are used at the head; `None` after a halt, because one of them was used by others.
-    pub(crate) async fn watch_nonces(
-        &self,
-        now: OffsetDateTime,
-    ) -> Result<Option<u64>, StepError> {
+    pub(crate) async fn watch_nonces(&self, now: OffsetDateTime) -> Result<Option<u64>, StepError> {
         let signer = self.signer();
         let used = self.chain.nonce(signer, BlockId::latest()).await?;
         let mut db = self.db.acquire().await?;
@@ -77,7 +74,11 @@ impl Settler {
                 IntentKind::Fill => cost.is_some(),
                 IntentKind::Commit | IntentKind::AnswerExit => self.has_effect(intent).await?,
             };
-            let ended = if has_effect { Ended::Done } else { Ended::Failed };
+            let ended = if has_effect {
+                Ended::Done
+            } else {
+                Ended::Failed
+            };
             if !has_effect {
                 tracing::warn!(intent = %intent.id, nonce = intent.nonce, "the transaction had no effect");
             }

@@ -143,7 +143,9 @@ mod tests {
     #[test]
     fn failures_in_a_row_double_the_pause_up_to_a_minute() {
         let poll = Duration::from_secs(4);
-        let pauses: Vec<u64> = (0..7).map(|failures| pause(poll, failures).as_secs()).collect();
+        let pauses: Vec<u64> = (0..7)
+            .map(|failures| pause(poll, failures).as_secs())
+            .collect();
         assert_eq!(pauses, [4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(pause(Duration::from_mins(2), 9), Duration::from_mins(2));
         assert_eq!(pause(poll, u32::MAX).as_secs(), 60);

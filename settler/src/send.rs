@@ -10,8 +10,7 @@ use comptoir_store::{
 use time::OffsetDateTime;
 
 use crate::{
-    chain::Tips, crash, error::StepError, fees::Fees, settler::Settler,
-    sign::IN_FLIGHT_MAX,
+    chain::Tips, crash, error::StepError, fees::Fees, settler::Settler, sign::IN_FLIGHT_MAX,
 };
 
 /// Transactions handed to the node.

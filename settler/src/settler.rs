@@ -172,12 +172,9 @@ impl Settler {
 
     /// Tells when nothing becomes final although blocks are added. Settling goes on: it waits for finality by itself.
     fn watch_finality(&self, tips: &Tips) {
-        let behind = tips
-            .head
-            .timestamp
-            .saturating_sub(tips.final_.timestamp);
-        let stalled = self.config.finality == Finality::Tags
-            && behind > self.config.finality_stall.as_secs();
+        let behind = tips.head.timestamp.saturating_sub(tips.final_.timestamp);
+        let stalled =
+            self.config.finality == Finality::Tags && behind > self.config.finality_stall.as_secs();
         if stalled {
             let detail = format!(
                 "block {} is final, which is {behind} s older than block {}",

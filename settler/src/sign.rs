@@ -152,10 +152,18 @@ impl Settler {
         };
         let call = Call {
             nonce: intent.nonce,
-            to: if intent.attempt.fills { intent.signer } else { intent.target },
+            to: if intent.attempt.fills {
+                intent.signer
+            } else {
+                intent.target
+            },
             gas_limit: intent.attempt.gas_limit,
             fees,
-            calldata: if intent.attempt.fills { Vec::new() } else { intent.calldata.clone() },
+            calldata: if intent.attempt.fills {
+                Vec::new()
+            } else {
+                intent.calldata.clone()
+            },
         };
         self.replace(intent, call, intent.attempt.fills, now).await
     }
@@ -178,11 +186,19 @@ impl Settler {
             fees,
             calldata: Vec::new(),
         };
-        tracing::info!(subject = intent.subject, nonce = intent.nonce, "the nonce is filled");
+        tracing::info!(
+            subject = intent.subject,
+            nonce = intent.nonce,
+            "the nonce is filled"
+        );
         self.replace(intent, call, true, now).await
     }
 
-    async fn higher_fees(&mut self, intent: &OpenIntent, tips: &Tips) -> Result<Option<Fees>, StepError> {
+    async fn higher_fees(
+        &mut self,
+        intent: &OpenIntent,
+        tips: &Tips,
+    ) -> Result<Option<Fees>, StepError> {
         let policy = self.config.fees;
         let old = Fees {
             cap_wei: intent.attempt.fee_cap_wei.base(),

@@ -367,11 +367,7 @@ pub async fn sent(
 ///
 /// # Errors
 /// When the database refuses.
-pub async fn wait_anew(
-    tx: &mut PgTransaction<'_>,
-    batch: BatchId,
-    block: u64,
-) -> sqlx::Result<()> {
+pub async fn wait_anew(tx: &mut PgTransaction<'_>, batch: BatchId, block: u64) -> sqlx::Result<()> {
     sqlx::query!(
         "UPDATE eth_attempts SET first_sent_block = $2
          FROM eth_intents i

@@ -108,8 +108,11 @@ impl Anvil {
 
     /// What the next block asks for a unit of gas, in wei.
     pub async fn next_base_fee(&self, wei: u64) {
-        self.ask("anvil_setNextBlockBaseFeePerGas", json!([format!("{wei:#x}")]))
-            .await;
+        self.ask(
+            "anvil_setNextBlockBaseFeePerGas",
+            json!([format!("{wei:#x}")]),
+        )
+        .await;
     }
 
     /// Forgets every transaction that waits.

@@ -41,7 +41,9 @@ async fn with_a_hundred_released(db: PgPool) -> (World, Settler) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn vetoed_batches_give_back_what_they_released_so_that_the_next_one_fits_the_caps(db: PgPool) {
+async fn vetoed_batches_give_back_what_they_released_so_that_the_next_one_fits_the_caps(
+    db: PgPool,
+) {
     let (world, mut settler) = with_a_hundred_released(db).await;
     assert!(settler.step(NOW).await.unwrap().sealed);
     for id in [2, 1] {
@@ -107,7 +109,11 @@ async fn caps_lowered_after_a_seal_delay_its_commit_or_halt(db: PgPool) {
     settler.step(NOW).await.unwrap();
     assert_eq!(halt(&world).await.unwrap().0, "caps_too_low");
 
-    world.as_admin(setCapsCall { caps_: caps(50, 100) }).await;
+    world
+        .as_admin(setCapsCall {
+            caps_: caps(50, 100),
+        })
+        .await;
     world.resume().await;
     world.anvil.mine(DEPTH).await;
     let batch = world.until_claimable(&mut settler).await;

@@ -1,9 +1,7 @@
 //! Others send too: without the role, with it, the same batch or another. What the contract holds decides.
 
 use alloy::sol_types::SolCall as _;
-use comptoir_contracts_bindings::Settlement::{
-    cancelBatchCall, commitBatchCall, grantRoleCall,
-};
+use comptoir_contracts_bindings::Settlement::{cancelBatchCall, commitBatchCall, grantRoleCall};
 use comptoir_domain::settlement::{BatchState, Header};
 use comptoir_settler::chain::to_contract;
 use nix::{
@@ -51,7 +49,11 @@ async fn fills(world: &World) -> Vec<(i64, bool)> {
 async fn a_sender_without_the_role_reverts_and_changes_nothing(db: PgPool) {
     let (world, mut settler) = sent_beside_carol(db).await;
     let batch = world.batches().await[0];
-    assert!(!world.send_unchecked(Key::Bob.address(), commit(&batch.header)).await);
+    assert!(
+        !world
+            .send_unchecked(Key::Bob.address(), commit(&batch.header))
+            .await
+    );
     assert_eq!(world.contract().lastBatch().call().await.unwrap(), 0);
     world.until_claimable(&mut settler).await;
     assert_eq!(fills(&world).await, [(0, false)]);
@@ -62,7 +64,11 @@ async fn a_sender_without_the_role_reverts_and_changes_nothing(db: PgPool) {
 async fn a_batch_that_another_key_committed_is_reconciled_and_its_nonce_filled(db: PgPool) {
     let (world, mut settler) = sent_beside_carol(db).await;
     let batch = world.batches().await[0];
-    assert!(world.send_unchecked(Key::Carol.address(), commit(&batch.header)).await);
+    assert!(
+        world
+            .send_unchecked(Key::Carol.address(), commit(&batch.header))
+            .await
+    );
     // Sending our own would be out of order now.
     assert_eq!(settler.step(NOW).await.unwrap().sent, 0);
     assert_eq!(world.states().await, [(1, 0, BatchState::Mined)]);
@@ -89,7 +95,10 @@ async fn a_reorganisation_in_favour_of_anothers_identical_batch_is_confirmed_by_
     assert_eq!(world.states().await, [(1, 0, BatchState::Mined)]);
     let batch = world.batches().await[0];
     let theirs = world.unchecked(Key::Carol.address(), commit(&batch.header));
-    world.anvil.ask("anvil_reorg", json!([1, [[theirs, 0]]])).await;
+    world
+        .anvil
+        .ask("anvil_reorg", json!([1, [[theirs, 0]]]))
+        .await;
     let ours = world.anvil.nonce_of(Key::Settler.address()).await;
     assert_eq!(ours, 0, "our transaction has left the chain");
     let batch = world.until_claimable(&mut settler).await;
@@ -103,7 +112,11 @@ async fn another_batch_under_our_number_halts_once_it_is_final(db: PgPool) {
     let (world, mut settler) = sent_beside_carol(db).await;
     let mut header = world.batches().await[0].header;
     header.data_hash = alloy::primitives::B256::repeat_byte(9);
-    assert!(world.send_unchecked(Key::Carol.address(), commit(&header)).await);
+    assert!(
+        world
+            .send_unchecked(Key::Carol.address(), commit(&header))
+            .await
+    );
     settler.step(NOW).await.unwrap();
     assert_eq!(halt(&world).await, None);
     world.anvil.mine(DEPTH).await;
@@ -165,7 +178,9 @@ async fn of_two_processes_one_settles_and_the_other_takes_over_whether_the_first
             .await
     };
     pay().await;
-    second.until(&world, async |world| lastly_settled(world, 1).await).await;
+    second
+        .until(&world, async |world| lastly_settled(world, 1).await)
+        .await;
     assert_eq!(world.attempts().await.len(), 1);
 
     // The first falls asleep and loses its lock; the second leads; the first wakes up.
@@ -185,13 +200,19 @@ async fn of_two_processes_one_settles_and_the_other_takes_over_whether_the_first
     };
     second.until(&world, leads).await;
     kill(asleep, Signal::SIGCONT).unwrap();
-    second.until(&world, async |world| lastly_settled(world, 2).await).await;
-    first.until_while(&world, Beat::Nothing, async |_| true).await;
+    second
+        .until(&world, async |world| lastly_settled(world, 2).await)
+        .await;
+    first
+        .until_while(&world, Beat::Nothing, async |_| true)
+        .await;
     assert_eq!(world.attempts().await.len(), 2);
 
     second.kill().await;
     pay().await;
-    first.until(&world, async |world| lastly_settled(world, 3).await).await;
+    first
+        .until(&world, async |world| lastly_settled(world, 3).await)
+        .await;
     first.kill().await;
     assert_eq!(world.attempts().await.len(), 3);
     world.audit().await;

@@ -150,7 +150,10 @@ async fn without_its_role_the_settler_waits_ever_longer_and_says_so_once(db: PgP
     assert!(world.attempts().await.is_empty());
     assert_eq!(world.health.alerts.raised(Alert::CommitHeld), 1);
     let (_, detail) = world.health.alerts.standing().remove(0);
-    assert!(detail.contains("AccessControlUnauthorizedAccount"), "{detail}");
+    assert!(
+        detail.contains("AccessControlUnauthorizedAccount"),
+        "{detail}"
+    );
     world.as_admin(grantRoleCall { role, account }).await;
     // Thirty-one blocks were waited for in five steps; the sixth wait is thirty-two long.
     world.anvil.mine(64).await;

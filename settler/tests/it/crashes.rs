@@ -8,12 +8,7 @@ use comptoir_domain::settlement::BatchState;
 use comptoir_store::reconciliation;
 use sqlx::PgPool;
 
-use crate::harness::{
-    DEPTH, Key, NOW, World,
-    audit::Attempt,
-    process::Beat,
-    tokens,
-};
+use crate::harness::{DEPTH, Key, NOW, World, audit::Attempt, process::Beat, tokens};
 
 /// Points that are passed before there is anything to settle,
 const BEFORE_A_JOB: [&str; 7] = [
@@ -86,12 +81,10 @@ async fn owing(db: PgPool) -> World {
 /// All that is settled, is, and nothing is under way.
 async fn is_settled(world: &World) -> bool {
     let newest = world.batches().await.into_iter().next();
-    let open: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM eth_intents WHERE state = 'open'",
-    )
-    .fetch_one(&world.owner)
-    .await
-    .unwrap();
+    let open: i64 = sqlx::query_scalar("SELECT count(*) FROM eth_intents WHERE state = 'open'")
+        .fetch_one(&world.owner)
+        .await
+        .unwrap();
     let waiting: i64 = sqlx::query_scalar("SELECT count(*) FROM unbatched_receipts")
         .fetch_one(&world.owner)
         .await
@@ -101,7 +94,10 @@ async fn is_settled(world: &World) -> bool {
 
 /// The process is killed at a point; the next one finishes what it began, with the bytes that it had signed.
 async fn killed_at(world: &World, point: &str) -> Vec<Attempt> {
-    world.serve(Some(&format!("{point}:1"))).is_killed(world).await;
+    world
+        .serve(Some(&format!("{point}:1")))
+        .is_killed(world)
+        .await;
     let before = world.attempts().await;
     let mut next = world.serve(None);
     next.until(world, is_settled).await;
@@ -123,7 +119,10 @@ async fn settles_once(db: PgPool, point: &str) {
     world.anvil.mine(2 * DEPTH).await;
     let early = BEFORE_A_JOB.contains(&point);
     if early {
-        world.serve(Some(&format!("{point}:1"))).is_killed(&world).await;
+        world
+            .serve(Some(&format!("{point}:1")))
+            .is_killed(&world)
+            .await;
     }
     let mut process = world.serve(None);
     let credited = async |world: &World| world.available(Key::Alice.address()).await == tokens(10);
@@ -142,7 +141,11 @@ async fn settles_once(db: PgPool, point: &str) {
     };
     let signed = world.attempts().await;
     for attempt in &signed {
-        let mined = world.anvil.node.get_raw_transaction_by_hash(attempt.hash).await;
+        let mined = world
+            .anvil
+            .node
+            .get_raw_transaction_by_hash(attempt.hash)
+            .await;
         assert_eq!(mined.unwrap().unwrap().as_ref(), attempt.raw);
     }
     assert_eq!(signed.len(), 1, "one transaction, under one nonce");
@@ -150,7 +153,9 @@ async fn settles_once(db: PgPool, point: &str) {
     let batch = world.batches().await[0];
     assert_eq!((batch.header.id, batch.header.receipt_count), (1, 1));
     world.receipt_document(receipt).await.verify().unwrap();
-    world.claim(&world.account_document(&batch, Key::Bob.address()).await).await;
+    world
+        .claim(&world.account_document(&batch, Key::Bob.address()).await)
+        .await;
     assert_eq!(world.tokens_of(Key::Bob.address()).await, tokens(9) / 10);
     world.audit().await;
 }
@@ -195,7 +200,11 @@ async fn killed_after_a_replacement_was_stored(db: PgPool) {
     world.anvil.hold_back().await;
     let mut process = world.serve(None);
     let sent = async |world: &World| {
-        world.states().await.first().is_some_and(|it| it.2 == BatchState::Broadcast)
+        world
+            .states()
+            .await
+            .first()
+            .is_some_and(|it| it.2 == BatchState::Broadcast)
     };
     process.until_while(&world, Beat::Nothing, sent).await;
     process.kill().await;
@@ -218,13 +227,20 @@ async fn killed_while_a_reorganisation_is_taken_in(db: PgPool) {
     for point in ["settler.blocks_given_back", "settler.reorganisation_seen"] {
         let mut process = world.serve(None);
         let mined = async |world: &World| {
-            world.states().await.first().is_some_and(|it| it.2 == BatchState::Mined)
+            world
+                .states()
+                .await
+                .first()
+                .is_some_and(|it| it.2 == BatchState::Mined)
         };
         process.until(&world, mined).await;
         process.kill().await;
         world.anvil.reorganise(DEPTH - 1).await;
         let before = world.attempts().await;
-        world.serve(Some(&format!("{point}:1"))).is_killed(&world).await;
+        world
+            .serve(Some(&format!("{point}:1")))
+            .is_killed(&world)
+            .await;
         assert_eq!(world.attempts().await, before);
     }
     let mut next = world.serve(None);
@@ -252,12 +268,19 @@ async fn killed_after_a_veto_was_taken_in(db: PgPool) {
 async fn killed_after_it_halted(db: PgPool) {
     let world = owing(db).await;
     world.call(Key::Settler, lastBatchCall {}).await;
-    world.serve(Some("settler.halted:1")).is_killed(&world).await;
+    world
+        .serve(Some("settler.halted:1"))
+        .is_killed(&world)
+        .await;
     assert!(world.attempts().await.is_empty());
     let mut conn = world.owner.acquire().await.unwrap();
-    let halt = reconciliation::open_halt(&mut conn, world.asset.id).await.unwrap();
+    let halt = reconciliation::open_halt(&mut conn, world.asset.id)
+        .await
+        .unwrap();
     assert_eq!(halt.unwrap().reason, "nonce_used_outside");
-    reconciliation::clear_halt(&mut conn, world.asset.id, NOW).await.unwrap();
+    reconciliation::clear_halt(&mut conn, world.asset.id, NOW)
+        .await
+        .unwrap();
     let mut next = world.serve(None);
     next.until(&world, is_settled).await;
     next.kill().await;
@@ -275,7 +298,12 @@ async fn killed_while_an_exit_is_served(db: PgPool) {
     }
     let mut next = world.serve(None);
     let answered = async |world: &World| {
-        let depositor = world.contract().depositors(Key::Alice.address()).call().await.unwrap();
+        let depositor = world
+            .contract()
+            .depositors(Key::Alice.address())
+            .call()
+            .await
+            .unwrap();
         depositor.exitRequestedAt.is_zero() && is_settled(world).await
     };
     next.until(&world, answered).await;

@@ -62,7 +62,10 @@ async fn while_the_node_fails_no_nonce_is_used_and_afterwards_all_is_settled_onc
     ] {
         proxy.fails("*", fault.clone());
         let step = settler.step(NOW).await;
-        assert!(matches!(step, Err(StepError::Chain(_))), "{fault:?}: {step:?}");
+        assert!(
+            matches!(step, Err(StepError::Chain(_))),
+            "{fault:?}: {step:?}"
+        );
         assert!(world.attempts().await.is_empty(), "{fault:?}");
     }
     proxy.heals();
@@ -90,7 +93,11 @@ async fn whatever_becomes_of_the_answer_to_a_transaction_the_same_bytes_are_sent
         settler.step(NOW).await.unwrap();
         let signed = world.attempts().await;
         assert_eq!(signed.len(), batches, "{fault:?}");
-        assert_eq!(world.states().await[0].2, BatchState::Broadcast, "{fault:?}");
+        assert_eq!(
+            world.states().await[0].2,
+            BatchState::Broadcast,
+            "{fault:?}"
+        );
         proxy.heals();
         world.anvil.mine(1).await;
         let batch = world.until_claimable(&mut settler).await;
@@ -117,7 +124,13 @@ async fn a_node_that_fails_is_told_once_and_asked_ever_more_rarely(db: PgPool) {
     let health = Arc::clone(&world.health);
     let clock = || datetime!(2026-11-22 09:00 UTC);
     proxy.fails("*", Fault::Refused);
-    let running = tokio::spawn(comptoir_settler::run(parts, config, clock, health, stop.clone()));
+    let running = tokio::spawn(comptoir_settler::run(
+        parts,
+        config,
+        clock,
+        health,
+        stop.clone(),
+    ));
     let until = async |done: &dyn Fn() -> bool| {
         while !done() {
             tokio::task::yield_now().await;
@@ -142,7 +155,10 @@ async fn a_node_of_another_chain_gets_no_signature(db: PgPool) {
         let step = settler.step(NOW).await;
         let wrong = matches!(
             step,
-            Err(StepError::Chain(ChainError::WrongChain { expected: 31_337, found: 1 }))
+            Err(StepError::Chain(ChainError::WrongChain {
+                expected: 31_337,
+                found: 1
+            }))
         );
         assert!(wrong, "{step:?}");
     };

@@ -11,7 +11,9 @@ use comptoir_store::{
     batches,
     pool::{self, ServiceRole},
 };
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection, PgPool, postgres::PgConnectOptions};
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, PgPool, postgres::PgConnectOptions,
+};
 
 use crate::{
     batches::funded,
@@ -45,7 +47,10 @@ impl Backup {
             format!("CREATE DATABASE \"{name}\" TEMPLATE \"{from}\""),
         ];
         for statement in statements {
-            sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
+            sqlx::query(sqlx::AssertSqlSafe(statement))
+                .execute(&mut admin)
+                .await
+                .unwrap();
         }
         admin.close().await.unwrap();
         let owner = world.owner.clone();
@@ -58,7 +63,12 @@ impl Backup {
     }
 
     async fn admin(options: &PgConnectOptions) -> PgConnection {
-        options.clone().database("postgres").connect().await.unwrap()
+        options
+            .clone()
+            .database("postgres")
+            .connect()
+            .await
+            .unwrap()
     }
 
     async fn dropped(self, world: World) {
@@ -67,7 +77,10 @@ impl Backup {
         }
         let mut admin = Self::admin(&self.options).await;
         let drop = format!("DROP DATABASE \"{}\" WITH (FORCE)", self.name);
-        sqlx::query(sqlx::AssertSqlSafe(drop)).execute(&mut admin).await.unwrap();
+        sqlx::query(sqlx::AssertSqlSafe(drop))
+            .execute(&mut admin)
+            .await
+            .unwrap();
     }
 }
 
@@ -89,7 +102,10 @@ impl World {
 
     async fn unbatched(&self) -> u64 {
         let mut conn = self.db.acquire().await.unwrap();
-        batches::demand(&mut conn, self.asset.id).await.unwrap().receipts
+        batches::demand(&mut conn, self.asset.id)
+            .await
+            .unwrap()
+            .receipts
     }
 
     /// Once the settler before is gone.
@@ -120,7 +136,9 @@ async fn a_restored_backup_refuses_to_seal_and_takes_the_batches_in_from_the_cha
     // After the backup: two batches, the second of them empty, and a claim.
     let mut settler = world.settler().await;
     let first = world.until_claimable(&mut settler).await;
-    world.claim(&world.account_document(&first, Key::Bob.address()).await).await;
+    world
+        .claim(&world.account_document(&first, Key::Bob.address()).await)
+        .await;
     world.anvil.pass(900).await;
     world.anvil.mine(DEPTH).await;
     assert!(settler.step(NOW).await.unwrap().sealed);
@@ -136,11 +154,21 @@ async fn a_restored_backup_refuses_to_seal_and_takes_the_batches_in_from_the_cha
     assert_eq!(reason, "database_behind_chain");
     assert!(detail.contains("comptoir admin import-batches"), "{detail}");
     assert_eq!(world.unbatched().await, 1);
-    assert!(matches!(world.import().await, Err(ImportError::SettlerLeads)));
+    assert!(matches!(
+        world.import().await,
+        Err(ImportError::SettlerLeads)
+    ));
 
     let imported = world.import_after(settler).await.unwrap();
-    assert_eq!((imported.batches, imported.receipts, imported.last), (2, 1, 2));
-    assert_eq!(imported.released, amount(tokens(1)), "nine tenths to Bob, one to the platform");
+    assert_eq!(
+        (imported.batches, imported.receipts, imported.last),
+        (2, 1, 2)
+    );
+    assert_eq!(
+        imported.released,
+        amount(tokens(1)),
+        "nine tenths to Bob, one to the platform"
+    );
     assert_eq!(world.unbatched().await, 0);
     // Called again, it finds nothing to do.
     assert_eq!(world.import().await.unwrap().batches, 0);
@@ -154,10 +182,15 @@ async fn a_restored_backup_refuses_to_seal_and_takes_the_batches_in_from_the_cha
     assert_eq!(third.header.prev_hash, second.hash);
     assert_eq!(halt(&world).await, None);
     world.receipt_document(receipt).await.verify().unwrap();
-    world.claim(&world.account_document(&third, Key::Bob.address()).await).await;
+    world
+        .claim(&world.account_document(&third, Key::Bob.address()).await)
+        .await;
     world.anvil.mine(DEPTH).await;
     settler.step(NOW).await.unwrap();
-    assert_eq!(world.tokens_of(Key::Bob.address()).await, tokens(9) / 10 + 900);
+    assert_eq!(
+        world.tokens_of(Key::Bob.address()).await,
+        tokens(9) / 10 + 900
+    );
     world.audit().await;
     drop(settler);
     backup.dropped(world).await;
@@ -178,7 +211,13 @@ async fn a_backup_that_lacks_what_was_settled_is_refused_as_it_is(db: PgPool) {
     world.open(backup.options.clone()).await;
     let refused = world.import().await;
     assert!(
-        matches!(refused, Err(ImportError::ReceiptsMissing { batch: 1, missing: 1 })),
+        matches!(
+            refused,
+            Err(ImportError::ReceiptsMissing {
+                batch: 1,
+                missing: 1
+            })
+        ),
         "{refused:?}"
     );
     assert!(world.batches().await.is_empty());

@@ -188,7 +188,10 @@ async fn nonces_that_ran_ahead_halt_settling_before_anything_is_signed(db: PgPoo
     let (world, mut settler) = funded(db, 10).await;
     world
         .anvil
-        .ask("anvil_setNonce", serde_json::json!([Key::Settler.address(), "0x5"]))
+        .ask(
+            "anvil_setNonce",
+            serde_json::json!([Key::Settler.address(), "0x5"]),
+        )
         .await;
     let alice = world.bind(Key::Alice.address()).await;
     world

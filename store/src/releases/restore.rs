@@ -107,15 +107,16 @@ pub async fn release_again(
     steps.retain(|it| !it.moved.is_zero());
     save(tx, &steps, now).await?;
     let of_queue = Amount::sum(steps.iter().map(|it| it.moved));
-    let moved = Amount::sum(of_queue.into_iter().chain([moved])).expect("at most what was deposited");
+    let moved =
+        Amount::sum(of_queue.into_iter().chain([moved])).expect("at most what was deposited");
     if !moved.is_zero() {
         let source = Source::Seal(seal.to_owned());
         let entry = lines
             .into_entry(EntryKind::Release, source)
             .map_err(PostError::from)?;
         let entry = ledger::post_locked(tx, asset_id, &entry, now).await?;
-        let moves: Vec<_> = steps.iter().map(|it| (it.release.id, it.moved)).collect();
-        veto::note(tx, asset_id, entry, &moves).await?;
+        let parts: Vec<_> = steps.iter().map(|it| (it.release.id, it.moved)).collect();
+        veto::note(tx, asset_id, entry, &parts).await?;
     }
     Ok(moved)
 }

@@ -53,8 +53,8 @@ pub async fn release_queued(
     if !moved.is_zero() {
         let entry = lines.into_entry(EntryKind::Release, Source::Seal(seal.to_owned()))?;
         let entry = ledger::post_locked(tx, asset_id, &entry, now).await?;
-        let moves: Vec<_> = steps.iter().map(|it| (it.release.id, it.moved)).collect();
-        veto::note(tx, asset_id, entry, &moves).await?;
+        let parts: Vec<_> = steps.iter().map(|it| (it.release.id, it.moved)).collect();
+        veto::note(tx, asset_id, entry, &parts).await?;
     }
     Ok(moved)
 }
@@ -127,7 +127,11 @@ async fn plan(
     Ok(steps)
 }
 
-pub(super) async fn save(tx: &mut PgTransaction<'_>, steps: &[Move], now: OffsetDateTime) -> sqlx::Result<()> {
+pub(super) async fn save(
+    tx: &mut PgTransaction<'_>,
+    steps: &[Move],
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
     let ids: Vec<_> = steps.iter().map(|it| it.release.id.0).collect();
     let moved: Vec<_> = steps.iter().map(|it| to_numeric(it.moved)).collect();
     let ended: Vec<_> = steps.iter().map(|it| it.ended).collect();

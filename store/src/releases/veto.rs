@@ -22,7 +22,7 @@ pub(crate) async fn note(
     tx: &mut PgTransaction<'_>,
     asset_id: i32,
     entry: JournalEntryId,
-    moves: &[(ReleaseId, Amount)],
+    parts: &[(ReleaseId, Amount)],
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "INSERT INTO seal_entries (journal_entry_id, asset_id) VALUES ($1, $2)",
@@ -31,8 +31,9 @@ pub(crate) async fn note(
     )
     .execute(&mut **tx)
     .await?;
-    let moves = moves.iter().filter(|(_, moved)| !moved.is_zero());
-    let (ids, moved): (Vec<_>, Vec<_>) = moves.map(|(id, moved)| (id.0, to_numeric(*moved))).unzip();
+    let parts = parts.iter().filter(|(_, moved)| !moved.is_zero());
+    let (ids, moved): (Vec<_>, Vec<_>) =
+        parts.map(|(id, moved)| (id.0, to_numeric(*moved))).unzip();
     sqlx::query!(
         "INSERT INTO seal_releases (journal_entry_id, release_id, moved_base)
          SELECT $1, it.id, it.moved FROM UNNEST($2::uuid[], $3::numeric[]) AS it (id, moved)",
@@ -94,11 +95,7 @@ pub(crate) async fn give_back(
 }
 
 /// Locks every account of all entries together, in id order, before one of them is reversed.
-async fn lock_all(
-    tx: &mut PgTransaction<'_>,
-    asset_id: i32,
-    entries: &[Uuid],
-) -> sqlx::Result<()> {
+async fn lock_all(tx: &mut PgTransaction<'_>, asset_id: i32, entries: &[Uuid]) -> sqlx::Result<()> {
     let mut accounts = BTreeSet::new();
     for entry in entries {
         accounts.extend(ledger::accounts_of(tx, JournalEntryId(*entry)).await?);

@@ -42,7 +42,9 @@ async fn sealed(money: &Money, (number, generation): (u64, u32), at_most: u128) 
         account_count: 0,
         items: &[],
     };
-    batches::insert(&mut tx, money.asset, &batch, NOW).await.unwrap();
+    batches::insert(&mut tx, money.asset, &batch, NOW)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     id
 }
@@ -93,14 +95,20 @@ async fn what_a_vetoed_batch_released_waits_again_and_what_others_released_stays
     vetoed(&money, second).await;
     assert_eq!(money.bases(ALICE).await, (40, 40, 20));
     let left = find(&money, alice, &release).await;
-    assert_eq!((left.state, left.released), (ReleaseState::Queued, amount(20)));
+    assert_eq!(
+        (left.state, left.released),
+        (ReleaseState::Queued, amount(20))
+    );
     // Once, however often it is said.
     vetoed(&money, second).await;
     assert_eq!(money.bases(ALICE).await, (40, 40, 20));
 
     sealed(&money, (2, 1), 1_000).await;
     assert_eq!(money.bases(ALICE).await, (40, 0, 60));
-    assert_eq!(find(&money, alice, &release).await.state, ReleaseState::Released);
+    assert_eq!(
+        find(&money, alice, &release).await.state,
+        ReleaseState::Released
+    );
     let mut conn = money.owner.acquire().await.unwrap();
     let kept = batches::find(&mut conn, first).await.unwrap().unwrap();
     assert_eq!(kept.state, BatchState::Sealed);

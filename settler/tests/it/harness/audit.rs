@@ -117,10 +117,18 @@ impl World {
             assert_eq!(sealed.header, batch.header);
             assert_eq!(sealed.hash, batch.hash);
             for receipt in &sealed.receipts {
-                assert!(seen.insert(receipt.receipt_id), "a receipt is in two batches");
+                assert!(
+                    seen.insert(receipt.receipt_id),
+                    "a receipt is in two batches"
+                );
             }
             if batch.state.is_anchored() {
-                let kept = self.contract().batchHash(batch.header.id).call().await.unwrap();
+                let kept = self
+                    .contract()
+                    .batchHash(batch.header.id)
+                    .call()
+                    .await
+                    .unwrap();
                 assert!(kept == batch.hash || kept.is_zero());
             }
         }
@@ -152,7 +160,9 @@ impl World {
 
     /// S4: batches on the chain are numbered without gap or repeat, each on top of the one before.
     async fn batches_follow_each_other(&self) {
-        let filter = Filter::new().address(self.deployed.settlement).from_block(0);
+        let filter = Filter::new()
+            .address(self.deployed.settlement)
+            .from_block(0);
         let mut standing: Vec<(u64, B256)> = Vec::new();
         for log in self.anvil.node.get_logs(&filter).await.unwrap() {
             if let Ok(event) = BatchCommitted::decode_log(&log.inner) {
@@ -171,10 +181,17 @@ impl World {
     async fn claims_are_covered(&self) {
         let contract = self.contract();
         let last = contract.lastBatch().call().await.unwrap();
-        let payable = contract.committedBatch(last).call().await.unwrap().totalPayable;
+        let payable = contract
+            .committedBatch(last)
+            .call()
+            .await
+            .unwrap()
+            .totalPayable;
         let claimed = contract.totalClaimed().call().await.unwrap();
         assert!(last == 0 && claimed == 0 || claimed <= payable);
-        let filter = Filter::new().address(self.deployed.settlement).from_block(0);
+        let filter = Filter::new()
+            .address(self.deployed.settlement)
+            .from_block(0);
         let mut sums: BTreeMap<Address, U256> = BTreeMap::new();
         for log in self.anvil.node.get_logs(&filter).await.unwrap() {
             if let Ok(event) = Claimed::decode_log(&log.inner) {

@@ -119,7 +119,10 @@ impl Process {
                 () = world.beat(beat) => {}
             }
         }
-        panic!("the crash point was not reached: {:?}", world.states().await);
+        panic!(
+            "the crash point was not reached: {:?}",
+            world.states().await
+        );
     }
 
     /// Lets the chain go on until `done`, with the process alive.

@@ -124,7 +124,12 @@ async fn serve(
             answer(&mut socket, "200 OK", &whole[..whole.len() / 2]).await
         }
         Some(Fault::Html) => {
-            answer(&mut socket, "502 Bad Gateway", b"<html><h1>Bad gateway</h1></html>").await
+            answer(
+                &mut socket,
+                "502 Bad Gateway",
+                b"<html><h1>Bad gateway</h1></html>",
+            )
+            .await
         }
         Some(Fault::AnswerLost) => forward().await.map(drop),
         Some(Fault::Says(result)) => {
@@ -143,7 +148,9 @@ async fn read_request(socket: &mut TcpStream) -> Option<Vec<u8>> {
             continue;
         };
         let head = std::str::from_utf8(&bytes[..end]).ok()?.to_lowercase();
-        let length = head.lines().find_map(|it| it.strip_prefix("content-length:"));
+        let length = head
+            .lines()
+            .find_map(|it| it.strip_prefix("content-length:"));
         let length: usize = length?.trim().parse().ok()?;
         if bytes.len() >= end + 4 + length {
             return Some(bytes[end + 4..].to_vec());
