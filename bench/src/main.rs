@@ -34,9 +34,6 @@ struct Options {
     /// The program and the rows that jobs name.
     #[arg(long, default_value = "examples/digits")]
     data: PathBuf,
-    /// Scripts of peers, with their packages installed.
-    #[arg(long, default_value = "bench/peers")]
-    peers: PathBuf,
 }
 
 /// Where and how long a figure is measured.
@@ -46,7 +43,6 @@ pub struct Setting {
     rounds: usize,
     seconds: u32,
     data: PathBuf,
-    peers: PathBuf,
 }
 
 impl Setting {
@@ -72,7 +68,6 @@ async fn main() -> anyhow::Result<()> {
         rounds: options.rounds,
         seconds: options.seconds,
         data: options.data,
-        peers: options.peers,
     };
     let figure: Figure = figures::measure(&name, &setting).await?;
     println!("{}", figure.json());
