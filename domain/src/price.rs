@@ -142,20 +142,21 @@ impl Meter {
     /// The meter of an inference job. `None` when it is too large to be priced.
     #[must_use]
     pub fn inference(madds_per_row: u128, rows: u64, tier: Tier) -> Option<Self> {
-        Self::count(
-            MeterKind::Inference,
-            madds_per_row,
-            rows,
-            1,
-            Runs::of(tier),
-        )
+        Self::count(MeterKind::Inference, madds_per_row, rows, 1, Runs::of(tier))
     }
 
     /// The meter of the same job under another tier.
     #[must_use]
     pub fn under(&self, tier: Tier) -> Self {
-        let Runs { replicas, audit_ppm } = Runs::of(tier);
-        Self { replicas, audit_ppm, ..*self }
+        let Runs {
+            replicas,
+            audit_ppm,
+        } = Runs::of(tier);
+        Self {
+            replicas,
+            audit_ppm,
+            ..*self
+        }
     }
 
     /// The meter of the same job by a count of one's own: of the program's multiply-adds and the data's rows.
@@ -177,7 +178,10 @@ impl Meter {
         madds_per_row: u128,
         rows: u64,
         epochs: u32,
-        Runs { replicas, audit_ppm }: Runs,
+        Runs {
+            replicas,
+            audit_ppm,
+        }: Runs,
     ) -> Option<Self> {
         let factor = match kind {
             MeterKind::Training => TRAINING_FACTOR,
@@ -313,7 +317,10 @@ struct MeterDocument {
     madds: Amount,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 const fn is_zero(count: &u32) -> bool {
     *count == 0
 }
@@ -358,12 +365,16 @@ impl TryFrom<MeterDocument> for Meter {
             audit_ppm,
             madds,
         } = document;
-        let runs = Runs { replicas, audit_ppm };
+        let runs = Runs {
+            replicas,
+            audit_ppm,
+        };
         let counted =
             Self::count(kind, madds_per_row.base(), rows, epochs, runs).ok_or(InvalidMeter)?;
         let one_pass = kind == MeterKind::Training || epochs == 1;
         let is_share = audit_ppm <= WHOLE_PPM;
-        let agrees = counted.factor == factor && counted.madds == madds.base() && one_pass && is_share;
+        let agrees =
+            counted.factor == factor && counted.madds == madds.base() && one_pass && is_share;
         agrees.then_some(counted).ok_or(InvalidMeter)
     }
 }
@@ -402,11 +413,20 @@ mod tests {
 
     #[test]
     fn sampled_costs_a_tenth_more_and_its_worker_earns_the_same() {
-        let (price, plain) = (price(1_000_000_000_000, 1), Meter::inference(1_000, 1_437, Tier::None).unwrap());
+        let (price, plain) = (
+            price(1_000_000_000_000, 1),
+            Meter::inference(1_000, 1_437, Tier::None).unwrap(),
+        );
         let sampled = plain.under(Tier::Sampled);
         let exact = |meter: &Meter| amount(meter, &price).unwrap().atto();
-        assert_eq!(exact(&sampled) * U256::from(10), exact(&plain) * U256::from(11));
-        assert_eq!((house_ppm(&plain, &price), house_ppm(&sampled, &price)), (50_000, 136_364));
+        assert_eq!(
+            exact(&sampled) * U256::from(10),
+            exact(&plain) * U256::from(11)
+        );
+        assert_eq!(
+            (house_ppm(&plain, &price), house_ppm(&sampled, &price)),
+            (50_000, 136_364)
+        );
         assert_eq!(HOUSE_PPM_MAX, 272_728);
         let triple = exact(&plain) * U256::from(3);
         assert_eq!(exact(&plain.under(Tier::Quorum)), triple);
@@ -415,7 +435,8 @@ mod tests {
 
     #[test]
     fn a_meter_without_audits_is_written_as_before() {
-        let plain = serde_json::to_value(Meter::inference(10, 360, Tier::Replicated).unwrap()).unwrap();
+        let plain =
+            serde_json::to_value(Meter::inference(10, 360, Tier::Replicated).unwrap()).unwrap();
         assert_eq!(plain.get("audit_ppm"), None);
         let sampled = Meter::inference(10, 360, Tier::Sampled).unwrap();
         let document = serde_json::to_value(sampled).unwrap();

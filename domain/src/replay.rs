@@ -99,7 +99,11 @@ pub fn rule(first: &Whole, second: Option<&Whole>, replays: &[Replayed], drawn: 
         let wrong = replays.iter().filter(|it| !keep(it));
         wrong.map(|it| it.place).collect()
     };
-    let parted = first.ends.iter().zip(&second.ends).position(|(a, b)| a != b);
+    let parted = first
+        .ends
+        .iter()
+        .zip(&second.ends)
+        .position(|(a, b)| a != b);
     let Some(parted) = parted else {
         return accept(first.place, &refuted(&|it| confirms(first, it)));
     };
@@ -112,7 +116,11 @@ pub fn rule(first: &Whole, second: Option<&Whole>, replays: &[Replayed], drawn: 
         let mut rejected = refuted(&early);
         rejected.push(first.place);
         accept(second.place, &rejected)
-    } else if confirms(first, decider) && replays.iter().all(|it| confirms(first, it) || it.piece < parted) {
+    } else if confirms(first, decider)
+        && replays
+            .iter()
+            .all(|it| confirms(first, it) || it.piece < parted)
+    {
         let mut rejected = refuted(&early);
         rejected.push(second.place);
         accept(first.place, &rejected)
@@ -147,7 +155,10 @@ mod tests {
     fn one_confirmed_piece_is_enough_and_one_refuted_asks_for_all_of_it() {
         let run = whole(0, &[1, 2, 3]);
         assert_eq!(rule(&run, None, &[], 1), Next::Replay(1));
-        assert_eq!(rule(&run, None, &[replay(1, 1, 2)], 1), accepted(0, &[true, true]));
+        assert_eq!(
+            rule(&run, None, &[replay(1, 1, 2)], 1),
+            accepted(0, &[true, true])
+        );
         assert_eq!(rule(&run, None, &[replay(1, 1, 9)], 1), Next::Whole);
     }
 
@@ -173,14 +184,20 @@ mod tests {
         assert_eq!(decided, accepted(2, &[false, true, true]));
         // An audit of an earlier piece, on which both agree, was wrong.
         let wrong = [replay(1, 0, 9), replay(3, 1, 2)];
-        assert_eq!(rule(&forged, Some(&honest), &wrong, 0), accepted(2, &[false, false, true, true]));
+        assert_eq!(
+            rule(&forged, Some(&honest), &wrong, 0),
+            accepted(2, &[false, false, true, true])
+        );
     }
 
     #[test]
     fn a_second_run_may_be_the_forged_one() {
         let (honest, forged) = (whole(0, &[1, 2, 3]), whole(2, &[1, 7, 8]));
         let replays = [replay(1, 0, 9), replay(3, 1, 2)];
-        assert_eq!(rule(&honest, Some(&forged), &replays, 0), accepted(0, &[true, false, false, true]));
+        assert_eq!(
+            rule(&honest, Some(&forged), &replays, 0),
+            accepted(0, &[true, false, false, true])
+        );
     }
 
     #[test]
@@ -190,6 +207,9 @@ mod tests {
         assert_eq!(rule(&one, Some(&two), &[replay(1, 1, 9)], 1), unstable);
         // The first run is confirmed where they part, and refuted at a later piece.
         let (one, two) = (whole(0, &[1, 2]), whole(2, &[5, 6]));
-        assert_eq!(rule(&one, Some(&two), &[replay(1, 1, 9), replay(3, 0, 1)], 1), unstable);
+        assert_eq!(
+            rule(&one, Some(&two), &[replay(1, 1, 9), replay(3, 0, 1)], 1),
+            unstable
+        );
     }
 }

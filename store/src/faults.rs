@@ -141,7 +141,7 @@ pub async fn settle(
 /// What a fault says of the worker. That it blames the client, or could not read another's checkpoint, says nothing.
 fn offence(fault: &Fault) -> Option<Offence> {
     let own = fault.cause == Cause::Worker && fault.code != INVALID_CHECKPOINT;
-    own.then(|| match fault.condition {
+    own.then_some(match fault.condition {
         Condition::RevealOverdue => Offence::Unrevealed,
         Condition::Open | Condition::LeaseRunOut => Offence::Failed,
     })

@@ -249,10 +249,8 @@ async fn move_held(
         .collect::<Result<Vec<Entry>, _>>()
         .map_err(PostError::from)?;
     post(tx, asset_id, &entries, now).await?;
-    let (jobs, owners): (Vec<Uuid>, Vec<Vec<u8>>) = held
-        .iter()
-        .map(|it| (it.job.0, it.owner.to_vec()))
-        .unzip();
+    let (jobs, owners): (Vec<Uuid>, Vec<Vec<u8>>) =
+        held.iter().map(|it| (it.job.0, it.owner.to_vec())).unzip();
     sqlx::query!(
         "UPDATE holdbacks SET state = $3, ended_at = $4
          FROM UNNEST($1::uuid[], $2::bytea[]) AS it (job, owner)
@@ -328,11 +326,9 @@ pub async fn owe(
 
 /// What the house owes for runs, over all assets: how many runs.
 pub async fn owed(conn: &mut PgConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(
-        r#"SELECT count(*) AS "owed!" FROM audit_pays WHERE paid_at IS NULL"#
-    )
-    .fetch_one(conn)
-    .await
+    sqlx::query_scalar!(r#"SELECT count(*) AS "owed!" FROM audit_pays WHERE paid_at IS NULL"#)
+        .fetch_one(conn)
+        .await
 }
 
 struct Owed {

@@ -82,7 +82,7 @@ pub async fn claim(
         return Ok(Vec::new());
     };
     pin_plan(tx).await?;
-    let taken = take(tx, worker, after, wanted, now).await?;
+    let taken = take(tx, worker, (after, wanted), now).await?;
     if taken.is_empty() {
         return Ok(Vec::new());
     }
@@ -112,8 +112,7 @@ async fn pin_plan(tx: &mut PgTransaction<'_>) -> sqlx::Result<()> {
 async fn take(
     tx: &mut PgTransaction<'_>,
     worker: &Worker,
-    after: Duration,
-    wanted: u16,
+    (after, wanted): (Duration, u16),
     now: OffsetDateTime,
 ) -> Result<Vec<JobId>, ClaimError> {
     let attempts: Vec<_> = (0..wanted).map(|_| AttemptId::generate().0).collect();
@@ -122,8 +121,8 @@ async fn take(
         "WITH ready AS MATERIALIZED (
              SELECT queue.replica_id, queue.job_id
              FROM queue JOIN jobs ON jobs.job_id = queue.job_id
-             WHERE may_lease($1) AND queue.device = $3 AND queue.ready_at <= clock_timestamp() - $13::interval AND queue.lease_token IS NULL
-               AND queue.min_memory_bytes <= $4 AND queue.rate_nano >= $5
+             WHERE may_lease($1) AND queue.device = $3 AND queue.ready_at <= clock_timestamp() - $13::interval
+               AND queue.lease_token IS NULL AND queue.min_memory_bytes <= $4 AND queue.rate_nano >= $5
                AND (jobs.numeric_class IS NULL OR jobs.numeric_class = $6)
                AND NOT EXISTS (
                    SELECT FROM replicas other

@@ -167,9 +167,5 @@ async fn find_verdict(
 }
 
 fn no_verdict() -> Problem {
-    Problem::new(
-        StatusCode::CONFLICT,
-        "no_verdict",
-        "The job has no verdict",
-    )
+    Problem::new(StatusCode::CONFLICT, "no_verdict", "The job has no verdict")
 }

@@ -67,22 +67,40 @@ async fn a_verdict_shows_its_evidence_the_draw_and_what_is_held_back(db: PgPool)
     let id: JobId = made.text("/id").parse().unwrap();
     let path = format!("{}/verdict", made.header(header::LOCATION));
     let read = || app.get(&path).by(&session).send();
-    read().await.expect_problem(StatusCode::CONFLICT, "no_verdict");
+    read()
+        .await
+        .expect_problem(StatusCode::CONFLICT, "no_verdict");
 
     sample(&app, id).await;
     let evidence = json!({ "kind": "sampled", "tier": "sampled", "results": [] });
     decide(&app, id, &evidence).await;
     let found = read().await.expect(StatusCode::OK).json;
-    assert_eq!((&found["kind"], &found["evidence"]), (&json!("sampled"), &evidence));
+    assert_eq!(
+        (&found["kind"], &found["evidence"]),
+        (&json!("sampled"), &evidence)
+    );
     let digest = Sha256::of_document(&evidence).unwrap();
     assert_eq!(found["evidence_sha256"], json!(digest));
     let draw = &found["draw"];
     assert_eq!(
-        [&draw["audited"], &draw["rate_ppm"], &draw["seed_commitment"], &draw["seed"]],
-        [&json!(false), &json!(50_000), &json!(commitment(&SEED)), &Value::Null]
+        [
+            &draw["audited"],
+            &draw["rate_ppm"],
+            &draw["seed_commitment"],
+            &draw["seed"]
+        ],
+        [
+            &json!(false),
+            &json!(50_000),
+            &json!(commitment(&SEED)),
+            &Value::Null
+        ]
     );
     assert_eq!(
-        (&found["holdbacks"][0]["state"], &found["holdbacks"][0]["amount"]["amount"]),
+        (
+            &found["holdbacks"][0]["state"],
+            &found["holdbacks"][0]["amount"]["amount"]
+        ),
         (&json!("held"), &json!("95"))
     );
     // Nobody else reads it, and nobody reads the seed before it is shown.
@@ -91,8 +109,15 @@ async fn a_verdict_shows_its_evidence_the_draw_and_what_is_held_back(db: PgPool)
     refused.expect_problem(StatusCode::NOT_FOUND, "not_found");
     let options = app.owner.connect_options().as_ref().clone();
     let api = pool::connect(options, ServiceRole::Api, 1).await.unwrap();
-    let hidden = sqlx::query("SELECT seed FROM draw_seeds").execute(&api).await;
-    assert!(hidden.unwrap_err().to_string().contains("permission denied"));
+    let hidden = sqlx::query("SELECT seed FROM draw_seeds")
+        .execute(&api)
+        .await;
+    assert!(
+        hidden
+            .unwrap_err()
+            .to_string()
+            .contains("permission denied")
+    );
     sqlx::query("UPDATE draw_seeds SET closed_at = opened_at, shown = seed")
         .execute(&app.owner)
         .await

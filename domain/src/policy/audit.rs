@@ -90,7 +90,11 @@ impl AuditPolicy {
                 }
             }
         };
-        if falling > self.floor_ppm { falling } else { self.floor_ppm }
+        if falling > self.floor_ppm {
+            falling
+        } else {
+            self.floor_ppm
+        }
     }
 
     /// The trusted results after one more.
@@ -131,7 +135,11 @@ impl Trust {
     #[must_use]
     pub fn left(&self, worker: &Identity, now: OffsetDateTime) -> u32 {
         let idle = now - self.worked_at;
-        if self.of == *worker && idle <= IDLE_MAX { self.trusted } else { 0 }
+        if self.of == *worker && idle <= IDLE_MAX {
+            self.trusted
+        } else {
+            0
+        }
     }
 }
 
@@ -194,7 +202,9 @@ fn digest(seed: &[u8; 32], attempt: AttemptId, seal: &[u8; 32]) -> [u8; 32] {
 /// What is published of a seed before anything is drawn from it.
 #[must_use]
 pub fn commitment(seed: &[u8; 32]) -> crate::digest::Sha256 {
-    let digest = Sha256::new().chain_update(COMMITMENT_TAG).chain_update(seed);
+    let digest = Sha256::new()
+        .chain_update(COMMITMENT_TAG)
+        .chain_update(seed);
     crate::digest::Sha256(digest.finalize().into())
 }
 
@@ -214,7 +224,10 @@ mod tests {
 
     #[test]
     fn without_a_certain_start_the_rate_falls_as_the_audits_are_passed() {
-        let policy = AuditPolicy { certain_until: 0, ..POLICY };
+        let policy = AuditPolicy {
+            certain_until: 0,
+            ..POLICY
+        };
         let rates = [0, 1, 3, 18, 19].map(|trusted| policy.rate_ppm(trusted));
         assert_eq!(rates, [1_000_000, 500_000, 250_000, 52_631, 50_000]);
     }
@@ -224,19 +237,35 @@ mod tests {
         let after = |checked| POLICY.after(7, checked);
         let all = [Checked::Unaudited, Checked::Confirmed, Checked::Refuted].map(after);
         assert_eq!(all, [7, 8, 0]);
-        let lenient = AuditPolicy { earning: Earning::Unrefuted, ..POLICY };
+        let lenient = AuditPolicy {
+            earning: Earning::Unrefuted,
+            ..POLICY
+        };
         assert_eq!(lenient.after(7, Checked::Unaudited), 8);
     }
 
     #[test]
     fn trust_is_lost_with_the_key_with_the_class_and_after_a_week() {
         let worked_at = datetime!(2026-11-22 12:00 UTC);
-        let of = Identity { public_key: [1; 32], numeric_class: "cpu-1t-a".into() };
-        let trust = Trust { of: of.clone(), trusted: 30, worked_at };
+        let of = Identity {
+            public_key: [1; 32],
+            numeric_class: "cpu-1t-a".into(),
+        };
+        let trust = Trust {
+            of: of.clone(),
+            trusted: 30,
+            worked_at,
+        };
         assert_eq!(trust.left(&of, worked_at + IDLE_MAX), 30);
         assert_eq!(trust.left(&of, worked_at + IDLE_MAX + Duration::SECOND), 0);
-        let other_key = Identity { public_key: [2; 32], ..of.clone() };
-        let other_class = Identity { numeric_class: "cpu-2t-a".into(), ..of };
+        let other_key = Identity {
+            public_key: [2; 32],
+            ..of.clone()
+        };
+        let other_class = Identity {
+            numeric_class: "cpu-2t-a".into(),
+            ..of
+        };
         assert_eq!(trust.left(&other_key, worked_at), 0);
         assert_eq!(trust.left(&other_class, worked_at), 0);
     }

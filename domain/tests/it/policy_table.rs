@@ -83,7 +83,7 @@ fn work(policy: &AuditPolicy, cheats: Option<Cheat>, place: u32, seed: u32, tall
         tally.extra += u32::from(draw.is_audited());
         if checked == Checked::Refuted {
             // What is not paid yet is run again by others.
-            tally.extra += u32::try_from(policy.holdback.min(number)).unwrap();
+            tally.extra += u32::try_from(policy.holdback.min(number)).expect("a holdback is short");
             tally.caught += 1;
             return;
         }

@@ -27,8 +27,7 @@ async fn move_all(
     fate: Fate,
     now: OffsetDateTime,
 ) -> Result<Progress, StepError> {
-    let workers =
-        holdback::due(&mut *state.db.acquire().await?, fate, now, ROUND_MAX).await?;
+    let workers = holdback::due(&mut *state.db.acquire().await?, fate, now, ROUND_MAX).await?;
     let (word, mut done) = match fate {
         Fate::Released => ("released", 0),
         Fate::Forfeited => ("forfeited", 0),

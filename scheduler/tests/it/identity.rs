@@ -1,6 +1,7 @@
 //! Joining, tokens, and workers that are taken out.
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use comptoir_domain::id::AccountId;
 use comptoir_scheduler::stub::{StubError, StubWorker, facts};
 use comptoir_wire::{encoded::Base64, join::JoinRequest, work::WorkRequest};
 use sqlx::PgPool;
@@ -56,11 +57,14 @@ async fn a_join_token_joins_as_many_workers_as_it_says_until_it_ends(db: PgPool)
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn joining_needs_an_address_to_pay_to(db: PgPool) {
     let bench = Bench::new(db).await;
-    let owner = bench.account(0xa1).await.account;
-    sqlx::query("UPDATE accounts SET address = NULL, address_bound_at = NULL")
-        .execute(&bench.owner)
-        .await
-        .unwrap();
+    let owner = AccountId::generate();
+    sqlx::query(
+        "INSERT INTO accounts (account_id, email, password_hash, created_at) VALUES ($1, 'a@example.org', 'x', now())",
+    )
+    .bind(owner.0)
+    .execute(&bench.owner)
+    .await
+    .unwrap();
     let token = bench
         .join_token(owner, 1, now() + Duration::HOUR)
         .await

@@ -23,9 +23,15 @@ const HONEST: [f32; 3] = [1.0, 2.0, 3.0];
 async fn run(worker: &StubWorker, lease: &Lease, ends: [f32; 3]) {
     assert_eq!(lease.until_step, None);
     for (segment, end) in ends.into_iter().take(2).enumerate() {
-        let checkpoint = worker.upload(held(lease), tensor_file(&[end])).await.unwrap();
+        let checkpoint = worker
+            .upload(held(lease), tensor_file(&[end]))
+            .await
+            .unwrap();
         let segment = u32::try_from(segment).unwrap();
-        let request = SegmentRequest { segment, checkpoint };
+        let request = SegmentRequest {
+            segment,
+            checkpoint,
+        };
         worker.checkpoint(held(lease), &request).await.unwrap();
     }
     show(worker, lease, ends[2], OUTPUT_WEIGHTS).await;
@@ -50,7 +56,10 @@ async fn replay(worker: &StubWorker, lease: &Lease, ends: [f32; 3]) -> (usize, O
 }
 
 async fn show(worker: &StubWorker, lease: &Lease, end: f32, name: &str) {
-    let output = worker.upload(held(lease), tensor_file(&[end])).await.unwrap();
+    let output = worker
+        .upload(held(lease), tensor_file(&[end]))
+        .await
+        .unwrap();
     let mut result = StubResult::of(lease, output);
     result.outputs = BTreeMap::from([(name.to_owned(), output)]);
     let request = WorkRequest {
@@ -85,7 +94,10 @@ async fn an_audit_of_training_replays_one_piece_from_its_checkpoint(db: PgPool) 
     let audit = lease(&auditor).await;
     let (piece, from) = replay(&auditor, &audit, HONEST).await;
     let starts = [None, Some(1.0), Some(2.0)];
-    assert_eq!(from, starts[piece].map(|start| Sha256::of(&tensor_file(&[start]))));
+    assert_eq!(
+        from,
+        starts[piece].map(|start| Sha256::of(&tensor_file(&[start])))
+    );
     assert_eq!(bench.rule().await, 1);
     let done = bench.job(client, job).await;
     assert_eq!(
@@ -96,7 +108,11 @@ async fn an_audit_of_training_replays_one_piece_from_its_checkpoint(db: PgPool) 
         .fetch_one(&bench.owner)
         .await
         .unwrap();
-    assert_eq!(output, Sha256::of(&tensor_file(&[3.0])).0, "the weights of the run");
+    assert_eq!(
+        output,
+        Sha256::of(&tensor_file(&[3.0])).0,
+        "the weights of the run"
+    );
     // The house owes for the steps that were replayed, and not for all of them.
     let earned = bench.earned(job).await[&0xa1];
     let owed: String = sqlx::query_scalar("SELECT amount_base::text FROM audit_pays")
@@ -131,7 +147,10 @@ async fn a_forged_run_is_found_where_it_parts_from_an_honest_one(db: PgPool) {
         replay(&decider, &decision, HONEST).await;
         assert_eq!(bench.rule().await, 1);
     }
-    assert_eq!(verdict(&bench, client, job).await.as_deref(), Some("bitwise"));
+    assert_eq!(
+        verdict(&bench, client, job).await.as_deref(),
+        Some("bitwise")
+    );
     assert!(is_barred(&bench, &forger).await);
     assert!(!is_barred(&bench, &auditor).await && !is_barred(&bench, &second).await);
     let paid: Vec<u8> = bench.earned(job).await.into_keys().collect();
@@ -153,7 +172,10 @@ async fn a_false_auditor_is_found_by_a_second_run(db: PgPool) {
     assert_eq!(ask(&worker, 9).await.leases, []);
     run(&second, &lease(&second).await, HONEST).await;
     assert_eq!(bench.rule().await, 1);
-    assert_eq!(verdict(&bench, client, job).await.as_deref(), Some("bitwise"));
+    assert_eq!(
+        verdict(&bench, client, job).await.as_deref(),
+        Some("bitwise")
+    );
     assert!(is_barred(&bench, &liar).await && !is_barred(&bench, &worker).await);
     assert_eq!(bench.earned(job).await.len(), 1);
 }
@@ -171,5 +193,8 @@ async fn a_run_that_left_no_checkpoints_is_run_again_as_a_whole(db: PgPool) {
     assert_eq!((audit.until_step, audit.resume), (None, None));
     run(&auditor, &audit, HONEST).await;
     assert_eq!(bench.rule().await, 1);
-    assert_eq!(verdict(&bench, client, job).await.as_deref(), Some("bitwise"));
+    assert_eq!(
+        verdict(&bench, client, job).await.as_deref(),
+        Some("bitwise")
+    );
 }

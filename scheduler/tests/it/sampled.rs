@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use comptoir_domain::{
     id::JobId,
     job::{JobState, Tier},
-    policy::{Draw, audit::{POLICY, commitment}},
+    policy::{
+        Draw,
+        audit::{POLICY, commitment},
+    },
 };
 use comptoir_scheduler::{steps, stub::StubWorker};
 use comptoir_store::{draws, holdback, ledger, verdicts};
@@ -129,10 +132,7 @@ async fn a_new_worker_s_result_is_confirmed_by_another_owner_whom_the_house_pays
     );
     // One run and a tenth, whether it is audited or not.
     assert_eq!(bench.available(client.address).await, BUDGET - PAID);
-    assert_eq!(
-        bench.earned(job).await,
-        BTreeMap::from([(0xa1, EARNED)])
-    );
+    assert_eq!(bench.earned(job).await, BTreeMap::from([(0xa1, EARNED)]));
     assert_eq!(held_back(&bench, 0xa1).await, EARNED);
     assert_eq!(available(&bench, 0xa1).await, 0);
     assert_eq!(record(&bench, &new).await, (1, 0, false));
@@ -145,14 +145,25 @@ async fn a_new_worker_s_result_is_confirmed_by_another_owner_whom_the_house_pays
     };
     assert_eq!(pay().await, 0);
     let mut tx = bench.owner.begin().await.unwrap();
-    ledger::deposit(&mut tx, 1, crate::harness::PLATFORM, base(40_000), "own money", now())
-        .await
-        .unwrap();
+    ledger::deposit(
+        &mut tx,
+        1,
+        crate::harness::PLATFORM,
+        base(40_000),
+        "own money",
+        now(),
+    )
+    .await
+    .unwrap();
     tx.commit().await.unwrap();
     assert_eq!((pay().await, pay().await), (1, 0));
     assert_eq!(available(&bench, 0xb0).await, EARNED);
     let platform = bench.available(crate::harness::PLATFORM).await;
-    assert_eq!(platform, 40_000 + (PAID - EARNED) - 1 - EARNED, "one base unit is carried as dust");
+    assert_eq!(
+        platform,
+        40_000 + (PAID - EARNED) - 1 - EARNED,
+        "one base unit is carried as dust"
+    );
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -175,7 +186,11 @@ async fn pay_that_is_held_back_is_released_by_fifty_later_results(db: PgPool) {
         .await
         .unwrap();
     let before = usize::try_from(last - 1).unwrap();
-    assert_eq!(move_pay(&bench).await, before, "those of earlier jobs alone");
+    assert_eq!(
+        move_pay(&bench).await,
+        before,
+        "those of earlier jobs alone"
+    );
     let later = "UPDATE worker_records SET results = results + 1 WHERE worker_id = $1";
     change_record(&bench, &worker, later).await;
     assert_eq!((move_pay(&bench).await, move_pay(&bench).await), (1, 0));
@@ -190,10 +205,17 @@ async fn a_worker_that_is_taken_out_is_paid_once_the_dispute_window_has_passed(d
     let (worker, auditor) = (bench.worker(0xa1).await, bench.worker(0xb0).await);
     trust(&bench, &worker).await;
     undrawn(&bench, client, &worker, &auditor).await;
-    change_record(&bench, &worker, "UPDATE workers SET revoked_at = now() WHERE worker_id = $1").await;
+    change_record(
+        &bench,
+        &worker,
+        "UPDATE workers SET revoked_at = now() WHERE worker_id = $1",
+    )
+    .await;
     assert_eq!(move_pay(&bench).await, 0);
     let later = now() + Duration::HOUR + Duration::MINUTE;
-    let moved = steps::holdback::move_pay(&bench.state, later).await.unwrap();
+    let moved = steps::holdback::move_pay(&bench.state, later)
+        .await
+        .unwrap();
     assert!(moved.done >= 1);
     assert_eq!(held_back(&bench, 0xa1).await, 0);
 }
@@ -226,7 +248,10 @@ async fn a_refuted_worker_is_barred_and_what_is_held_back_of_it_returns_to_the_c
     assert_eq!(bench.earned(job).await, BTreeMap::from([(0xb0, EARNED)]));
     assert_eq!(record(&bench, &liar).await, (0, 0, true));
 
-    assert_eq!(move_pay(&bench).await, usize::try_from(held / EARNED).unwrap());
+    assert_eq!(
+        move_pay(&bench).await,
+        usize::try_from(held / EARNED).unwrap()
+    );
     assert_eq!(held_back(&bench, 0xa1).await, 0);
     assert_eq!(available(&bench, 0xa1).await, 0);
     assert_eq!(bench.available(client.address).await, before - PAID + held);
@@ -346,7 +371,12 @@ async fn a_draw_can_be_repeated_once_its_seed_is_shown(db: PgPool) {
     let mut conn = bench.owner.acquire().await.unwrap();
     let hidden = draws::find(&mut conn, job).await.unwrap().unwrap();
     assert_eq!(hidden.shown, None);
-    let show = async |at| steps::holdback::show_seed(&bench.state, at).await.unwrap().done;
+    let show = async |at| {
+        steps::holdback::show_seed(&bench.state, at)
+            .await
+            .unwrap()
+            .done
+    };
     assert_eq!(show(now()).await, 0);
     seal_a_batch(&bench).await;
     assert_eq!(show(now()).await, 1);

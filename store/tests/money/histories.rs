@@ -40,7 +40,7 @@ const NO_CAPS: Caps = Caps {
     per_day: Amount::MAX,
 };
 const HISTORIES: u64 = 8;
-const STEPS: usize = 100;
+const STEPS: usize = 120;
 const OWNERS: [Address; 4] = [ALICE, BOB, CAROL, PLATFORM];
 
 #[derive(Debug, Clone)]
@@ -143,11 +143,13 @@ async fn set_results(tx: &mut comptoir_store::PgTransaction<'_>, worker: WorkerI
 }
 
 async fn unbar(tx: &mut comptoir_store::PgTransaction<'_>, worker: WorkerId) {
-    sqlx::query("UPDATE worker_records SET barred_at = NULL, barred_for = NULL WHERE worker_id = $1")
-        .bind(worker.0)
-        .execute(&mut **tx)
-        .await
-        .unwrap();
+    sqlx::query(
+        "UPDATE worker_records SET barred_at = NULL, barred_for = NULL WHERE worker_id = $1",
+    )
+    .bind(worker.0)
+    .execute(&mut **tx)
+    .await
+    .unwrap();
 }
 
 fn pick<T>(items: &[T], which: usize) -> Option<usize> {
@@ -188,9 +190,7 @@ impl History {
             Step::Withdraw { .. } | Step::Cancel { .. } | Step::Seal { .. } => {
                 self.release(&mut tx, &mut after, step).await
             }
-            Step::Refund { which, base } => {
-                self.refund(&mut tx, &mut after, (which, base)).await
-            }
+            Step::Refund { which, base } => self.refund(&mut tx, &mut after, (which, base)).await,
         };
         if happened && commit {
             tx.commit().await.unwrap();
@@ -530,7 +530,10 @@ impl History {
             return false;
         };
         let charge = after.settled[index].clone();
-        let receipt = receipts::find_of_job(tx, charge.job).await.unwrap().unwrap();
+        let receipt = receipts::find_of_job(tx, charge.job)
+            .await
+            .unwrap()
+            .unwrap();
         let given = after.refunded.get(&charge.job).copied().unwrap_or_default();
         let [first, second] = self.money.admins;
         let new = NewRefund {
@@ -541,16 +544,25 @@ impl History {
         };
         let proposed = refunds::propose(tx, &new, NO_CAPS, NOW).await;
         if charge.payer == PLATFORM {
-            assert!(matches!(proposed, Err(RefundError::ToPlatform)), "{proposed:?}");
+            assert!(
+                matches!(proposed, Err(RefundError::ToPlatform)),
+                "{proposed:?}"
+            );
             return false;
         }
         if base == 0 || base > receipt.gross.base() - given {
-            assert!(matches!(proposed, Err(RefundError::AboveCharge { .. })), "{proposed:?}");
+            assert!(
+                matches!(proposed, Err(RefundError::AboveCharge { .. })),
+                "{proposed:?}"
+            );
             return false;
         }
         let approved = refunds::approve(tx, proposed.unwrap().id, second, NO_CAPS, NOW).await;
         if !after.refund(&charge, base) {
-            assert!(matches!(approved, Err(RefundError::NotFunded(_))), "{approved:?}");
+            assert!(
+                matches!(approved, Err(RefundError::NotFunded(_))),
+                "{approved:?}"
+            );
             return false;
         }
         assert_eq!(approved.unwrap().amount, amount(base));
