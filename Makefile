@@ -1,5 +1,5 @@
 # The two commands of a fresh clone: `make demo` and `make test`.
-.PHONY: help setup build demo up test check bench fmt generate clean
+.PHONY: help setup build demo up test check bench fmt generate clean schemathesis
 
 COMPTOIR := target/debug/comptoir
 
@@ -9,6 +9,7 @@ help:
 	@echo 'make test      every test, with one verdict'
 	@echo 'make check     formatting, lints and generated files'
 	@echo 'make bench     lists the benchmarks; make bench NAME=x runs one beside its reference'
+	@echo 'make schemathesis  generated requests against both OpenAPI documents'
 	@echo 'make generate  rewrite openapi/ and .sqlx/'
 
 setup:
@@ -34,6 +35,9 @@ check: build
 # Only `runner` links libtorch, and it needs no services.
 bench: build
 	@scripts/bench $(NAME)
+
+schemathesis: build
+	scripts/schemathesis
 
 fmt:
 	cargo fmt --all

@@ -34,7 +34,7 @@ use crate::{
     keys::{ChainKeys, ServiceKeys},
     service::{
         self,
-        config::{API_RATES, Allowances, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs, SettlerCare, Web},
+        config::{API_RATES, Allowances, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs, SettlerCare, Web, rate_from_env},
         parts::Running,
     },
 };
@@ -166,13 +166,9 @@ impl Node {
         let scheduler = reserve(options.scheduler)?;
         self.api_url = local_url(api)?;
         self.scheduler_url = local_url(scheduler)?;
-        let (objects, mail) = (folder.join("objects"), folder.join("mail"));
-        std::fs::create_dir_all(&objects)?;
-        std::fs::create_dir_all(&mail)?;
         let common = Common {
             database_url: self.embedded.urls.database.clone().into(),
-            objects_url: Url::from_directory_path(&objects)
-                .map_err(|()| anyhow::anyhow!("no URL for {}", objects.display()))?,
+            objects_url: kept_in(folder, "objects")?,
             metrics_listen: None,
             connections_max: 20,
         };
@@ -188,12 +184,15 @@ impl Node {
             web: web.clone(),
             listen: api,
             scheduler_url: self.scheduler_url.clone(),
-            rate_limit: API_RATES.0,
-            rate_limit_anonymous: API_RATES.1,
+            rate_limit: rate_from_env("COMPTOIR_API_RATE_LIMIT", API_RATES.0)?,
+            rate_limit_anonymous: rate_from_env(
+                "COMPTOIR_API_RATE_LIMIT_ANONYMOUS",
+                API_RATES.1,
+            )?,
             cors_origins: Vec::new(),
             rpc_url: Some(self.embedded.urls.ethereum.parse()?),
             sign_in_chains: Vec::new(),
-            mail_url: Some(format!("file://{}", mail.display()).into()),
+            mail_url: Some(kept_in(folder, "mail")?.to_string().into()),
             mail_from: Some("Comptoir <no-reply@localhost>".to_owned()),
             allowances: Allowances::default(),
         };
@@ -201,8 +200,11 @@ impl Node {
             common: common.clone(),
             web,
             listen: scheduler,
-            rate_limit: SCHEDULER_RATES.0,
-            rate_limit_anonymous: SCHEDULER_RATES.1,
+            rate_limit: rate_from_env("COMPTOIR_SCHEDULER_RATE_LIMIT", SCHEDULER_RATES.0)?,
+            rate_limit_anonymous: rate_from_env(
+                "COMPTOIR_SCHEDULER_RATE_LIMIT_ANONYMOUS",
+                SCHEDULER_RATES.1,
+            )?,
         };
         let settler = SettlerArgs {
             common,
@@ -384,6 +386,13 @@ pub async fn fund(rpc: &str, address: Address) -> anyhow::Result<()> {
         .anvil_set_balance(address, U256::from(ETHER_BASE))
         .await
         .context("only a local anvil chain gives ether away; fund the keys in `keys/` and deploy with `comptoir admin deploy-contracts`")
+}
+
+/// The URL of a folder in the node's folder, which is made where it is missing.
+fn kept_in(folder: &Path, name: &str) -> anyhow::Result<Url> {
+    let path = folder.join(name);
+    std::fs::create_dir_all(&path)?;
+    Url::from_directory_path(&path).map_err(|()| anyhow::anyhow!("no URL for {}", path.display()))
 }
 
 /// An address whose port is known: the given one, or a free one.

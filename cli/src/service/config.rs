@@ -13,6 +13,17 @@ pub const API_RATES: (u32, u32) = (600, 120);
 /// Requests a minute of the worker-facing service. A worker asks often, and many workers may have one address.
 pub const SCHEDULER_RATES: (u32, u32) = (12_000, 1_200);
 
+/// A rate that the environment sets, as `serve` takes it; `default` where it does not.
+///
+/// # Errors
+/// When the variable is no number.
+pub fn rate_from_env(name: &str, default: u32) -> anyhow::Result<u32> {
+    match std::env::var(name) {
+        Ok(rate) => rate.parse().with_context(|| format!("{name} is `{rate}`")),
+        Err(_) => Ok(default),
+    }
+}
+
 /// What every service needs.
 #[derive(Debug, Clone, Args)]
 pub struct Common {
