@@ -122,8 +122,9 @@ impl Mailer {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_mailer_is_opened_by_a_url_and_an_address() {
+    // The pool of connections wants a runtime.
+    #[tokio::test]
+    async fn a_mailer_is_opened_by_a_url_and_an_address() {
         let from = "Comptoir <no-reply@comptoir.test>";
         for url in [
             "smtp://127.0.0.1:1025",

@@ -171,7 +171,7 @@ pub struct ServicesArgs {
 #[derive(Debug, Subcommand)]
 pub enum Serve {
     /// The client-facing API.
-    Api(crate::service::config::ApiArgs),
+    Api(Box<crate::service::config::ApiArgs>),
     /// The worker-facing API.
     Scheduler(crate::service::config::SchedulerArgs),
     /// The chain-facing service.

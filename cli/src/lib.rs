@@ -35,7 +35,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up(args) => Box::pin(up::run(args)).await?,
         Command::Demo(args) => Box::pin(demo::run(args)).await?,
         Command::Services(args) => return services::run(args).await,
-        Command::Serve(Serve::Api(args)) => service::api::run(args).await?,
+        Command::Serve(Serve::Api(args)) => service::api::run(*args).await?,
         Command::Serve(Serve::Scheduler(args)) => service::scheduler::run(args).await?,
         Command::Serve(Serve::Settler(args)) => service::settler::run(args).await?,
         Command::Migrate => service::migrate().await?,

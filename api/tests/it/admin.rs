@@ -93,7 +93,7 @@ async fn every_admin_operation_refuses_users_owners_keys_and_wallets(db: PgPool)
         Session {
             account: admin.account,
             token: app.state.keys.access_token(admin.account, session, now),
-            session,
+            id: session,
         }
     };
     for (method, path) in operations(&app) {

@@ -43,7 +43,7 @@ async fn use_token(app: &TestApp, token: &str) -> Reply {
     let session = Session {
         account: comptoir_domain::id::AccountId::generate(),
         token: token.to_owned(),
-        session: comptoir_domain::id::SessionId::generate(),
+        id: comptoir_domain::id::SessionId::generate(),
     };
     app.get("/v1/account").by(&session).send().await
 }

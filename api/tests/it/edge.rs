@@ -21,7 +21,7 @@ const PASSWORD: &str = "a long enough password";
 async fn sign_in(app: &TestApp, email: &str, password: &str, from: &str) -> Reply {
     let body = json!({ "email": email, "password": password });
     let call = app.request(Method::POST, "/v1/auth/token").json(&body);
-    call.from_ip(from).send().await
+    call.called_from(from).send().await
 }
 
 async fn sign_up(app: &TestApp) {

@@ -25,9 +25,9 @@ use comptoir_domain::{
     credential::{ApiKey, Environment},
     digest::Sha256,
     id::{AccountId, ChallengeId, SessionId},
+    ip_list::IpList,
     limits::Limits,
     refund::Caps,
-    ip_list::IpList,
     scope::Scopes,
 };
 use comptoir_http::{Edge, jwt::SigningKey, key_ring::KeyRing};
@@ -83,7 +83,7 @@ pub struct Session {
     /// An access token or an API key.
     pub token: String,
     /// What the access token ends with.
-    pub session: SessionId,
+    pub id: SessionId,
 }
 
 /// An answer, read to its end.
@@ -240,16 +240,16 @@ impl TestApp {
         Session {
             account,
             token: self.state.keys.access_token(account, session, now),
-            session,
+            id: session,
         }
     }
 
     /// The same sign-in with an access token of now.
     pub fn renewed(&self, session: &Session) -> Session {
-        let token =
-            self.state
-                .keys
-                .access_token(session.account, session.session, self.now());
+        let token = self
+            .state
+            .keys
+            .access_token(session.account, session.id, self.now());
         Session {
             token,
             ..session.clone()
@@ -356,7 +356,7 @@ impl Call<'_> {
     }
 
     /// As if it came from this address.
-    pub fn from_ip(self, address: &str) -> Self {
+    pub fn called_from(self, address: &str) -> Self {
         let peer = SocketAddr::new(address.parse().unwrap(), 4711);
         Self {
             request: self.request.extension(ConnectInfo(peer)),

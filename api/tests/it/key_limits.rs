@@ -46,7 +46,7 @@ async fn a_key_works_from_its_networks_alone(db: PgPool) {
     );
     let key = holder(&session, &made);
     let from = async |address: &str| {
-        let call = app.get("/v1/account").by(&key).from_ip(address);
+        let call = app.get("/v1/account").by(&key).called_from(address);
         call.send().await
     };
     for address in ["203.0.113.9", "::ffff:203.0.113.9", "2001:db8::7"] {
@@ -60,7 +60,7 @@ async fn a_key_works_from_its_networks_alone(db: PgPool) {
     let forged = app
         .get("/v1/account")
         .by(&key)
-        .from_ip("198.51.100.1")
+        .called_from("198.51.100.1")
         .header(
             axum::http::HeaderName::from_static("x-forwarded-for"),
             "203.0.113.9",
@@ -297,7 +297,7 @@ async fn a_restricted_key_makes_no_key_without_its_restriction(db: PgPool) {
         }
         let made = make(&app, &session, body).await.expect(StatusCode::CREATED);
         let wanted = json!({ "name": "free", "scopes": ["keys:write"] });
-        let call = app.post("/v1/keys", &wanted).from_ip("203.0.113.7");
+        let call = app.post("/v1/keys", &wanted).called_from("203.0.113.7");
         let refused = call.by(&holder(&session, &made)).send().await;
         refused.expect_problem(StatusCode::FORBIDDEN, "key_restricted");
     }

@@ -51,6 +51,11 @@ impl Message {
         }
     }
 
+    fn append(&mut self, line: &str, time: &str) {
+        self.times.push_str(line);
+        self.times.push_str(time);
+    }
+
     fn text(&self) -> String {
         format!(
             "{} wants you to sign in with your Ethereum account:\n{}\n\nSigning moves no money.\n\nURI: {}\nVersion: {}\n\
@@ -146,6 +151,9 @@ async fn of_many_that_show_one_signature_at_once_one_signs_in(db: PgPool) {
     assert_eq!(signed_in.count(), 1);
 }
 
+/// What is changed of a message, and how.
+type Change<'a> = (&'a str, Box<dyn Fn(&mut Message) + 'a>);
+
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_message_is_for_this_site_this_chain_and_this_time(db: PgPool) {
     let app = TestApp::new(db).await;
@@ -154,7 +162,6 @@ async fn a_message_is_for_this_site_this_chain_and_this_time(db: PgPool) {
     let at = |time: time::OffsetDateTime| time.format(&Rfc3339).unwrap();
     let past = at(app.now() - Duration::SECOND);
     let future = at(app.now() + Duration::HOUR);
-    type Change<'a> = (&'a str, Box<dyn Fn(&mut Message) + 'a>);
     let changes: Vec<Change<'_>> = vec![
         (
             "domain",
@@ -172,11 +179,11 @@ async fn a_message_is_for_this_site_this_chain_and_this_time(db: PgPool) {
         ("chain", Box::new(|it| it.chain_id = 1)),
         (
             "expired",
-            Box::new(|it| it.times += &format!("\nExpiration Time: {past}")),
+            Box::new(|it| it.append("\nExpiration Time: ", &past)),
         ),
         (
             "too early",
-            Box::new(|it| it.times += &format!("\nNot Before: {future}")),
+            Box::new(|it| it.append("\nNot Before: ", &future)),
         ),
     ];
     for (what, change) in changes {
@@ -192,7 +199,7 @@ async fn a_message_is_for_this_site_this_chain_and_this_time(db: PgPool) {
     }
     let mut message = Message::new(&app, signer.address()).await;
     message.uri += "/sign-in";
-    message.times += &format!("\nExpiration Time: {future}");
+    message.append("\nExpiration Time: ", &future);
     let text = message.text();
     send(&app, &text, &sign(&signer, &text))
         .await

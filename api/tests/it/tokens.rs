@@ -21,7 +21,7 @@ async fn show(app: &TestApp, token: &str) -> Reply {
     let nobody = Session {
         account: AccountId::generate(),
         token: token.to_owned(),
-        session: SessionId::generate(),
+        id: SessionId::generate(),
     };
     app.get("/v1/account").by(&nobody).send().await
 }
@@ -53,7 +53,7 @@ impl Forge {
             header: json!({ "typ": "comptoir-api+jwt", "alg": "EdDSA", "kid": kid }).to_string(),
             claims: json!({
                 "iss": ORIGIN, "aud": "comptoir-api", "sub": session.account.to_string(),
-                "sid": session.session.to_string(), "jti": "1", "iat": now, "nbf": now, "exp": now + 900,
+                "sid": session.id.to_string(), "jti": "1", "iat": now, "nbf": now, "exp": now + 900,
             }),
         }
     }
@@ -121,9 +121,9 @@ impl Forge {
     }
 
     fn headers(&self) -> Vec<(&'static str, String)> {
-        let kid_twice = self.header.replace("{", r#"{"kid":"unknown","#);
+        let kid_twice = self.header.replace('{', r#"{"kid":"unknown","#);
         let kid_twice_the_same = self.header.replace(
-            "}",
+            '}',
             &format!(
                 r#","kid":{}}}"#,
                 serde_json::from_str::<Value>(&self.header).unwrap()["kid"]
