@@ -55,14 +55,13 @@ impl Bill {
     /// # Errors
     /// Where a field is missing.
     pub fn read(document: &Value) -> Result<Self, InvalidBill> {
-        let (bill, receipt) = match &document["meter"]["parties"] {
-            Value::Null => (document, None),
-            _ => {
-                let id = document["receipt"]["receipt_id"].as_str();
-                let id = id.and_then(|text| unhex(text.strip_prefix("0x")?));
-                let id = id.ok_or(InvalidBill::Field("receipt_id"))?;
-                (&document["meter"], Some(ReceiptId(id)))
-            }
+        let (bill, receipt) = if document["meter"]["parties"].is_null() {
+            (document, None)
+        } else {
+            let id = document["receipt"]["receipt_id"].as_str();
+            let id = id.and_then(|text| unhex(text.strip_prefix("0x")?));
+            let id = id.ok_or(InvalidBill::Field("receipt_id"))?;
+            (&document["meter"], Some(ReceiptId(id)))
         };
         let gross = bill["gross_base"].as_str().and_then(|it| it.parse().ok());
         let parties = bill["parties"].as_array();

@@ -145,8 +145,7 @@ impl Contract {
             .node
             .ask("eth_getBlockByNumber", json!(["latest", false]))
             .await?;
-        self.block(&block)?
-            .ok_or(RpcError::Malformed("no newest block"))
+        block_of(&block)?.ok_or(RpcError::Malformed("no newest block"))
     }
 
     /// The block of a number, if the chain has it.
@@ -159,20 +158,7 @@ impl Contract {
             .node
             .ask("eth_getBlockByNumber", json!([number, false]))
             .await?;
-        self.block(&block)
-    }
-
-    fn block(&self, block: &Value) -> Result<Option<Block>, RpcError> {
-        if block.is_null() {
-            return Ok(None);
-        }
-        let hash = block["hash"].as_str().and_then(Hash::parse);
-        Ok(Some(Block {
-            number: count(&block["number"])?,
-            hash: hash.ok_or(RpcError::Malformed("no hash of a block"))?,
-            timestamp: count(&block["timestamp"])?,
-            base_fee_wei: crate::rpc::quantity(&block["baseFeePerGas"]).unwrap_or_default(),
-        }))
+        block_of(&block)
     }
 
     /// Where the contract is, at a block.
@@ -393,6 +379,19 @@ impl Contract {
         let answer = self.node.ask("eth_call", json!([request, block])).await?;
         Words::parse(answer.as_str())
     }
+}
+
+fn block_of(block: &Value) -> Result<Option<Block>, RpcError> {
+    if block.is_null() {
+        return Ok(None);
+    }
+    let hash = block["hash"].as_str().and_then(Hash::parse);
+    Ok(Some(Block {
+        number: count(&block["number"])?,
+        hash: hash.ok_or(RpcError::Malformed("no hash of a block"))?,
+        timestamp: count(&block["timestamp"])?,
+        base_fee_wei: crate::rpc::quantity(&block["baseFeePerGas"]).unwrap_or_default(),
+    }))
 }
 
 fn topic(signature: &str) -> String {

@@ -163,7 +163,7 @@ fn against_chain(
 }
 
 /// What the file says of itself and what the chain says must both be what was computed.
-fn differs<T: PartialEq + Display>(
+fn differs<T: Copy + PartialEq + Display>(
     what: &str,
     computed: T,
     said: T,

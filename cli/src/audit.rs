@@ -2,7 +2,7 @@
 
 pub mod source;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use alloy::primitives::Address;
 use anyhow::Context as _;
@@ -79,7 +79,11 @@ pub async fn run(context: &Context, args: &AuditArgs) -> anyhow::Result<()> {
         )),
         Verdict::Undecided => Err(coded(
             Exit::Undecided,
-            format!("batch {} is not decided: {}", args.batch, audited.report.reason()),
+            format!(
+                "batch {} is not decided: {}",
+                args.batch,
+                audited.report.reason()
+            ),
         )),
     }
 }
@@ -95,7 +99,10 @@ fn print(output: Output, batch: u64, audited: &Audited) {
     match output {
         Output::Json => say(format_args!("{report:#}")),
         Output::Table => {
-            output.list(&json!({ "data": findings }), &["check", "outcome", "detail"]);
+            output.list(
+                &json!({ "data": findings }),
+                &["check", "outcome", "detail"],
+            );
             output.object(&report, &["batch", "verdict", "hash"]);
         }
     }
@@ -115,16 +122,17 @@ async fn recompute(context: &Context, args: &AuditArgs) -> anyhow::Result<Audite
     };
     let known = args.contract.map(address);
     // Without a contract's name, the file says which one it is of: the reader is told.
-    let (contract, bytes) = match known {
-        Some(known) => (known, None),
-        None => {
-            let bytes = leaves.read(args.batch, None, limits.bytes).await;
-            let bytes = bytes.map_err(|error| coded(Exit::NotFound, format!("{error:#}")))?;
-            let named = LeafFile::parse(&bytes, &limits).map(|file| file.heading.contract);
-            let named = named.map_err(|error| coded(Exit::NotVerified, error.to_string()))?;
-            eprintln!("comptoir: make sure that {named} is the contract you deal with, or name yours with --contract");
-            (named, Some(bytes))
-        }
+    let (contract, bytes) = if let Some(known) = known {
+        (known, None)
+    } else {
+        let bytes = leaves.read(args.batch, None, limits.bytes).await;
+        let bytes = bytes.map_err(|error| coded(Exit::NotFound, format!("{error:#}")))?;
+        let named = LeafFile::parse(&bytes, &limits).map(|file| file.heading.contract);
+        let named = named.map_err(|error| coded(Exit::NotVerified, error.to_string()))?;
+        eprintln!(
+            "comptoir: make sure that {named} is the contract you deal with, or name yours with --contract"
+        );
+        (named, Some(bytes))
     };
     let chain = look(args, contract).await?;
     let data_hash = chain.committed.as_ref().ok().map(|it| it.header.data_hash);
@@ -136,7 +144,11 @@ async fn recompute(context: &Context, args: &AuditArgs) -> anyhow::Result<Audite
             .map_err(|error| coded(Exit::NotFound, format!("{error:#}")))?,
     };
     let before = before(args, &leaves, &limits).await;
-    let bills = args.receipt.iter().map(bill).collect::<anyhow::Result<Vec<_>>>()?;
+    let bills = args
+        .receipt
+        .iter()
+        .map(|path| bill(path))
+        .collect::<anyhow::Result<Vec<_>>>()?;
     let platform = args.platform.map(address);
     let first = args.batch == 1;
     tokio::task::spawn_blocking(move || {
@@ -167,16 +179,27 @@ async fn look(args: &AuditArgs, contract: comptoir_audit::Address) -> anyhow::Re
         });
     };
     let unavailable = |error: RpcError| {
-        let message = format!("the chain does not answer as it should: {:#}", anyhow::Error::from(error));
+        let message = format!(
+            "the chain does not answer as it should: {:#}",
+            anyhow::Error::from(error)
+        );
         coded(Exit::Unavailable, message)
     };
     let node = Node::new(rpc.clone()).map_err(unavailable)?;
-    let contract = Contract::open(node, contract, args.start_block).await.map_err(unavailable)?;
+    let contract = Contract::open(node, contract, args.start_block)
+        .await
+        .map_err(unavailable)?;
     let head = contract.head().await.map_err(unavailable)?;
-    let committed = contract.committed(args.batch, &head).await.map_err(unavailable)?;
+    let committed = contract
+        .committed(args.batch, &head)
+        .await
+        .map_err(unavailable)?;
     Ok(OnChain {
         committed: committed.ok_or_else(|| format!("the contract holds no batch {}", args.batch)),
-        deposits: deposits(&contract, &head).await.map_err(unavailable).map(Ok)?,
+        deposits: deposits(&contract, &head)
+            .await
+            .map_err(unavailable)
+            .map(Ok)?,
     })
 }
 
@@ -185,12 +208,18 @@ async fn deposits(contract: &Contract, head: &Block) -> Result<Vec<Deposit>, Rpc
 }
 
 /// The batch before, where it is at hand.
-async fn before(args: &AuditArgs, leaves: &LeafSource, limits: &Limits) -> Result<LeafFile, String> {
+async fn before(
+    args: &AuditArgs,
+    leaves: &LeafSource,
+    limits: &Limits,
+) -> Result<LeafFile, String> {
     let id = args.batch.saturating_sub(1);
     let source = match &args.before {
         Some(before) => before,
         None if leaves.is_single() => {
-            return Err(format!("the leaf file of batch {id} was not given: name it with --before"));
+            return Err(format!(
+                "the leaf file of batch {id} was not given: name it with --before"
+            ));
         }
         None => leaves,
     };
@@ -199,10 +228,15 @@ async fn before(args: &AuditArgs, leaves: &LeafSource, limits: &Limits) -> Resul
     LeafFile::parse(&bytes, limits).map_err(|error| format!("the file of batch {id}: {error}"))
 }
 
-fn bill(path: &PathBuf) -> anyhow::Result<Bill> {
+fn bill(path: &Path) -> anyhow::Result<Bill> {
     let name = path.display();
-    let length = std::fs::metadata(path).with_context(|| format!("read {name}"))?.len();
-    anyhow::ensure!(length <= DOCUMENT_BYTES_MAX, "{name} is too long for a receipt");
+    let length = std::fs::metadata(path)
+        .with_context(|| format!("read {name}"))?
+        .len();
+    anyhow::ensure!(
+        length <= DOCUMENT_BYTES_MAX,
+        "{name} is too long for a receipt"
+    );
     let document: Value = serde_json::from_slice(&std::fs::read(path)?)
         .map_err(|_| coded(Exit::NotVerified, format!("{name} is not JSON")))?;
     Bill::read(&document).map_err(|error| coded(Exit::NotVerified, format!("{name}: {error}")))

@@ -161,10 +161,15 @@ async fn send<C: SolCall + Unpin>(
 ) -> anyhow::Result<Sent> {
     match call.send().await {
         Ok(pending) => mined(pending).await,
-        Err(error) => Err(match error.as_decoded_interface_error::<SettlementErrors>() {
-            Some(refusal) => coded(Code::Refused, format!("the contract refuses to {what}: {refusal:?}")),
-            None => anyhow::Error::from(error).context(what),
-        }),
+        Err(error) => Err(
+            match error.as_decoded_interface_error::<SettlementErrors>() {
+                Some(refusal) => coded(
+                    Code::Refused,
+                    format!("the contract refuses to {what}: {refusal:?}"),
+                ),
+                None => anyhow::Error::from(error).context(what),
+            },
+        ),
     }
 }
 
@@ -188,7 +193,12 @@ pub async fn run(context: &Context, verb: &ExitVerb) -> anyhow::Result<()> {
     }
 }
 
-async fn status(context: &Context, place: &Place, account: Address, sent: Option<Sent>) -> anyhow::Result<()> {
+async fn status(
+    context: &Context,
+    place: &Place,
+    account: Address,
+    sent: Option<Sent>,
+) -> anyhow::Result<()> {
     let known = place.depositor(account).await?;
     let overdue = known.exit_due_at != 0 && place.now() > known.exit_due_at;
     let exit = match known.exit_requested_at {
@@ -232,7 +242,10 @@ async fn status(context: &Context, place: &Place, account: Address, sent: Option
 fn time_of(seconds: u64) -> Value {
     let time = i64::try_from(seconds).ok().filter(|seconds| *seconds > 0);
     let time = time.and_then(|seconds| time::OffsetDateTime::from_unix_timestamp(seconds).ok());
-    let text = time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok());
+    let text = time.and_then(|time| {
+        time.format(&time::format_description::well_known::Rfc3339)
+            .ok()
+    });
     text.map_or(Value::Null, Value::from)
 }
 
@@ -243,7 +256,10 @@ fn time_of(seconds: u64) -> Value {
 pub async fn freeze(context: &Context, args: &FreezeArgs) -> anyhow::Result<()> {
     let place = Place::open(&args.contract).await?;
     if place.state.frozen {
-        return Err(coded(Code::Refused, "the contract is frozen already: `comptoir escape` pays"));
+        return Err(coded(
+            Code::Refused,
+            "the contract is frozen already: `comptoir escape` pays",
+        ));
     }
     let unanswered = match args.unanswered {
         Some(account) => account,
@@ -260,13 +276,20 @@ pub async fn freeze(context: &Context, args: &FreezeArgs) -> anyhow::Result<()> 
         "transaction": sent.hash,
         "gas": sent.gas,
     });
-    context.output.object(&report, &["frozen", "frozen_batch", "unanswered", "transaction", "gas"]);
+    context.output.object(
+        &report,
+        &["frozen", "frozen_batch", "unanswered", "transaction", "gas"],
+    );
     Ok(())
 }
 
 /// An account whose exit is overdue.
 async fn overdue(place: &Place) -> anyhow::Result<Address> {
-    let leaving = place.contract.exits(place.head.number).await.map_err(unavailable)?;
+    let leaving = place
+        .contract
+        .exits(place.head.number)
+        .await
+        .map_err(unavailable)?;
     for account in leaving {
         let account = Address::new(account.0);
         let due_at = place.depositor(account).await?.exit_due_at;
@@ -295,7 +318,8 @@ struct Due {
 pub async fn escape(context: &Context, args: &EscapeArgs) -> anyhow::Result<()> {
     let place = Place::open(&args.contract).await?;
     if !place.state.frozen {
-        let message = "the contract is not frozen: see `comptoir exit status`, then `comptoir freeze`";
+        let message =
+            "the contract is not frozen: see `comptoir exit status`, then `comptoir freeze`";
         return Err(coded(Code::Refused, message));
     }
     let wallet = Wallet::read(&args.key.key_file)?;
@@ -320,7 +344,9 @@ pub async fn escape(context: &Context, args: &EscapeArgs) -> anyhow::Result<()> 
             continue;
         }
         let sent = book.pay(&writer, &due).await?;
-        total = total.checked_add(due.amount).context("the sum passes 2^128")?;
+        total = total
+            .checked_add(due.amount)
+            .context("the sum passes 2^128")?;
         rows.push(json!({
             "account": account.to_string(),
             "amount": due.amount.to_string(),
@@ -329,16 +355,24 @@ pub async fn escape(context: &Context, args: &EscapeArgs) -> anyhow::Result<()> 
         }));
     }
     if rows.is_empty() {
-        return Err(coded(Code::Refused, "the contract owes these accounts nothing more"));
+        return Err(coded(
+            Code::Refused,
+            "the contract owes these accounts nothing more",
+        ));
     }
     let head = place.contract.head().await.map_err(unavailable)?;
-    let left = place.contract.balance(head.hash).await.map_err(unavailable)?;
-    report(context, rows, total, left);
+    let left = place
+        .contract
+        .balance(head.hash)
+        .await
+        .map_err(unavailable)?;
+    report(context, &rows, total, left);
     Ok(())
 }
 
-fn report(context: &Context, rows: Vec<Value>, total: u128, left: u128) {
-    let report = json!({ "data": rows, "total": total.to_string(), "left_in_contract": left.to_string() });
+fn report(context: &Context, rows: &[Value], total: u128, left: u128) {
+    let report =
+        json!({ "data": rows, "total": total.to_string(), "left_in_contract": left.to_string() });
     match context.output {
         crate::output::Output::Json => crate::output::say(format_args!("{report:#}")),
         table @ crate::output::Output::Table => {
@@ -366,8 +400,16 @@ impl Book {
                 deposit_seq_seen: 0,
             });
         }
-        let slot = place.contract.slot(id, place.head.hash).await.map_err(unavailable)?;
-        let committed = place.contract.committed(id, &place.head).await.map_err(unavailable)?;
+        let slot = place
+            .contract
+            .slot(id, place.head.hash)
+            .await
+            .map_err(unavailable)?;
+        let committed = place
+            .contract
+            .committed(id, &place.head)
+            .await
+            .map_err(unavailable)?;
         let data_hash = committed.map(|it| it.header.data_hash);
         let limits = Limits::default();
         let bytes = leaves.read(id, data_hash, limits.bytes).await;
@@ -416,7 +458,8 @@ impl Book {
             None if known.first_deposit_seq > self.deposit_seq_seen => Some(known.deposited),
             None => Some(0),
         };
-        let owed = owed.with_context(|| format!("the leaf of {account} is not of this contract"))?;
+        let owed =
+            owed.with_context(|| format!("the leaf of {account} is not of this contract"))?;
         Ok(Due {
             account,
             amount: owed.saturating_sub(known.claimed),
@@ -424,11 +467,17 @@ impl Book {
         })
     }
 
-    async fn pay(&self, writer: &SettlementInstance<DynProvider>, due: &Due) -> anyhow::Result<Sent> {
+    async fn pay(
+        &self,
+        writer: &SettlementInstance<DynProvider>,
+        due: &Due,
+    ) -> anyhow::Result<Sent> {
         let (Some(leaf), Some(recomputed)) = (due.leaf, &self.batch) else {
             return send("escape", writer.escapeUnseen(due.account)).await;
         };
-        let proof = recomputed.account_proof(&leaf).context("the file has no such leaf")?;
+        let proof = recomputed
+            .account_proof(&leaf)
+            .context("the file has no such leaf")?;
         let proof = proof.into_iter().map(|hash| B256::new(hash.0)).collect();
         let leaf = Settlement::Account {
             account: due.account,

@@ -124,7 +124,11 @@ pub async fn watch(context: &Context, args: WatcherArgs) -> anyhow::Result<()> {
     watch_with(context, args, None).await
 }
 
-async fn watch_with(context: &Context, mut args: WatcherArgs, hand: Option<Hand>) -> anyhow::Result<()> {
+async fn watch_with(
+    context: &Context,
+    mut args: WatcherArgs,
+    hand: Option<Hand>,
+) -> anyhow::Result<()> {
     let stop = service::until_signal()?;
     service::parts::serve_metrics(args.metrics_listen, &stop).await?;
     if args.leaves.is_empty() {
@@ -159,9 +163,15 @@ impl Guardian {
     /// When either is not so.
     pub async fn open(args: WatcherArgs, hand: Option<Hand>) -> anyhow::Result<Self> {
         if let Some(folder) = &args.keep {
-            std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("create {}", folder.display()))?;
         }
-        let contract = Contract::open(Node::new(args.rpc)?, address(args.contract), args.start_block).await?;
+        let contract = Contract::open(
+            Node::new(args.rpc)?,
+            address(args.contract),
+            args.start_block,
+        )
+        .await?;
         if let Some(hand) = &hand {
             let holder = address(hand.address());
             let at = contract.head().await?;
@@ -232,17 +242,21 @@ impl Guardian {
             self.tell("the contract is frozen: only claims and escapes are left");
             return Ok(());
         }
-        let held = self.held(&state, &head, now).await?;
+        let batches = self.held(&state, &head, now).await?;
         let view = View {
             now,
             window: state.window,
-            held,
+            held: batches,
             paused: state.paused,
             may_pause: self.may_pause,
             vetoes: u32::try_from(self.vetoes.len()).unwrap_or(u32::MAX),
         };
         let action = self.policy.decide(&view);
-        metrics::gauge!(ALARM).set(if matches!(action, Action::Wait) { 0.0 } else { 1.0 });
+        metrics::gauge!(ALARM).set(if matches!(action, Action::Wait) {
+            0.0
+        } else {
+            1.0
+        });
         match action {
             Action::Wait => {
                 self.told = None;
@@ -274,17 +288,20 @@ impl Guardian {
                 break;
             }
         }
-        let mut held = Vec::new();
+        let mut batches = Vec::new();
         for (id, slot) in slots.into_iter().rev() {
             let known = self.judge.knows(slot.hash);
-            let judged = self.judge.judge(&self.contract, (id, slot.hash), head).await;
+            let judged = self
+                .judge
+                .judge(&self.contract, (id, slot.hash), head)
+                .await;
             let judgement = judged.unwrap_or_else(|error| {
                 Judgement::Undecided(format!("{:#}", anyhow::Error::from(error)))
             });
             if !known && self.judge.knows(slot.hash) {
                 report(id, &judgement);
             }
-            held.push(Held {
+            batches.push(Held {
                 id,
                 hash: slot.hash,
                 committed_at: slot.committed_at,
@@ -292,24 +309,32 @@ impl Guardian {
                 judgement,
             });
         }
-        Ok(held)
+        Ok(batches)
     }
 
     /// Each generation is one veto, whoever made it.
     fn count_vetoes(&mut self, state: &State, now: u64) {
         let before = self.generation.replace(state.generation);
-        let new = state.generation.saturating_sub(before.unwrap_or(state.generation));
+        let new = state
+            .generation
+            .saturating_sub(before.unwrap_or(state.generation));
         for _ in 0..new {
             tracing::info!(generation = state.generation, "a veto stands");
             self.vetoes.push(now);
         }
-        self.vetoes.retain(|at| now.saturating_sub(*at) < state.window);
+        self.vetoes
+            .retain(|at| now.saturating_sub(*at) < state.window);
         if new > 0 || self.vetoes.is_empty() {
             self.may_pause = true;
         }
     }
 
-    async fn act(&mut self, what: &str, calldata: alloy::primitives::Bytes, head: &Block) -> anyhow::Result<()> {
+    async fn act(
+        &mut self,
+        what: &str,
+        calldata: alloy::primitives::Bytes,
+        head: &Block,
+    ) -> anyhow::Result<()> {
         self.tell(what);
         let Some(hand) = &mut self.hand else {
             return Ok(());
@@ -340,7 +365,11 @@ impl Guardian {
 
     async fn watch_balance(&self, key: comptoir_audit::Address) -> anyhow::Result<()> {
         let asked = serde_json::json!([key.to_string(), "latest"]);
-        let wei = self.contract.node().quantity("eth_getBalance", asked).await?;
+        let wei = self
+            .contract
+            .node()
+            .quantity("eth_getBalance", asked)
+            .await?;
         metrics::gauge!(BALANCE).set(approximate(wei));
         if wei < BALANCE_LOW_WEI {
             tracing::warn!(%key, wei, "the guardian's key runs out of ether");

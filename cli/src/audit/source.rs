@@ -1,7 +1,7 @@
 //! Where leaf files come from: a file, a folder, or any server that publishes them. Whoever serves it, a file counts only
 //! when its SHA-256 is the one that the chain names.
 
-use std::{path::PathBuf, str::FromStr, time::Duration};
+use std::{path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use comptoir_audit::Hash;
@@ -31,7 +31,10 @@ impl LeafSource {
     #[must_use]
     pub fn service(url: &Url) -> Self {
         Self {
-            place: format!("{}/v1/batches/{{id}}/leaves", url.as_str().trim_end_matches('/')),
+            place: format!(
+                "{}/v1/batches/{{id}}/leaves",
+                url.as_str().trim_end_matches('/')
+            ),
         }
     }
 
@@ -45,28 +48,35 @@ impl LeafSource {
     #[must_use]
     pub fn place(&self, id: u64, data_hash: Option<Hash>) -> String {
         let hash = data_hash.map(|hash| hash.digits()).unwrap_or_default();
-        self.place.replace("{id}", &id.to_string()).replace("{data_hash}", &hash)
+        self.place
+            .replace("{id}", &id.to_string())
+            .replace("{data_hash}", &hash)
     }
 
     /// Reads the file of a batch, whatever is in it.
     ///
     /// # Errors
     /// When it is not there, cannot be read, or is longer than `limit`.
-    pub async fn read(&self, id: u64, data_hash: Option<Hash>, limit: u64) -> anyhow::Result<Vec<u8>> {
+    pub async fn read(
+        &self,
+        id: u64,
+        data_hash: Option<Hash>,
+        limit: u64,
+    ) -> anyhow::Result<Vec<u8>> {
         let place = self.place(id, data_hash);
         let read = if place.starts_with("http://") || place.starts_with("https://") {
             fetch(&place, limit).await
         } else {
-            open(PathBuf::from(&place), limit).await
+            open(Path::new(&place), limit).await
         };
         read.with_context(|| format!("read {place}"))
     }
 }
 
-async fn open(path: PathBuf, limit: u64) -> anyhow::Result<Vec<u8>> {
-    let length = tokio::fs::metadata(&path).await?.len();
+async fn open(path: &Path, limit: u64) -> anyhow::Result<Vec<u8>> {
+    let length = tokio::fs::metadata(path).await?.len();
     ensure!(length <= limit, "it has {length} bytes, more than {limit}");
-    Ok(tokio::fs::read(&path).await?)
+    Ok(tokio::fs::read(path).await?)
 }
 
 async fn fetch(url: &str, limit: u64) -> anyhow::Result<Vec<u8>> {
@@ -96,7 +106,10 @@ mod tests {
     #[test]
     fn a_source_names_the_file_of_each_batch() {
         let service = LeafSource::service(&"http://127.0.0.1:8080/".parse().unwrap());
-        assert_eq!(service.place(7, None), "http://127.0.0.1:8080/v1/batches/7/leaves");
+        assert_eq!(
+            service.place(7, None),
+            "http://127.0.0.1:8080/v1/batches/7/leaves"
+        );
         assert!(!service.is_single());
         let store: LeafSource = "/mirror/{data_hash}.jsonl".parse().unwrap();
         let place = store.place(7, Some(Hash([0xab; 32])));

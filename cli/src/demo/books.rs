@@ -8,9 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alloy::primitives::{Address, U256};
+use alloy::{
+    primitives::{Address, U256},
+    providers::ProviderBuilder,
+};
 use anyhow::{Context as _, bail, ensure};
-use comptoir_contracts_bindings::ComptoirToken;
+use comptoir_contracts_bindings::{ComptoirToken, Settlement};
 use comptoir_domain::{
     amount::Amount,
     settlement::{AccountDocument, ReceiptDocument, file},
@@ -248,6 +251,33 @@ pub async fn command_line_agrees(
         "`comptoir verify` ends with {code} for a changed receipt, not {expected}"
     );
     Ok(())
+}
+
+/// Has the second implementation recompute every batch by the command line, as a stranger would; returns how many there are.
+///
+/// # Errors
+/// When it does not find one right.
+pub async fn audit_every_batch(contract: Address, service: &Url, rpc: &Url) -> anyhow::Result<u64> {
+    let node = ProviderBuilder::new().connect_http(rpc.clone());
+    let last = Settlement::new(contract, node).lastBatch().call().await?;
+    let contract = contract.to_string();
+    for batch in 1..=last {
+        let number = batch.to_string();
+        let audit = [
+            "audit",
+            "--batch",
+            &number,
+            "--contract",
+            &contract,
+            "--url",
+            service.as_str(),
+            "--rpc",
+            rpc.as_str(),
+        ];
+        let code = comptoir(&audit.map(OsStr::new)).await?;
+        ensure!(code == 0, "`comptoir audit --batch {batch}` ends with {code}");
+    }
+    Ok(last)
 }
 
 async fn comptoir(arguments: &[&OsStr]) -> anyhow::Result<i32> {

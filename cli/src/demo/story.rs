@@ -6,8 +6,8 @@ use comptoir_domain::settlement::ReceiptDocument;
 
 use super::{
     books::{
-        claim_exactly, claimable, command_line_agrees, conserved, due, own_leaf, published_leaf,
-        verify_and_tamper,
+        audit_every_batch, claim_exactly, claimable, command_line_agrees, conserved, due, own_leaf,
+        published_leaf, verify_and_tamper,
     },
     cast::Cast,
     stage::Stage,
@@ -35,7 +35,8 @@ pub async fn play(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()> {
     let inferred = infer(stage, cast, &trained).await?;
     check_books(stage, cast).await?;
     settle(stage, cast, &[&trained, &inferred]).await?;
-    kill_a_worker(stage, cast).await
+    kill_a_worker(stage, cast).await?;
+    audit(stage, cast).await
 }
 
 async fn deposit(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
@@ -275,4 +276,17 @@ async fn charges_of(cast: &Cast, job: &str) -> anyhow::Result<usize> {
 fn cost(done: &Done) -> String {
     let charged = done.job["charged"]["amount"].as_str().unwrap_or_default();
     format!("charged {} tokens", whole_tokens(charged, DECIMALS))
+}
+
+async fn audit(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
+    stage
+        .step(
+            "a second implementation recomputes every batch from its leaf file and the chain",
+            async {
+                let node = &cast.node;
+                let last = audit_every_batch(node.asset.contract, &node.api_url, &cast.rpc).await?;
+                Ok(((), format!("{last} batches: every leaf, root, sum and change is right")))
+            },
+        )
+        .await
 }

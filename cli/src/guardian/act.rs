@@ -96,10 +96,17 @@ impl Hand {
     ///
     /// # Errors
     /// When the node does not answer. What was sent may be mined all the same.
-    pub async fn act(&mut self, contract: &Contract, calldata: Bytes, head: &Block) -> anyhow::Result<Outcome> {
+    pub async fn act(
+        &mut self,
+        contract: &Contract,
+        calldata: Bytes,
+        head: &Block,
+    ) -> anyhow::Result<Outcome> {
         let node = contract.node();
         let address = self.address().to_string();
-        let used = node.quantity("eth_getTransactionCount", json!([address, "latest"])).await?;
+        let used = node
+            .quantity("eth_getTransactionCount", json!([address, "latest"]))
+            .await?;
         let used = u64::try_from(used).context("a nonce of more than 64 bits")?;
         self.pending.take_if(|pending| pending.nonce < used);
         if let Some(refusal) = self.preflight(contract, &calldata).await? {
@@ -131,13 +138,21 @@ impl Hand {
     }
 
     /// What the contract says of the call now; `None` when it would take it.
-    async fn preflight(&self, contract: &Contract, calldata: &Bytes) -> anyhow::Result<Option<Refusal>> {
+    async fn preflight(
+        &self,
+        contract: &Contract,
+        calldata: &Bytes,
+    ) -> anyhow::Result<Option<Refusal>> {
         let request = json!({
             "from": self.address().to_string(),
             "to": contract.address().to_string(),
             "data": calldata.to_string(),
         });
-        match contract.node().ask("eth_call", json!([request, "latest"])).await {
+        match contract
+            .node()
+            .ask("eth_call", json!([request, "latest"]))
+            .await
+        {
             Ok(_) => Ok(None),
             Err(RpcError::Refused { message, data, .. }) => Ok(Some(refusal(message, data))),
             Err(error) => Err(error.into()),
@@ -164,7 +179,10 @@ impl Hand {
             access_list: alloy::eips::eip2930::AccessList::default(),
             input: calldata.clone(),
         };
-        let signature = self.signer.sign_transaction_sync(&mut transaction).context("sign")?;
+        let signature = self
+            .signer
+            .sign_transaction_sync(&mut transaction)
+            .context("sign")?;
         let envelope = TxEnvelope::Eip1559(transaction.into_signed(signature));
         Ok(Pending {
             nonce,
@@ -182,7 +200,10 @@ impl Hand {
     async fn send(&mut self, contract: &Contract) -> anyhow::Result<Outcome> {
         let pending = self.pending.as_mut().context("nothing is under way")?;
         let raw = alloy::hex::encode_prefixed(&pending.raw);
-        let sent: Result<Value, RpcError> = contract.node().ask("eth_sendRawTransaction", json!([raw])).await;
+        let sent: Result<Value, RpcError> = contract
+            .node()
+            .ask("eth_sendRawTransaction", json!([raw]))
+            .await;
         match sent {
             Ok(_) => pending.outbid = false,
             Err(RpcError::Refused { message, .. }) => {

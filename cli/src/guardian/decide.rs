@@ -129,7 +129,7 @@ impl Policy {
             match &held.judgement {
                 Judgement::False(why) => {
                     let because = format!("batch {} is false, and past its window: {why}", held.id);
-                    return self.stop(self.pause_when_late, because, view);
+                    return Self::stop(self.pause_when_late, because, view);
                 }
                 // A service that is down hides nothing: claims go on.
                 Judgement::Unavailable(why) => {
@@ -153,7 +153,7 @@ impl Policy {
                     id: newest.id,
                     because,
                 },
-                WhenUndecided::Pause => self.stop(true, because, view),
+                WhenUndecided::Pause => Self::stop(true, because, view),
                 WhenUndecided::Alert => Action::Alert(because),
             },
             _ => Action::Wait,
@@ -167,13 +167,14 @@ impl Policy {
             Judgement::Unavailable(why) => {
                 let patience = self.unavailable_after_s.unwrap_or(view.window / 2);
                 let waited = view.now.saturating_sub(held.committed_at);
-                (waited >= patience).then(|| format!("without its leaf file for {patience} s: {why}"))
+                (waited >= patience)
+                    .then(|| format!("without its leaf file for {patience} s: {why}"))
             }
             Judgement::Right | Judgement::Undecided(_) => None,
         }
     }
 
-    fn stop(&self, wanted: bool, because: String, view: &View) -> Action {
+    fn stop(wanted: bool, because: String, view: &View) -> Action {
         let bits = PAUSE_COMMITS | PAUSE_CLAIMS;
         if wanted && view.may_pause && view.paused & bits != bits {
             Action::Pause { bits, because }
@@ -243,7 +244,11 @@ mod tests {
 
     #[test]
     fn a_false_batch_is_reached_by_vetoing_the_newer_ones_first() {
-        let chain = vec![held(1, wrong()), held(2, Judgement::Right), held(3, Judgement::Right)];
+        let chain = vec![
+            held(1, wrong()),
+            held(2, Judgement::Right),
+            held(3, Judgement::Right),
+        ];
         for newest in (1..=3).rev() {
             let left = chain[..newest].to_vec();
             let action = POLICY.decide(&view(1_050, left));
@@ -255,7 +260,10 @@ mod tests {
     fn a_batch_without_a_file_is_vetoed_at_half_of_its_window() {
         let hidden = vec![held(1, Judgement::Unavailable("404".to_owned()))];
         assert_eq!(POLICY.decide(&view(1_050, hidden.clone())), Action::Wait);
-        assert_eq!(cancels(&POLICY.decide(&view(1_051, hidden.clone()))), Some(1));
+        assert_eq!(
+            cancels(&POLICY.decide(&view(1_051, hidden.clone()))),
+            Some(1)
+        );
         let hasty = Policy {
             unavailable_after_s: Some(2),
             ..POLICY
@@ -267,17 +275,26 @@ mod tests {
     fn a_batch_that_cannot_be_judged_is_acted_on_when_time_is_short() {
         let unknown = vec![held(1, Judgement::Undecided("no parent".to_owned()))];
         assert_eq!(POLICY.decide(&view(1_075, unknown.clone())), Action::Wait);
-        assert_eq!(pauses(&POLICY.decide(&view(1_076, unknown.clone()))), Some(BOTH));
+        assert_eq!(
+            pauses(&POLICY.decide(&view(1_076, unknown.clone()))),
+            Some(BOTH)
+        );
         let veto = Policy {
             when_undecided: WhenUndecided::Veto,
             ..POLICY
         };
-        assert_eq!(cancels(&veto.decide(&view(1_076, unknown.clone()))), Some(1));
+        assert_eq!(
+            cancels(&veto.decide(&view(1_076, unknown.clone()))),
+            Some(1)
+        );
         let alert = Policy {
             when_undecided: WhenUndecided::Alert,
             ..POLICY
         };
-        assert!(matches!(alert.decide(&view(1_076, unknown)), Action::Alert(_)));
+        assert!(matches!(
+            alert.decide(&view(1_076, unknown)),
+            Action::Alert(_)
+        ));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Judges the batches that the contract holds: finds the leaf file, the batch before and the deposits, and recomputes.
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use comptoir_audit::{
@@ -134,7 +138,11 @@ impl Judge {
 
     /// The leaf file that a hash names, wherever it is; kept for later.
     async fn file(&self, id: u64, data_hash: Hash) -> Result<Vec<u8>, String> {
-        let kept = self.files.keep.as_ref().map(|folder| folder.join(format!("{}.jsonl", data_hash.digits())));
+        let kept = self
+            .files
+            .keep
+            .as_ref()
+            .map(|folder| folder.join(format!("{}.jsonl", data_hash.digits())));
         if let Some(kept) = &kept
             && let Ok(bytes) = tokio::fs::read(kept).await
             && sha256(&bytes) == data_hash
@@ -143,7 +151,10 @@ impl Judge {
         }
         let mut told = Vec::new();
         for source in &self.files.sources {
-            match source.read(id, Some(data_hash), self.files.limits.bytes).await {
+            match source
+                .read(id, Some(data_hash), self.files.limits.bytes)
+                .await
+            {
                 Ok(bytes) if sha256(&bytes) == data_hash => {
                     if let Some(kept) = &kept
                         && let Err(error) = keep(kept, &bytes).await
@@ -181,10 +192,14 @@ impl Judge {
         }
         let parent = contract.committed(id, head).await?;
         let Some(parent) = parent.filter(|it| it.hash == committed.header.prev_hash) else {
-            return Ok(Err(format!("the chain holds another batch {id} than the parent")));
+            return Ok(Err(format!(
+                "the chain holds another batch {id} than the parent"
+            )));
         };
         let file = match self.file(id, parent.header.data_hash).await {
-            Ok(bytes) => LeafFile::parse(&bytes, &self.files.limits).map_err(|error| error.to_string()),
+            Ok(bytes) => {
+                LeafFile::parse(&bytes, &self.files.limits).map_err(|error| error.to_string())
+            }
             Err(why) => Err(why),
         };
         let file = file.map(|file| Some(Arc::new(file)));
@@ -194,13 +209,19 @@ impl Judge {
     /// Reads the deposits of the blocks that are new; all of them anew after a reorganisation.
     async fn read_deposits(&mut self, contract: &Contract, head: &Block) -> Result<(), RpcError> {
         let stands = match self.read_to {
-            Some(block) => contract.block_at(block.number).await?.is_some_and(|it| it.hash == block.hash),
+            Some(block) => contract
+                .block_at(block.number)
+                .await?
+                .is_some_and(|it| it.hash == block.hash),
             None => false,
         };
         if !stands {
             self.deposits = Arc::default();
         }
-        let from = self.read_to.filter(|_| stands).map_or(0, |block| block.number + 1);
+        let from = self
+            .read_to
+            .filter(|_| stands)
+            .map_or(0, |block| block.number + 1);
         if from <= head.number {
             let new = contract.deposits(from, head.number).await?;
             Arc::make_mut(&mut self.deposits).extend(new);
@@ -211,7 +232,7 @@ impl Judge {
 }
 
 /// Writes a file in one step: whoever reads it finds all of it or nothing.
-async fn keep(path: &PathBuf, bytes: &[u8]) -> anyhow::Result<()> {
+async fn keep(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let unfinished = path.with_extension("part");
     tokio::fs::write(&unfinished, bytes)
         .await

@@ -96,7 +96,7 @@ impl Theft {
             }
         }
         if matches!(self, Self::FlippedLeaf) {
-            header.accounts_root = header.accounts_root ^ B256::with_last_byte(1);
+            header.accounts_root ^= B256::with_last_byte(1);
         }
         world.commit(&header).await;
     }
@@ -122,7 +122,9 @@ async fn a_false_root_of_the_settlers_key_is_vetoed_and_the_service_goes_on() {
     }
     let name = format!("kept/{}.jsonl", honest_hash(&honest));
     world
-        .until("a copy of the honest file", async || world.path(&name).is_file())
+        .until("a copy of the honest file", async || {
+            world.path(&name).is_file()
+        })
         .await;
     let another = world.person("another", TOKEN).await;
     world.withdraw(&another, TOKEN).await;

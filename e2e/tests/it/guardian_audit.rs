@@ -407,9 +407,9 @@ fn money_that_is_moved_from_one_account_to_another_is_found() {
     let text = str::from_utf8(&history.files[1]).unwrap();
     let line = |place: usize| text[..place].matches('\n').count();
     let mut tried = 0;
-    for taken in ["available", "payable"] {
-        for given in ["available", "payable"] {
-            let (from, to) = (values(text, taken), values(text, given));
+    for loser in ["available", "payable"] {
+        for winner in ["available", "payable"] {
+            let (from, to) = (values(text, loser), values(text, winner));
             for (giver, taker) in from
                 .iter()
                 .flat_map(|giver| to.iter().map(move |taker| (giver, taker)))
@@ -428,7 +428,7 @@ fn money_that_is_moved_from_one_account_to_another_is_found() {
                     &retotalled(&moved),
                     &committed(&retotalled(&moved)),
                 );
-                assert_eq!(report.verdict(), Verdict::False, "{taken} to {given}");
+                assert_eq!(report.verdict(), Verdict::False, "{loser} to {winner}");
                 assert!(report.of(Check::Changes).is_some());
             }
         }
