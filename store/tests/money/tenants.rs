@@ -76,7 +76,9 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
         "workers",
     ];
     let by_owner = ["deposits", "claims", "releases"];
-    let mut tx = tenant::begin(&money.api, (alice, Some(ALICE))).await.unwrap();
+    let mut tx = tenant::begin(&money.api, (alice, Some(ALICE)))
+        .await
+        .unwrap();
     for table in by_account {
         let others = format!("account_id = '{}'", bob.0);
         assert_eq!(count(&mut tx, table, &others).await, 0, "{table}");
@@ -103,7 +105,12 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
         bob.0
     );
     let forged = sqlx::query(AssertSqlSafe(forged)).execute(&mut *tx).await;
-    assert!(forged.unwrap_err().to_string().contains("row-level security"));
+    assert!(
+        forged
+            .unwrap_err()
+            .to_string()
+            .contains("row-level security")
+    );
     tx.rollback().await.unwrap();
     // The wall falls with the transaction, and nobody inherits it.
     let mut connection = money.api.acquire().await.unwrap();
@@ -113,12 +120,9 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_job_and_its_receipt_are_walled_with_all_their_parts(db: PgPool) {
     let money = Money::new(db).await;
-    let meter = comptoir_domain::price::Meter::inference(
-        1_000,
-        1,
-        comptoir_domain::job::Tier::None,
-    )
-    .unwrap();
+    let meter =
+        comptoir_domain::price::Meter::inference(1_000, 1, comptoir_domain::job::Tier::None)
+            .unwrap();
     let (alice, bob) = (money.bind(ALICE, true).await, money.bind(BOB, true).await);
     for (account, address) in [(alice, ALICE), (bob, BOB)] {
         money.deposit(address, 10_000).await;
@@ -130,14 +134,21 @@ async fn a_job_and_its_receipt_are_walled_with_all_their_parts(db: PgPool) {
              INSERT INTO job_outputs VALUES ('{job}', 'x', sha256('{job}'));",
             job = job.0,
         );
-        sqlx::raw_sql(AssertSqlSafe(script)).execute(&money.owner).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(script))
+            .execute(&money.owner)
+            .await
+            .unwrap();
     }
     for table in ["jobs", "quotes", "job_events", "job_outputs", "verdicts"] {
         let mut connection = money.api.acquire().await.unwrap();
         assert_eq!(count(&mut connection, table, "true").await, 2, "{table}");
-        let mut tx = tenant::begin(&money.api, (alice, Some(ALICE))).await.unwrap();
+        let mut tx = tenant::begin(&money.api, (alice, Some(ALICE)))
+            .await
+            .unwrap();
         assert_eq!(count(&mut tx, table, "true").await, 1, "{table}");
-        let mut tx = tenant::read(&money.api, (AccountId::generate(), None)).await.unwrap();
+        let mut tx = tenant::read(&money.api, (AccountId::generate(), None))
+            .await
+            .unwrap();
         assert_eq!(count(&mut tx, table, "true").await, 0, "{table}");
     }
 }
@@ -147,9 +158,13 @@ async fn who_does_not_say_for_whom_it_asks_sees_nothing(db: PgPool) {
     let money = Money::new(db).await;
     furnish(&money, ALICE).await;
     let options = (*money.owner.connect_options()).clone();
-    let silent = PgPool::connect_with(options.options([("role", "comptoir_api")])).await.unwrap();
+    let silent = PgPool::connect_with(options.options([("role", "comptoir_api")]))
+        .await
+        .unwrap();
     let mut connection = silent.acquire().await.unwrap();
-    for table in ["accounts", "api_keys", "jobs", "deposits", "receipts", "releases"] {
+    for table in [
+        "accounts", "api_keys", "jobs", "deposits", "receipts", "releases",
+    ] {
         assert_eq!(count(&mut connection, table, "true").await, 0, "{table}");
     }
     for service in [&money.scheduler, &money.settler] {
