@@ -60,14 +60,13 @@ pub(crate) async fn program(state: &AppState, blob: &Blob) -> Result<Arc<Program
         return Ok(facts);
     }
     let known = quotes::find_facts(&mut *state.db.acquire().await?, blob.sha256).await?;
-    let facts = match known {
-        Some(facts) => facts,
-        None => {
-            let facts = parse(state, blob).await?;
-            let mut connection = state.db.acquire().await?;
-            quotes::keep_facts(&mut connection, blob.sha256, &facts, state.now()).await?;
-            facts
-        }
+    let facts = if let Some(facts) = known {
+        facts
+    } else {
+        let facts = parse(state, blob).await?;
+        let mut connection = state.db.acquire().await?;
+        quotes::keep_facts(&mut connection, blob.sha256, &facts, state.now()).await?;
+        facts
     };
     let facts = Arc::new(facts);
     kept.put(blob.sha256, Arc::clone(&facts));

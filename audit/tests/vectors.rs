@@ -1,5 +1,7 @@
 //! Leaves, roots, proofs and headers against the vectors that bind every implementation of them.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 use comptoir_audit::{
     Account, Address, Hash, Header, Receipt, ReceiptId, Share,
     leaf::Domain,

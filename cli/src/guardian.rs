@@ -387,15 +387,12 @@ impl Guardian {
 }
 
 fn report(id: u64, judgement: &Judgement) {
-    match judgement {
-        Judgement::False(why) => {
-            metrics::counter!(JUDGED, "verdict" => "false").increment(1);
-            tracing::error!(batch = id, why, "the batch is false");
-        }
-        _ => {
-            metrics::counter!(JUDGED, "verdict" => "right").increment(1);
-            tracing::info!(batch = id, "the batch is right");
-        }
+    if let Judgement::False(why) = judgement {
+        metrics::counter!(JUDGED, "verdict" => "false").increment(1);
+        tracing::error!(batch = id, why, "the batch is false");
+    } else {
+        metrics::counter!(JUDGED, "verdict" => "right").increment(1);
+        tracing::info!(batch = id, "the batch is right");
     }
 }
 

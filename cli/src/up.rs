@@ -34,7 +34,10 @@ use crate::{
     keys::{ChainKeys, ServiceKeys},
     service::{
         self,
-        config::{API_RATES, Allowances, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs, SettlerCare, Web, rate_from_env},
+        config::{
+            API_RATES, Allowances, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs,
+            SettlerCare, Web, rate_from_env,
+        },
         parts::Running,
     },
 };
@@ -185,10 +188,7 @@ impl Node {
             listen: api,
             scheduler_url: self.scheduler_url.clone(),
             rate_limit: rate_from_env("COMPTOIR_API_RATE_LIMIT", API_RATES.0)?,
-            rate_limit_anonymous: rate_from_env(
-                "COMPTOIR_API_RATE_LIMIT_ANONYMOUS",
-                API_RATES.1,
-            )?,
+            rate_limit_anonymous: rate_from_env("COMPTOIR_API_RATE_LIMIT_ANONYMOUS", API_RATES.1)?,
             cors_origins: Vec::new(),
             rpc_url: Some(self.embedded.urls.ethereum.parse()?),
             sign_in_chains: Vec::new(),

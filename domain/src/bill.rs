@@ -245,11 +245,19 @@ mod tests {
         let fair = bill_of(price::house_ppm(&meter, &bill.price));
         assert_eq!(fair.recompute(&meter, &bill.price), Ok(()));
         // 0.95 of a run is the worker's under every tier.
-        let run = price::amount(&meter.under(Tier::None), &bill.price).unwrap().floor();
+        let run = price::amount(&meter.under(Tier::None), &bill.price)
+            .unwrap()
+            .floor();
         let worker = fair.parties[1].credit.base();
-        assert!((run.base() * 95 / 100).abs_diff(worker) <= 1, "{run} {worker}");
+        assert!(
+            (run.base() * 95 / 100).abs_diff(worker) <= 1,
+            "{run} {worker}"
+        );
         let greedy = bill_of(200_000);
-        assert_eq!(greedy.recompute(&meter, &bill.price), Err(BillMismatch::Split));
+        assert_eq!(
+            greedy.recompute(&meter, &bill.price),
+            Err(BillMismatch::Split)
+        );
     }
 
     #[test]

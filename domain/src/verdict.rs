@@ -345,12 +345,21 @@ mod tests {
             reference: 0,
             accepted: vec![true, true],
         };
-        assert_eq!(rule(Tier::Sampled, true, 2, |_, _| Agreement::Bitwise), confirmed);
+        assert_eq!(
+            rule(Tier::Sampled, true, 2, |_, _| Agreement::Bitwise),
+            confirmed
+        );
     }
 
     #[test]
     fn a_quorum_is_two_of_three() {
-        let agree = |a, b| if (a, b) == (1, 2) { Agreement::Bitwise } else { NO };
+        let agree = |a, b| {
+            if (a, b) == (1, 2) {
+                Agreement::Bitwise
+            } else {
+                NO
+            }
+        };
         let accept = Ruling::Accept {
             kind: VerdictKind::Bitwise,
             reference: 1,
@@ -405,7 +414,10 @@ mod tests {
 
     #[test]
     fn three_that_all_differ_are_unstable() {
-        assert_eq!(rule(Tier::Replicated, false, 3, |_, _| NO), Ruling::Unstable);
+        assert_eq!(
+            rule(Tier::Replicated, false, 3, |_, _| NO),
+            Ruling::Unstable
+        );
     }
 
     #[test]

@@ -30,7 +30,10 @@ pub fn describe() {
     metrics::describe_counter!(FAULTS, "Attempts that ended without a result, by code");
     metrics::describe_counter!(VERDICTS, "Verdicts, by kind");
     metrics::describe_counter!(HOLDBACKS, "Jobs whose held-back pay was moved, by fate");
-    metrics::describe_gauge!(AUDITS_OWED, "Confirming runs that the house has not paid yet");
+    metrics::describe_gauge!(
+        AUDITS_OWED,
+        "Confirming runs that the house has not paid yet"
+    );
     metrics::describe_gauge!(WAITING, "Replicas that wait for a worker");
     metrics::describe_gauge!(LEASED, "Replicas that a worker has");
     metrics::describe_histogram!(

@@ -35,7 +35,7 @@ mod tests {
         let mut waits = Vec::new();
         for _ in 0..9 {
             hold.lengthen(head);
-            let wait = (0..).find(|wait| !hold.stands(head + wait)).unwrap();
+            let wait = (0..1_000).find(|wait| !hold.stands(head + wait)).unwrap();
             waits.push(wait);
             head += wait;
         }

@@ -258,17 +258,17 @@ async fn bill(
         versions.insert(it.version);
     }
     let mut used = carries(tx, asset_id, &streams).await?;
-    let mut carried: BTreeMap<SplitVersionId, Vec<u32>> = BTreeMap::new();
+    let mut standing: BTreeMap<SplitVersionId, Vec<u32>> = BTreeMap::new();
     for version in versions {
         let stored = splits::find(tx, version).await?.filter(|it| !it.closed);
-        carried.insert(version, stored.ok_or(ChargeError::SplitClosed)?.carries);
+        standing.insert(version, stored.ok_or(ChargeError::SplitClosed)?.carries);
     }
     let mut bills = Vec::with_capacity(shared.len());
     for it in shared {
         let before = used
             .entry((it.charge.payer, it.charge.price.id))
             .or_default();
-        let carries = carried
+        let carries = standing
             .get_mut(&it.version)
             .ok_or(ChargeError::SplitClosed)?;
         let billed = Bill::charge(
@@ -283,7 +283,7 @@ async fn bill(
         bills.push(billed);
     }
     save_carries(tx, asset_id, &used).await?;
-    for (version, carries) in &carried {
+    for (version, carries) in &standing {
         splits::save_carries(tx, *version, carries).await?;
     }
     Ok(bills)

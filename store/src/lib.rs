@@ -5,12 +5,12 @@
 //! takes `&mut PgTransaction<'_>`. The caller commits.
 
 pub mod accounts;
+pub mod address_changes;
 pub mod admin_accounts;
 pub mod admin_jobs;
 pub mod admin_outbox;
 pub mod admin_workers;
 pub mod admins;
-pub mod address_changes;
 pub mod api_keys;
 pub mod assets;
 pub mod attempts;
@@ -25,9 +25,9 @@ pub mod draws;
 pub mod events;
 pub mod exits;
 pub mod faults;
-pub mod holdback;
 pub mod group;
 pub mod health;
+pub mod holdback;
 pub mod holds;
 pub mod idempotency;
 pub mod jobs;
@@ -43,8 +43,8 @@ pub mod pool;
 pub mod prices;
 pub mod queue;
 pub mod quotes;
-pub mod receipts;
 pub mod recalls;
+pub mod receipts;
 pub mod reconciliation;
 pub mod refunds;
 pub mod releases;

@@ -203,9 +203,8 @@ pub async fn find_cases(
             spec_sha256: to_digest("spec_sha256", &row.spec_sha256)?,
             meter: to_document("meter", row.meter)?,
             price,
-            amount: Atto::from_atto(amount).ok_or_else(|| {
-                sqlx::Error::Decode("`amount_atto` is above every amount".into())
-            })?,
+            amount: Atto::from_atto(amount)
+                .ok_or_else(|| sqlx::Error::Decode("`amount_atto` is above every amount".into()))?,
             results: shown.remove(&job).unwrap_or_default(),
         });
     }
@@ -270,7 +269,10 @@ async fn chains(
     let mut chains: BTreeMap<ReplicaId, Vec<Sha256>> = BTreeMap::new();
     for row in rows {
         let checkpoint = to_digest("checkpoint_sha256", &row.checkpoint_sha256)?;
-        chains.entry(ReplicaId(row.replica_id)).or_default().push(checkpoint);
+        chains
+            .entry(ReplicaId(row.replica_id))
+            .or_default()
+            .push(checkpoint);
     }
     Ok(chains)
 }
@@ -304,7 +306,11 @@ pub async fn find_decided(
     .fetch_optional(conn)
     .await?;
     let Some(row) = row else { return Ok(None) };
-    let whole = row.kind.zip(row.evidence).zip(row.evidence_sha256).zip(row.decided_at);
+    let whole = row
+        .kind
+        .zip(row.evidence)
+        .zip(row.evidence_sha256)
+        .zip(row.decided_at);
     whole
         .map(|(((kind, evidence), sha256), decided_at)| {
             Ok(Decided {

@@ -42,9 +42,7 @@ impl Callers {
     ) -> Result<Option<LiveSession>, Problem> {
         let group = self.sessions.get_or_init(|| {
             let db = pool::for_groups(&state.db);
-            Group::start(Arc::new(move |asked| {
-                Box::pin(find_sessions(db.clone(), asked))
-            }))
+            Group::start(move |asked| Box::pin(find_sessions(db.clone(), asked)))
         });
         answer(group.ask((id, now)).await)
     }
@@ -58,9 +56,7 @@ impl Callers {
     ) -> Result<Option<Holder>, Problem> {
         let group = self.keys.get_or_init(|| {
             let db = pool::for_groups(&state.db);
-            Group::start(Arc::new(move |asked| {
-                Box::pin(find_holders(db.clone(), asked))
-            }))
+            Group::start(move |asked| Box::pin(find_holders(db.clone(), asked)))
         });
         answer(group.ask((hmac, now)).await)
     }

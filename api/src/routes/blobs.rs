@@ -231,11 +231,12 @@ struct Room {
 /// Asked before the bytes are taken, and once more when they are there. What the account has already takes no room.
 async fn room(state: &AppState, account: AccountId, sha256: Sha256) -> Result<Room, Problem> {
     let mut connection = state.db.acquire().await?;
-    let (bytes, reached) =
-        limits::storage_room(&mut connection, account, state.config.limits)
-            .await
-            .map_err(limited)?;
-    let is_known = blobs::find(&mut connection, account, sha256).await?.is_some();
+    let (bytes, reached) = limits::storage_room(&mut connection, account, state.config.limits)
+        .await
+        .map_err(limited)?;
+    let is_known = blobs::find(&mut connection, account, sha256)
+        .await?
+        .is_some();
     Ok(if is_known || bytes >= BLOB_BYTES_MAX {
         Room {
             bytes: BLOB_BYTES_MAX,

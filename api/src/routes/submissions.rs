@@ -106,10 +106,10 @@ impl Submissions {
                 facts: Arc::clone(&self.facts),
                 limits: state.config.limits,
             });
-            Group::start(Arc::new(move |orders| {
+            Group::start(move |orders| {
                 let committer = Arc::clone(&committer);
                 Box::pin(async move { committer.commit(orders).await })
-            }))
+            })
         });
         group.ask(order).await.map_err(|error| match error {
             GroupError::Full => {

@@ -303,14 +303,14 @@ async fn wait(
     let end = Instant::now() + StdDuration::from_secs(seconds);
     loop {
         let progress =
-            events::progress(&mut *caller.read(&state).await?, caller.account, job).await?;
+            events::progress(&mut *caller.read(state).await?, caller.account, job).await?;
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() || progress.is_none_or(|it| it.ended) {
             break;
         }
         woken.wait(left.min(POLL_EVERY)).await;
     }
-    let body = read(&mut *caller.read(&state).await?, caller, job, state.now()).await?;
+    let body = read(&mut *caller.read(state).await?, caller, job, state.now()).await?;
     let (mut head, _) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     let applied = HeaderValue::try_from(format!("wait={seconds}")).expect("digits are ASCII");

@@ -62,7 +62,7 @@ async fn accounts_are_found_by_what_is_known_of_them(db: PgPool) {
 }
 
 /// Sets limits as the administrator saw them.
-async fn set_limits(app: &TestApp, admin: &Session, account: AccountId, patch: &Value) -> Reply {
+async fn set_limits(app: &TestApp, admin: &Session, account: AccountId, changes: &Value) -> Reply {
     let path = format!("/v1/admin/accounts/{account}/limits");
     let seen = app.get(&path).by(admin).send().await.expect(StatusCode::OK);
     let tag = seen.header(header::ETAG).to_owned();
@@ -70,7 +70,7 @@ async fn set_limits(app: &TestApp, admin: &Session, account: AccountId, patch: &
         .request(Method::PATCH, &path)
         .by(admin)
         .header(header::IF_MATCH, &tag);
-    call.json(patch).send().await
+    call.json(changes).send().await
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -318,7 +318,7 @@ async fn a_replay_wakes_everybody_who_waits(db: PgPool) {
         .await
         .expect(StatusCode::NO_CONTENT);
     for subscription in &mut waiting {
-        let at_most = std::time::Duration::from_secs(60);
+        let at_most = std::time::Duration::from_mins(1);
         let waited = subscription.wait(at_most);
         tokio::time::timeout(std::time::Duration::from_secs(5), waited)
             .await

@@ -207,7 +207,11 @@ async fn every_operation_needs_the_scope_that_the_document_names(db: PgPool) {
                 .call(&app, &nobodys_parameters(operation), Some(&any))
                 .await;
             let name = operation.name();
-            assert_eq!(refused.code(), "session_required", "{name} names no API key");
+            assert_eq!(
+                refused.code(),
+                "session_required",
+                "{name} names no API key"
+            );
             continue;
         };
         let Some(needed) = needed.first() else {

@@ -3,11 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
 mod accounts;
+mod address;
 mod admin;
 mod admin_accounts;
 mod admin_money;
 mod admin_work;
-mod address;
 mod anvil;
 mod auth;
 mod bad_input;
@@ -27,8 +27,8 @@ mod quotes;
 mod requests;
 mod service;
 mod settlement;
-mod submissions;
 mod siwe;
+mod submissions;
 mod tokens;
 mod verdict;
 mod waiting;

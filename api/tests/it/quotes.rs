@@ -66,7 +66,12 @@ async fn a_price_is_its_terms_to_the_last_fraction(db: PgPool) {
         MINIMUM.to_string()
     );
     // What each tier costs: one run, a tenth more for audits, two runs, three.
-    let tenths = [("none", 10), ("sampled", 11), ("replicated", 20), ("quorum", 30)];
+    let tenths = [
+        ("none", 10),
+        ("sampled", 11),
+        ("replicated", 20),
+        ("quorum", 30),
+    ];
     let tiers = quoted.json["tiers"].as_array().unwrap();
     assert_eq!(tiers.len(), tenths.len());
     for (tier, (name, tenths)) in tiers.iter().zip(tenths) {

@@ -184,14 +184,14 @@ async fn limits(context: &Context, args: &LimitsArgs) -> anyhow::Result<()> {
     let read = api.send(api.request(Method::GET, &path)).await?;
     let tag = read.headers().get(header::ETAG).cloned();
     let mut limits = http::json(read).await?;
-    let patch = patch(args)?;
-    if !patch.is_empty() {
+    let changes = patch(args)?;
+    if !changes.is_empty() {
         let tag = tag.context("the limits came without an ETag")?;
         let request = api
             .request(Method::PATCH, &path)
             .header(header::IF_MATCH, tag)
             .header(header::CONTENT_TYPE, "application/merge-patch+json")
-            .body(Value::Object(patch).to_string());
+            .body(Value::Object(changes).to_string());
         limits = http::json(api.send(request).await?).await?;
     }
     context.output.object(&limits, LIMITS);

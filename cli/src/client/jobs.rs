@@ -99,7 +99,11 @@ pub async fn quote(context: &Context, args: &SpecArgs) -> anyhow::Result<()> {
 fn verdict(output: Output, verdict: &Value) {
     output.object(verdict, VERDICT);
     parts(output, &verdict["evidence"]["results"], VERDICT_RESULT);
-    parts(output, &verdict["evidence"]["comparisons"], VERDICT_COMPARISON);
+    parts(
+        output,
+        &verdict["evidence"]["comparisons"],
+        VERDICT_COMPARISON,
+    );
     parts(output, &verdict["holdbacks"], VERDICT_HOLDBACK);
 }
 

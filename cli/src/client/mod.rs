@@ -8,9 +8,9 @@ pub mod jobs;
 pub mod money;
 pub mod profile;
 pub mod receipts;
+pub mod security;
 pub mod spec;
 pub mod wallet;
-pub mod security;
 pub mod workers;
 
 use time::OffsetDateTime;

@@ -275,7 +275,10 @@ pub async fn audit_every_batch(contract: Address, service: &Url, rpc: &Url) -> a
             rpc.as_str(),
         ];
         let code = comptoir(&audit.map(OsStr::new)).await?;
-        ensure!(code == 0, "`comptoir audit --batch {batch}` ends with {code}");
+        ensure!(
+            code == 0,
+            "`comptoir audit --batch {batch}` ends with {code}"
+        );
     }
     Ok(last)
 }

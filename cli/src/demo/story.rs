@@ -285,7 +285,10 @@ async fn audit(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
             async {
                 let node = &cast.node;
                 let last = audit_every_batch(node.asset.contract, &node.api_url, &cast.rpc).await?;
-                Ok(((), format!("{last} batches: every leaf, root, sum and change is right")))
+                Ok((
+                    (),
+                    format!("{last} batches: every leaf, root, sum and change is right"),
+                ))
             },
         )
         .await

@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_false_batch_is_reached_by_vetoing_the_newer_ones_first() {
-        let chain = vec![
+        let chain = [
             held(1, wrong()),
             held(2, Judgement::Right),
             held(3, Judgement::Right),

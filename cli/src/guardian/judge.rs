@@ -97,6 +97,10 @@ impl Judge {
         Ok(judgement)
     }
 
+    #[expect(
+        clippy::large_types_passed_by_value,
+        reason = "moved into the thread that recomputes"
+    )]
     async fn recompute(
         &mut self,
         committed: Committed,

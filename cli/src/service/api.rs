@@ -5,7 +5,10 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use comptoir_api::{
     AppState, Config, Submissions,
-    auth::{callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher, sign_ins::SignIns},
+    auth::{
+        callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
+        sign_ins::SignIns,
+    },
     mail::Mailer,
 };
 use comptoir_domain::credential::Environment;
@@ -60,7 +63,10 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
         passwords: Hasher::default(),
         sign_ins: SignIns::new(shared.as_ref()),
         mailer: mailer(&args)?,
-        contract_wallets: args.rpc_url.clone().map(|rpc| Arc::new(ContractWallets::new(rpc))),
+        contract_wallets: args
+            .rpc_url
+            .clone()
+            .map(|rpc| Arc::new(ContractWallets::new(rpc))),
         callers: Callers::default(),
         submissions: Submissions::default(),
     };

@@ -62,7 +62,8 @@ pub fn check(
         JobSpec::Training(training) => {
             check.training(training);
             if tier == Tier::Sampled && training.segment_steps > PIECE_STEPS_MAX {
-                let detail = "at most 10 with tier sampled: audits replay what lies between two checkpoints";
+                let detail =
+                    "at most 10 with tier sampled: audits replay what lies between two checkpoints";
                 check.misfit("/segment_steps", detail);
             }
         }

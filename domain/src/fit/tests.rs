@@ -233,7 +233,10 @@ fn a_sampled_training_has_a_checkpoint_every_ten_steps() {
         misfits.map(|misfits| misfits[0].pointer.clone())
     };
     assert_eq!(checked(10, Tier::Sampled), None);
-    assert_eq!(checked(11, Tier::Sampled).as_deref(), Some("/segment_steps"));
+    assert_eq!(
+        checked(11, Tier::Sampled).as_deref(),
+        Some("/segment_steps")
+    );
     assert_eq!(checked(11, Tier::Replicated), None);
 }
 

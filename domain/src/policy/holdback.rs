@@ -34,7 +34,10 @@ mod tests {
     fn pay_is_released_by_the_fiftieth_later_result() {
         assert!(!POLICY.is_past_holdback(1, 50));
         assert!(POLICY.is_past_holdback(1, 51));
-        let none = AuditPolicy { holdback: 0, ..POLICY };
+        let none = AuditPolicy {
+            holdback: 0,
+            ..POLICY
+        };
         assert!(none.is_past_holdback(1, 1));
     }
 
@@ -42,6 +45,9 @@ mod tests {
     fn a_worker_that_stopped_waits_for_the_dispute_window() {
         let done = datetime!(2026-11-22 12:00 UTC);
         assert!(!is_past_dispute(done, done + DISPUTE_WINDOW));
-        assert!(is_past_dispute(done, done + DISPUTE_WINDOW + Duration::SECOND));
+        assert!(is_past_dispute(
+            done,
+            done + DISPUTE_WINDOW + Duration::SECOND
+        ));
     }
 }

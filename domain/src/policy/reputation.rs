@@ -70,12 +70,18 @@ mod tests {
     use super::*;
 
     fn after(strikes: u32) -> Standing {
-        Reputation { strikes, barred: false }.standing()
+        Reputation {
+            strikes,
+            barred: false,
+        }
+        .standing()
     }
 
     #[test]
     fn each_strike_gives_others_a_head_start_up_to_half_a_minute() {
-        let offered = |seconds| Standing::Offered { after: Duration::seconds(seconds) };
+        let offered = |seconds| Standing::Offered {
+            after: Duration::seconds(seconds),
+        };
         assert_eq!(after(0), offered(0));
         assert_eq!(after(1), offered(2));
         assert_eq!(after(STRIKES_MAX), offered(30));
@@ -84,7 +90,10 @@ mod tests {
 
     #[test]
     fn a_barred_worker_is_offered_nothing() {
-        let barred = Reputation { strikes: 0, barred: true };
+        let barred = Reputation {
+            strikes: 0,
+            barred: true,
+        };
         assert_eq!(barred.standing(), Standing::Barred);
     }
 }

@@ -119,15 +119,15 @@ impl Books {
         if carries.len() != parties {
             *carries = vec![0; parties];
         }
-        let shared = weights
+        let divided = weights
             .share(Amount::from_base(gross).unwrap(), carries)
             .unwrap();
-        *carries = shared.carries.clone();
-        let dust = shared.dust.base();
+        carries.clone_from(&divided.carries);
+        let dust = divided.dust.base();
         let platform = self.account(PLATFORM);
         platform.available = platform.available.checked_add_signed(dust).unwrap();
         let mut splits = Vec::new();
-        for (party, credit) in weights.parties().iter().zip(&shared.credits) {
+        for (party, credit) in weights.parties().iter().zip(&divided.credits) {
             self.account(party.payee).available += credit.base();
             splits.push(Split {
                 payee: party.payee,

@@ -31,7 +31,7 @@ use crate::{Problem, client_ip};
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 /// What probes ask again and again, and must hear.
-pub(crate) const UNLIMITED: &[&str] = &["/healthz", "/readyz"];
+const UNLIMITED: &[&str] = &["/healthz", "/readyz"];
 /// Accepted credentials that a process remembers.
 const ACCEPTED_MAX: usize = 100_000;
 /// How long it remembers one.
@@ -123,15 +123,12 @@ pub(crate) async fn limit(
     }
     let credential = credential_key(request.headers());
     let known = credential.filter(|credential| limits.is_accepted(credential));
-    let (mut limiter, mut standing) = match known {
-        Some(credential) => {
-            let standing = limits.credentials.take(&credential).await;
-            (&limits.credentials, standing)
-        }
-        None => {
-            let network = network_key(client_ip::current());
-            (&limits.networks, limits.networks.take(&network).await)
-        }
+    let (mut limiter, mut standing) = if let Some(credential) = known {
+        let standing = limits.credentials.take(&credential).await;
+        (&limits.credentials, standing)
+    } else {
+        let network = network_key(client_ip::current());
+        (&limits.networks, limits.networks.take(&network).await)
     };
     let mut response = if let Some(wait) = standing.refused_for {
         refusal(wait, "This client asks too often").into_response()
@@ -158,6 +155,7 @@ fn is_refusal(response: &Response) -> bool {
 }
 
 /// The answer to a client that must wait.
+#[must_use]
 pub fn refusal(wait: Duration, title: &'static str) -> Problem {
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", title)
         .retry_after(u32::try_from(whole_seconds(wait)).unwrap_or(u32::MAX))

@@ -94,10 +94,7 @@ async fn is_settled(world: &World) -> bool {
 
 /// The process is killed at a point; the next one finishes what it began, with the bytes that it had signed.
 async fn killed_at(world: &World, point: &str) -> Vec<Attempt> {
-    world
-        .serve(Some(&format!("{point}:1")))
-        .is_killed(world)
-        .await;
+    world.serve(Some(&format!("{point}:1"))).dies(world).await;
     let before = world.attempts().await;
     let mut next = world.serve(None);
     next.until(world, is_settled).await;
@@ -119,10 +116,7 @@ async fn settles_once(db: PgPool, point: &str) {
     world.anvil.mine(2 * DEPTH).await;
     let early = BEFORE_A_JOB.contains(&point);
     if early {
-        world
-            .serve(Some(&format!("{point}:1")))
-            .is_killed(&world)
-            .await;
+        world.serve(Some(&format!("{point}:1"))).dies(&world).await;
     }
     let mut process = world.serve(None);
     let credited = async |world: &World| world.available(Key::Alice.address()).await == tokens(10);
@@ -210,7 +204,7 @@ async fn killed_after_a_replacement_was_stored(db: PgPool) {
     process.kill().await;
     world.anvil.drop_transactions().await;
     let process = world.serve(Some("settler.replacement_stored:1"));
-    process.is_killed_while(&world, Beat::ExpensiveBlock).await;
+    process.dies_while(&world, Beat::ExpensiveBlock).await;
     let both = world.attempts().await;
     assert_eq!(both.len(), 2);
     world.anvil.mine_by_itself().await;
@@ -237,10 +231,7 @@ async fn killed_while_a_reorganisation_is_taken_in(db: PgPool) {
         process.kill().await;
         world.anvil.reorganise(DEPTH - 1).await;
         let before = world.attempts().await;
-        world
-            .serve(Some(&format!("{point}:1")))
-            .is_killed(&world)
-            .await;
+        world.serve(Some(&format!("{point}:1"))).dies(&world).await;
         assert_eq!(world.attempts().await, before);
     }
     let mut next = world.serve(None);
@@ -268,10 +259,7 @@ async fn killed_after_a_veto_was_taken_in(db: PgPool) {
 async fn killed_after_it_halted(db: PgPool) {
     let world = owing(db).await;
     world.call(Key::Settler, lastBatchCall {}).await;
-    world
-        .serve(Some("settler.halted:1"))
-        .is_killed(&world)
-        .await;
+    world.serve(Some("settler.halted:1")).dies(&world).await;
     assert!(world.attempts().await.is_empty());
     let mut conn = world.owner.acquire().await.unwrap();
     let halt = reconciliation::open_halt(&mut conn, world.asset.id)
@@ -294,7 +282,7 @@ async fn killed_while_an_exit_is_served(db: PgPool) {
     world.anvil.pass(1).await;
     world.call(Key::Alice, requestExitCall {}).await;
     for point in ["settler.exits_released:1", "settler.bytes_stored:2"] {
-        world.serve(Some(point)).is_killed(&world).await;
+        world.serve(Some(point)).dies(&world).await;
     }
     let mut next = world.serve(None);
     let answered = async |world: &World| {

@@ -20,7 +20,7 @@ pub struct Group<T, R> {
 }
 
 /// Does a group: one answer per item, in their order.
-pub type Work<T, R> = dyn Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync;
+type Work<T, R> = dyn Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync;
 
 struct Waiting<T, R> {
     item: T,
@@ -46,7 +46,10 @@ impl<T: Send + 'static, R: Send + 'static> Group<T, R> {
     /// # Panics
     /// Outside of a tokio runtime.
     #[must_use]
-    pub fn start(work: Arc<Work<T, R>>) -> Self {
+    pub fn start(
+        work: impl Fn(Vec<T>) -> BoxFuture<'static, Vec<R>> + Send + Sync + 'static,
+    ) -> Self {
+        let work: Arc<Work<T, R>> = Arc::new(work);
         let (queue, waiting) = mpsc::channel(QUEUE_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..AT_ONCE {

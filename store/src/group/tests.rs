@@ -34,7 +34,7 @@ fn doubling() -> Doubling {
         })
     };
     Doubling {
-        group: Group::start(Arc::new(work)),
+        group: Group::start(work),
         sizes,
         let_go,
     }

@@ -106,9 +106,8 @@ pub async fn release_again(
     }
     steps.retain(|it| !it.moved.is_zero());
     save(tx, &steps, now).await?;
-    let of_queue = Amount::sum(steps.iter().map(|it| it.moved));
-    let moved =
-        Amount::sum(of_queue.into_iter().chain([moved])).expect("at most what was deposited");
+    let all = steps.iter().map(|it| it.moved).chain([moved]);
+    let moved = Amount::sum(all).expect("at most what was deposited");
     if !moved.is_zero() {
         let source = Source::Seal(seal.to_owned());
         let entry = lines

@@ -139,11 +139,11 @@ async fn complete(
         charged.push((charge, earners));
     }
     // Late: other jobs of the payers wait for these locks.
-    let mut charges: Vec<(&JobCharge, &Earners)> = Vec::with_capacity(charged.len());
+    let mut due: Vec<(&JobCharge, &Earners)> = Vec::with_capacity(charged.len());
     for (charge, earners) in &charged {
-        charges.push((charge, earners));
+        due.push((charge, earners));
     }
-    let receipts = charges::settle_all(tx, &charges, now).await?;
+    let receipts = charges::settle_all(tx, &due, now).await?;
     for (case, verdict) in judged {
         let paid = record::paid_results(case, verdict);
         record::owe_confirmations(tx, case, verdict, &paid, now).await?;

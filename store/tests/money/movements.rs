@@ -57,7 +57,9 @@ async fn seal(money: &Money, number: u64, snapshot: Snapshot) -> (BatchId, Vec<B
         items: &items,
     };
     let mut tx = money.settler.begin().await.unwrap();
-    batches::insert(&mut tx, money.asset, &batch, NOW).await.unwrap();
+    batches::insert(&mut tx, money.asset, &batch, NOW)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     (batch.id, leaves)
 }
@@ -65,9 +67,16 @@ async fn seal(money: &Money, number: u64, snapshot: Snapshot) -> (BatchId, Vec<B
 /// What an account has more, by the receipts of a batch.
 fn explained(receipts: &[Receipt], account: Address) -> i128 {
     let base = |amount: u128| i128::try_from(amount).unwrap();
-    let paid: u128 = receipts.iter().filter(|it| it.payer == account).map(|it| it.gross).sum();
+    let paid: u128 = receipts
+        .iter()
+        .filter(|it| it.payer == account)
+        .map(|it| it.gross)
+        .sum();
     let splits = receipts.iter().flat_map(|it| &it.splits);
-    let earned: u128 = splits.filter(|it| it.payee == account).map(|it| it.amount).sum();
+    let earned: u128 = splits
+        .filter(|it| it.payee == account)
+        .map(|it| it.amount)
+        .sum();
     base(earned) - base(paid)
 }
 
@@ -81,7 +90,9 @@ async fn what_moves_without_a_charge_has_a_leaf_once_and_again_after_a_veto(db: 
     let money = Money::new(db).await;
     let alice = money.bind(ALICE, true).await;
     money.deposit(ALICE, 1_000).await;
-    let charge = money.held_job(alice, ALICE, 1_000, &[(BOB, 3), (CAROL, 1)]).await;
+    let charge = money
+        .held_job(alice, ALICE, 1_000, &[(BOB, 3), (CAROL, 1)])
+        .await;
     money.settle(&charge).await.unwrap();
     let before = snapshot(&money).await;
     assert_eq!(before.receipts.len(), 1);
@@ -89,9 +100,15 @@ async fn what_moves_without_a_charge_has_a_leaf_once_and_again_after_a_veto(db: 
 
     // The dust of a split is handed out, and the house pays for an audit.
     let mut conn = money.settler.acquire().await.unwrap();
-    let receipt = receipts::find_of_job(&mut conn, charge.job).await.unwrap().unwrap();
+    let receipt = receipts::find_of_job(&mut conn, charge.job)
+        .await
+        .unwrap()
+        .unwrap();
     let mut tx = money.scheduler.begin().await.unwrap();
-    splits::close(&mut tx, receipt.split_version, NOW).await.unwrap().unwrap();
+    splits::close(&mut tx, receipt.split_version, NOW)
+        .await
+        .unwrap()
+        .unwrap();
     let pay = Lines::default()
         .debit(AccountKey::Fees, amount(5))
         .credit(AccountKey::Available(BOB), amount(5))
@@ -114,7 +131,9 @@ async fn what_moves_without_a_charge_has_a_leaf_once_and_again_after_a_veto(db: 
     assert_eq!(batches::items(&mut conn, batch).await.unwrap(), leaves);
     assert!(snapshot(&money).await.receipts.is_empty());
     let mut tx = money.settler.begin().await.unwrap();
-    batches::advance(&mut tx, batch, BatchState::Cancelled, None, NOW).await.unwrap();
+    batches::advance(&mut tx, batch, BatchState::Cancelled, None, NOW)
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
     assert_eq!(snapshot(&money).await.receipts, after.receipts);
 }

@@ -417,7 +417,8 @@ fn file(orders: &Orders, tried: &mut Tried) {
     // SAFETY: ignores a signal.
     unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     let mut file = File::create("big").unwrap();
-    let written = (0..orders.amount / MEBIBYTE).try_for_each(|_| file.write_all(&[1; MEBIBYTE]));
+    let written =
+        (0..orders.amount / MEBIBYTE).try_for_each(|_| file.write_all(&vec![1; MEBIBYTE]));
     tried.add("write a large file", written);
     tried.add("stretch a file", file.set_len(orders.amount as u64));
 }

@@ -209,7 +209,11 @@ fn cannot_read() {
     Scene::new("read").all_fail(11);
     let mut scene = Scene::new("read");
     let other = fs::canonicalize(scene.root.path().join("scratch/other")).unwrap();
-    scene.orders.file = other.join("secret").to_str().unwrap().to_owned();
+    other
+        .join("secret")
+        .to_str()
+        .unwrap()
+        .clone_into(&mut scene.orders.file);
     scene.all_fail(11);
 }
 
@@ -225,7 +229,7 @@ fn cannot_connect() {
     scene.orders.port = listener.local_addr().unwrap().port();
     let socket = scene.own().join("open");
     let _listening = UnixListener::bind(&socket).unwrap();
-    scene.orders.file = socket.to_str().unwrap().to_owned();
+    socket.to_str().unwrap().clone_into(&mut scene.orders.file);
     scene.all_fail(13);
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err(), "somebody connected");

@@ -45,6 +45,10 @@ impl FreshAdmin {
     }
 
     /// What the audit log is told of an action of this administrator.
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "subjects are identifiers, which are copied"
+    )]
     pub(super) fn event(&self, action: Action, subject: impl ToString) -> Event {
         Event::new(
             Actor::Account(self.identity.account),

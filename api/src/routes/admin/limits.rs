@@ -94,19 +94,38 @@ async fn find_limits(
 #[schema(as = AccountLimitsPatch)]
 struct LimitsPatch {
     #[serde(default, deserialize_with = "present")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
-    open_jobs: Option<Option<u64>>,
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    open_jobs: Patched,
     #[serde(default, deserialize_with = "present")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
-    jobs_per_day: Option<Option<u64>>,
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    jobs_per_day: Patched,
     #[serde(default, deserialize_with = "present")]
-    #[schema(maximum = 9_007_199_254_740_991_u64)]
-    storage_bytes: Option<Option<u64>>,
+    #[schema(value_type = Option<u64>, maximum = 9_007_199_254_740_991_u64)]
+    storage_bytes: Patched,
 }
 
-/// In a merge patch `null` removes, which is not the same as saying nothing.
-fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<u64>>, D::Error> {
-    Option::deserialize(deserializer).map(Some)
+/// What a merge patch says of one limit: `null` removes it, which is not the same as saying nothing.
+#[derive(Clone, Copy, Default)]
+enum Patched {
+    #[default]
+    Stays,
+    Removed,
+    Is(u64),
+}
+
+impl Patched {
+    const fn applied_to(self, own: Option<u64>) -> Option<u64> {
+        match self {
+            Self::Stays => own,
+            Self::Removed => None,
+            Self::Is(limit) => Some(limit),
+        }
+    }
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Patched, D::Error> {
+    let said = Option::deserialize(deserializer)?;
+    Ok(said.map_or(Patched::Removed, Patched::Is))
 }
 
 impl LimitsPatch {
@@ -118,7 +137,7 @@ impl LimitsPatch {
         ];
         let errors: Vec<_> = named
             .into_iter()
-            .filter(|(_, limit)| limit.flatten().is_some_and(|it| it > LIMIT_MAX))
+            .filter(|(_, limit)| matches!(limit, Patched::Is(it) if *it > LIMIT_MAX))
             .map(|(pointer, _)| FieldError::new(pointer, format!("expected 0 to {LIMIT_MAX}")))
             .collect();
         if errors.is_empty() {
@@ -130,17 +149,10 @@ impl LimitsPatch {
 
     const fn applied_to(&self, own: OwnLimits) -> OwnLimits {
         OwnLimits {
-            open_jobs: patched(self.open_jobs, own.open_jobs),
-            jobs_per_day: patched(self.jobs_per_day, own.jobs_per_day),
-            storage_bytes: patched(self.storage_bytes, own.storage_bytes),
+            open_jobs: self.open_jobs.applied_to(own.open_jobs),
+            jobs_per_day: self.jobs_per_day.applied_to(own.jobs_per_day),
+            storage_bytes: self.storage_bytes.applied_to(own.storage_bytes),
         }
-    }
-}
-
-const fn patched(patch: Option<Option<u64>>, own: Option<u64>) -> Option<u64> {
-    match patch {
-        Some(limit) => limit,
-        None => own,
     }
 }
 

@@ -26,7 +26,7 @@ const fn body(name: &'static str, bytes: fn() -> Vec<u8>, refused: Refusals) -> 
 
 /// Bodies of application/json.
 pub const BODIES: &[Body] = &[
-    body("no bytes", || Vec::new(), MALFORMED),
+    body("no bytes", Vec::new, MALFORMED),
     body("one byte", || b"{".to_vec(), MALFORMED),
     body("blank up to the limit", || vec![b' '; 1 << 20], MALFORMED),
     body(

@@ -14,6 +14,10 @@ use crate::{
 };
 
 /// An operation of the document with what its valid request is like.
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts of an operation, each of which is so or not"
+)]
 struct Operation {
     method: Method,
     path: String,

@@ -104,11 +104,11 @@ pub enum Beat {
 
 impl Process {
     /// Lets the chain go on until the crash point has killed the process.
-    pub async fn is_killed(self, world: &World) {
-        self.is_killed_while(world, Beat::Block).await;
+    pub async fn dies(self, world: &World) {
+        self.dies_while(world, Beat::Block).await;
     }
 
-    pub async fn is_killed_while(mut self, world: &World, beat: Beat) {
+    pub async fn dies_while(mut self, world: &World, beat: Beat) {
         for _ in 0..BEATS_MAX {
             tokio::select! {
                 status = self.0.wait() => {
