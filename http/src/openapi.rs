@@ -1,10 +1,13 @@
 //! What every OpenAPI document of ours needs and no route has to say.
 
 use axum::http::StatusCode;
+use serde_json::{Map, Value, json};
 use utoipa::openapi::{
     OpenApi, RefOr,
     path::{Operation, PathItem},
 };
+
+use crate::rate_limit::UNLIMITED;
 
 /// Says of each answer what its status says, unless its route says more: OpenAPI demands a description.
 #[must_use]
@@ -18,7 +21,55 @@ pub fn complete(mut document: OpenApi) -> OpenApi {
             }
         }
     }
-    document
+    let mut json = serde_json::to_value(&document).expect("a document serialises");
+    merge_tagged(&mut json["components"]["schemas"]);
+    tell_of_limits(&mut json);
+    serde_json::from_value(json).expect("what a document is written as reads as one")
+}
+
+/// A variant of an enum with a tag is written as all of two objects, of which the one knows no tag and the other nothing but
+/// the tag; where either denies what it does not know, no document fits both. So each becomes one object with the fields of both.
+fn merge_tagged(schemas: &mut Value) {
+    let known = schemas.clone();
+    let all = schemas.as_object_mut().into_iter().flatten();
+    let variants = all.filter_map(|(_, schema)| schema["oneOf"].as_array_mut());
+    for variant in variants.flatten() {
+        let Some([named, tag]) = variant["allOf"].as_array().map(Vec::as_slice) else {
+            continue;
+        };
+        let name = named["$ref"].as_str().and_then(|it| it.rsplit('/').next());
+        let Some(mut merged) = name.and_then(|name| known.get(name)).cloned() else {
+            continue;
+        };
+        let fields = tag["properties"].as_object().cloned().unwrap_or_default();
+        if let Some(properties) = merged["properties"].as_object_mut() {
+            properties.extend(fields);
+        }
+        let required = tag["required"].as_array().cloned().unwrap_or_default();
+        if let Some(names) = merged["required"].as_array_mut() {
+            names.extend(required);
+        }
+        *variant = merged;
+    }
+}
+
+/// Whoever asks too often is told so by every operation that does not document refusals of its own.
+fn tell_of_limits(document: &mut Value) {
+    if document["components"]["schemas"]["Problem"].is_null() {
+        return;
+    }
+    let paths = document["paths"].as_object_mut().into_iter().flatten();
+    let limited = paths.filter(|(path, _)| !UNLIMITED.contains(&path.as_str()));
+    let operations = limited.filter_map(|(_, item)| item.as_object_mut());
+    for operation in operations.flat_map(Map::values_mut) {
+        if operation["responses"]["4XX"].is_null() && operation["responses"].is_object() {
+            let problem = json!({ "$ref": "#/components/schemas/Problem" });
+            operation["responses"]["429"] = json!({
+                "description": describe("429"),
+                "content": { "application/problem+json": { "schema": problem } },
+            });
+        }
+    }
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

@@ -67,7 +67,8 @@ struct EventBody {
     /// `queued`, `leased`, `metrics`, `checkpoint`, `attempt_failed`, `verifying`, `completed`, `failed`, `cancelled`,
     /// `expired`; more may come.
     event: String,
-    /// A JSON object; `created_at` is in each.
+    /// `created_at` is in each.
+    #[schema(value_type = Object)]
     data: Value,
 }
 

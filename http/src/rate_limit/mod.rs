@@ -31,7 +31,7 @@ use crate::{Problem, client_ip};
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STANDING: HeaderName = HeaderName::from_static("ratelimit");
 /// What probes ask again and again, and must hear.
-const UNLIMITED: &[&str] = &["/healthz", "/readyz"];
+pub(crate) const UNLIMITED: &[&str] = &["/healthz", "/readyz"];
 /// Accepted credentials that a process remembers.
 const ACCEPTED_MAX: usize = 100_000;
 /// How long it remembers one.
