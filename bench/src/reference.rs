@@ -98,7 +98,7 @@ impl Reference {
         let output = command
             .output()
             .await
-            .context("run pgbench, which Debian has in postgresql-contrib")?;
+            .context("run pgbench, which Debian has in postgresql")?;
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(
             output.status.success(),

@@ -173,7 +173,7 @@ pub async fn claim_exactly(
     Ok(sent.gas)
 }
 
-/// Verifies a receipt, then changes each of its parts by one and sees it refused.
+/// Verifies a receipt, then changes one digit in each of its long values, one at a time, and sees it refused.
 ///
 /// # Errors
 /// When it does not hold, or holds after a change.
@@ -183,7 +183,7 @@ pub async fn verify_and_tamper(document: &ReceiptDocument, rpc: &Url) -> anyhow:
         .context("the receipt does not verify")?;
     let text = serde_json::to_string(document)?;
     let mut refused = 0;
-    // One hexadecimal digit or decimal digit of every long value, in turn.
+    // The last digit of every long value that ends in one, in turn.
     for at in changeable(&text) {
         let mut changed = text.clone().into_bytes();
         changed[at] = if changed[at] == b'1' { b'2' } else { b'1' };

@@ -10,6 +10,7 @@ use super::{
         published_leaf, verify_and_tamper,
     },
     cast::Cast,
+    people::Person,
     stage::Stage,
     work::{self, Done, complete, submit},
 };
@@ -218,7 +219,7 @@ async fn claim_all(cast: &Cast, receipts: &[ReceiptDocument]) -> anyhow::Result<
 }
 
 async fn kill_a_worker(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()> {
-    let done = stage
+    let (done, before) = stage
         .step(
             "a worker is killed in mid-training; the other resumes at its checkpoint",
             async {
@@ -229,6 +230,7 @@ async fn kill_a_worker(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()>
                     digits,
                     ..
                 } = cast;
+                let before = available(client).await?;
                 let job =
                     submit(client, digits.training(LONG_EPOCHS, SEGMENT_STEPS), "none").await?;
                 let victim = work::after_first_checkpoint(client, &job, owners).await?;
@@ -244,7 +246,7 @@ async fn kill_a_worker(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()>
                     resumed.data["resumed_at_step"],
                     cost(&done)
                 );
-                Ok((done, figures))
+                Ok(((done, before), figures))
             },
         )
         .await?;
@@ -256,21 +258,28 @@ async fn kill_a_worker(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()>
                 "{} base units are still held",
                 books.held
             );
-            let id = done.job["id"].as_str().context("a job without an id")?;
-            let charges = charges_of(cast, id).await?;
-            ensure!(charges == 1, "the job was charged {charges} times");
-            Ok(((), "one charge in the statement, nothing held".to_owned()))
+            let charged = done.job["charged"]["amount"]
+                .as_str()
+                .context("a job without a charge")?
+                .parse::<u128>()?;
+            let after = available(&cast.client).await?;
+            ensure!(
+                before.checked_sub(after) == Some(charged),
+                "charged {charged} base units, and the balance went from {before} to {after}"
+            );
+            Ok((
+                (),
+                "the client's balance fell by the charge once, nothing is held".to_owned(),
+            ))
         })
         .await
 }
 
-async fn charges_of(cast: &Cast, job: &str) -> anyhow::Result<usize> {
-    let receipts = cast.client.api.get("/v1/receipts?limit=100").await?;
-    let receipts = receipts["data"].as_array().context("no list of receipts")?;
-    Ok(receipts
-        .iter()
-        .filter(|receipt| receipt["job_id"] == job)
-        .count())
+/// What a person can spend, in base units.
+async fn available(person: &Person) -> anyhow::Result<u128> {
+    let balance = person.api.get("/v1/balance").await?;
+    let amount = balance["available"]["amount"].as_str();
+    Ok(amount.context("a balance without an amount")?.parse()?)
 }
 
 fn cost(done: &Done) -> String {
