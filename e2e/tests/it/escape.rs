@@ -44,10 +44,11 @@ struct Town {
 impl Town {
     async fn build() -> Self {
         let world = World::start().await;
+        let (unbound, latecomer, relayer) = (stranger(), stranger(), stranger());
+        // Before the client's, which is waited for: deposits are credited in their order.
+        world.deposit(&unbound, 3 * TOKEN + 1).await;
         let client = world.person("client", 10 * TOKEN).await;
         let owner = world.person("owner", 0).await;
-        let (unbound, latecomer, relayer) = (stranger(), stranger(), stranger());
-        world.deposit(&unbound, 3 * TOKEN + 1).await;
         world.endow(&relayer, 0).await;
         work(&world, &client, &owner).await;
         world.withdraw(&client, TOKEN).await;
