@@ -11,8 +11,7 @@ use comptoir_store::{
     PgTransaction,
     address_changes::{self, Applied},
     assets::{self, AssetError},
-    audit::{self, AppendError},
-    ledger,
+    audit, ledger,
     notices::{self as outbox, ATTEMPTS_MAX, DueNotice},
     password_resets,
     releases::{self, WithdrawalError},
@@ -38,9 +37,6 @@ const SERVICE: Actor = Actor::Service("api");
 /// Why a step was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum StepError {
-    /// The audit log took no event.
-    #[error("append to the audit log")]
-    Audit(#[from] AppendError),
     /// Money of an address that was left could not be held.
     #[error("release what is left under an old address")]
     Sweep(#[from] WithdrawalError),

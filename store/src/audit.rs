@@ -13,7 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use comptoir_domain::{
-    audit::{Broken, Chain, Event, InvalidEvent, Record},
+    audit::{Broken, Chain, Event, Record},
     digest::Sha256,
     id::AccountId,
 };
@@ -25,37 +25,18 @@ use crate::{PgTransaction, codec::to_digest};
 /// Events that are read at once.
 const PAGE: i64 = 1_000;
 
-/// Why an event was not kept.
-#[derive(Debug, thiserror::Error)]
-pub enum AppendError {
-    /// It passes a limit.
-    #[error("make an audit event")]
-    Invalid(#[from] InvalidEvent),
-    /// The database refused.
-    #[error("append to the audit log")]
-    Database(#[from] sqlx::Error),
-}
-
-impl From<AppendError> for sqlx::Error {
-    /// An event that cannot be kept is our mistake, and fails what it was about.
-    fn from(error: AppendError) -> Self {
-        match error {
-            AppendError::Database(error) => error,
-            AppendError::Invalid(_) => Self::Encode(error.into()),
-        }
-    }
-}
-
 /// Appends an event, as the last statement of its transaction.
 ///
 /// # Errors
-/// When the event passes a limit, or the database refuses.
+/// When the database refuses, or the event passes a limit: that is a mistake of ours, and fails what it was about.
 pub async fn append(
     tx: &mut PgTransaction<'_>,
     event: &Event,
     now: OffsetDateTime,
-) -> Result<(), AppendError> {
-    let body = event.canonical(now)?;
+) -> sqlx::Result<()> {
+    let body = event
+        .canonical(now)
+        .map_err(|error| sqlx::Error::Encode(error.into()))?;
     sqlx::query!(
         "INSERT INTO audit_events (body, account_id) VALUES ($1, $2)",
         body,

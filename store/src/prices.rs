@@ -111,7 +111,8 @@ pub async fn list_current(
     asset_id: i32,
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<(PriceVersion, OffsetDateTime)>> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        DatedRow,
         "SELECT DISTINCT ON (device) price_version_id, device, rate_nano, minimum_base, platform_ppm, effective_at
          FROM price_versions
          WHERE asset_id = $1 AND effective_at <= $2
@@ -121,18 +122,7 @@ pub async fn list_current(
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|it| {
-            let row = Row {
-                price_version_id: it.price_version_id,
-                device: it.device,
-                rate_nano: it.rate_nano,
-                minimum_base: it.minimum_base,
-                platform_ppm: it.platform_ppm,
-            };
-            Ok((row.decode()?, it.effective_at))
-        })
-        .collect()
+    rows.into_iter().map(DatedRow::decode).collect()
 }
 
 /// Every version, those that are not used yet too, newest first, published before `before`.
@@ -145,7 +135,8 @@ pub async fn list(
     before: Option<i32>,
     limit: i64,
 ) -> sqlx::Result<Vec<(PriceVersion, OffsetDateTime)>> {
-    let rows = sqlx::query!(
+    let rows = sqlx::query_as!(
+        DatedRow,
         "SELECT price_version_id, device, rate_nano, minimum_base, platform_ppm, effective_at
          FROM price_versions
          WHERE asset_id = $1 AND ($2::integer IS NULL OR price_version_id < $2)
@@ -156,18 +147,7 @@ pub async fn list(
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|it| {
-            let row = Row {
-                price_version_id: it.price_version_id,
-                device: it.device,
-                rate_nano: it.rate_nano,
-                minimum_base: it.minimum_base,
-                platform_ppm: it.platform_ppm,
-            };
-            Ok((row.decode()?, it.effective_at))
-        })
-        .collect()
+    rows.into_iter().map(DatedRow::decode).collect()
 }
 
 /// A version by its number.
@@ -239,5 +219,28 @@ impl Row {
             platform_ppm: u32::try_from(self.platform_ppm)
                 .map_err(|error| sqlx::Error::Decode(error.into()))?,
         })
+    }
+}
+
+/// A version with since when it is used.
+struct DatedRow {
+    price_version_id: i32,
+    device: String,
+    rate_nano: BigDecimal,
+    minimum_base: BigDecimal,
+    platform_ppm: i32,
+    effective_at: OffsetDateTime,
+}
+
+impl DatedRow {
+    fn decode(self) -> sqlx::Result<(PriceVersion, OffsetDateTime)> {
+        let row = Row {
+            price_version_id: self.price_version_id,
+            device: self.device,
+            rate_nano: self.rate_nano,
+            minimum_base: self.minimum_base,
+            platform_ppm: self.platform_ppm,
+        };
+        Ok((row.decode()?, self.effective_at))
     }
 }

@@ -39,8 +39,6 @@ pub enum EndReason {
     TokenReused,
     /// The account's password was replaced.
     PasswordReset,
-    /// An operator signed the account out.
-    Operator,
 }
 
 impl Method {
@@ -58,7 +56,6 @@ impl EndReason {
             Self::Logout => "logout",
             Self::TokenReused => "token_reused",
             Self::PasswordReset => "password_reset",
-            Self::Operator => "operator",
         }
     }
 }

@@ -26,13 +26,7 @@ use comptoir_domain::{
     scope::{Scope, Scopes},
 };
 use comptoir_http::{client_ip, rate_limit};
-use comptoir_store::{
-    PgTransaction,
-    api_keys::Holder,
-    audit::{self, AppendError},
-    sessions::LiveSession,
-    tenant,
-};
+use comptoir_store::{PgTransaction, api_keys::Holder, audit, sessions::LiveSession, tenant};
 use time::OffsetDateTime;
 use tracing::Instrument as _;
 
@@ -310,11 +304,10 @@ pub(crate) async fn note(
         let mut tx = state.db.begin().await?;
         audit::append(&mut tx, &event, now).await?;
         tx.commit().await?;
-        Ok::<_, AppendError>(())
+        Ok::<_, sqlx::Error>(())
     };
     let done = tokio::spawn(noting.in_current_span()).await;
-    let done = done.map_err(|error| Problem::internal(&error))?;
-    done.map_err(|error| Problem::internal(&error))
+    Ok(done.map_err(|error| Problem::internal(&error))??)
 }
 
 async fn by_access_token(token: &str, state: &AppState) -> Result<Option<Identity>, Problem> {

@@ -143,9 +143,7 @@ pub async fn begin_in(
     let event = Event::new(actor, Action::SessionStarted, session.to_string())
         .of_account(account)
         .from(origin);
-    audit::append(tx, &event, now)
-        .await
-        .map_err(sqlx::Error::from)?;
+    audit::append(tx, &event, now).await?;
     let (headers, body) = match continued {
         Continued::Tokens => {
             let body = tokens(state, (account, session), secret);
@@ -227,9 +225,7 @@ pub async fn finish(
         let event = Event::new(actor, Action::SessionEnded, session.to_string())
             .of_account(account)
             .from(origin);
-        audit::append(&mut tx, &event, now)
-            .await
-            .map_err(sqlx::Error::from)?;
+        audit::append(&mut tx, &event, now).await?;
         tx.commit().await?;
         Ok((StatusCode::NO_CONTENT, set_cookie("", Duration::ZERO)).into_response())
     };

@@ -160,9 +160,7 @@ async fn refresh_token(
                 let event =
                     Event::new(Actor::Anonymous, Action::SessionReused, session.to_string());
                 let event = event.of_account(account).from(origin);
-                audit::append(&mut tx, &event, now)
-                    .await
-                    .map_err(sqlx::Error::from)?;
+                audit::append(&mut tx, &event, now).await?;
                 tx.commit().await?;
                 tracing::warn!(session.id = %session, "a spent refresh token was shown again; its session is ended");
                 Err(invalid_grant())

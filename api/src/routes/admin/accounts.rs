@@ -262,9 +262,7 @@ async fn freeze_account(
             let account = admin_accounts::find(tx, id)
                 .await?
                 .ok_or_else(Problem::not_found)?;
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(Json(account.into()))
         })
     })
@@ -299,9 +297,7 @@ async fn unfreeze_account(
             let account = admin_accounts::find(tx, id)
                 .await?
                 .ok_or_else(Problem::not_found)?;
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(Json(account.into()))
         })
     })

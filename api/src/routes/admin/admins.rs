@@ -112,9 +112,7 @@ async fn redeem_setup_token(
                 Action::PlatformRoleGranted,
                 account.to_string(),
             );
-            audit::append(tx, &event.of_account(account).from(origin), now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event.of_account(account).from(origin), now).await?;
             admin.ok_or_else(Problem::not_found)
         })
     })
@@ -200,9 +198,7 @@ async fn remove_admin(admin: FreshAdmin, Path(id): Path<AccountId>) -> Result<St
                 ),
                 RemoveError::Database(error) => error.into(),
             })?;
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(StatusCode::NO_CONTENT)
         })
     })

@@ -226,9 +226,7 @@ async fn requeue_job(
                 Some(account) => event.of_account(account),
                 None => event,
             };
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(recalled)
         })
     })
@@ -273,9 +271,7 @@ async fn fail_job(
                 Some(account) => event.of_account(account),
                 None => event,
             };
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(ended)
         })
     })

@@ -193,9 +193,7 @@ async fn update_limits(
                 .with("open_jobs", own.open_jobs)
                 .with("jobs_per_day", own.jobs_per_day)
                 .with("storage_bytes", own.storage_bytes);
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(conditions.answer(LimitsBody::new(own, deployment)))
         })
     })

@@ -123,9 +123,7 @@ async fn replay_wake_ups(
     let now = admin.state.now();
     transact(admin.state.db, move |tx| {
         Box::pin(async move {
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(())
         })
     })
@@ -162,9 +160,7 @@ async fn replay_notices(
     transact(admin.state.db, move |tx| {
         Box::pin(async move {
             let notices = admin_outbox::replay_notices(tx, now).await?;
-            audit::append(tx, &event.with("notices", notices), now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event.with("notices", notices), now).await?;
             Ok(Json(ReplayedBody { notices }))
         })
     })

@@ -149,9 +149,7 @@ async fn publish_price(
                 .with("minimum_base", new.minimum.to_string())
                 .with("platform_ppm", body.platform_ppm);
             event.subject = format!("price {}", version.id);
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(reply)
         })
     })

@@ -163,9 +163,7 @@ async fn propose_refund(
                 format!("/v1/admin/refunds/{}", refund.id),
                 &RefundBody::new(refund, &asset),
             );
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(reply)
         })
     })
@@ -284,9 +282,7 @@ async fn approve_refund(
             // Nobody waits for it where the client has hung up: those who follow the job poll.
             told_job.send(refund.job).ok();
             let reply = Reply::ok(&RefundBody::new(refund, &asset));
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(reply)
         })
     })
@@ -316,9 +312,7 @@ async fn cancel_refund(
         Box::pin(async move {
             let refund = refunds::cancel(tx, id, by, now).await.map_err(refused)?;
             let asset = assets::find(tx, refund.asset_id).await.map_err(no_asset)?;
-            audit::append(tx, &told(event, &refund), now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &told(event, &refund), now).await?;
             Ok(Json(RefundBody::new(refund, &asset)))
         })
     })

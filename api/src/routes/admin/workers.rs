@@ -314,9 +314,7 @@ async fn decide(
                 Some(worker) => event.of_account(worker.account),
                 None => event,
             };
-            audit::append(tx, &event, now)
-                .await
-                .map_err(sqlx::Error::from)?;
+            audit::append(tx, &event, now).await?;
             Ok(recalled)
         })
     })
