@@ -23,7 +23,7 @@ pub fn complete(mut document: OpenApi) -> OpenApi {
     }
     let mut json = serde_json::to_value(&document).expect("a document serialises");
     merge_tagged(&mut json["components"]["schemas"]);
-    tell_of_limits(&mut json);
+    tell_of_refusals(&mut json);
     serde_json::from_value(json).expect("what a document is written as reads as one")
 }
 
@@ -53,8 +53,9 @@ fn merge_tagged(schemas: &mut Value) {
     }
 }
 
-/// Whoever asks too often is told so by every operation that does not document refusals of its own.
-fn tell_of_limits(document: &mut Value) {
+/// What every operation refuses before its handler is asked, where it does not document all refusals as one: whoever asks too
+/// often, and bodies that cannot be read.
+fn tell_of_refusals(document: &mut Value) {
     if document["components"]["schemas"]["Problem"].is_null() {
         return;
     }
@@ -62,12 +63,21 @@ fn tell_of_limits(document: &mut Value) {
     let limited = paths.filter(|(path, _)| !UNLIMITED.contains(&path.as_str()));
     let operations = limited.filter_map(|(_, item)| item.as_object_mut());
     for operation in operations.flat_map(Map::values_mut) {
-        if operation["responses"]["4XX"].is_null() && operation["responses"].is_object() {
+        let takes_json = !operation["requestBody"]["content"]["application/json"].is_null();
+        let Some(responses) = operation["responses"].as_object_mut() else {
+            continue;
+        };
+        if responses.contains_key("4XX") {
+            continue;
+        }
+        let of_bodies = ["400", "413", "415"].into_iter().filter(|_| takes_json);
+        for status in of_bodies.chain(["429"]) {
             let problem = json!({ "$ref": "#/components/schemas/Problem" });
-            operation["responses"]["429"] = json!({
-                "description": describe("429"),
+            let refusal = json!({
+                "description": describe(status),
                 "content": { "application/problem+json": { "schema": problem } },
             });
+            responses.entry(status).or_insert(refusal);
         }
     }
 }
