@@ -178,7 +178,7 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
 
 #[cfg(test)]
 mod tests {
-    use comptoir_http::{jwt::SigningKey, key_ring::KeyRing};
+    use comptoir_http::key_ring::KeyFile;
     use serde_json::json;
     use time::macros::datetime;
 
@@ -187,7 +187,7 @@ mod tests {
 
     fn keys() -> Keys {
         let secrets = Secrets {
-            ring: KeyRing::of(SigningKey::from_pem(&SigningKey::generate_pem()).unwrap()),
+            ring: KeyFile::generate().ring().unwrap(),
             pepper: &[7; 32],
         };
         Keys::new(secrets, "https://comptoir.test").unwrap()

@@ -206,12 +206,12 @@ pub fn random<const N: usize>() -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
-    use comptoir_http::jwt::SigningKey;
+    use comptoir_http::key_ring::KeyFile;
 
     use super::*;
 
     fn ring() -> KeyRing {
-        KeyRing::of(SigningKey::from_pem(&SigningKey::generate_pem()).unwrap())
+        KeyFile::generate().ring().unwrap()
     }
 
     fn keys() -> Keys {
