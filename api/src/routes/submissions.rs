@@ -236,14 +236,43 @@ impl Committer {
     async fn commit_together(&self, orders: &[&Order]) -> Result<Vec<Outcome>, CommitError> {
         let now = orders.iter().map(|order| order.now).max();
         let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let mut tx = self.db.begin().await?;
+        let (mut outcomes, made) = match self.work_on(&mut tx, orders, now).await {
+            Ok(done) => done,
+            Err(error) => {
+                // Waited for: a transaction that is dropped ends some time later, and until then it has the keys that these
+                // orders are tried again with.
+                tx.rollback().await?;
+                return Err(error);
+            }
+        };
+        tx.commit().await?;
+        if made.iter().any(|(_, it)| matches!(it, Outcome::Made(_))) {
+            self.wake.publish(Channel::Work);
+        }
+        for (place, outcome) in made {
+            outcomes[place] = Some(outcome);
+        }
+        let outcomes = outcomes.into_iter();
+        Ok(outcomes
+            .map(|outcome| outcome.unwrap_or(Outcome::InProgress))
+            .collect())
+    }
+
+    /// What became of orders that have their answer without a job, and apart from them, by place, what became of the others.
+    async fn work_on(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        orders: &[&Order],
+        now: OffsetDateTime,
+    ) -> Result<(Vec<Option<Outcome>>, Vec<(usize, Outcome)>), CommitError> {
         let keys: Vec<RequestKey<'_>> = orders
             .iter()
             .map(|order| order.key.of(order.account))
             .collect();
-        let mut tx = self.db.begin().await?;
-        let taken = kept_replies::try_lock_all(&mut tx, &keys).await?;
-        let kept = kept_replies::find_all(&mut tx, &keys, now).await?;
-        let terms = self.facts.read_terms(&mut tx, now).await?;
+        let taken = kept_replies::try_lock_all(tx, &keys).await?;
+        let kept = kept_replies::find_all(tx, &keys, now).await?;
+        let terms = self.facts.read_terms(tx, now).await?;
         let mut outcomes: Vec<Option<Outcome>> = taken
             .into_iter()
             .zip(kept)
@@ -255,25 +284,13 @@ impl Committer {
                 (true, None) => None,
             })
             .collect();
-        self.admit(&mut tx, orders, &mut outcomes, &terms, now)
-            .await?;
+        self.admit(tx, orders, &mut outcomes, &terms, now).await?;
         let open: Vec<usize> = (0..orders.len())
             .filter(|place| outcomes[*place].is_none())
             .collect();
         let admitted: Vec<&Order> = open.iter().map(|place| orders[*place]).collect();
-        let made = self.make(&mut tx, &admitted, &terms, now).await?;
-        tx.commit().await?;
-        let any = made.iter().any(|it| matches!(it, Outcome::Made(_)));
-        for (place, outcome) in open.into_iter().zip(made) {
-            outcomes[place] = Some(outcome);
-        }
-        if any {
-            self.wake.publish(Channel::Work);
-        }
-        let outcomes = outcomes.into_iter();
-        Ok(outcomes
-            .map(|outcome| outcome.unwrap_or(Outcome::InProgress))
-            .collect())
+        let made = self.make(tx, &admitted, &terms, now).await?;
+        Ok((outcomes, open.into_iter().zip(made).collect()))
     }
 
     /// Refuses those whose account is frozen or at a limit.
