@@ -17,7 +17,8 @@ pub enum Goal {
 #[derive(Debug, Clone, Serialize)]
 pub struct Figure {
     name: &'static str,
-    ratio: f64,
+    /// Ours over the reference.
+    pub ratio: f64,
     goal: String,
     reference: f64,
     value: f64,

@@ -125,13 +125,14 @@ fn micros(elapsed: Duration) -> u32 {
 }
 
 /// One connection, and what was read of it.
-struct Connection {
+pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+    /// Connects.
+    pub async fn open(address: SocketAddr) -> anyhow::Result<Self> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Self {
@@ -141,7 +142,7 @@ impl Connection {
     }
 
     /// Sends a request and reads its answer to the end; any but a 2xx is an error.
-    async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<()> {
+    pub async fn exchange(&mut self, request: &[u8]) -> anyhow::Result<()> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         loop {

@@ -6,10 +6,10 @@ use axum::{
 };
 use comptoir_domain::id::{LeaseToken, WorkerId};
 use comptoir_http::{Problem, rate_limit};
-use comptoir_store::workers::{self, Worker};
+use comptoir_store::workers::Worker;
 use comptoir_wire::LEASE_TOKEN_HEADER;
 
-use crate::SchedulerState;
+use crate::{SchedulerState, groups::not_looked_up};
 
 /// The worker that calls; the guard of every route but the public ones.
 #[derive(Debug)]
@@ -28,9 +28,9 @@ impl FromRequestParts<SchedulerState> for Caller {
             .verify(token, state.now())
             .map_err(|_| Problem::unauthenticated())?;
         let worker: WorkerId = claims.sub.parse().map_err(|_| Problem::unauthenticated())?;
-        let mut conn = state.db.acquire().await?;
-        let worker = workers::find(&mut conn, worker)
-            .await?
+        let found = state.groups.workers.find(worker).await;
+        let worker = found
+            .map_err(not_looked_up)?
             .ok_or_else(Problem::unauthenticated)?;
         rate_limit::accepted();
         if worker.revoked {

@@ -4,6 +4,7 @@
 
 mod auth;
 mod compare;
+mod groups;
 pub mod keys;
 pub mod metrics;
 pub mod openapi;

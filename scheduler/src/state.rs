@@ -3,21 +3,21 @@
 use std::sync::Arc;
 
 use comptoir_http::Edge;
-use comptoir_store::{objects::Objects, pool, wake::Wake};
+use comptoir_store::{objects::Objects, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::keys::Keys;
+use crate::{groups::Groups, keys::Keys};
 
 /// The state of the service; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct SchedulerState {
     /// Postgres, in the role `comptoir_scheduler`.
     pub db: PgPool,
-    /// A few connections beside it, for transactions on whole groups.
-    pub(crate) groups: PgPool,
+    /// What many workers ask for at once.
+    pub(crate) groups: Groups,
     /// Injected so that a test decides what time it is. Leases are on the database's clock instead.
     pub clock: fn() -> OffsetDateTime,
     /// The blobs.
@@ -44,15 +44,16 @@ impl SchedulerState {
         wake: Wake,
         keys: Keys,
     ) -> Self {
+        let verdict_due = Arc::default();
         Self {
-            groups: pool::for_groups(&db),
+            groups: Groups::start(&db, &wake, &verdict_due),
             db,
             clock,
             objects,
             wake,
             keys: Arc::new(keys),
             edge: Edge::default(),
-            verdict_due: Arc::default(),
+            verdict_due,
             closing: CancellationToken::new(),
         }
     }

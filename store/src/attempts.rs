@@ -5,14 +5,13 @@ use comptoir_domain::{
     id::{AccountId, AttemptId, JobId, LeaseToken, ReplicaId, WorkerId},
     job::JobSpec,
     price::Meter,
-    segment::steps_in_all,
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
 use crate::{
     PgTransaction,
-    codec::{to_digest, to_document},
+    codec::{self, to_digest, to_document},
     events,
 };
 
@@ -105,25 +104,8 @@ pub async fn lock_held(
     attempt: AttemptId,
     token: Option<LeaseToken>,
 ) -> Result<HeldAttempt, HeldError> {
-    lock(tx, worker, &[attempt]).await?;
+    lock(tx, std::iter::once((worker, attempt))).await?;
     held(tx, worker, attempt, token).await
-}
-
-/// Locks the jobs of a worker's attempts with all their queue rows: first the rows, by replica, then the jobs, by id.
-pub(crate) async fn lock(
-    tx: &mut PgTransaction<'_>,
-    worker: WorkerId,
-    attempts: &[AttemptId],
-) -> sqlx::Result<()> {
-    let attempts: Vec<_> = attempts.iter().map(|attempt| attempt.0).collect();
-    let jobs = sqlx::query_scalar!(
-        "SELECT DISTINCT job_id FROM attempts WHERE attempt_id = ANY ($1) AND worker_id = $2",
-        &attempts,
-        worker.0,
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    lock_jobs(tx, &jobs).await
 }
 
 /// Locks jobs with all their queue rows.
@@ -141,42 +123,6 @@ pub(crate) async fn lock_jobs(tx: &mut PgTransaction<'_>, jobs: &[uuid::Uuid]) -
     .execute(&mut **tx)
     .await
     .map(drop)
-}
-
-/// Blobs of one attempt beside its checkpoints: outputs, and one more checkpoint.
-const UPLOADS_MAX: u64 = 17;
-
-/// Records that the attempt uploaded a registered blob; recording it again changes nothing. False when it has uploaded
-/// all that it can need.
-pub async fn note_upload(
-    conn: &mut PgConnection,
-    held: &HeldAttempt,
-    sha256: Sha256,
-) -> sqlx::Result<bool> {
-    let checkpoints = match &held.spec {
-        JobSpec::Training(spec) => {
-            steps_in_all(spec, held.rows) / u64::from(spec.segment_steps.max(1))
-        }
-        JobSpec::Inference(_) => 0,
-    };
-    let most = i64::try_from(checkpoints.saturating_add(UPLOADS_MAX)).unwrap_or(i64::MAX);
-    let noted = sqlx::query_scalar!(
-        r#"WITH noted AS (
-               INSERT INTO attempt_blobs (attempt_id, sha256)
-               SELECT $1, $2
-               WHERE (SELECT count(*) FROM attempt_blobs WHERE attempt_id = $1 AND sha256 <> $2) < $3
-               ON CONFLICT DO NOTHING
-               RETURNING 1
-           )
-           SELECT EXISTS (SELECT FROM noted)
-               OR EXISTS (SELECT FROM attempt_blobs WHERE attempt_id = $1 AND sha256 = $2) AS "noted!""#,
-        held.attempt.0,
-        &sha256.0,
-        most,
-    )
-    .fetch_one(conn)
-    .await?;
-    Ok(noted)
 }
 
 /// The size of a blob that the attempt may read: an input of its job, a checkpoint of its replica or the one that it replays
@@ -328,48 +274,68 @@ pub struct Reported {
     pub uploads: Vec<Sha256>,
 }
 
-/// A worker's attempts as they stand, by id. Lock them first.
+/// Locks the jobs of workers' attempts, to the end of the transaction.
+pub(crate) async fn lock(
+    tx: &mut PgTransaction<'_>,
+    attempts: impl Iterator<Item = (WorkerId, AttemptId)>,
+) -> sqlx::Result<()> {
+    let (workers, attempts): (Vec<_>, Vec<_>) = attempts
+        .map(|(worker, attempt)| (worker.0, attempt.0))
+        .unzip();
+    let jobs = sqlx::query_scalar!(
+        "SELECT DISTINCT job_id FROM UNNEST($1::uuid[], $2::uuid[]) AS it (attempt, worker)
+         JOIN attempts ON attempts.attempt_id = it.attempt AND attempts.worker_id = it.worker",
+        &attempts,
+        &workers,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    lock_jobs(tx, &jobs).await
+}
+
+/// Attempts as they stand, each in its place, if it is the worker's. Lock them first.
 pub(crate) async fn reported(
     conn: &mut PgConnection,
-    worker: WorkerId,
-    reports: &[(AttemptId, LeaseToken)],
-) -> sqlx::Result<std::collections::HashMap<AttemptId, Reported>> {
-    let (attempts, tokens): (Vec<_>, Vec<_>) = reports
-        .iter()
-        .map(|(attempt, token)| (attempt.0, token.0))
-        .unzip();
+    reports: impl Iterator<Item = (WorkerId, AttemptId, LeaseToken)>,
+) -> sqlx::Result<Vec<Option<Reported>>> {
+    let (mut workers, mut attempts, mut tokens) = (vec![], vec![], vec![]);
+    for (worker, attempt, token) in reports {
+        workers.push(worker.0);
+        attempts.push(attempt.0);
+        tokens.push(token.0);
+    }
     let rows = sqlx::query!(
-        r#"SELECT attempts.attempt_id, attempts.job_id, attempts.state, attempts.seal, attempts.salt,
+        r#"SELECT it.place AS "place!", attempts.job_id, attempts.state, attempts.seal, attempts.salt,
              (attempts.reveal_by <= clock_timestamp()) AS overdue,
              CASE WHEN replicas.replay_ends IS FALSE THEN 'replay' ELSE jobs.kind END AS "kind!", (queue.lease_token IS NOT NULL) AS "held!",
              ARRAY(SELECT sha256 FROM attempt_blobs WHERE attempt_blobs.attempt_id = attempts.attempt_id) AS "uploads!"
-           FROM unnest($1::uuid[], $2::uuid[]) AS asked (attempt_id, lease_token)
-           JOIN attempts ON attempts.attempt_id = asked.attempt_id AND attempts.worker_id = $3
+           FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY AS it (attempt, worker, token, place)
+           JOIN attempts ON attempts.attempt_id = it.attempt AND attempts.worker_id = it.worker
            JOIN jobs ON jobs.job_id = attempts.job_id
            JOIN replicas ON replicas.replica_id = attempts.replica_id
            LEFT JOIN queue ON queue.replica_id = attempts.replica_id
-               AND queue.attempt_id = asked.attempt_id AND queue.lease_token = asked.lease_token
+               AND queue.attempt_id = it.attempt AND queue.lease_token = it.token
                AND queue.lease_expires_at > clock_timestamp()"#,
         &attempts,
+        &workers,
         &tokens,
-        worker.0,
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter()
-        .map(|row| {
-            let uploads = row.uploads.iter().map(|sha256| to_digest("sha256", sha256));
-            let found = Reported {
-                job: JobId(row.job_id),
-                state: row.state,
-                seal: row.seal.map(|seal| to_digest("seal", &seal)).transpose()?,
-                overdue: row.overdue,
-                salt: row.salt.and_then(|salt| salt.try_into().ok()),
-                held: row.held,
-                kind: row.kind,
-                uploads: uploads.collect::<Result<_, _>>()?,
-            };
-            Ok((AttemptId(row.attempt_id), found))
-        })
-        .collect()
+    let mut known: Vec<Option<Reported>> = attempts.iter().map(|_| None).collect();
+    for row in rows {
+        let uploads = row.uploads.iter().map(|sha256| to_digest("sha256", sha256));
+        let found = Reported {
+            job: JobId(row.job_id),
+            state: row.state,
+            seal: row.seal.map(|seal| to_digest("seal", &seal)).transpose()?,
+            overdue: row.overdue,
+            salt: row.salt.and_then(|salt| salt.try_into().ok()),
+            held: row.held,
+            kind: row.kind,
+            uploads: uploads.collect::<Result<_, _>>()?,
+        };
+        codec::put(&mut known, row.place, Some(found));
+    }
+    Ok(known)
 }

@@ -91,14 +91,6 @@ pub async fn find_all(
         .collect()
 }
 
-/// The size of a registered blob, whoever may read it.
-pub async fn size(conn: &mut PgConnection, sha256: Sha256) -> sqlx::Result<Option<u64>> {
-    let bytes = sqlx::query_scalar!("SELECT bytes FROM blobs WHERE sha256 = $1", &sha256.0)
-        .fetch_optional(conn)
-        .await?;
-    Ok(bytes.map(i64::unsigned_abs))
-}
-
 /// Sizes are far below 2^63: an upload's limit is.
 fn to_bigint(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)

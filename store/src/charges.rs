@@ -10,7 +10,7 @@ use comptoir_domain::{
     bill::{Bill, BillError, Billed},
     charge::ChargeCarry,
     digest::Sha256,
-    id::{AccountId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
+    id::{AccountId, HoldId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
     price::{self, Meter, PriceVersion},
     split::{InvalidSplit, Party, Split},
@@ -149,6 +149,7 @@ struct Shared<'c> {
     earners: &'c Earners,
     split: Split,
     version: SplitVersionId,
+    hold: HoldId,
     held: Amount,
 }
 
@@ -161,11 +162,11 @@ async fn settle_of_asset(
     let shared = prepare(tx, asset_id, charges, now).await?;
     // These locks guard all that follows: the payers' holds and carries, the splits' carries, the fees.
     ledger::lock(tx, asset_id, accounts(&shared)).await?;
-    let sources = sources(charges);
-    let ended = holds::end_all(tx, &sources, now).await?;
+    let holds: Vec<HoldId> = shared.iter().map(|it| it.hold).collect();
+    let ended = holds::end_all(tx, &holds, now).await?;
     let (mut settled, mut open) = (Vec::new(), Vec::new());
     for it in shared {
-        if ended.contains(&it.charge.job.0) {
+        if ended.contains(&it.hold) {
             open.push(it);
         } else {
             let receipt = settled_before(tx, it.charge, &it.split).await?;
@@ -185,11 +186,6 @@ async fn settle_of_asset(
     receipts::insert_all(tx, &written).await?;
     settled.extend(written.into_iter().map(|it| (it.job, it.id)));
     Ok(settled)
-}
-
-fn sources(charges: &[(&JobCharge, &Earners)]) -> Vec<HoldSource> {
-    let jobs = charges.iter().map(|(it, _)| it.job);
-    jobs.map(HoldSource::Job).collect()
 }
 
 /// Every ledger account that the charges touch.
@@ -215,7 +211,8 @@ async fn prepare<'c>(
     now: OffsetDateTime,
 ) -> Result<Vec<Shared<'c>>, ChargeError> {
     let platform = assets::platform(tx, asset_id).await?;
-    let sources = sources(charges);
+    let jobs = charges.iter().map(|(it, _)| it.job);
+    let sources: Vec<_> = jobs.map(HoldSource::Job).collect();
     let holds = holds::find_all(tx, &sources).await?;
     let mut versions: HashMap<Sha256, SplitVersionId> = HashMap::new();
     let mut shared = Vec::with_capacity(charges.len());
@@ -240,6 +237,7 @@ async fn prepare<'c>(
             earners,
             split,
             version,
+            hold: hold.id,
             held: hold.hold.amount,
         });
     }

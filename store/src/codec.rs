@@ -93,6 +93,13 @@ pub fn to_document<T: serde::de::DeserializeOwned>(
     })
 }
 
+/// What Postgres numbered with `WITH ORDINALITY`, from one.
+pub(crate) fn at<T>(places: &[T], place: i64) -> Option<&T> {
+    usize::try_from(place - 1)
+        .ok()
+        .and_then(|place| places.get(place))
+}
+
 /// Puts what Postgres numbered with `WITH ORDINALITY`, from one, in its place.
 pub(crate) fn put<T>(places: &mut [T], place: i64, value: T) {
     let place = usize::try_from(place - 1).ok();

@@ -299,27 +299,21 @@ pub(crate) async fn end(
     Ok(to_amount("left_base", &left.ok_or(HoldError::NotHeld)?)?)
 }
 
-/// Ends holds that are open; which those were, by the source's identifier. The caller has locked the owners' `held` and
-/// posts what becomes of them.
+/// Ends holds that are open; which those were. The caller has locked the owners' `held` and posts what becomes of them.
 pub(crate) async fn end_all(
     tx: &mut PgTransaction<'_>,
-    sources: &[HoldSource],
+    holds: &[HoldId],
     now: OffsetDateTime,
-) -> sqlx::Result<HashSet<Uuid>> {
-    let kinds: Vec<_> = sources.iter().map(|it| it.kind().to_owned()).collect();
-    let ids: Vec<_> = sources.iter().map(|it| it.id()).collect();
+) -> sqlx::Result<HashSet<HoldId>> {
+    let ids: Vec<_> = holds.iter().map(|it| it.0).collect();
     let ended = sqlx::query_scalar!(
-        "UPDATE holds SET ended_at = $3
-         FROM UNNEST($1::text[], $2::uuid[]) AS it (source_kind, source_id)
-         WHERE holds.source_kind = it.source_kind AND holds.source_id = it.source_id AND ended_at IS NULL
-         RETURNING holds.source_id",
-        &kinds,
+        "UPDATE holds SET ended_at = $2 WHERE hold_id = ANY ($1) AND ended_at IS NULL RETURNING hold_id",
         &ids,
         now,
     )
     .fetch_all(&mut **tx)
     .await?;
-    Ok(ended.into_iter().collect())
+    Ok(ended.into_iter().map(HoldId).collect())
 }
 
 impl HoldSource {

@@ -180,7 +180,10 @@ pub(crate) async fn post_all_locked(
                  la.balance_base + sum(it.amount) OVER chain, la.version + row_number() OVER chain
              FROM UNNEST($9::uuid[], $10::smallint[], $11::uuid[], $12::numeric[]) WITH ORDINALITY
                  AS it (entry, number, account, amount, place)
-             JOIN ledger_accounts la ON la.ledger_account_id = it.account
+             -- `OFFSET 0` looks each account up, instead of each line for each account there is.
+             CROSS JOIN LATERAL (
+                 SELECT balance_base, version FROM ledger_accounts WHERE ledger_account_id = it.account OFFSET 0
+             ) la
              -- `IS TRUE` keeps this a hashed look-up where joins are pinned to loops over indexes.
              WHERE (it.entry IN (SELECT journal_entry_id FROM entry)) IS TRUE
              WINDOW chain AS (PARTITION BY it.account ORDER BY it.place ROWS UNBOUNDED PRECEDING)

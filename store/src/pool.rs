@@ -77,13 +77,14 @@ pub async fn connect(
 /// How long the transaction of a group waits for a row: all of the group waits with it.
 const GROUP_LOCK_TIMEOUT: &str = "1s";
 
-/// A few connections beside the pool of a service, for transactions on whole groups: in the same role, with plans that are made
-/// once and kept. They loop over indexes and nothing else, so that what Postgres knows or does not know of a table changes nothing.
+/// A few connections beside the pool of a service, for the statements of so many kinds of groups: in the same role, with plans that
+/// are made once and kept. They loop over indexes and nothing else, so that what Postgres knows or does not know of a table changes
+/// nothing.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
 #[must_use]
-pub fn for_groups(of: &PgPool) -> PgPool {
+pub fn for_groups(of: &PgPool, kinds: u32) -> PgPool {
     let options = of.connect_options().as_ref().clone().options([
         ("lock_timeout", GROUP_LOCK_TIMEOUT),
         ("plan_cache_mode", "force_generic_plan"),
@@ -94,7 +95,7 @@ pub fn for_groups(of: &PgPool) -> PgPool {
         ("enable_material", "off"),
     ]);
     PgPoolOptions::new()
-        .max_connections(group::AT_ONCE)
+        .max_connections(group::AT_ONCE * kinds)
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .test_before_acquire(false)
         .connect_lazy_with(options)

@@ -1,4 +1,4 @@
-//! What a worker reports in one exchange, in batches: seals and reveals. A report that was taken before is taken
+//! What workers report, in batches of one or of many workers: seals and reveals. A report that was taken before is taken
 //! again; one without a live lease is stale.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,8 @@ use crate::{
 /// Commits to a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seal {
+    /// Who reports.
+    pub worker: WorkerId,
     /// The attempt.
     pub attempt: AttemptId,
     /// The secret of its lease.
@@ -36,6 +38,8 @@ pub struct Seal {
 /// Shows a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reveal {
+    /// Who reports.
+    pub worker: WorkerId,
     /// The attempt.
     pub attempt: AttemptId,
     /// The secret of its lease.
@@ -70,46 +74,72 @@ pub enum Outcome {
 pub struct Taken {
     /// One per report.
     pub outcomes: Vec<Outcome>,
-    /// Jobs with new events: wake [`crate::wake::Channel::Job`] of each after the commit.
+    /// Whom to wake after the commit.
+    pub wakes: Wakes,
+}
+
+/// Who has something to look at once a transaction has committed.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wakes {
+    /// Jobs with new events: wake [`crate::wake::Channel::Job`] of each.
     pub jobs: BTreeSet<JobId>,
-    /// Workers with new orders: wake [`crate::wake::Channel::Worker`] of each after the commit.
+    /// Workers with new orders: wake [`crate::wake::Channel::Worker`] of each.
     pub workers: BTreeSet<WorkerId>,
     /// Do jobs wait for their verdict now?
     pub due: bool,
 }
 
-/// Takes seals. Where no replica of a job runs any more, its sealed attempts are told to reveal.
-pub async fn seal(
+impl Wakes {
+    /// Those of another batch, too.
+    pub fn add(&mut self, other: Self) {
+        self.jobs.extend(other.jobs);
+        self.workers.extend(other.workers);
+        self.due |= other.due;
+    }
+}
+
+/// Takes seals, then reveals: an attempt that is sealed and told to reveal may be shown at once. What became of the seals, and of the
+/// reveals.
+pub async fn take(
     tx: &mut PgTransaction<'_>,
-    worker: WorkerId,
+    seals: &[Seal],
+    reveals: &[Reveal],
+    now: OffsetDateTime,
+) -> sqlx::Result<(Taken, Taken)> {
+    let sealed = seals.iter().map(|seal| (seal.worker, seal.attempt));
+    let shown = reveals.iter().map(|it| (it.worker, it.attempt));
+    // All at once, in the order in which everybody locks them.
+    attempts::lock(tx, sealed.chain(shown)).await?;
+    let sealed = seal(tx, seals, now).await?;
+    Ok((sealed, reveal(tx, reveals, now).await?))
+}
+
+/// Takes seals of locked jobs. Where no replica of a job runs any more, its sealed attempts are told to reveal.
+async fn seal(
+    tx: &mut PgTransaction<'_>,
     seals: &[Seal],
     now: OffsetDateTime,
 ) -> sqlx::Result<Taken> {
     if seals.is_empty() {
         return Ok(Taken::default());
     }
-    let ids: Vec<_> = seals.iter().map(|seal| seal.attempt).collect();
-    attempts::lock(tx, worker, &ids).await?;
-    let reports: Vec<_> = seals
-        .iter()
-        .map(|seal| (seal.attempt, seal.token))
-        .collect();
-    let known = attempts::reported(tx, worker, &reports).await?;
+    let reports = seals.iter().map(|it| (it.worker, it.attempt, it.token));
+    let known = attempts::reported(tx, reports).await?;
     let mut taken = Taken::default();
     let mut fresh = BTreeMap::new();
-    for seal in seals {
-        let outcome = judge_seal(known.get(&seal.attempt), seal);
-        if let (Outcome::Accepted, Some(found)) = (outcome, known.get(&seal.attempt))
+    for (place, seal) in seals.iter().enumerate() {
+        let outcome = judge_seal(known[place].as_ref(), seal);
+        if let (Outcome::Accepted, Some(found)) = (outcome, &known[place])
             && found.state == "running"
         {
             fresh.entry(seal.attempt).or_insert(seal);
-            taken.jobs.insert(found.job);
+            taken.wakes.jobs.insert(found.job);
         }
         taken.outcomes.push(outcome);
     }
     store_seals(tx, fresh.values().copied()).await?;
     let whole = order_reveals(tx, &mut taken, now).await?;
-    for job in taken.jobs.difference(&whole) {
+    for job in taken.wakes.jobs.difference(&whole) {
         events::append(tx, *job, events::kind::SEALED, &json!({}), now).await?;
     }
     Ok(taken)
@@ -161,7 +191,7 @@ async fn order_reveals(
     taken: &mut Taken,
     now: OffsetDateTime,
 ) -> sqlx::Result<BTreeSet<JobId>> {
-    let jobs: Vec<_> = taken.jobs.iter().map(|job| job.0).collect();
+    let jobs: Vec<_> = taken.wakes.jobs.iter().map(|job| job.0).collect();
     let ordered = sqlx::query!(
         "WITH whole AS MATERIALIZED (
              SELECT job_id FROM jobs
@@ -188,46 +218,41 @@ async fn order_reveals(
     .fetch_all(&mut **tx)
     .await?;
     taken
+        .wakes
         .workers
         .extend(ordered.iter().map(|row| WorkerId(row.worker_id)));
     Ok(ordered.into_iter().map(|row| JobId(row.job_id)).collect())
 }
 
-/// Takes reveals. A job whose results are all shown waits for its verdict.
-pub async fn reveal(
+/// Takes reveals of locked jobs. A job whose results are all shown waits for its verdict.
+async fn reveal(
     tx: &mut PgTransaction<'_>,
-    worker: WorkerId,
     reveals: &[Reveal],
     now: OffsetDateTime,
 ) -> sqlx::Result<Taken> {
     if reveals.is_empty() {
         return Ok(Taken::default());
     }
-    let ids: Vec<_> = reveals.iter().map(|reveal| reveal.attempt).collect();
-    attempts::lock(tx, worker, &ids).await?;
-    let reports: Vec<_> = reveals
-        .iter()
-        .map(|reveal| (reveal.attempt, reveal.token))
-        .collect();
-    let known = attempts::reported(tx, worker, &reports).await?;
+    let reports = reveals.iter().map(|it| (it.worker, it.attempt, it.token));
+    let known = attempts::reported(tx, reports).await?;
     let mut taken = Taken::default();
     let mut fresh = BTreeMap::new();
-    for reveal in reveals {
-        let outcome = judge_reveal(worker, known.get(&reveal.attempt), reveal);
-        if let (Outcome::Accepted, Some(found)) = (outcome, known.get(&reveal.attempt))
+    for (place, reveal) in reveals.iter().enumerate() {
+        let outcome = judge_reveal(known[place].as_ref(), reveal);
+        if let (Outcome::Accepted, Some(found)) = (outcome, &known[place])
             && found.state == "sealed"
         {
             fresh.entry(reveal.attempt).or_insert(reveal);
-            taken.jobs.insert(found.job);
+            taken.wakes.jobs.insert(found.job);
         }
         taken.outcomes.push(outcome);
     }
     store_reveals(tx, fresh.values().copied(), now).await?;
-    taken.due = put_up_for_verdict(tx, &taken.jobs).await?;
+    taken.wakes.due = put_up_for_verdict(tx, &taken.wakes.jobs).await?;
     Ok(taken)
 }
 
-fn judge_reveal(worker: WorkerId, known: Option<&Reported>, reveal: &Reveal) -> Outcome {
+fn judge_reveal(known: Option<&Reported>, reveal: &Reveal) -> Outcome {
     let Some(found) = known else {
         return Outcome::Stale;
     };
@@ -245,8 +270,8 @@ fn judge_reveal(worker: WorkerId, known: Option<&Reported>, reveal: &Reveal) -> 
     if overdue {
         return Outcome::Stale;
     }
-    let opens = found.seal == Some(seal_of(worker, reveal.attempt, &reveal.salt, reveal.result))
-        && result_sha256(&reveal.outputs) == reveal.result;
+    let shown = seal_of(reveal.worker, reveal.attempt, &reveal.salt, reveal.result);
+    let opens = found.seal == Some(shown) && result_sha256(&reveal.outputs) == reveal.result;
     let wanted = match found.kind.as_str() {
         "training" => OUTPUT_WEIGHTS,
         "replay" => OUTPUT_CHECKPOINT,

@@ -12,7 +12,7 @@ use time::{Duration, OffsetDateTime};
 
 use crate::{
     PgTransaction,
-    codec::{to_amount, to_enum, to_numeric},
+    codec::{self, to_amount, to_enum, to_numeric},
 };
 
 /// A worker that was seen this recently is not written down again.
@@ -66,6 +66,8 @@ pub struct Worker {
     pub standing: Standing,
     /// Its owner took it out.
     pub revoked: bool,
+    /// When it was last written down that it was heard.
+    pub seen_at: Option<OffsetDateTime>,
 }
 
 /// Why a worker may not join.
@@ -198,16 +200,31 @@ async fn insert(
 
 /// The worker, revoked ones too.
 pub async fn find(conn: &mut PgConnection, worker: WorkerId) -> sqlx::Result<Option<Worker>> {
-    let row = sqlx::query!(
-        r#"SELECT account_id, workers.public_key, device, memory_bytes, workers.numeric_class, price_floor_nano,
-             revoked_at IS NOT NULL AS "revoked!", coalesce(strikes, 0) AS "strikes!",
-             barred_at IS NOT NULL AS "barred!"
-           FROM workers LEFT JOIN worker_records USING (worker_id) WHERE worker_id = $1"#,
-        worker.0,
+    let found = find_all(conn, &[worker]).await?;
+    Ok(found.into_iter().next().flatten())
+}
+
+/// Workers, each in its place, revoked ones too.
+pub async fn find_all(
+    conn: &mut PgConnection,
+    workers: &[WorkerId],
+) -> sqlx::Result<Vec<Option<Worker>>> {
+    let ids: Vec<_> = workers.iter().map(|worker| worker.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT it.place AS "place!", workers.worker_id AS "worker_id!", account_id AS "account_id!", workers.public_key AS "public_key!",
+             device AS "device!", memory_bytes AS "memory_bytes!", workers.numeric_class AS "numeric_class!",
+             price_floor_nano AS "price_floor_nano!", revoked_at IS NOT NULL AS "revoked!", coalesce(strikes, 0) AS "strikes!",
+             barred_at IS NOT NULL AS "barred!", seen_at AS "seen_at?"
+           FROM UNNEST($1::uuid[]) WITH ORDINALITY AS it (worker, place)
+           JOIN workers ON workers.worker_id = it.worker
+           LEFT JOIN worker_records ON worker_records.worker_id = it.worker
+           LEFT JOIN worker_heartbeats ON worker_heartbeats.worker_id = it.worker"#,
+        &ids,
     )
-    .fetch_optional(conn)
+    .fetch_all(conn)
     .await?;
-    row.map(|row| {
+    let mut found = vec![None; workers.len()];
+    for row in rows {
         let public_key =
             row.public_key
                 .as_slice()
@@ -216,8 +233,8 @@ pub async fn find(conn: &mut PgConnection, worker: WorkerId) -> sqlx::Result<Opt
                     index: "public_key".into(),
                     source: "not 32 bytes".into(),
                 })?;
-        Ok(Worker {
-            id: worker,
+        let worker = Worker {
+            id: WorkerId(row.worker_id),
             account: AccountId(row.account_id),
             public_key,
             device: to_enum("device", &row.device, Device::parse)?,
@@ -230,9 +247,11 @@ pub async fn find(conn: &mut PgConnection, worker: WorkerId) -> sqlx::Result<Opt
             }
             .standing(),
             revoked: row.revoked,
-        })
-    })
-    .transpose()
+            seen_at: row.seen_at,
+        };
+        codec::put(&mut found, row.place, Some(worker));
+    }
+    Ok(found)
 }
 
 /// Takes note that a token request of this moment was answered. False when it, or a later one, was answered before.
@@ -250,6 +269,15 @@ pub async fn note_token(
     .execute(conn)
     .await?;
     Ok(noted.rows_affected() == 1)
+}
+
+impl Worker {
+    /// Is it time to [`note_seen`] that it is heard now?
+    #[must_use]
+    pub fn is_seen_anew(&self, now: OffsetDateTime) -> bool {
+        let until = now.saturating_sub(SEEN_EVERY);
+        self.seen_at.is_none_or(|seen_at| seen_at < until)
+    }
 }
 
 /// Commits this transaction without waiting for the disk: for what costs nothing to lose, such as a renewed lease.

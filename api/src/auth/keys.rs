@@ -1,6 +1,9 @@
 //! The service's secrets: the keys of access tokens, and what is derived from the pepper.
 
-use std::fmt;
+use std::{
+    fmt,
+    io::{Read as _, Write as _},
+};
 
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey},
@@ -15,6 +18,7 @@ use comptoir_http::{
     jwt::{Jwks, TokenError},
     key_ring::{KeyRing, TokenKeys},
 };
+use flate2::{Compression, read::DeflateDecoder, write::DeflateEncoder};
 use time::{Duration, OffsetDateTime};
 
 /// The audience of tokens for this service.
@@ -168,7 +172,7 @@ impl Keys {
 
     /// Seals a reply that is kept for repeated requests: it may show a secret that is stored nowhere else.
     pub(crate) fn seal_reply(&self, context: &str, reply: &[u8]) -> Vec<u8> {
-        let mut sealed = reply.to_vec();
+        let mut sealed = deflate(reply);
         let nonce = self
             .replies
             .seal_in_place_append_tag(Aad::from(context.as_bytes()), &mut sealed)
@@ -192,8 +196,21 @@ impl Keys {
             .map_err(|_| NotSealedHere)?
             .len();
         reply.truncate(opened);
-        Ok(reply)
+        let mut inflated = Vec::new();
+        DeflateDecoder::new(&reply[..])
+            .read_to_end(&mut inflated)
+            .map_err(|_| NotSealedHere)?;
+        Ok(inflated)
     }
+}
+
+/// A third of what a job's document is otherwise; there is one for each submission.
+fn deflate(reply: &[u8]) -> Vec<u8> {
+    let mut deflated = DeflateEncoder::new(Vec::new(), Compression::fast());
+    deflated
+        .write_all(reply)
+        .and_then(|()| deflated.finish())
+        .expect("memory takes what is written to it")
 }
 
 /// Fresh random bytes.

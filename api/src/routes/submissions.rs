@@ -20,7 +20,7 @@ use comptoir_domain::{
 use comptoir_store::{
     PgTransaction,
     assets::AssetError,
-    group::{Group, GroupError},
+    group::{Group, commit},
     idempotency::{self as kept_replies, RequestKey, StoredReply},
     jobs::{
         self, CreateError, Job, NewJob,
@@ -40,12 +40,9 @@ use crate::{
     auth::keys::Keys,
     facts::{Facts, Terms},
     idempotency::{self, Key, Reply},
-    limiting::limited,
+    limiting::{limited, ungrouped},
     quoting::no_asset,
 };
-
-/// Seconds after which a client may try again when too many requests wait.
-const RETRY_AFTER_SECONDS: u32 = 1;
 
 /// Commits submissions in groups, and keeps what they are checked against. Clones share both.
 #[derive(Clone, Default)]
@@ -100,7 +97,7 @@ impl Submissions {
     pub(super) async fn submit(&self, state: &AppState, order: Order) -> Result<Outcome, Problem> {
         let group = self.group.get_or_init(|| {
             let committer = Arc::new(Committer {
-                db: pool::for_groups(&state.db),
+                db: pool::for_groups(&state.db, 1),
                 keys: Arc::clone(&state.keys),
                 wake: state.wake.clone(),
                 facts: Arc::clone(&self.facts),
@@ -111,12 +108,7 @@ impl Submissions {
                 Box::pin(async move { committer.commit(orders).await })
             })
         });
-        group.ask(order).await.map_err(|error| match error {
-            GroupError::Full => {
-                Problem::unavailable("Too many requests wait").retry_after(RETRY_AFTER_SECONDS)
-            }
-            GroupError::Lost => Problem::internal(&error),
-        })
+        group.ask(order).await.map_err(ungrouped)
     }
 }
 
@@ -204,68 +196,28 @@ impl Committer {
         }
     }
 
-    /// All in one transaction; where that fails for something the database refuses, one by one, so that the one that
-    /// is to blame fails alone.
     async fn commit_all(&self, orders: &[&Order]) -> Vec<Outcome> {
-        let error = match self.commit_together(orders).await {
-            Ok(outcomes) => return outcomes,
-            Err(error) => error,
-        };
-        if orders.len() == 1 || !error.is_of_an_item() {
-            return orders
-                .iter()
-                .map(|_| Outcome::Refused(error.problem()))
-                .collect();
-        }
-        tracing::warn!(
-            error = &error as &dyn std::error::Error,
-            items = orders.len(),
-            "a group failed; its items are committed one by one"
-        );
-        let mut outcomes = Vec::with_capacity(orders.len());
-        for order in orders {
-            let alone = self.commit_together(std::slice::from_ref(order)).await;
-            outcomes.push(match alone {
-                Ok(mut outcome) => outcome.pop().unwrap_or(Outcome::InProgress),
-                Err(error) => Outcome::Refused(error.problem()),
-            });
+        let done = commit(&self.db, self, orders, |tx, it, orders| {
+            Box::pin(it.work_on(tx, orders))
+        });
+        let done = done.await.into_iter();
+        let outcomes: Vec<Outcome> = done
+            .map(|done| done.unwrap_or_else(|error| Outcome::Refused(error.problem())))
+            .collect();
+        if outcomes.iter().any(|it| matches!(it, Outcome::Made(_))) {
+            self.wake.publish(Channel::Work);
         }
         outcomes
     }
 
-    async fn commit_together(&self, orders: &[&Order]) -> Result<Vec<Outcome>, CommitError> {
-        let now = orders.iter().map(|order| order.now).max();
-        let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let mut tx = self.db.begin().await?;
-        let (mut outcomes, made) = match self.work_on(&mut tx, orders, now).await {
-            Ok(done) => done,
-            Err(error) => {
-                // Waited for: a transaction that is dropped ends some time later, and until then it has the keys that these
-                // orders are tried again with.
-                tx.rollback().await?;
-                return Err(error);
-            }
-        };
-        tx.commit().await?;
-        if made.iter().any(|(_, it)| matches!(it, Outcome::Made(_))) {
-            self.wake.publish(Channel::Work);
-        }
-        for (place, outcome) in made {
-            outcomes[place] = Some(outcome);
-        }
-        let outcomes = outcomes.into_iter();
-        Ok(outcomes
-            .map(|outcome| outcome.unwrap_or(Outcome::InProgress))
-            .collect())
-    }
-
-    /// What became of orders that have their answer without a job, and apart from them, by place, what became of the others.
+    /// What becomes of the orders when the transaction commits.
     async fn work_on(
         &self,
         tx: &mut PgTransaction<'_>,
         orders: &[&Order],
-        now: OffsetDateTime,
-    ) -> Result<(Vec<Option<Outcome>>, Vec<(usize, Outcome)>), CommitError> {
+    ) -> Result<Vec<Outcome>, CommitError> {
+        let now = orders.iter().map(|order| order.now).max();
+        let now = now.unwrap_or(OffsetDateTime::UNIX_EPOCH);
         let keys: Vec<RequestKey<'_>> = orders
             .iter()
             .map(|order| order.key.of(order.account))
@@ -290,7 +242,13 @@ impl Committer {
             .collect();
         let admitted: Vec<&Order> = open.iter().map(|place| orders[*place]).collect();
         let made = self.make(tx, &admitted, &terms, now).await?;
-        Ok((outcomes, open.into_iter().zip(made).collect()))
+        for (place, outcome) in open.into_iter().zip(made) {
+            outcomes[place] = Some(outcome);
+        }
+        let outcomes = outcomes.into_iter();
+        Ok(outcomes
+            .map(|outcome| outcome.unwrap_or(Outcome::InProgress))
+            .collect())
     }
 
     /// Refuses those whose account is frozen or at a limit.
@@ -363,21 +321,6 @@ impl Committer {
 }
 
 impl CommitError {
-    /// May the group have failed because of one of its items? Not when the database is away.
-    fn is_of_an_item(&self) -> bool {
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(self);
-        while let Some(error) = source {
-            if let Some(error) = error.downcast_ref::<sqlx::Error>() {
-                return matches!(
-                    error,
-                    sqlx::Error::Database(_) | sqlx::Error::ColumnDecode { .. }
-                );
-            }
-            source = error.source();
-        }
-        true
-    }
-
     fn problem(&self) -> Problem {
         match self {
             Self::Asset(AssetError::NoneRegistered) => no_asset(AssetError::NoneRegistered),

@@ -50,7 +50,7 @@ impl Ledger {
             books.deposit(owner(payer)).await?;
         }
         Ok(Self {
-            groups: pool::for_groups(&api),
+            groups: pool::for_groups(&api, 1),
             api,
             books,
         })

@@ -4,6 +4,7 @@ mod cost;
 mod jobs;
 mod ledger;
 mod merkle;
+mod queue;
 mod submit;
 
 use anyhow::bail;
@@ -41,6 +42,21 @@ pub const FIGURES: &[(&str, Goal, &str)] = &[
         "job-p99",
         AtMost(20.0),
         "p99 of submissions while jobs complete, 64 clients, in ms / 1",
+    ),
+    (
+        "drain-graphile",
+        AtLeast(1.5),
+        "queued jobs leased, completed, charged and receipted, 250 in an exchange / graphile-worker's claims and completions, local queue of 500",
+    ),
+    (
+        "drain-bullmq",
+        AtLeast(2.5),
+        "the same, 100 in an exchange / BullMQ's, concurrency 100",
+    ),
+    (
+        "lease-latency",
+        AtMost(1.0),
+        "submission to lease at a waiting worker / BullMQ's add to start, p50",
     ),
     (
         "hot-payer",
@@ -103,6 +119,9 @@ pub async fn measure(name: &str, setting: &Setting) -> anyhow::Result<Figure> {
         "submit-p99" => submit::p99(setting).await?,
         "job" => jobs::beside_pgbench(setting).await?,
         "job-p99" => jobs::p99(setting).await?,
+        "drain-graphile" => queue::drain_beside_graphile(setting, 250).await?,
+        "drain-bullmq" => queue::drain_beside_bullmq(setting, 100).await?,
+        "lease-latency" => queue::latency(setting).await?,
         "hot-payer" => ledger::hot_payer(setting).await?,
         "hot-payer-lock" => ledger::hot_payer_beside_locks(setting).await?,
         "transfer" => ledger::transfers(setting).await?,

@@ -11,18 +11,19 @@ use axum::{
 use comptoir_domain::{digest::Sha256, id::AttemptId};
 use comptoir_http::{Problem, extract::Path};
 use comptoir_store::{
-    attempts, blobs,
+    attempts::{self, HeldError},
     objects::{PutError, Stored},
-    workers,
+    uploads::{Standing, Upload},
 };
 use futures::StreamExt as _;
 use sha2::Digest as _;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{attempts::held_problem, detached};
+use super::attempts::held_problem;
 use crate::{
     BLOB_BYTES_MAX, SchedulerState,
     auth::{Caller, Lease},
+    groups::not_looked_up,
 };
 
 pub(super) fn router() -> OpenApiRouter<SchedulerState> {
@@ -139,18 +140,21 @@ async fn upload(
     Lease(token): Lease,
     request: Request,
 ) -> Result<StatusCode, Problem> {
-    let mut conn = state.db.acquire().await?;
-    attempts::held(&mut conn, worker.id, attempt, token)
-        .await
-        .map_err(held_problem)?;
+    let upload = Upload {
+        worker: worker.id,
+        attempt,
+        token,
+        sha256,
+    };
+    let standing = state.groups.standing.find(upload).await;
+    let standing = standing.map_err(not_looked_up)?;
+    let registered = judge(standing.unwrap_or(Standing::Unknown))?;
     if content_length(request.headers())? > BLOB_BYTES_MAX {
         return Err(Problem::too_large());
     }
-    let known = blobs::size(&mut conn, sha256).await?.is_some();
-    drop(conn);
     let body = request.into_body().into_data_stream();
     // Two replicas that agree upload the same bytes: the second proves that it has them, and nothing is written.
-    let stored = if known {
+    let stored = if registered {
         digest(body, sha256).await
     } else {
         state
@@ -159,26 +163,22 @@ async fn upload(
             .await
     };
     let stored = stored.map_err(put_problem)?;
-    let now = state.now();
-    detached(async move {
-        let mut tx = state.db.begin().await?;
-        let held = attempts::lock_held(&mut tx, worker.id, attempt, token)
-            .await
-            .map_err(held_problem)?;
-        // Lost only together with everything after it: no reveal can name an upload that a crash took back.
-        workers::forgo_durability(&mut tx).await?;
-        blobs::register(&mut tx, stored, now).await?;
-        if !attempts::note_upload(&mut tx, &held, sha256).await? {
-            return Err(Problem::new(
-                StatusCode::CONFLICT,
-                "too_many_blobs",
-                "The attempt has uploaded all that it can need",
-            ));
-        }
-        tx.commit().await?;
-        Ok(StatusCode::NO_CONTENT)
-    })
-    .await
+    judge(state.groups.note(upload, stored, state.now()).await?)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Are the bytes of an upload known, whoever uploaded them? An error where it may not be taken.
+fn judge(standing: Standing) -> Result<bool, Problem> {
+    match standing {
+        Standing::Open { registered } => Ok(registered),
+        Standing::Unknown => Err(held_problem(HeldError::Unknown)),
+        Standing::Stale => Err(held_problem(HeldError::Stale)),
+        Standing::TooMany => Err(Problem::new(
+            StatusCode::CONFLICT,
+            "too_many_blobs",
+            "The attempt has uploaded all that it can need",
+        )),
+    }
 }
 
 /// Reads the body to its end for its digest alone.

@@ -50,7 +50,9 @@ async fn renew(
             .collect();
         let mut tx = state.db.begin().await?;
         workers::forgo_durability(&mut tx).await?;
-        workers::note_seen(&mut tx, worker.id, now).await?;
+        if worker.is_seen_anew(now) {
+            workers::note_seen(&mut tx, worker.id, now).await?;
+        }
         let renewed: HashMap<_, _> = queue::renew(&mut tx, worker.id, &held)
             .await?
             .into_iter()

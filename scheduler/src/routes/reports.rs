@@ -10,9 +10,8 @@ use comptoir_http::{FieldError, Problem};
 use comptoir_store::{
     attempts::{self, HeldError},
     faults::{self, Condition, Fault, FaultError},
-    wake::Channel,
-    work::{self, Outcome, Taken},
-    workers,
+    work::{self, Outcome},
+    workers::{self, Worker},
 };
 use comptoir_wire::{
     CODE_CHARS_MAX, DETAIL_CHARS_MAX, LEASES_MAX, NAME_CHARS_MAX, OUTPUTS_MAX, REPORTS_MAX,
@@ -23,6 +22,7 @@ use time::OffsetDateTime;
 
 use crate::{
     SchedulerState,
+    groups::Reports,
     metrics::REPORTS,
     steps::faults::{announce, settle_one},
 };
@@ -38,11 +38,14 @@ pub(super) struct TakenReports {
 /// Takes everything that was reported.
 pub(super) async fn take(
     state: SchedulerState,
-    worker: WorkerId,
+    worker: Worker,
     request: WorkRequest,
 ) -> Result<TakenReports, Problem> {
     let now = state.now();
-    note_seen(&state, worker, now).await?;
+    if worker.is_seen_anew(now) {
+        note_seen(&state, worker.id, now).await?;
+    }
+    let worker = worker.id;
     let ended = request
         .reveals
         .iter()
@@ -61,8 +64,7 @@ pub(super) async fn take(
         .chain(sealed)
         .filter(|(attempt, _)| !ended.contains(attempt))
         .collect();
-    let mut acks = take_seals(&state, worker, request.seals, now).await?;
-    acks.extend(take_reveals(&state, worker, request.reveals, now).await?);
+    let mut acks = take_results(&state, worker, (request.seals, request.reveals), now).await?;
     for failure in request.failures {
         acks.push(take_failure(&state, worker, failure, now).await?);
     }
@@ -93,57 +95,36 @@ async fn note_seen(
     tx.commit().await
 }
 
-async fn take_seals(
+async fn take_results(
     state: &SchedulerState,
     worker: WorkerId,
-    seals: Vec<Seal>,
+    (seals, reveals): (Vec<Seal>, Vec<Reveal>),
     now: OffsetDateTime,
 ) -> Result<Vec<Ack>, Problem> {
-    if seals.is_empty() {
-        return Ok(Vec::new());
-    }
-    let attempts: Vec<_> = seals.iter().map(|seal| seal.attempt_id).collect();
-    let seals: Vec<_> = seals
-        .into_iter()
-        .map(|seal| work::Seal {
-            attempt: seal.attempt_id,
-            token: seal.lease_token,
-            seal: seal.seal,
-            compute_ms: seal.compute_ms,
-        })
-        .collect();
-    let mut tx = state.db.begin().await?;
-    let taken = work::seal(&mut tx, worker, &seals, now).await?;
-    tx.commit().await?;
-    wake(state, &taken);
-    Ok(acks(&attempts, Report::Seal, &taken))
-}
-
-async fn take_reveals(
-    state: &SchedulerState,
-    worker: WorkerId,
-    reveals: Vec<Reveal>,
-    now: OffsetDateTime,
-) -> Result<Vec<Ack>, Problem> {
-    if reveals.is_empty() {
-        return Ok(Vec::new());
-    }
-    let attempts: Vec<_> = reveals.iter().map(|reveal| reveal.attempt_id).collect();
-    let reveals: Vec<_> = reveals
-        .into_iter()
-        .map(|reveal| work::Reveal {
-            attempt: reveal.attempt_id,
-            token: reveal.lease_token,
-            salt: reveal.salt.0,
-            result: reveal.result_sha256,
-            outputs: reveal.outputs,
-        })
-        .collect();
-    let mut tx = state.db.begin().await?;
-    let taken = work::reveal(&mut tx, worker, &reveals, now).await?;
-    tx.commit().await?;
-    wake(state, &taken);
-    for (attempt, outcome) in attempts.iter().zip(&taken.outcomes) {
+    let sealed: Vec<_> = seals.iter().map(|seal| seal.attempt_id).collect();
+    let shown: Vec<_> = reveals.iter().map(|reveal| reveal.attempt_id).collect();
+    let seals = seals.into_iter().map(|seal| work::Seal {
+        worker,
+        attempt: seal.attempt_id,
+        token: seal.lease_token,
+        seal: seal.seal,
+        compute_ms: seal.compute_ms,
+    });
+    let reveals = reveals.into_iter().map(|reveal| work::Reveal {
+        worker,
+        attempt: reveal.attempt_id,
+        token: reveal.lease_token,
+        salt: reveal.salt.0,
+        result: reveal.result_sha256,
+        outputs: reveal.outputs,
+    });
+    let reports = Reports {
+        seals: seals.collect(),
+        reveals: reveals.collect(),
+        now,
+    };
+    let taken = state.groups.take(reports).await?;
+    for (attempt, outcome) in shown.iter().zip(&taken.reveals) {
         let (code, detail) = match outcome {
             Outcome::SealMismatch => ("seal_mismatch", "the result shown is not the one sealed"),
             Outcome::OutputMissing => ("output_missing", "the result lacks the output of its kind"),
@@ -156,7 +137,9 @@ async fn take_reveals(
             .await
             .map_err(|error| Problem::internal(&error))?;
     }
-    Ok(acks(&attempts, Report::Reveal, &taken))
+    let mut acks = acks(&sealed, Report::Seal, &taken.seals);
+    acks.extend(self::acks(&shown, Report::Reveal, &taken.reveals));
+    Ok(acks)
 }
 
 fn worker_fault(code: &str, detail: &str) -> Fault {
@@ -221,8 +204,8 @@ fn fault_problem(error: FaultError) -> Problem {
     Problem::internal(&error)
 }
 
-fn acks(attempts: &[AttemptId], report: Report, taken: &Taken) -> Vec<Ack> {
-    let acks = attempts.iter().zip(&taken.outcomes);
+fn acks(attempts: &[AttemptId], report: Report, outcomes: &[Outcome]) -> Vec<Ack> {
+    let acks = attempts.iter().zip(outcomes);
     acks.map(|(attempt_id, outcome)| Ack {
         attempt_id: *attempt_id,
         report,
@@ -236,19 +219,6 @@ fn acks(attempts: &[AttemptId], report: Report, taken: &Taken) -> Vec<Ack> {
         },
     })
     .collect()
-}
-
-/// Tells those who wait, after the commit.
-fn wake(state: &SchedulerState, taken: &Taken) {
-    for job in &taken.jobs {
-        state.wake.publish(Channel::Job(*job));
-    }
-    for worker in &taken.workers {
-        state.wake.publish(Channel::Worker(*worker));
-    }
-    if taken.due {
-        state.verdict_due.notify_one();
-    }
 }
 
 fn count(ack: &Ack) {

@@ -1,13 +1,13 @@
 //! The exchange: what a worker reports is taken, then it gets leases and orders, at once or when there are any.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use axum::extract::State;
 use comptoir_domain::id::{AttemptId, LeaseToken};
 use comptoir_http::{Problem, extract::Json};
 use comptoir_store::{
     attempts::{self, Orders},
-    queue::{self, ClaimError, Leased},
+    queue::Leased,
     wake::{Channel, Subscription},
     workers::Worker,
 };
@@ -22,6 +22,7 @@ use super::{detached, reports};
 use crate::{
     BLOB_BYTES_MAX, SchedulerState,
     auth::Caller,
+    groups::{Claim, Claimed, NotClaimed},
     metrics::{LEASES, POLLS},
 };
 
@@ -58,7 +59,7 @@ async fn exchange(
     let mut orders = state.wake.subscribe(Channel::Worker(worker.id));
     let until = Instant::now() + Duration::from_millis(u64::from(request.wait_ms));
     let wanted = request.wanted;
-    let taken = detached(reports::take(state.clone(), worker.id, request)).await?;
+    let taken = detached(reports::take(state.clone(), worker.clone(), request)).await?;
     loop {
         let seen = detached(look(
             state.clone(),
@@ -140,19 +141,16 @@ async fn claim(
     wanted: u16,
 ) -> Result<Vec<Lease>, Problem> {
     for _ in 0..RACES_MAX {
-        let mut tx = state.db.begin().await?;
-        let leased = match queue::claim(&mut tx, worker, wanted, state.now()).await {
-            Ok(leased) => leased,
-            Err(ClaimError::Raced) => continue,
-            Err(ClaimError::Database(error)) => return Err(error.into()),
+        let claim = Claim {
+            worker: worker.clone(),
+            wanted,
+            now: state.now(),
         };
-        let inputs = leased.iter().flat_map(|leased| leased.spec.blobs());
-        let sizes = if leased.is_empty() {
-            BTreeMap::default()
-        } else {
-            queue::blob_sizes(&mut tx, inputs).await?
+        let Claimed { leased, sizes } = match state.groups.claim(claim).await {
+            Ok(claimed) => claimed,
+            Err(NotClaimed::Raced) => continue,
+            Err(NotClaimed::Failed(problem)) => return Err(problem),
         };
-        tx.commit().await?;
         for leased in &leased {
             tracing::info!(
                 job = %leased.job, attempt = %leased.attempt, worker = %worker.id,

@@ -30,7 +30,7 @@ const AT_ONCE: usize = 4;
 /// Rules on jobs that wait for it: those that get a result together, the others one by one. One that cannot be ruled on now is
 /// tried again in a minute.
 pub async fn rule_due(state: &SchedulerState, now: OffsetDateTime) -> Result<Progress, StepError> {
-    let mut conn = state.groups.acquire().await?;
+    let mut conn = state.groups.db.acquire().await?;
     let due = verdicts::take_due(&mut conn, ROUND_MAX).await?;
     let found = due.len();
     if found < 2 {
@@ -108,7 +108,7 @@ async fn complete(
     now: OffsetDateTime,
 ) -> Result<BTreeSet<JobId>, VerdictError> {
     let cases: Vec<&Case> = compared.iter().map(|(case, _)| case).collect();
-    let mut tx = state.groups.begin().await?;
+    let mut tx = state.groups.db.begin().await?;
     verdicts::lock_all(&mut tx, &cases, now).await?;
     let mut accepted = Vec::with_capacity(cases.len());
     for (case, pairs) in compared {

@@ -1,10 +1,16 @@
 //! What waits is done together: a bounded queue without a timer. What arrived while the last group was worked on is
 //! the next group, so groups grow with the load and a quiet service waits for nobody.
 
+mod commit;
+mod lookups;
+
 use std::{fmt, sync::Arc};
 
 use futures::future::BoxFuture;
 use tokio::sync::{Mutex, mpsc, oneshot};
+
+pub use commit::commit;
+pub use lookups::{LookupError, Lookups};
 
 /// Most items of one group.
 pub const GROUP_MAX: usize = 512;

@@ -72,8 +72,8 @@ pub(crate) struct NewRelease {
     pub amount: Amount,
 }
 
-/// Queues what payees and the platform earned, for those that want it released by itself. The platform wants
-/// it unless an account that is bound to its address says otherwise; its fees stay where they are while the house owes for
+/// Queues what payees and the platform earned, for those that want it released by itself: one release for all that one earned of a
+/// kind. The platform wants it unless an account that is bound to its address says otherwise; its fees stay where they are while the house owes for
 /// confirming runs.
 pub(crate) async fn queue(
     conn: &mut PgConnection,
@@ -81,13 +81,21 @@ pub(crate) async fn queue(
     earned: &[NewRelease],
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    let ids: Vec<_> = earned.iter().map(|_| ReleaseId::generate().0).collect();
-    let owners: Vec<_> = earned.iter().map(|it| it.owner.to_vec()).collect();
-    let kinds: Vec<_> = earned
-        .iter()
-        .map(|it| it.kind.as_str().to_owned())
-        .collect();
-    let amounts: Vec<_> = earned.iter().map(|it| to_numeric(it.amount)).collect();
+    let mut sums: Vec<((Address, &str), BigDecimal)> = Vec::new();
+    for it in earned {
+        let of = (it.owner, it.kind.as_str());
+        match sums.iter_mut().find(|(known, _)| *known == of) {
+            Some((_, sum)) => *sum += to_numeric(it.amount),
+            None => sums.push((of, to_numeric(it.amount))),
+        }
+    }
+    let ids: Vec<_> = sums.iter().map(|_| ReleaseId::generate().0).collect();
+    let (mut owners, mut kinds, mut amounts) = (vec![], vec![], vec![]);
+    for ((owner, kind), amount) in sums {
+        owners.push(owner.to_vec());
+        kinds.push(kind.to_owned());
+        amounts.push(amount);
+    }
     sqlx::query!(
         "INSERT INTO releases (release_id, asset_id, owner, kind, amount_base, created_at)
          SELECT it.id, $1, it.owner, it.kind, it.amount, $6

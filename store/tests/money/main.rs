@@ -15,6 +15,8 @@ mod model;
 #[cfg(test)]
 mod movements;
 #[cfg(test)]
+mod references;
+#[cfg(test)]
 mod refunds;
 #[cfg(test)]
 mod releases;
