@@ -5,11 +5,13 @@ use clap::Args;
 use comptoir_settler::{Finality, chain::RPC_TIMEOUT, import};
 use comptoir_store::{assets, pool::ServiceRole};
 use serde_json::json;
-use url::Url;
 
 use crate::{
     client::Context,
-    service::{config::Common, parts},
+    service::{
+        config::{Common, Endpoints},
+        parts,
+    },
 };
 
 /// Which chain, and what is final on it.
@@ -17,9 +19,8 @@ use crate::{
 pub struct ImportArgs {
     #[command(flatten)]
     pub common: Common,
-    /// Ethereum JSON-RPC.
-    #[arg(long, env = "ETH_RPC_URL", hide_env_values = true)]
-    pub rpc_url: Url,
+    #[command(flatten)]
+    pub endpoints: Endpoints,
     /// Blocks after which a block is final [default: the chain's own `finalized` tag].
     #[arg(long, env = "COMPTOIR_FINALITY_DEPTH")]
     pub finality_depth: Option<u64>,
@@ -36,7 +37,7 @@ pub async fn import_batches(context: &Context, args: ImportArgs) -> anyhow::Resu
     let finality = args.finality_depth.map_or(Finality::Tags, Finality::Depth);
     let imported = import::import(
         (db, objects, asset),
-        (args.rpc_url, RPC_TIMEOUT),
+        (&args.endpoints.all(), RPC_TIMEOUT),
         finality,
         context.now,
     )

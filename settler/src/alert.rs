@@ -28,8 +28,16 @@ pub enum Alert {
     OutOfEther,
     /// Blocks are added and none becomes final.
     FinalityStalled,
+    /// The newest block is old, or has been the newest for long: the chain stands still, or what is asked does.
+    HeadStale,
     /// The node is on another chain.
     WrongChain,
+    /// The nodes contradict each other, and none of them has a majority.
+    NodesDisagree,
+    /// An endpoint contradicts the majority, or lags behind it.
+    EndpointOutvoted,
+    /// An endpoint does not answer while others do.
+    EndpointFailing,
     /// The node does not answer, or not as it should.
     NodeFailing,
     /// The key does not sign, or signs something else.
@@ -40,7 +48,7 @@ pub enum Alert {
 
 impl Alert {
     /// Every alert there is.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 15] = [
         Self::SettlingHalted,
         Self::CommitHeld,
         Self::CommitsPaused,
@@ -48,7 +56,11 @@ impl Alert {
         Self::SpendCeiling,
         Self::OutOfEther,
         Self::FinalityStalled,
+        Self::HeadStale,
         Self::WrongChain,
+        Self::NodesDisagree,
+        Self::EndpointOutvoted,
+        Self::EndpointFailing,
         Self::NodeFailing,
         Self::SignerFailing,
         Self::StepFailing,
@@ -65,7 +77,11 @@ impl Alert {
             Self::SpendCeiling => "spend_ceiling",
             Self::OutOfEther => "out_of_ether",
             Self::FinalityStalled => "finality_stalled",
+            Self::HeadStale => "head_stale",
             Self::WrongChain => "wrong_chain",
+            Self::NodesDisagree => "nodes_disagree",
+            Self::EndpointOutvoted => "endpoint_outvoted",
+            Self::EndpointFailing => "endpoint_failing",
             Self::NodeFailing => "node_failing",
             Self::SignerFailing => "signer_failing",
             Self::StepFailing => "step_failing",
@@ -80,11 +96,15 @@ impl Alert {
             | Self::SpendCeiling
             | Self::OutOfEther
             | Self::WrongChain
+            | Self::NodesDisagree
+            | Self::EndpointOutvoted
             | Self::SignerFailing => true,
             Self::CommitHeld
             | Self::CommitsPaused
             | Self::FeeCeiling
             | Self::FinalityStalled
+            | Self::HeadStale
+            | Self::EndpointFailing
             | Self::NodeFailing
             | Self::StepFailing => false,
         }

@@ -1,6 +1,6 @@
 //! Commits batches: asks the contract first, and knows what its refusals mean.
 
-use alloy::{eips::BlockId, primitives::Bytes, sol_types::SolCall as _};
+use alloy::{primitives::Bytes, sol_types::SolCall as _};
 use comptoir_contracts_bindings::Settlement::{SettlementErrors, commitBatchCall};
 use comptoir_domain::settlement::{BatchState, Header};
 use comptoir_store::{
@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 
 use crate::{
     alert::Alert,
-    chain::{ChainError, Refusal, Tips, to_contract},
+    chain::{Refusal, Tips, to_contract},
     error::StepError,
     settler::Settler,
     sign::{IN_FLIGHT_MAX, Wanted},
@@ -55,9 +55,9 @@ impl Settler {
             return Ok(());
         }
         let calldata = calldata(&batch.header);
-        let estimate = self
-            .chain
-            .estimate_gas(self.signer(), Bytes::from(calldata.clone()));
+        let call = Bytes::from(calldata.clone());
+        let at = tips.head.block.hash;
+        let estimate = self.chain.estimate_gas(self.signer(), &call, at);
         let gas = match estimate.await? {
             Ok(gas) => gas,
             Err(refusal) => return self.refused(&batch, &refusal, tips, now).await,
@@ -134,18 +134,16 @@ impl Settler {
         if parent.hash != header.prev_hash {
             return Ok(None);
         }
-        let settlement = self.chain.settlement();
-        let caps = settlement.caps().block(BlockId::hash(at)).call().await;
-        let caps = caps.map_err(ChainError::from)?;
+        let caps = self.chain.caps(at).await?;
         let growth = header.total_payable.saturating_sub(parent.total_payable);
-        if growth <= caps.perBatch.min(caps.perDay) {
+        if growth <= caps.per_batch.min(caps.per_day) {
             return Ok(None);
         }
         Ok(Some(format!(
             "batch {} releases {growth} base units, the contract's caps allow {} a batch and {} a day, so it can never be \
              committed. ADMIN has to raise both caps to {growth} or more (setCaps, through the timelock); then resume, and \
              lower them again once the batch is committed",
-            header.id, caps.perBatch, caps.perDay
+            header.id, caps.per_batch, caps.per_day
         )))
     }
 }

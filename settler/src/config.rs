@@ -55,9 +55,9 @@ pub type Signer = Arc<dyn TxSigner<Signature> + Send + Sync>;
 /// What a settler is told at its start.
 #[derive(Clone)]
 pub struct Config {
-    /// The node.
-    pub rpc: Url,
-    /// How long an answer of the node may take.
+    /// The nodes. Of several, the majority is believed.
+    pub rpcs: Vec<Url>,
+    /// How long an answer of a node may take.
     pub rpc_timeout: Duration,
     /// The key that holds the contract's SETTLER role.
     pub signer: Signer,
@@ -69,6 +69,8 @@ pub struct Config {
     pub finality: Finality,
     /// How far the final block may be behind the newest before that is told; where the node says what is final.
     pub finality_stall: Duration,
+    /// How old the newest block may be, or how long it may stay the newest, before that is told.
+    pub head_stale: Duration,
     /// When a batch closes.
     pub batches: BatchPolicy,
     /// What transactions may cost.
@@ -86,6 +88,7 @@ impl std::fmt::Debug for Config {
             .field("start_block", &self.start_block)
             .field("finality", &self.finality)
             .field("finality_stall", &self.finality_stall)
+            .field("head_stale", &self.head_stale)
             .field("batches", &self.batches)
             .field("fees", &self.fees)
             .field("poll", &self.poll)

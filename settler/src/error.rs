@@ -64,6 +64,7 @@ impl StepError {
     pub(crate) const fn alert(&self) -> Alert {
         match self {
             Self::Chain(ChainError::WrongChain { .. }) => Alert::WrongChain,
+            Self::Chain(ChainError::NoMajority { .. }) => Alert::NodesDisagree,
             Self::Chain(_) | Self::Follow(FollowError::Gap { .. }) => Alert::NodeFailing,
             Self::Sign(_) | Self::WrongSignature | Self::SignerSilent => Alert::SignerFailing,
             Self::Fence(_)
@@ -78,4 +79,15 @@ impl StepError {
             | Self::Database(_) => Alert::StepFailing,
         }
     }
+}
+
+/// An error with its causes, each told once.
+pub(crate) fn causes<E: std::error::Error>(error: &E) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }

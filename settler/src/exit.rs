@@ -86,7 +86,11 @@ impl Settler {
         // A batch that is older than the request, or a deposit that it has not seen: the next one will do.
         let Ok(gas) = self
             .chain
-            .estimate_gas(self.signer(), Bytes::from(calldata.clone()))
+            .estimate_gas(
+                self.signer(),
+                &Bytes::from(calldata.clone()),
+                tips.head.block.hash,
+            )
             .await?
         else {
             return Ok(());

@@ -1,6 +1,6 @@
 //! Acts on what is final: credits deposits, then compares ledger and contract, in all and account by account.
 
-use alloy::{eips::BlockId, primitives::U256};
+use alloy::primitives::U256;
 use comptoir_store::{
     chain::{self, FollowError},
     deposits, reconciliation,
@@ -41,7 +41,7 @@ impl Settler {
         if self.reconciled == Some(number) {
             return Ok(0);
         }
-        let block = self.chain.tip(BlockId::number(number)).await?;
+        let block = self.chain.tip(number).await?;
         if block.block.hash != hash {
             return Ok(0);
         }

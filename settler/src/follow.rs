@@ -1,6 +1,5 @@
 //! Follows the chain by parent hash. Bad news count at the head, good news when they are final.
 
-use alloy::eips::BlockId;
 use comptoir_store::chain::{self, Cursor, FollowError};
 use time::OffsetDateTime;
 
@@ -49,7 +48,7 @@ impl Settler {
         let cursor = self.cursor(now).await?;
         let kept = chain::kept(&mut *self.db.acquire().await?, self.asset.id).await?;
         for (number, hash) in kept {
-            let block = self.chain.find(BlockId::number(number)).await?;
+            let block = self.chain.find(number).await?;
             if block.is_some_and(|it| it.block.hash == hash) {
                 if number == cursor.head_number {
                     return Ok(cursor);
@@ -100,11 +99,7 @@ impl Settler {
     }
 
     async fn read_block(&self, cursor: &Cursor, now: OffsetDateTime) -> Result<bool, StepError> {
-        let Some(next) = self
-            .chain
-            .find(BlockId::number(cursor.head_number + 1))
-            .await?
-        else {
+        let Some(next) = self.chain.find(cursor.head_number + 1).await? else {
             return Ok(false);
         };
         if next.block.parent_hash != cursor.head_hash {
@@ -125,7 +120,7 @@ impl Settler {
         now: OffsetDateTime,
     ) -> Result<bool, StepError> {
         let (from, to) = (cursor.head_number + 1, cursor.head_number + blocks);
-        let last = self.chain.tip(BlockId::number(to)).await?;
+        let last = self.chain.tip(to).await?;
         let events = self.chain.events_between(from, to).await?;
         let mut tx = self.begin().await?;
         chain::append(&mut tx, self.asset.id, &last.block, &events, now).await?;
@@ -137,10 +132,7 @@ impl Settler {
         if let Some(cursor) = chain::cursor(&mut *self.db.acquire().await?, self.asset.id).await? {
             return Ok(cursor);
         }
-        let start = self
-            .chain
-            .tip(BlockId::number(self.config.start_block))
-            .await?;
+        let start = self.chain.tip(self.config.start_block).await?;
         let mut tx = self.begin().await?;
         chain::begin(&mut tx, self.asset.id, &start.block, now).await?;
         self.commit(tx, "settler.following_begun").await?;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use alloy::{eips::BlockId, primitives::B256};
+use alloy::primitives::B256;
 use comptoir_domain::{
     amount::Amount,
     asset::Asset,
@@ -27,7 +27,7 @@ use time::OffsetDateTime;
 use url::Url;
 
 use crate::{
-    chain::{Chain, ChainError, provider},
+    chain::{Chain, ChainError},
     config::Finality,
     exit::LEAF_FILE_MAX,
     verify::{self, VerifyError},
@@ -132,15 +132,16 @@ struct Found {
 /// When anything does not fit: the database stays as it is.
 pub async fn import(
     (db, objects, asset): (PgPool, Objects, Asset),
-    (rpc, timeout): (Url, Duration),
+    (rpcs, timeout): (&[Url], Duration),
     finality: Finality,
     now: OffsetDateTime,
 ) -> Result<Imported, ImportError> {
-    let chain = Chain::connect(rpc.clone(), timeout, &asset)?;
+    let chain = Chain::connect(rpcs, timeout, &asset)?;
     chain.check_chain().await?;
     let lease = Lease::take(&db, asset.id, "import", now).await?;
     let lease = lease.ok_or(ImportError::SettlerLeads)?;
-    let at = chain.tips(finality).await?.final_.block.hash;
+    let tips = chain.tips(finality).await?;
+    let at = tips.final_.block.hash;
     let ours = batches::standing(&mut *db.acquire().await?, asset.id).await?;
     let (number, hash) = ours.map_or((0, B256::ZERO), |it| (it.header.id, it.hash));
     let last = chain.last_batch(at).await?;
@@ -155,15 +156,13 @@ pub async fn import(
     }
     let domain = Domain::new(asset.chain_id, asset.contract);
     let top = (last, chain.kept(last, at).await?.hash);
-    let mut headers =
-        verify::headers_down(&provider(rpc)?, domain, asset.contract, top, number).await?;
-    headers.reverse();
+    let headers = headers(&chain, domain, top, number).await?;
     if headers.first().is_some_and(|first| first.prev_hash != hash) {
         return Err(ImportError::OtherHistory { number });
     }
     let mut nonces = Vec::new();
     for signer in transactions::signers(&mut *db.acquire().await?, asset.chain_id).await? {
-        nonces.push((signer, chain.nonce(signer, BlockId::latest()).await?));
+        nonces.push((signer, chain.nonce(signer, tips.head.block.hash).await?));
     }
     let mut tx = db.begin().await?;
     lease.fence().hold(&mut tx).await?;
@@ -194,6 +193,27 @@ pub async fn import(
     }
     tx.commit().await?;
     Ok(imported)
+}
+
+/// The headers of the batches after `to`, oldest first. Each proves itself by the hash that the one above it names, so any
+/// node that has them will do.
+async fn headers(
+    chain: &Chain,
+    domain: Domain,
+    top: (u64, B256),
+    to: u64,
+) -> Result<Vec<Header>, ImportError> {
+    let mut failure = None;
+    for node in chain.providers() {
+        match verify::headers_down(node, domain, chain.contract(), top, to).await {
+            Ok(mut headers) => {
+                headers.reverse();
+                return Ok(headers);
+            }
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.map_or(ChainError::NoEndpoint.into(), ImportError::from))
 }
 
 /// The leaves that a header was made of, by the file that it names.

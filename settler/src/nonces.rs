@@ -1,6 +1,5 @@
 //! The stream of nonces is the database's: a nonce that others use means that somebody else has the key.
 
-use alloy::eips::BlockId;
 use comptoir_store::{
     batches, reconciliation,
     transactions::{self, Ended, IntentKind, OpenIntent},
@@ -14,9 +13,13 @@ const USED_OUTSIDE: &str = "nonce_used_outside";
 
 impl Settler {
     /// How many nonces of the key are used at the head; `None` after a halt, because one of them was used by others.
-    pub(crate) async fn watch_nonces(&self, now: OffsetDateTime) -> Result<Option<u64>, StepError> {
+    pub(crate) async fn watch_nonces(
+        &self,
+        tips: &Tips,
+        now: OffsetDateTime,
+    ) -> Result<Option<u64>, StepError> {
         let signer = self.signer();
-        let used = self.chain.nonce(signer, BlockId::latest()).await?;
+        let used = self.chain.nonce(signer, tips.head.block.hash).await?;
         let mut db = self.db.acquire().await?;
         let next = transactions::next_nonce(&mut db, self.asset.chain_id, signer).await?;
         drop(db);
@@ -66,8 +69,7 @@ impl Settler {
         let Some(signer) = open.first().map(|intent| intent.signer) else {
             return Ok(());
         };
-        let at_final = BlockId::hash(tips.final_.block.hash);
-        let used = self.chain.nonce(signer, at_final).await?;
+        let used = self.chain.nonce(signer, tips.final_.block.hash).await?;
         for intent in open.iter().filter(|intent| intent.nonce < used) {
             let cost = self.cost_of(intent).await?;
             let has_effect = match intent.kind {

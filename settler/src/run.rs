@@ -12,7 +12,7 @@ use crate::{
     alert::Alert,
     chain::ChainError,
     config::Config,
-    error::StepError,
+    error::{StepError, causes},
     health::Health,
     settler::{Progress, Settler},
 };
@@ -26,8 +26,9 @@ const LEADING: &str = "settler_leading";
 /// The longest pause between two steps that fail.
 const PAUSE_MAX: Duration = Duration::from_mins(1);
 /// What a step that does not finish may be told as.
-const FAILURES: [Alert; 4] = [
+const FAILURES: [Alert; 5] = [
     Alert::WrongChain,
+    Alert::NodesDisagree,
     Alert::NodeFailing,
     Alert::SignerFailing,
     Alert::StepFailing,
@@ -46,6 +47,7 @@ pub async fn run(
 ) -> Result<(), StepError> {
     let mut settler: Option<Settler> = None;
     let mut failures = 0;
+    warn_of_few(config.rpcs.len());
     loop {
         let now = clock();
         let outcome = turn(&mut settler, &parts, &config, &health, now).await;
@@ -76,6 +78,19 @@ pub async fn run(
             () = tokio::time::sleep(pause(config.poll, failures)) => {}
             () = shutdown.cancelled() => return Ok(()),
         }
+    }
+}
+
+/// How many nodes could lie, or fail, before that is felt.
+fn warn_of_few(endpoints: usize) {
+    match endpoints {
+        1 => tracing::warn!(
+            "one RPC endpoint is configured: what it says is believed. With three, one that lies is out-voted"
+        ),
+        2 => tracing::warn!(
+            "two RPC endpoints are configured: where they differ, settling stands still. With three, one is out-voted"
+        ),
+        _ => tracing::info!(endpoints, "the majority of the RPC endpoints is believed"),
     }
 }
 
@@ -123,17 +138,6 @@ fn failed(error: &StepError, health: &Health, now: OffsetDateTime) {
     let chain = causes(error);
     health.alerts.raise(error.alert(), &chain);
     health.failed(now, chain);
-}
-
-/// An error with its causes, each told once.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

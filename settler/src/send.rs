@@ -10,7 +10,12 @@ use comptoir_store::{
 use time::OffsetDateTime;
 
 use crate::{
-    chain::Tips, crash, error::StepError, fees::Fees, settler::Settler, sign::IN_FLIGHT_MAX,
+    chain::Tips,
+    crash,
+    error::{StepError, causes},
+    fees::Fees,
+    settler::Settler,
+    sign::IN_FLIGHT_MAX,
 };
 
 /// Transactions handed to the node.
@@ -64,7 +69,8 @@ impl Settler {
     ) -> Result<(), StepError> {
         let answer = self.chain.send(&intent.attempt.raw).await;
         crash::point("settler.broadcast");
-        let error = answer.as_ref().err().map(ToString::to_string);
+        // The node's own words are the cause.
+        let error = answer.as_ref().err().map(causes);
         if let Some(error) = &error {
             tracing::debug!(tx = %intent.attempt.tx_hash, error, "the node did not take the transaction");
         }
@@ -146,7 +152,9 @@ impl Settler {
             return Ok(Wish::Held);
         }
         let calldata = Bytes::from(intent.calldata.clone());
-        match (self.chain.preflight(self.signer(), calldata).await?, batch) {
+        let at = tips.head.block.hash;
+        let preflight = self.chain.preflight(self.signer(), &calldata, at).await?;
+        match (preflight, batch) {
             (Ok(()), batch) => {
                 if batch.is_some() {
                     self.commit_passes();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use alloy::primitives::B256;
 use comptoir_domain::{asset::Asset, id::BatchId, settlement::file};
 use comptoir_store::{
     PgTransaction, batches,
@@ -10,20 +11,23 @@ use comptoir_store::{
     reconciliation,
 };
 use sqlx::PgPool;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 
 use crate::{
     alert::Alert,
-    chain::{Chain, Tips},
+    chain::{Chain, Tip, Tips},
     config::{Config, Finality},
     crash,
     error::StepError,
+    follow::approximate,
     health::Health,
     hold::Hold,
 };
 
 /// 1 while settling stands still over a contradiction.
 const HALTED: &str = "settler_halted";
+/// Seconds between the newest block and now.
+const HEAD_AGE: &str = "settler_head_age_seconds";
 
 /// What a step did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -58,6 +62,8 @@ pub struct Settler {
     compared: bool,
     /// Commits that the contract would refuse are not tried before this ends.
     pub(crate) held: Hold,
+    /// The newest block, and since when it is.
+    head: Option<(B256, OffsetDateTime)>,
     /// What this step found too expensive.
     pub(crate) at_ceiling: Option<String>,
     /// The final block that was reconciled last.
@@ -77,7 +83,7 @@ impl Settler {
         health: Arc<Health>,
         now: OffsetDateTime,
     ) -> Result<Option<Self>, StepError> {
-        let chain = Chain::connect(config.rpc.clone(), config.rpc_timeout, &asset)?;
+        let chain = Chain::connect(&config.rpcs, config.rpc_timeout, &asset)?;
         chain.check_chain().await?;
         let Some(lease) = Lease::take(&db, asset.id, &config.holder, now).await? else {
             return Ok(None);
@@ -94,6 +100,7 @@ impl Settler {
             deployed: false,
             compared: false,
             held: Hold::default(),
+            head: None,
             at_ceiling: None,
             reconciled: None,
             answered_from: None,
@@ -105,9 +112,16 @@ impl Settler {
     /// # Errors
     /// When a part did not finish; what was finished before it stands, and the next step goes on from there.
     pub async fn step(&mut self, now: OffsetDateTime) -> Result<Progress, StepError> {
+        let outcome = self.work(now).await;
+        self.watch_endpoints();
+        outcome
+    }
+
+    async fn work(&mut self, now: OffsetDateTime) -> Result<Progress, StepError> {
         self.lease.check().await?;
         let tips = self.chain.tips(self.config.finality).await?;
         self.watch_finality(&tips);
+        self.watch_head(&tips, now);
         let mut progress = Progress {
             blocks: self.follow(&tips, now).await?,
             ..Progress::default()
@@ -128,7 +142,7 @@ impl Settler {
         if progress.halted {
             return Ok(progress);
         }
-        let Some(used) = self.watch_nonces(now).await? else {
+        let Some(used) = self.watch_nonces(&tips, now).await? else {
             progress.halted = true;
             return Ok(progress);
         };
@@ -183,6 +197,53 @@ impl Settler {
             self.health.alerts.raise(Alert::FinalityStalled, &detail);
         } else {
             self.health.alerts.clear(Alert::FinalityStalled);
+        }
+    }
+
+    /// Tells when the chain stands still, or the nodes show an old one.
+    fn watch_head(&mut self, tips: &Tips, now: OffsetDateTime) {
+        let Tip {
+            block, timestamp, ..
+        } = tips.head;
+        if self.head.is_none_or(|(hash, _)| hash != block.hash) {
+            self.head = Some((block.hash, now));
+        }
+        let clock = u64::try_from(now.unix_timestamp()).unwrap_or_default();
+        let age = clock.saturating_sub(timestamp);
+        metrics::gauge!(HEAD_AGE).set(approximate(age));
+        let unmoved = self.head.map_or(Duration::ZERO, |(_, since)| now - since);
+        let patience = self.config.head_stale;
+        let number = block.number;
+        let alerts = &self.health.alerts;
+        if unmoved > patience {
+            let seconds = unmoved.whole_seconds();
+            let detail = format!("block {number} has been the newest for {seconds} s");
+            alerts.raise(Alert::HeadStale, &detail);
+        } else if age > patience.as_secs() {
+            let detail = format!("block {number}, the newest, is {age} s old");
+            alerts.raise(Alert::HeadStale, &detail);
+        } else {
+            alerts.clear(Alert::HeadStale);
+        }
+    }
+
+    /// Tells which endpoints the others do not agree with, or who do not answer.
+    fn watch_endpoints(&self) {
+        let odd = self.chain.odd_endpoints();
+        for (alert, contradicts) in [
+            (Alert::EndpointOutvoted, true),
+            (Alert::EndpointFailing, false),
+        ] {
+            let told: Vec<_> = odd
+                .iter()
+                .filter(|it| it.contradicts == contradicts)
+                .map(|it| format!("{}: {}", it.endpoint, it.detail))
+                .collect();
+            if told.is_empty() {
+                self.health.alerts.clear(alert);
+            } else {
+                self.health.alerts.raise(alert, &told.join("; "));
+            }
         }
     }
 

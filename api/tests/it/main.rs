@@ -8,7 +8,6 @@ mod admin;
 mod admin_accounts;
 mod admin_money;
 mod admin_work;
-mod anvil;
 mod auth;
 mod bad_input;
 mod blobs;

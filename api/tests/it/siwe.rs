@@ -11,13 +11,13 @@ use alloy::{
 use alloy_primitives::{Address, U256, hex};
 use axum::http::{Method, StatusCode, header};
 use comptoir_api::auth::contract_wallets::ContractWallets;
+use comptoir_devchain::Anvil;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::{Duration, format_description::well_known::Rfc3339};
 
 use crate::{
     accounts::register_asset,
-    anvil::Anvil,
     harness::{ORIGIN, Reply, Session, TestApp},
 };
 
@@ -274,7 +274,7 @@ fn wallet_of(owner: Address) -> Vec<u8> {
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_contract_signs_in_by_its_own_rules(db: PgPool) {
-    let anvil = Anvil::start().await;
+    let anvil = Anvil::start(&[]).await;
     let mut app = TestApp::new(db).await;
     register_asset(&app).await;
     let (owner, payer) = (PrivateKeySigner::random(), PrivateKeySigner::random());

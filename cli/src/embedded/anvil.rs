@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 
-use super::process::{Process, find_program, free_port, loopback};
+use super::process::{Process, free_port, loopback};
 
 /// EIP-155 id of the local chain.
 pub const CHAIN_ID: u64 = 31_337;
@@ -18,24 +18,7 @@ const BLOCK_TIME_S: &str = "1";
 /// # Errors
 /// When it is not installed; says what to run.
 pub fn find() -> anyhow::Result<PathBuf> {
-    if let Some(named) = std::env::var_os("ANVIL") {
-        return Ok(named.into());
-    }
-    // The native program of the npm package, not its wrapper script: a killed wrapper leaves its child.
-    let arch = if cfg!(target_arch = "aarch64") {
-        "arm64"
-    } else {
-        "amd64"
-    };
-    let package = format!("contracts/node_modules/@foundry-rs/anvil-linux-{arch}/bin");
-    // The checkout is somewhere above the binary, however deep in the target folder that is.
-    let binary = std::env::current_exe().unwrap_or_default();
-    let above = binary
-        .ancestors()
-        .skip(1)
-        .map(|folder| folder.join(&package));
-    let folders: Vec<_> = [PathBuf::from(&package)].into_iter().chain(above).collect();
-    find_program("anvil", &folders)
+    comptoir_devchain::find()
         .context("anvil is missing: run `make setup`, or `npm install -g @foundry-rs/anvil`")
 }
 

@@ -8,12 +8,13 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use comptoir_devchain::find_program;
 use comptoir_domain::digest::Sha256;
 use comptoir_store::pool;
 use nix::{sys::signal::Signal, unistd::User};
 use tokio::process::Command;
 
-use super::process::{Process, find_program, free_port, loopback};
+use super::process::{Process, free_port, loopback};
 
 /// The superuser of the cluster and the name of its database.
 const NAME: &str = "comptoir";

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use comptoir_devchain::find_program;
 use nix::sys::signal::Signal;
 use tokio::process::Command;
 
-use super::process::{Process, find_program, free_port, loopback};
+use super::process::{Process, free_port, loopback};
 
 /// Where `redis-server` is.
 ///

@@ -193,14 +193,39 @@ pub struct SchedulerArgs {
     pub rate_limit_anonymous: u32,
 }
 
+/// The nodes that tell of the chain.
+#[derive(Debug, Clone, Args)]
+pub struct Endpoints {
+    /// Ethereum JSON-RPC.
+    #[arg(long, env = "ETH_RPC_URL", hide_env_values = true)]
+    pub rpc_url: Url,
+    /// Further endpoints, with commas between them, best of other operators: what money rests on counts when most of them
+    /// agree. Three bear one that lies or is down [default: none].
+    #[arg(
+        long,
+        env = "COMPTOIR_RPC_URLS_ALSO",
+        value_delimiter = ',',
+        hide_env_values = true
+    )]
+    pub rpc_url_also: Vec<Url>,
+}
+
+impl Endpoints {
+    /// All of them.
+    #[must_use]
+    pub fn all(&self) -> Vec<Url> {
+        let first = std::iter::once(&self.rpc_url);
+        first.chain(&self.rpc_url_also).cloned().collect()
+    }
+}
+
 /// The chain-facing service.
 #[derive(Debug, Clone, Args)]
 pub struct SettlerArgs {
     #[command(flatten)]
     pub common: Common,
-    /// Ethereum JSON-RPC.
-    #[arg(long, env = "ETH_RPC_URL", hide_env_values = true)]
-    pub rpc_url: Url,
+    #[command(flatten)]
+    pub endpoints: Endpoints,
     /// The file with the key that commits batches.
     #[arg(long, env = "COMPTOIR_SETTLER_KEY_FILE")]
     pub key_file: PathBuf,
@@ -257,12 +282,15 @@ pub struct SettlerCare {
     /// Blocks after which a transaction that was not mined offers more.
     #[arg(long, env = "COMPTOIR_BUMP_AFTER_BLOCKS", default_value_t = 4)]
     pub bump_after_blocks: u64,
-    /// Seconds that an answer of the node may take.
+    /// Seconds that an answer of a node may take.
     #[arg(long, env = "COMPTOIR_RPC_TIMEOUT_S", default_value_t = 20)]
     pub rpc_timeout_s: u64,
     /// Seconds that the final block may be behind the newest before that is told, where the node says what is final.
     #[arg(long, env = "COMPTOIR_FINALITY_STALL_S", default_value_t = 1_800)]
     pub finality_stall_s: u64,
+    /// Seconds that the newest block may be old, or stay the newest, before that is told.
+    #[arg(long, env = "COMPTOIR_HEAD_STALE_S", default_value_t = 120)]
+    pub head_stale_s: u64,
 }
 
 impl Default for SettlerCare {
@@ -275,6 +303,7 @@ impl Default for SettlerCare {
             bump_after_blocks: 4,
             rpc_timeout_s: 20,
             finality_stall_s: 1_800,
+            head_stale_s: 120,
         }
     }
 }

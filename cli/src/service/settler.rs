@@ -41,13 +41,14 @@ pub async fn start(args: SettlerArgs, stop: CancellationToken) -> anyhow::Result
     let objects = parts::objects(&args.common)?;
     let care = &args.care;
     let config = Config {
-        rpc: args.rpc_url,
+        rpcs: args.endpoints.all(),
         rpc_timeout: Duration::from_secs(care.rpc_timeout_s),
         signer: Arc::new(Wallet::read(&args.key_file)?.signer()),
         signer_timeout: SIGNER_TIMEOUT,
         start_block: args.start_block,
         finality: args.finality_depth.map_or(Finality::Tags, Finality::Depth),
         finality_stall: Duration::from_secs(care.finality_stall_s),
+        head_stale: Duration::from_secs(care.head_stale_s),
         batches: BatchPolicy {
             interval: Duration::from_secs(args.batch_after_s),
             receipts: args.batch_receipts,

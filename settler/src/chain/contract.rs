@@ -1,4 +1,4 @@
-//! What is read of the contract, at which block.
+//! What one endpoint says of the contract, at a block.
 
 use alloy::{
     eips::BlockId,
@@ -12,7 +12,7 @@ use comptoir_contracts_bindings::{
     Settlement::{claimedCall, depositorsCall},
 };
 
-use super::{Chain, ChainError};
+use super::{ChainError, Endpoint};
 
 /// What the contract says of everything, at one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,15 @@ pub struct Kept {
     pub total_payable: u128,
     /// When its window ends.
     pub active_at: u64,
+}
+
+/// How far payables may grow, as the guardian and ADMIN set it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caps {
+    /// With one batch.
+    pub per_batch: u128,
+    /// On one day.
+    pub per_day: u128,
 }
 
 /// What decides whether a batch can be sealed.
@@ -68,12 +77,8 @@ pub struct AccountTotals {
     pub claimed: U256,
 }
 
-impl Chain {
-    /// Is the contract there, at a block?
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn is_deployed(&self, at: B256) -> Result<bool, ChainError> {
+impl Endpoint {
+    pub(super) async fn is_deployed(&self, at: B256) -> Result<bool, ChainError> {
         let code = self
             .provider
             .get_code_at(self.contract)
@@ -82,11 +87,7 @@ impl Chain {
         Ok(!code.is_empty())
     }
 
-    /// What the contract says of everything, at a block.
-    ///
-    /// # Errors
-    /// When the contract does not answer.
-    pub async fn totals(&self, at: B256) -> Result<Totals, ChainError> {
+    pub(super) async fn totals(&self, at: B256) -> Result<Totals, ChainError> {
         let at = BlockId::hash(at);
         let settlement = self.settlement();
         let token = ComptoirToken::new(self.token, &self.provider);
@@ -99,11 +100,7 @@ impl Chain {
         })
     }
 
-    /// What the contract keeps of a batch, at a block.
-    ///
-    /// # Errors
-    /// When the contract does not answer.
-    pub async fn kept(&self, number: u64, at: B256) -> Result<Kept, ChainError> {
+    pub(super) async fn kept(&self, number: u64, at: B256) -> Result<Kept, ChainError> {
         let kept = self
             .settlement()
             .committedBatch(number)
@@ -117,11 +114,7 @@ impl Chain {
         })
     }
 
-    /// The number of cancellations, at a block.
-    ///
-    /// # Errors
-    /// When the contract does not answer.
-    pub async fn generation(&self, at: B256) -> Result<u32, ChainError> {
+    pub(super) async fn generation(&self, at: B256) -> Result<u32, ChainError> {
         Ok(self
             .settlement()
             .generation()
@@ -130,24 +123,16 @@ impl Chain {
             .await?)
     }
 
-    /// The number of the newest batch that stands, at a block.
-    ///
-    /// # Errors
-    /// When the contract does not answer.
-    pub async fn last_batch(&self, at: B256) -> Result<u64, ChainError> {
+    pub(super) async fn last_batch(&self, at: B256) -> Result<u64, ChainError> {
         let at = BlockId::hash(at);
         Ok(self.settlement().lastBatch().block(at).call().await?)
     }
 
-    /// What decides whether a batch can be sealed, at a block.
-    ///
-    /// # Errors
-    /// When the contract does not answer.
-    pub async fn room(&self, at: B256) -> Result<Room, ChainError> {
+    pub(super) async fn room(&self, at: B256) -> Result<Room, ChainError> {
         let at = BlockId::hash(at);
         let settlement = self.settlement();
         let pause = settlement.paused().block(at).call().await?;
-        let commits = settlement.PAUSE_COMMITS().call().await?;
+        let commits = settlement.PAUSE_COMMITS().block(at).call().await?;
         Ok(Room {
             last_batch: settlement.lastBatch().block(at).call().await?,
             generation: settlement.generation().block(at).call().await?,
@@ -159,11 +144,17 @@ impl Chain {
         })
     }
 
-    /// What the contract says of each of these accounts, at a block, asked with one request.
-    ///
-    /// # Errors
-    /// When the contract does not answer.
-    pub async fn accounts(
+    pub(super) async fn caps(&self, at: B256) -> Result<Caps, ChainError> {
+        let settlement = self.settlement();
+        let caps = settlement.caps().block(BlockId::hash(at)).call().await?;
+        Ok(Caps {
+            per_batch: caps.perBatch,
+            per_day: caps.perDay,
+        })
+    }
+
+    /// Asked with one request.
+    pub(super) async fn accounts(
         &self,
         owners: &[Address],
         at: B256,

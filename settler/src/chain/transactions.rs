@@ -1,75 +1,51 @@
-//! What the node is asked about transactions, and what it is sent.
+//! What one endpoint is asked about transactions, and what it is sent.
 
 use alloy::{
     eips::{BlockId, BlockNumberOrTag},
     primitives::{Address, B256, Bytes, U256},
     providers::Provider as _,
     rpc::types::TransactionRequest,
+    sol_types::SolInterface as _,
     transports::TransportError,
 };
 use comptoir_contracts_bindings::Settlement::SettlementErrors;
 
-use super::{Chain, ChainError};
+use super::{ChainError, Endpoint};
 
 /// The percentile of recent tips that is offered.
 const TIP_PERCENTILE: f64 = 50.0;
 /// Blocks whose tips are looked at.
 const TIP_BLOCKS: u64 = 10;
 
-impl Chain {
-    /// Transactions of an account that are mined, at a block.
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn nonce(&self, account: Address, at: BlockId) -> Result<u64, ChainError> {
-        Ok(self
-            .provider
-            .get_transaction_count(account)
-            .block_id(at)
-            .await?)
+impl Endpoint {
+    pub(super) async fn nonce(&self, account: Address, at: B256) -> Result<u64, ChainError> {
+        let count = self.provider.get_transaction_count(account);
+        Ok(count.block_id(BlockId::hash(at)).await?)
     }
 
-    /// What the call would do now: nothing against it, or the error that the contract would raise.
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn preflight(
+    /// What the call would do: nothing against it, or the error that the contract would raise.
+    pub(super) async fn preflight(
         &self,
         from: Address,
         calldata: Bytes,
+        at: B256,
     ) -> Result<Result<(), Refusal>, ChainError> {
-        let answer = self
-            .provider
-            .call(self.request(from, calldata))
-            .block(BlockId::latest())
-            .await;
-        match answer {
+        let call = self.provider.call(self.request(from, calldata));
+        match call.block(BlockId::hash(at)).await {
             Ok(_) => Ok(Ok(())),
             Err(error) => Refusal::of(error).map(Err),
         }
     }
 
-    /// The gas that the call would take now, or the error that the contract would raise.
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn estimate_gas(
+    /// The gas of a call that nothing is against.
+    pub(super) async fn estimate_gas(
         &self,
         from: Address,
         calldata: Bytes,
-    ) -> Result<Result<u64, Refusal>, ChainError> {
-        if let Err(refusal) = self.preflight(from, calldata.clone()).await? {
-            return Ok(Err(refusal));
-        }
-        let answer = self
-            .provider
-            .estimate_gas(self.request(from, calldata))
-            .block(BlockId::latest())
-            .await;
-        match answer {
-            Ok(gas) => Ok(Ok(gas)),
-            Err(error) => Refusal::of(error).map(Err),
-        }
+        at: B256,
+    ) -> Result<u64, ChainError> {
+        let estimate = self.provider.estimate_gas(self.request(from, calldata));
+        Ok(estimate.block(BlockId::hash(at)).await?)
     }
 
     fn request(&self, from: Address, calldata: Bytes) -> TransactionRequest {
@@ -79,11 +55,7 @@ impl Chain {
             .input(calldata.into())
     }
 
-    /// What proposers were paid lately, in wei for a unit of gas.
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn recent_tip_wei(&self) -> Result<u128, ChainError> {
+    pub(super) async fn recent_tip_wei(&self) -> Result<u128, ChainError> {
         let history = self
             .provider
             .get_fee_history(TIP_BLOCKS, BlockNumberOrTag::Latest, &[TIP_PERCENTILE])
@@ -98,27 +70,16 @@ impl Chain {
         Ok(tips.get(tips.len() / 2).copied().unwrap_or_default())
     }
 
-    /// Hands signed bytes to the node. Whatever it answers, the bytes may be mined.
-    ///
-    /// # Errors
-    /// What the node says against them.
-    pub async fn send(&self, raw: &[u8]) -> Result<(), TransportError> {
-        self.provider.send_raw_transaction(raw).await.map(drop)
+    pub(super) async fn send(&self, raw: &[u8]) -> Result<(), ChainError> {
+        let sent = self.provider.send_raw_transaction(raw).await;
+        Ok(sent.map(drop)?)
     }
 
-    /// What an account has to pay gas with, in wei.
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn ether(&self, account: Address) -> Result<U256, ChainError> {
+    pub(super) async fn ether(&self, account: Address) -> Result<U256, ChainError> {
         Ok(self.provider.get_balance(account).await?)
     }
 
-    /// What a transaction cost, in wei; `None` where it is not mined.
-    ///
-    /// # Errors
-    /// When the node fails.
-    pub async fn cost_wei(&self, tx_hash: B256) -> Result<Option<u128>, ChainError> {
+    pub(super) async fn cost_wei(&self, tx_hash: B256) -> Result<Option<u128>, ChainError> {
         let receipt = self.provider.get_transaction_receipt(tx_hash).await?;
         Ok(receipt.map(|it| u128::from(it.gas_used).saturating_mul(it.effective_gas_price)))
     }
@@ -145,5 +106,16 @@ impl Refusal {
             return Ok(Self::Other(response.to_string()));
         }
         Err(error.into())
+    }
+}
+
+impl PartialEq for Refusal {
+    /// Each kind of node has words of its own for the same refusal.
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Custom(one), Self::Custom(other)) => one.abi_encode() == other.abi_encode(),
+            (Self::Other(_), Self::Other(_)) => true,
+            (Self::Custom(_), Self::Other(_)) | (Self::Other(_), Self::Custom(_)) => false,
+        }
     }
 }

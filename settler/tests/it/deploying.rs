@@ -1,12 +1,10 @@
 //! A deployment has three roles on three keys, and the deployer none.
 
 use comptoir_contracts_bindings::{Settlement, TimelockController};
+use comptoir_devchain::Anvil;
 use comptoir_settler::deploy::{self, DeployError, Deployment};
 
-use crate::{
-    anvil::Anvil,
-    harness::{Key, World},
-};
+use crate::harness::{Key, World};
 
 #[tokio::test]
 async fn two_roles_on_one_key_are_refused_before_anything_is_sent() {

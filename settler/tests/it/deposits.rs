@@ -1,11 +1,11 @@
 //! Deposits count when they are final.
 
+use comptoir_devchain::Anvil;
 use comptoir_domain::id::DepositId;
 use comptoir_settler::{Config, Finality};
 use comptoir_store::deposits;
 use sqlx::PgPool;
 
-use crate::anvil::Anvil;
 use crate::harness::{DEPTH, Key, NOW, World, tokens};
 
 async fn shown(world: &World) -> Vec<(u128, bool)> {

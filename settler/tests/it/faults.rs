@@ -8,20 +8,22 @@ use std::{
 
 use alloy::{
     consensus::SignableTransaction,
+    eips::BlockId,
     network::TxSigner,
     primitives::{Address, B256, Signature},
+    providers::Provider as _,
     signers::{SignerSync as _, local::PrivateKeySigner},
 };
+use comptoir_devchain::Anvil;
 use comptoir_domain::settlement::BatchState;
 use comptoir_settler::{Config, Finality, Settler, StepError, alert::Alert, chain::ChainError};
 use comptoir_store::chain::FollowError;
 use serde_json::json;
 use sqlx::PgPool;
-use time::macros::datetime;
+use time::{OffsetDateTime, macros::datetime};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    anvil::Anvil,
     harness::{
         DEPTH, Key, NOW, World,
         proxy::{Fault, Proxy},
@@ -32,9 +34,9 @@ use crate::{
 
 const SEND: &str = "eth_sendRawTransaction";
 
-fn through(proxy: &Proxy, world: &World) -> Config {
+pub fn through(proxy: &Proxy, world: &World) -> Config {
     Config {
-        rpc: proxy.url.clone(),
+        rpcs: vec![proxy.url.clone()],
         rpc_timeout: Duration::from_secs(2),
         ..world.config()
     }
@@ -283,6 +285,38 @@ async fn while_nothing_becomes_final_nothing_is_posted_twice_and_it_is_told_once
     world.until_claimable(&mut settler).await;
     assert_eq!(world.attempts().await.len(), 1);
     world.audit().await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_chain_that_stands_still_and_a_head_that_is_old_are_told(db: PgPool) {
+    let world = World::new(db).await;
+    let config = Config {
+        head_stale: Duration::from_mins(2),
+        ..world.config()
+    };
+    let mut settler = world.lead_with(config).await.unwrap();
+    world.anvil.pass(1).await;
+    let head = world.anvil.node.get_block(BlockId::latest()).await;
+    let mined_at = head.unwrap().unwrap().header.timestamp.cast_signed();
+    let after = |seconds: i64| OffsetDateTime::from_unix_timestamp(mined_at + seconds).unwrap();
+    let alerts = &world.health.alerts;
+    for seconds in [0, 60, 120] {
+        settler.step(after(seconds)).await.unwrap();
+        assert_eq!(alerts.standing(), []);
+    }
+    for seconds in [121, 150] {
+        settler.step(after(seconds)).await.unwrap();
+        assert_eq!(alerts.standing()[0].0, Alert::HeadStale);
+        assert!(alerts.standing()[0].1.contains("has been the newest for"));
+    }
+    // Blocks again, and an hour old: a node that has to catch up.
+    world.anvil.mine(1).await;
+    settler.step(after(3_600)).await.unwrap();
+    assert!(alerts.standing()[0].1.ends_with("s old"));
+    assert_eq!(alerts.raised(Alert::HeadStale), 1);
+    world.anvil.pass(3_600).await;
+    settler.step(after(3_600)).await.unwrap();
+    assert_eq!(alerts.standing(), []);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -1,8 +1,6 @@
 //! The settler against a real Postgres and a real chain (anvil).
 
 #[cfg(test)]
-mod anvil;
-#[cfg(test)]
 mod audit_log;
 #[cfg(test)]
 mod batches;
@@ -21,13 +19,19 @@ mod deploying;
 #[cfg(test)]
 mod deposits;
 #[cfg(test)]
+mod every_crash;
+#[cfg(test)]
 mod exits;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod quorum;
+#[cfg(test)]
 mod recovery;
+#[cfg(test)]
+mod reorgs;
 #[cfg(test)]
 mod ring;
 #[cfg(test)]

@@ -96,7 +96,7 @@ impl World {
 
     async fn import(&self) -> Result<Imported, ImportError> {
         let parts = (self.db.clone(), self.objects.clone(), self.asset);
-        let node = (self.anvil.url.clone(), RPC_TIMEOUT);
+        let node = (&[self.anvil.url.clone()][..], RPC_TIMEOUT);
         import::import(parts, node, Finality::Depth(DEPTH), NOW).await
     }
 

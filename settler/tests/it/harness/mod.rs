@@ -16,6 +16,7 @@ use comptoir_contracts_bindings::{
     ComptoirToken,
     Settlement::{self, SettlementInstance},
 };
+use comptoir_devchain::Anvil;
 use comptoir_domain::{
     amount::Amount,
     asset::Asset,
@@ -42,8 +43,6 @@ use serde_json::json;
 use sqlx::PgPool;
 use tempfile::TempDir;
 use time::{OffsetDateTime, macros::datetime};
-
-use crate::anvil::Anvil;
 
 pub const NOW: OffsetDateTime = datetime!(2026-11-22 09:00 UTC);
 /// Blocks until a block is final.
@@ -156,13 +155,15 @@ impl World {
 
     pub fn config(&self) -> Config {
         Config {
-            rpc: self.anvil.url.clone(),
+            rpcs: vec![self.anvil.url.clone()],
             rpc_timeout: RPC_TIMEOUT,
             signer: Arc::new(Key::Settler.signer()),
             signer_timeout: Duration::from_secs(10),
             start_block: self.deployed.start_block,
             finality: Finality::Depth(DEPTH),
             finality_stall: Duration::from_mins(30),
+            // The chain has the clock of the machine, the settler the test's.
+            head_stale: Duration::MAX,
             batches: BatchPolicy {
                 interval: Duration::ZERO,
                 ..BatchPolicy::default()
@@ -190,7 +191,7 @@ impl World {
         self.lead_when_free(self.config()).await
     }
 
-    async fn lead_when_free(&self, config: Config) -> Settler {
+    pub async fn lead_when_free(&self, config: Config) -> Settler {
         for _ in 0..1_000 {
             if let Some(settler) = self.lead_with(config.clone()).await {
                 return settler;

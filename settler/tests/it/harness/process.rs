@@ -1,6 +1,9 @@
 //! The settler as it is run: a process of its own, which a crash point may kill.
 
-use std::{os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    net::SocketAddr, os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio,
+    time::Duration,
+};
 
 use alloy::providers::Provider as _;
 use comptoir_store::chain;
@@ -21,6 +24,20 @@ const EXPENSIVE_WEI: u64 = 100_000_000_000;
 
 pub struct Process(Child);
 
+/// How a settler is run.
+pub struct Serve<'a> {
+    /// It is killed at this crash point (`name:nth`).
+    pub crash_at: Option<&'a str>,
+    /// Blocks until a block is final.
+    pub depth: u64,
+    /// The nodes that it asks.
+    pub rpcs: Vec<url::Url>,
+    /// Where it serves its metrics.
+    pub metrics: Option<SocketAddr>,
+    /// Where its log goes, if not to the test's.
+    pub log: Option<PathBuf>,
+}
+
 /// The binary that `make build` made, beside the tests.
 fn binary() -> PathBuf {
     let tests = std::env::current_exe().unwrap();
@@ -36,17 +53,46 @@ fn binary() -> PathBuf {
 impl World {
     /// Starts `comptoir serve settler`, to be killed at a crash point (`name:nth`) if one is given.
     pub fn serve(&self, crash_at: Option<&str>) -> Process {
+        self.serve_as(&Serve {
+            crash_at,
+            ..self.usual()
+        })
+    }
+
+    /// A settler that nothing happens to.
+    pub fn usual(&self) -> Serve<'static> {
+        Serve {
+            crash_at: None,
+            depth: DEPTH,
+            rpcs: vec![self.anvil.url.clone()],
+            metrics: None,
+            log: None,
+        }
+    }
+
+    pub fn serve_as(&self, how: &Serve<'_>) -> Process {
         let key = self.folder.path().join("settler.key");
         let hex = alloy::hex::encode(Key::Settler.signer().to_bytes());
         std::fs::write(&key, hex).unwrap();
         let objects = url::Url::from_directory_path(self.folder.path()).unwrap();
         let mut command = Command::new(binary());
         command
-            .args(["serve", "settler", "--finality-depth", &DEPTH.to_string()])
+            .args([
+                "serve",
+                "settler",
+                "--finality-depth",
+                &how.depth.to_string(),
+            ])
             .args(["--batch-after-s", "0", "--poll-ms", "10"])
             .args(["--listen", "127.0.0.1:0"])
             .args(["--start-block", &self.deployed.start_block.to_string()])
-            .args(["--rpc-url", self.anvil.url.as_str()])
+            .args(["--rpc-url", how.rpcs[0].as_str()])
+            .args(
+                how.rpcs[1..]
+                    .iter()
+                    .map(|it| format!("--rpc-url-also={it}")),
+            )
+            .args(how.metrics.map(|it| format!("--metrics-listen={it}")))
             .args(["--objects-url", objects.as_str()])
             .arg("--key-file")
             .arg(key)
@@ -58,8 +104,11 @@ impl World {
             .env("RUST_LOG", "warn")
             .stdout(Stdio::null())
             .kill_on_drop(true);
-        if let Some(point) = crash_at {
+        if let Some(point) = how.crash_at {
             command.env("CRASH_AT", point);
+        }
+        if let Some(log) = &how.log {
+            command.stderr(std::fs::File::create(log).unwrap());
         }
         Process(command.spawn().unwrap())
     }
@@ -83,7 +132,8 @@ impl World {
         tokio::time::sleep(PAUSE).await;
     }
 
-    async fn is_followed(&self) -> bool {
+    /// Has a settler read the newest block?
+    pub async fn is_followed(&self) -> bool {
         let head = self.anvil.node.get_block_number().await.unwrap();
         let mut conn = self.api.acquire().await.unwrap();
         let cursor = chain::cursor(&mut conn, self.asset.id).await.unwrap();
@@ -146,6 +196,14 @@ impl Process {
             world.beat(beat).await;
         }
         panic!("it did not come to that: {:?}", world.states().await);
+    }
+
+    /// Lets so many blocks pass, with the process alive.
+    pub async fn alive_for(&mut self, world: &World, beats: usize) {
+        for _ in 0..beats {
+            assert!(self.0.try_wait().unwrap().is_none(), "the settler ended");
+            world.beat(Beat::Block).await;
+        }
     }
 
     pub fn id(&self) -> u32 {

@@ -1,4 +1,4 @@
-//! A node that fails in the ways that nodes do: it stands between the settler and anvil.
+//! A node that fails and lies in the ways that nodes do: it stands between the settler and anvil.
 
 use std::{
     collections::BTreeMap,
@@ -31,6 +31,12 @@ pub enum Fault {
     AnswerLost,
     /// This result, whatever the node would say.
     Says(Value),
+    /// What the node says, changed on its way.
+    Lies(fn(&mut Value)),
+    /// The question, changed on its way.
+    Asks(fn(&mut Value)),
+    /// The newest block is one that was the newest so many blocks ago.
+    Lags(u64),
 }
 
 #[derive(Default)]
@@ -96,8 +102,8 @@ async fn serve(
         let of_method = state.faults.get(method.as_str());
         of_method.or(state.faults.get("*")).cloned()
     };
-    let forward = async || {
-        let request = client.post(node.clone()).body(body.clone());
+    let forward = async |body: &[u8]| {
+        let request = client.post(node.clone()).body(body.to_vec());
         let request = request.header("content-type", "application/json");
         request.send().await.ok()?.bytes().await.ok()
     };
@@ -107,7 +113,7 @@ async fn serve(
         serde_json::to_vec(&answer).unwrap()
     };
     match fault {
-        None => answer(&mut socket, "200 OK", &forward().await?).await,
+        None => answer(&mut socket, "200 OK", &forward(&body).await?).await,
         Some(Fault::Refused) => Some(()),
         Some(Fault::Hang) => {
             // Until the client gives up.
@@ -120,7 +126,7 @@ async fn serve(
             answer(&mut socket, "200 OK", &error).await
         }
         Some(Fault::Truncated) => {
-            let whole = forward().await?;
+            let whole = forward(&body).await?;
             answer(&mut socket, "200 OK", &whole[..whole.len() / 2]).await
         }
         Some(Fault::Html) => {
@@ -131,7 +137,36 @@ async fn serve(
             )
             .await
         }
-        Some(Fault::AnswerLost) => forward().await.map(drop),
+        Some(Fault::AnswerLost) => forward(&body).await.map(drop),
+        Some(Fault::Lies(lie)) => {
+            let told = forward(&body).await?;
+            let mut told: Value = serde_json::from_slice(&told).ok()?;
+            match &mut told {
+                Value::Array(answers) => answers.iter_mut().for_each(|it| lie(&mut it["result"])),
+                answer => lie(&mut answer["result"]),
+            }
+            answer(&mut socket, "200 OK", &serde_json::to_vec(&told).ok()?).await
+        }
+        Some(Fault::Asks(change)) => {
+            let mut request = request;
+            change(&mut request["params"]);
+            let told = forward(&serde_json::to_vec(&request).ok()?).await?;
+            answer(&mut socket, "200 OK", &told).await
+        }
+        Some(Fault::Lags(blocks)) => {
+            let mut request = request;
+            if request["params"][0] == "latest" {
+                let head =
+                    json!({ "jsonrpc": "2.0", "id": 0, "method": "eth_blockNumber", "params": [] });
+                let head = forward(&serde_json::to_vec(&head).ok()?).await?;
+                let head: Value = serde_json::from_slice(&head).ok()?;
+                let head = head["result"].as_str()?.trim_start_matches("0x");
+                let head = u64::from_str_radix(head, 16).ok()?;
+                request["params"][0] = json!(format!("{:#x}", head.saturating_sub(blocks)));
+            }
+            let told = forward(&serde_json::to_vec(&request).ok()?).await?;
+            answer(&mut socket, "200 OK", &told).await
+        }
         Some(Fault::Says(result)) => {
             answer(&mut socket, "200 OK", &envelope("result", result)).await
         }
