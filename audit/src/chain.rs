@@ -8,6 +8,7 @@ use crate::{
     leaf::Domain,
     rpc::{Node, RpcError, count},
     value::{Address, Deposit, Hash, hex},
+    words::Words,
 };
 
 /// Batches that the contract keeps.
@@ -16,6 +17,8 @@ pub const RING: u64 = 64;
 pub const PAUSE_COMMITS: u8 = 2;
 /// Claims stop while this bit is paused.
 pub const PAUSE_CLAIMS: u8 = 4;
+/// Headers that are asked for with one question.
+const HEADERS_MAX: u64 = 100;
 /// Blocks whose logs are asked for at once, at first.
 const SPAN_MAX: u64 = 100_000;
 
@@ -238,36 +241,56 @@ impl Contract {
             .number(0)
     }
 
-    /// The header that stands under a number: the one whose hash the contract holds, or, once the batch has left the ring,
-    /// the one that the chain of parents leads to. Each header is hashed again, so a node can leave one out but not make one
-    /// up.
+    /// The header that stands under a number, as [`Self::lineage`] finds it.
     ///
     /// # Errors
     /// When the node does not answer, or leaves out an event.
     pub async fn committed(&self, id: u64, at: &Block) -> Result<Option<Committed>, RpcError> {
+        let found = self.lineage(id, id, at).await?;
+        Ok(found.and_then(|mut found| found.pop()))
+    }
+
+    /// The headers that stand under some numbers, oldest first: the newest by the hash that the contract holds, or, once the
+    /// batch has left the ring, by the chain of parents that leads to it, and the others by that chain. Each header is hashed
+    /// again, so a node can leave one out but not make one up. `None` where the contract has no such batches.
+    ///
+    /// # Errors
+    /// When the node does not answer, or leaves out an event.
+    pub async fn lineage(
+        &self,
+        from: u64,
+        to: u64,
+        at: &Block,
+    ) -> Result<Option<Vec<Committed>>, RpcError> {
         let last = self.state(at.hash).await?.last_batch;
-        if id == 0 || id > last {
+        if from == 0 || from > to || to > last {
             return Ok(None);
         }
-        let mut number = id.max(last.saturating_sub(RING - 1));
+        let mut number = to.max(last.saturating_sub(RING - 1));
         let mut hash = self.slot(number, at.hash).await?.hash;
-        let headers = self.headers(id, number, at.number).await?;
-        loop {
-            let header = headers.iter().find(|(found, _)| *found == hash);
-            let header = header.filter(|(_, header)| header.id == number);
-            let (_, header) =
-                header.ok_or(RpcError::Malformed("no event of a batch that stands"))?;
-            if number == id {
-                return Ok(Some(Committed {
-                    chain_id: self.chain_id,
-                    contract: self.address,
-                    header: *header,
-                    hash,
-                }));
+        let mut found = Vec::new();
+        while number >= from {
+            let low = number.saturating_sub(HEADERS_MAX - 1).max(from);
+            let headers = self.headers(low, number, at.number).await?;
+            while number >= low {
+                let header = headers.iter().find(|(found, _)| *found == hash);
+                let header = header.filter(|(_, header)| header.id == number);
+                let (_, header) =
+                    header.ok_or(RpcError::Malformed("no event of a batch that stands"))?;
+                if number <= to {
+                    found.push(Committed {
+                        chain_id: self.chain_id,
+                        contract: self.address,
+                        header: *header,
+                        hash,
+                    });
+                }
+                hash = header.prev_hash;
+                number -= 1;
             }
-            hash = header.prev_hash;
-            number -= 1;
         }
+        found.reverse();
+        Ok(Some(found))
     }
 
     /// Every header that was ever committed under some numbers, by its own hash.
@@ -396,75 +419,4 @@ fn block_of(block: &Value) -> Result<Option<Block>, RpcError> {
 
 fn topic(signature: &str) -> String {
     keccak(&[signature.as_bytes()]).to_string()
-}
-
-/// What a call returned or an event carries: words of 32 bytes.
-struct Words(Vec<[u8; 32]>);
-
-impl Words {
-    fn parse(text: Option<&str>) -> Result<Self, RpcError> {
-        let digits = text.and_then(|text| text.strip_prefix("0x"));
-        let digits = digits.filter(|digits| digits.len() % 64 == 0 && digits.is_ascii());
-        let digits = digits.ok_or(RpcError::Malformed("no words"))?;
-        let words = (0..digits.len()).step_by(64).map(|at| {
-            let word = digits[at..at + 64].to_ascii_lowercase();
-            crate::value::unhex(&word).ok_or(RpcError::Malformed("no words"))
-        });
-        words.collect::<Result<_, _>>().map(Self)
-    }
-
-    fn of_log(log: &Value) -> Result<Self, RpcError> {
-        Self::parse(log["data"].as_str())
-    }
-
-    fn of_topic(log: &Value, place: usize) -> Result<Self, RpcError> {
-        Self::parse(log["topics"][place].as_str())
-    }
-
-    fn at(&self, place: usize) -> Result<&[u8; 32], RpcError> {
-        self.0
-            .get(place)
-            .ok_or(RpcError::Malformed("too few words"))
-    }
-
-    fn hash(&self, place: usize) -> Result<Hash, RpcError> {
-        self.at(place).map(|word| Hash(*word))
-    }
-
-    fn number(&self, place: usize) -> Result<u128, RpcError> {
-        let (high, low) = self.at(place)?.split_at(16);
-        let low = low.try_into().map(u128::from_be_bytes);
-        match (high.iter().all(|byte| *byte == 0), low) {
-            (true, Ok(number)) => Ok(number),
-            _ => Err(RpcError::Malformed("a number of more than 128 bits")),
-        }
-    }
-
-    fn count(&self, place: usize) -> Result<u64, RpcError> {
-        u64::try_from(self.number(place)?).map_err(|_| RpcError::Malformed("no count"))
-    }
-
-    fn address(&self, place: usize) -> Result<Address, RpcError> {
-        let (high, low) = self.at(place)?.split_at(12);
-        match (high.iter().all(|byte| *byte == 0), low.try_into()) {
-            (true, Ok(address)) => Ok(Address(address)),
-            _ => Err(RpcError::Malformed("no address")),
-        }
-    }
-
-    fn header(&self, first: usize) -> Result<Header, RpcError> {
-        Ok(Header {
-            id: self.count(first)?,
-            generation: self.count(first + 1)?,
-            receipt_count: self.count(first + 2)?,
-            deposit_seq_seen: self.count(first + 3)?,
-            total_payable: self.number(first + 4)?,
-            total_available: self.number(first + 5)?,
-            deposits_seen: self.number(first + 6)?,
-            prev_hash: self.hash(first + 7)?,
-            receipts_root: self.hash(first + 8)?,
-            accounts_root: self.hash(first + 9)?,
-            data_hash: self.hash(first + 10)?,
-        })
-    }
 }

@@ -13,11 +13,14 @@ pub mod leaf;
 pub mod proof;
 pub mod report;
 pub mod rpc;
+pub mod settled;
 pub mod tree;
 pub mod value;
+mod words;
 
 pub use file::{FileError, LeafFile, Limits};
 pub use header::{Committed, Header, Recomputed};
 pub use proof::{Before, Evidence, audit};
 pub use report::{Check, Finding, Outcome, Report, Verdict};
+pub use settled::Settled;
 pub use value::{Account, Address, Deposit, Hash, Receipt, ReceiptId, Share};

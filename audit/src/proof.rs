@@ -9,6 +9,7 @@ use crate::{
     hash::sha256,
     header::{Committed, Header, Recomputed},
     report::{Check, Report},
+    settled::Settled,
     value::{Address, Deposit, Hash, Receipt},
 };
 
@@ -34,6 +35,8 @@ pub struct Evidence<'a> {
     pub committed: Result<&'a Committed, &'a str>,
     /// The batch before.
     pub before: Before<'a>,
+    /// The receipts of all batches before, or why they are not known.
+    pub earlier: Result<&'a Settled, &'a str>,
     /// The contract's deposits from the first on, or why they are not known.
     pub deposits: Result<&'a [Deposit], &'a str>,
     /// The account that takes fees and dust; where it is not named, one account may.
@@ -85,6 +88,7 @@ pub fn audit(evidence: &Evidence<'_>) -> Audited {
     );
     carry(&mut report, &file, evidence.bills);
     against_before(&mut report, &file, evidence);
+    settled_once(&mut report, &file, evidence.earlier);
     let hash = recomputed.hash();
     Audited {
         report,
@@ -334,12 +338,7 @@ fn against_before(report: &mut Report, file: &LeafFile, evidence: &Evidence<'_>)
     let empty;
     let before = match evidence.before {
         Before::Missing(why) => {
-            for check in [
-                Check::Parent,
-                Check::NeverShrinks,
-                Check::SettledOnce,
-                Check::Changes,
-            ] {
+            for check in [Check::Parent, Check::NeverShrinks, Check::Changes] {
                 report.unproven(check, why);
             }
             return;
@@ -369,22 +368,37 @@ fn against_before(report: &mut Report, file: &LeafFile, evidence: &Evidence<'_>)
         books::shrinks(before, file),
         format!("of {} accounts before", before.accounts.len()),
     );
-    let known: BTreeSet<_> = before.receipts.iter().map(|it| it.receipt_id).collect();
-    let again = file
-        .receipts
-        .iter()
-        .find(|it| known.contains(&it.receipt_id));
-    report.judge(
-        Check::SettledOnce,
-        again.map(|it| format!("receipt {} was in the batch before", it.receipt_id)),
-        "no receipt was in the batch before",
-    );
     let changes = books::changes(before, file, evidence.platform);
     report.judge(
         Check::Changes,
         changes.err(),
         "every change is a deposit, an earning or a charge",
     );
+}
+
+fn settled_once(report: &mut Report, file: &LeafFile, earlier: Result<&Settled, &str>) {
+    let heading = &file.heading;
+    let earlier = match earlier {
+        Ok(earlier) => earlier,
+        Err(why) => return report.unproven(Check::SettledOnce, why),
+    };
+    if earlier.through().checked_add(1) != Some(heading.id) || earlier.tip() != heading.prev_hash {
+        let why = format!(
+            "the receipts of the batches up to {} are known, {} with another hash than the parent's",
+            earlier.through(),
+            earlier.tip()
+        );
+        return report.unproven(Check::SettledOnce, &why);
+    }
+    let again = file.receipts.iter().find_map(|it| {
+        let batch = earlier.batch_of(it.receipt_id)?;
+        Some(format!("receipt {} was in batch {batch}", it.receipt_id))
+    });
+    let right = format!(
+        "no receipt was in any of {} batches before",
+        earlier.through()
+    );
+    report.judge(Check::SettledOnce, again, right);
 }
 
 fn not_the_parent(before: &LeafFile, file: &LeafFile) -> Option<String> {

@@ -61,7 +61,7 @@ pub enum Check {
     Parent,
     /// No account's payable or deposits are lower than in the batch before, and none is gone.
     NeverShrinks,
-    /// No receipt was in the batch before.
+    /// No receipt was in any batch before.
     SettledOnce,
     /// Each account's deposits are those of the contract's events.
     Deposits,
