@@ -143,6 +143,9 @@ pub struct UpArgs {
     /// Throw away what an earlier run kept, and start with a new chain and database.
     #[arg(long)]
     pub reset: bool,
+    /// Start no guardian: the contract's guardian is elsewhere, or nobody.
+    #[arg(long)]
+    pub no_guardian: bool,
 }
 
 #[derive(Debug, Args)]

@@ -8,7 +8,7 @@ use alloy::primitives::Address;
 use anyhow::Context as _;
 use clap::Args;
 use comptoir_audit::{
-    Before, Committed, Deposit, Evidence, LeafFile, Limits, Report, Verdict, audit,
+    Before, Committed, Deposit, Evidence, LeafFile, Limits, Report, Settled, Verdict, audit,
     bill::Bill,
     chain::{Block, Contract},
     proof::Audited,
@@ -42,7 +42,8 @@ pub struct AuditArgs {
     /// [default: the service's `/v1/batches/{id}/leaves`].
     #[arg(long)]
     pub leaves: Option<LeafSource>,
-    /// The leaf file of the batch before [default: looked for where `--leaves` is].
+    /// The leaf file of the batch before, or where to find those of all batches before [default: looked for where `--leaves`
+    /// is].
     #[arg(long)]
     pub before: Option<LeafSource>,
     /// A receipt document whose shares are computed again from its bill. May be repeated.
@@ -112,6 +113,8 @@ fn print(output: Output, batch: u64, audited: &Audited) {
 struct OnChain {
     committed: Result<Committed, String>,
     deposits: Result<Vec<Deposit>, String>,
+    /// The batches before, oldest first.
+    lineage: Result<Vec<Committed>, String>,
 }
 
 async fn recompute(context: &Context, args: &AuditArgs) -> anyhow::Result<Audited> {
@@ -144,6 +147,7 @@ async fn recompute(context: &Context, args: &AuditArgs) -> anyhow::Result<Audite
             .map_err(|error| coded(Exit::NotFound, format!("{error:#}")))?,
     };
     let before = before(args, &leaves, &limits).await;
+    let earlier = earlier(args, &leaves, &limits, &chain.lineage).await;
     let bills = args
         .receipt
         .iter()
@@ -161,6 +165,7 @@ async fn recompute(context: &Context, args: &AuditArgs) -> anyhow::Result<Audite
                 Ok(file) => Before::File(file),
                 Err(why) => Before::Missing(why),
             },
+            earlier: earlier.as_ref().map_err(String::as_str),
             deposits: chain.deposits.as_deref().map_err(String::as_str),
             platform,
             bills: &bills,
@@ -176,6 +181,7 @@ async fn look(args: &AuditArgs, contract: comptoir_audit::Address) -> anyhow::Re
         return Ok(OnChain {
             committed: Err(why.to_owned()),
             deposits: Err(why.to_owned()),
+            lineage: Err(why.to_owned()),
         });
     };
     let unavailable = |error: RpcError| {
@@ -194,7 +200,15 @@ async fn look(args: &AuditArgs, contract: comptoir_audit::Address) -> anyhow::Re
         .committed(args.batch, &head)
         .await
         .map_err(unavailable)?;
+    let before = args.batch.saturating_sub(1);
+    let lineage = if before == 0 {
+        Some(Vec::new())
+    } else {
+        let lineage = contract.lineage(1, before, &head);
+        lineage.await.map_err(unavailable)?
+    };
     Ok(OnChain {
+        lineage: lineage.ok_or_else(|| format!("the contract holds no batch {before}")),
         committed: committed.ok_or_else(|| format!("the contract holds no batch {}", args.batch)),
         deposits: deposits(&contract, &head)
             .await
@@ -226,6 +240,39 @@ async fn before(
     let bytes = source.read(id, None, limits.bytes).await;
     let bytes = bytes.map_err(|error| format!("{error:#}"))?;
     LeafFile::parse(&bytes, limits).map_err(|error| format!("the file of batch {id}: {error}"))
+}
+
+/// The receipts of all batches before, where their files are at hand.
+async fn earlier(
+    args: &AuditArgs,
+    leaves: &LeafSource,
+    limits: &Limits,
+    lineage: &Result<Vec<Committed>, String>,
+) -> Result<Settled, String> {
+    let mut settled = Settled::default();
+    for batch in lineage.as_ref().map_err(Clone::clone)? {
+        let id = batch.header.id;
+        let newest = id.checked_add(1) == Some(args.batch);
+        let source = match &args.before {
+            Some(before) if newest || !before.is_single() => before,
+            _ if leaves.is_single() => {
+                return Err(format!(
+                    "the leaf file of batch {id} was not given: name a place with {{id}} or {{data_hash}} for --before"
+                ));
+            }
+            _ => leaves,
+        };
+        let bytes = source
+            .read(id, Some(batch.header.data_hash), limits.bytes)
+            .await;
+        let bytes = bytes.map_err(|error| format!("{error:#}"))?;
+        let file = LeafFile::parse(&bytes, limits)
+            .map_err(|error| format!("the file of batch {id}: {error}"))?;
+        settled
+            .add(batch, &file)
+            .map_err(|error| error.to_string())?;
+    }
+    Ok(settled)
 }
 
 fn bill(path: &Path) -> anyhow::Result<Bill> {

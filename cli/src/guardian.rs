@@ -4,6 +4,8 @@
 
 pub mod act;
 pub mod decide;
+mod files;
+mod history;
 pub mod judge;
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -27,7 +29,8 @@ use crate::{
 };
 use act::{Hand, Outcome, Refusal};
 use decide::{Action, Held, Judgement, Policy, View, WhenUndecided};
-use judge::{Files, Judge};
+use files::Files;
+use judge::Judge;
 
 /// The newest block that was looked at.
 const HEAD: &str = "guardian_head_block";

@@ -1,4 +1,7 @@
-//! Everything on one machine: the backing services, the contracts on a local chain, and our three services.
+//! Everything on one machine: the backing services, the contracts on a local chain, our three services, and a guardian in a
+//! process of its own.
+
+pub mod guardian;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -35,8 +38,8 @@ use crate::{
     service::{
         self,
         config::{
-            API_RATES, Allowances, ApiArgs, Common, SCHEDULER_RATES, SchedulerArgs, SettlerArgs,
-            SettlerCare, Web, rate_from_env,
+            API_RATES, Allowances, ApiArgs, Common, Endpoints, SCHEDULER_RATES, SchedulerArgs,
+            SettlerArgs, SettlerCare, Web, rate_from_env,
         },
         parts::Running,
     },
@@ -67,6 +70,8 @@ pub struct NodeOptions {
     pub scheduler: SocketAddr,
     /// Begin anew.
     pub reset: bool,
+    /// Start a guardian beside the services.
+    pub guardian: bool,
     /// What runs already, and is used instead of an embedded service.
     pub provided: Provided,
 }
@@ -77,6 +82,8 @@ pub struct Node {
     keys: ChainKeys,
     services: Vec<Running>,
     stop: CancellationToken,
+    /// Where the guardian's metrics are, if it has one.
+    pub guardian: Option<SocketAddr>,
     /// How clients reach it.
     pub api_url: Url,
     /// How workers reach it.
@@ -97,6 +104,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
         api: loopback(args.api_port),
         scheduler: loopback(args.scheduler_port),
         reset: args.reset,
+        guardian: !args.no_guardian,
         provided: Provided::from_env(),
     };
     // Before the services start, or what they count first is lost.
@@ -114,6 +122,9 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
     );
     if let Some(address) = metrics {
         println!("metrics    http://{address}/metrics");
+    }
+    if let Some(address) = node.guardian {
+        println!("guardian   a process of its own, metrics on http://{address}/metrics");
     }
     println!("token      {}", node.asset.token);
     println!("contract   {}", node.asset.contract);
@@ -152,9 +163,18 @@ impl Node {
             keys,
             services: Vec::new(),
             stop,
+            guardian: None,
             asset,
         };
         node.start_services(&folder, &options, start_block).await?;
+        if options.guardian {
+            let places = (&node.api_url, node.embedded_ethereum());
+            let stop = node.stop.clone();
+            let known = (node.asset.contract, node.keys.platform.address());
+            let guardian = guardian::start(&folder, places, known, stop).await?;
+            node.guardian = Some(guardian.address);
+            node.services.push(guardian);
+        }
         Ok(node)
     }
 
@@ -208,7 +228,10 @@ impl Node {
         };
         let settler = SettlerArgs {
             common,
-            rpc_url: self.embedded.urls.ethereum.parse()?,
+            endpoints: Endpoints {
+                rpc_url: self.embedded.urls.ethereum.parse()?,
+                rpc_url_also: Vec::new(),
+            },
             key_file: folder.join("keys/settler.key"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             start_block,

@@ -1,7 +1,7 @@
 //! Where leaf files come from: a file, a folder, or any server that publishes them. Whoever serves it, a file counts only
 //! when its SHA-256 is the one that the chain names.
 
-use std::{path::Path, str::FromStr, time::Duration};
+use std::{fmt, path::Path, str::FromStr, time::Duration};
 
 use anyhow::{Context as _, bail, ensure};
 use comptoir_audit::Hash;
@@ -23,6 +23,12 @@ impl FromStr for LeafSource {
         Ok(Self {
             place: place.to_owned(),
         })
+    }
+}
+
+impl fmt::Display for LeafSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.place)
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
+    net::SocketAddr,
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
@@ -33,6 +34,7 @@ use crate::{
         wallet::Wallet,
     },
     exit::Exit,
+    up::guardian::judged,
 };
 
 /// How long a batch may take from its seal until it is claimable: blocks, finality and the window.
@@ -281,6 +283,19 @@ pub async fn audit_every_batch(contract: Address, service: &Url, rpc: &Url) -> a
         );
     }
     Ok(last)
+}
+
+/// Waits until the guardian has found so many batches right; returns how many it has. It must have found none false.
+///
+/// # Errors
+/// When it has, or takes too long.
+pub async fn found_right(guardian: SocketAddr, batches: u64) -> anyhow::Result<u64> {
+    wait("the guardian does not judge every batch", async || {
+        let (right, wrong) = judged(guardian).await?;
+        ensure!(wrong == 0, "the guardian finds {wrong} batches false");
+        Ok((right >= batches).then_some(right))
+    })
+    .await
 }
 
 async fn comptoir(arguments: &[&OsStr]) -> anyhow::Result<i32> {

@@ -90,11 +90,12 @@ async fn start_node(stage: &mut Stage, folder: &Path) -> anyhow::Result<Node> {
         api: any_port,
         scheduler: any_port,
         reset: false,
+        guardian: true,
         provided: Provided::from_env(),
     };
     stage
         .step(
-            "Postgres, Redis, a local chain, contracts, api, scheduler and settler start",
+            "Postgres, Redis, a local chain, contracts, api, scheduler, settler and guardian start",
             async {
                 let node = Box::pin(Node::start(options)).await?;
                 let contract = node.asset.contract;

@@ -6,8 +6,8 @@ use comptoir_domain::settlement::ReceiptDocument;
 
 use super::{
     books::{
-        audit_every_batch, claim_exactly, claimable, command_line_agrees, conserved, due, own_leaf,
-        published_leaf, verify_and_tamper,
+        audit_every_batch, claim_exactly, claimable, command_line_agrees, conserved, due,
+        found_right, own_leaf, published_leaf, verify_and_tamper,
     },
     cast::Cast,
     people::Person,
@@ -294,9 +294,14 @@ async fn audit(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
             async {
                 let node = &cast.node;
                 let last = audit_every_batch(node.asset.contract, &node.api_url, &cast.rpc).await?;
+                let guardian = node.guardian.context("the node has no guardian")?;
+                let found = found_right(guardian, last).await?;
                 Ok((
                     (),
-                    format!("{last} batches: every leaf, root, sum and change is right"),
+                    format!(
+                        "{last} batches: every leaf, root, sum and change is right; the guardian, a process with a key of \
+                         its own, found {found} right while they could be vetoed"
+                    ),
                 ))
             },
         )

@@ -13,12 +13,12 @@ use std::{os::unix::fs::PermissionsExt as _, path::Path};
 use anyhow::Context as _;
 
 pub use anvil::find as find_anvil;
+pub use comptoir_devchain::find_program;
 pub use folder::Folder;
 pub use postgres::find as find_postgres;
 pub use redis::find as find_redis;
 
-use process::Process;
-pub use process::find_program;
+pub(crate) use process::{Process, free_port, loopback};
 
 /// Where the three backing services answer.
 #[derive(Debug, Clone)]

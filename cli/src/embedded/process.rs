@@ -113,6 +113,15 @@ impl Process {
         Ok(())
     }
 
+    /// Waits until it ends by itself; says how, and where its log is.
+    ///
+    /// # Errors
+    /// When it cannot be waited for.
+    pub async fn ended(&mut self) -> anyhow::Result<String> {
+        let status = self.child.wait().await?;
+        Ok(format!("{status}, see {}", self.log.display()))
+    }
+
     /// Asks it to stop, and waits.
     ///
     /// # Errors
@@ -154,16 +163,4 @@ pub fn free_port() -> anyhow::Result<u16> {
 #[must_use]
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
-}
-
-/// The first executable of that name in `folders` or on the PATH.
-#[must_use]
-pub fn find_program(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    folders
-        .iter()
-        .cloned()
-        .chain(std::env::split_paths(&path))
-        .map(|folder| folder.join(name))
-        .find(|candidate| candidate.is_file())
 }

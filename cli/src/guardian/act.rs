@@ -92,6 +92,12 @@ impl Hand {
         self.signer.address()
     }
 
+    /// The bytes that are under way.
+    #[must_use]
+    pub fn raw(&self) -> Option<&[u8]> {
+        self.pending.as_ref().map(|pending| pending.raw.as_slice())
+    }
+
     /// Makes a call happen: signs it, sends it, sends it again, or offers more for it.
     ///
     /// # Errors

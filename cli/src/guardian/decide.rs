@@ -125,19 +125,12 @@ impl Policy {
                 because,
             };
         }
-        if let Some(held) = view.held.iter().find(|held| !in_window(held)) {
-            match &held.judgement {
-                Judgement::False(why) => {
-                    let because = format!("batch {} is false, and past its window: {why}", held.id);
-                    return Self::stop(self.pause_when_late, because, view);
-                }
-                // A service that is down hides nothing: claims go on.
-                Judgement::Unavailable(why) => {
-                    let because = format!("batch {} has no leaf file any more: {why}", held.id);
-                    return Action::Alert(because);
-                }
-                Judgement::Right | Judgement::Undecided(_) => {}
-            }
+        let late = view.held.iter().find(|held| !in_window(held));
+        if let Some(held) = late
+            && let Judgement::False(why) = &held.judgement
+        {
+            let because = format!("batch {} is false, and past its window: {why}", held.id);
+            return Self::stop(self.pause_when_late, because, view);
         }
         let short = view.held.iter().filter(in_window).find_map(|held| {
             let Judgement::Undecided(why) = &held.judgement else {
@@ -156,7 +149,13 @@ impl Policy {
                 WhenUndecided::Pause => Self::stop(true, because, view),
                 WhenUndecided::Alert => Action::Alert(because),
             },
-            _ => Action::Wait,
+            // A service that is down hides nothing: claims go on.
+            _ => match late.map(|held| (held.id, &held.judgement)) {
+                Some((id, Judgement::Unavailable(why))) => {
+                    Action::Alert(format!("batch {id} has no leaf file any more: {why}"))
+                }
+                _ => Action::Wait,
+            },
         }
     }
 
@@ -319,6 +318,17 @@ mod tests {
         let gone = vec![held(1, Judgement::Unavailable("no answer".to_owned()))];
         let action = POLICY.decide(&view(1_101, gone));
         assert!(matches!(action, Action::Alert(_)));
+    }
+
+    #[test]
+    fn a_lost_file_of_the_batch_before_does_not_keep_it_from_acting() {
+        let lost = Held {
+            active_at: 1_010,
+            ..held(1, Judgement::Unavailable("404".to_owned()))
+        };
+        let unknown = held(2, Judgement::Undecided("no file of batch 1".to_owned()));
+        let seen = view(1_080, vec![lost, unknown]);
+        assert_eq!(pauses(&POLICY.decide(&seen)), Some(BOTH));
     }
 
     #[test]

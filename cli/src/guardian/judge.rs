@@ -1,34 +1,24 @@
 //! Judges the batches that the contract holds: finds the leaf file, the batch before and the deposits, and recomputes.
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
-use anyhow::Context as _;
 use comptoir_audit::{
-    Address, Before, Committed, Deposit, Evidence, Hash, LeafFile, Limits, Verdict, audit,
+    Address, Before, Committed, Deposit, Evidence, Hash, LeafFile, Settled, Verdict, audit,
     chain::{Block, Contract},
-    hash::sha256,
     rpc::RpcError,
 };
 
-use super::decide::Judgement;
-use crate::audit::source::LeafSource;
+use super::{decide::Judgement, files::Files, history::History};
 
 /// Judgements that are remembered.
 const KNOWN_MAX: usize = 4_096;
 
-/// Where leaf files are looked for and kept.
-#[derive(Debug, Clone)]
-pub struct Files {
-    /// In this order.
-    pub sources: Vec<LeafSource>,
-    /// Copies of what was found: what an escape needs if the operator goes.
-    pub keep: Option<PathBuf>,
-    /// The longest that is read.
-    pub limits: Limits,
+/// What a batch is judged by, beside the chain.
+struct Gathered {
+    bytes: Vec<u8>,
+    /// The file of the batch before; `None` for batch 1.
+    before: Result<Option<Arc<LeafFile>>, String>,
+    earlier: Result<Arc<Settled>, String>,
 }
 
 /// Judges batches, and remembers what it knows.
@@ -39,6 +29,8 @@ pub struct Judge {
     known: HashMap<Hash, Judgement>,
     /// The leaf file of the batch that was judged last, by the hash of its header.
     last: Option<(Hash, Arc<LeafFile>)>,
+    /// What was settled before.
+    history: History,
     deposits: Arc<Vec<Deposit>>,
     /// The block up to which deposits were read.
     read_to: Option<Block>,
@@ -53,6 +45,7 @@ impl Judge {
             platform,
             known: HashMap::new(),
             last: None,
+            history: History::default(),
             deposits: Arc::default(),
             read_to: None,
         }
@@ -81,13 +74,22 @@ impl Judge {
         let Some(committed) = committed.filter(|it| it.hash == hash) else {
             return Err(RpcError::Malformed("no event of a batch that stands"));
         };
-        let bytes = match self.file(id, committed.header.data_hash).await {
+        let bytes = match self.files.read(id, committed.header.data_hash).await {
             Ok(bytes) => bytes,
             Err(why) => return Ok(Judgement::Unavailable(why)),
         };
         let before = self.before(contract, &committed, head).await?;
         self.read_deposits(contract, head).await?;
-        let judgement = self.recompute(committed, bytes, before).await;
+        let earlier = self
+            .history
+            .before(contract, &self.files, &committed, head)
+            .await?;
+        let evidence = Gathered {
+            bytes,
+            before,
+            earlier,
+        };
+        let judgement = self.recompute(committed, evidence).await;
         if matches!(judgement, Judgement::Right | Judgement::False(_)) {
             if self.known.len() >= KNOWN_MAX {
                 self.known.clear();
@@ -101,81 +103,42 @@ impl Judge {
         clippy::large_types_passed_by_value,
         reason = "moved into the thread that recomputes"
     )]
-    async fn recompute(
-        &mut self,
-        committed: Committed,
-        bytes: Vec<u8>,
-        before: Result<Option<Arc<LeafFile>>, String>,
-    ) -> Judgement {
+    async fn recompute(&mut self, committed: Committed, gathered: Gathered) -> Judgement {
         let (limits, platform) = (self.files.limits, self.platform);
         let deposits = Arc::clone(&self.deposits);
         let audited = tokio::task::spawn_blocking(move || {
             let audited = audit(&Evidence {
-                file: &bytes,
+                file: &gathered.bytes,
                 limits,
                 committed: Ok(&committed),
-                before: match &before {
+                before: match &gathered.before {
                     Ok(None) => Before::Nothing,
                     Ok(Some(file)) => Before::File(file),
                     Err(why) => Before::Missing(why),
                 },
+                earlier: gathered.earlier.as_deref().map_err(String::as_str),
                 deposits: Ok(&deposits),
                 platform,
                 bills: &[],
             });
-            (audited, committed.hash)
+            (audited, committed)
         });
-        let (audited, hash) = match audited.await {
+        let (audited, committed) = match audited.await {
             Ok(done) => done,
             Err(error) => return Judgement::Undecided(format!("the audit was cut short: {error}")),
         };
         let reason = audited.report.reason();
         match audited.report.verdict() {
             Verdict::Right => {
-                self.last = audited.file.map(|file| (hash, Arc::new(file)));
+                if let Some(file) = audited.file {
+                    self.history.settle(&committed, &file);
+                    self.last = Some((committed.hash, Arc::new(file)));
+                }
                 Judgement::Right
             }
             Verdict::False => Judgement::False(reason),
             Verdict::Undecided => Judgement::Undecided(reason),
         }
-    }
-
-    /// The leaf file that a hash names, wherever it is; kept for later.
-    async fn file(&self, id: u64, data_hash: Hash) -> Result<Vec<u8>, String> {
-        let kept = self
-            .files
-            .keep
-            .as_ref()
-            .map(|folder| folder.join(format!("{}.jsonl", data_hash.digits())));
-        if let Some(kept) = &kept
-            && let Ok(bytes) = tokio::fs::read(kept).await
-            && sha256(&bytes) == data_hash
-        {
-            return Ok(bytes);
-        }
-        let mut told = Vec::new();
-        for source in &self.files.sources {
-            match source
-                .read(id, Some(data_hash), self.files.limits.bytes)
-                .await
-            {
-                Ok(bytes) if sha256(&bytes) == data_hash => {
-                    if let Some(kept) = &kept
-                        && let Err(error) = keep(kept, &bytes).await
-                    {
-                        tracing::warn!(error = format!("{error:#}"), "a leaf file was not kept");
-                    }
-                    return Ok(bytes);
-                }
-                Ok(bytes) => told.push(format!(
-                    "{} has another file, {}",
-                    source.place(id, Some(data_hash)),
-                    sha256(&bytes)
-                )),
-                Err(error) => told.push(format!("{error:#}")),
-            }
-        }
-        Err(told.join("; "))
     }
 
     /// The leaf file of the batch before; `None` for batch 1.
@@ -200,7 +163,7 @@ impl Judge {
                 "the chain holds another batch {id} than the parent"
             )));
         };
-        let file = match self.file(id, parent.header.data_hash).await {
+        let file = match self.files.read(id, parent.header.data_hash).await {
             Ok(bytes) => {
                 LeafFile::parse(&bytes, &self.files.limits).map_err(|error| error.to_string())
             }
@@ -233,15 +196,4 @@ impl Judge {
         self.read_to = Some(*head);
         Ok(())
     }
-}
-
-/// Writes a file in one step: whoever reads it finds all of it or nothing.
-async fn keep(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let unfinished = path.with_extension("part");
-    tokio::fs::write(&unfinished, bytes)
-        .await
-        .with_context(|| format!("write {}", unfinished.display()))?;
-    tokio::fs::rename(&unfinished, path)
-        .await
-        .with_context(|| format!("write {}", path.display()))
 }

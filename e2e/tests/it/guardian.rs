@@ -8,7 +8,7 @@ use comptoir_domain::settlement::Account;
 use crate::guardian_world::{TOKEN, Watching, World, reseal, stranger};
 
 /// What somebody who deposits and asks for a release makes of an idle service: batch 1.
-async fn with_a_batch() -> (World, Vec<u8>) {
+pub async fn with_a_batch() -> (World, Vec<u8>) {
     let world = World::start().await;
     let client = world.person("client", 10 * TOKEN).await;
     world.withdraw(&client, TOKEN).await;
@@ -18,28 +18,23 @@ async fn with_a_batch() -> (World, Vec<u8>) {
 }
 
 fn guardian(world: &World, options: &[&str]) -> Watching {
-    let mut command = world.command(&["guardian", "--poll-ms", "100"]);
     fs::create_dir_all(world.path("mirror")).unwrap();
-    let by_hash = world.path("mirror/{data_hash}.jsonl");
-    let by_number = world.path("mirror/{id}.jsonl");
+    let leaves = format!("{}v1/batches/{{id}}/leaves", world.api.base());
+    let mut command = world.command(&["guardian", "--poll-ms", "100", "--leaves", &leaves]);
     command
         .arg("--key-file")
         .arg(world.key_file("guardian"))
-        .args([
-            "--leaves",
-            &format!("{}v1/batches/{{id}}/leaves", world.api.base()),
-        ])
         .arg("--leaves")
-        .arg(by_hash)
+        .arg(world.path("mirror/{data_hash}.jsonl"))
         .arg("--leaves")
-        .arg(by_number)
+        .arg(world.path("mirror/{id}.jsonl"))
         .arg("--keep")
         .arg(world.path("kept"))
         .args(options);
     Watching::start(command, &world.path("guardian.log"))
 }
 
-async fn vetoed(world: &World, generation: u32) {
+pub async fn vetoed(world: &World, generation: u32) {
     world
         .until(&format!("veto {generation}"), async || {
             world.settlement().generation().call().await.unwrap() == generation
@@ -50,7 +45,7 @@ async fn vetoed(world: &World, generation: u32) {
 }
 
 /// A batch of the thief's: the service never heard of it.
-enum Theft {
+pub enum Theft {
     /// One bit of one leaf is another than in the published file.
     FlippedLeaf,
     /// The file moves money to the thief.
@@ -62,7 +57,7 @@ enum Theft {
 }
 
 impl Theft {
-    async fn commit(&self, world: &World, honest: &[u8], thief: Address) {
+    pub async fn commit(&self, world: &World, honest: &[u8], thief: Address) {
         let opening = world.next_opening(honest).await;
         let (sealed, bytes) = match self {
             Self::FlippedLeaf | Self::NoFile | Self::AnotherFile => {

@@ -1,226 +1,12 @@
 //! The second implementation against the first: what one makes the other finds right, and nothing else.
 
-use std::collections::BTreeMap;
-
-use alloy::primitives::{Address, B256, FixedBytes, keccak256};
 use comptoir_audit::{
-    Before, Check, Committed, Deposit, Evidence, LeafFile, Limits, Recomputed, Report, Verdict,
-    audit,
-};
-use comptoir_domain::{
-    amount::Amount,
-    settlement::{
-        Account, Receipt, Split,
-        file::{self, Opening},
-    },
-    split,
+    Before, Check, Committed, Evidence, LeafFile, Limits, Outcome, Recomputed, Report, Settled,
+    Verdict, audit,
 };
 use proptest::prelude::*;
 
-const CHAIN: u64 = 31_337;
-const CONTRACT: Address = Address::repeat_byte(7);
-const PLATFORM: Address = Address::repeat_byte(0xff);
-
-/// Payers and payees alike.
-fn person(number: u8) -> Address {
-    Address::repeat_byte(number % 4 + 1)
-}
-
-/// The books of a small service, as its ledger would keep them.
-#[derive(Default)]
-struct Books {
-    accounts: BTreeMap<Address, Account>,
-    deposits: Vec<Deposit>,
-    receipts: u8,
-    carries: BTreeMap<u32, Vec<u32>>,
-}
-
-/// What happens between two batches.
-#[derive(Debug, Clone)]
-enum Event {
-    Deposit(u8, u64),
-    Charge {
-        payer: u8,
-        payees: [u8; 2],
-        gross: u64,
-        platform_ppm: u32,
-    },
-    Release(u8, u64),
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    let charge = (any::<u8>(), any::<[u8; 2]>(), any::<u64>(), 0..=200_000_u32);
-    prop_oneof![
-        (any::<u8>(), 1..u64::MAX).prop_map(|(who, amount)| Event::Deposit(who, amount)),
-        charge.prop_map(|(payer, payees, gross, platform_ppm)| Event::Charge {
-            payer,
-            payees,
-            gross,
-            platform_ppm
-        }),
-        (any::<u8>(), any::<u64>()).prop_map(|(who, amount)| Event::Release(who, amount)),
-    ]
-}
-
-impl Books {
-    fn account(&mut self, account: Address) -> &mut Account {
-        self.accounts.entry(account).or_insert(Account {
-            account,
-            payable: 0,
-            available: 0,
-            deposits_seen: 0,
-        })
-    }
-
-    /// Books an event; a charge gives a receipt.
-    fn book(&mut self, event: &Event) -> Option<Receipt> {
-        match *event {
-            Event::Deposit(who, amount) => {
-                let account = person(who);
-                let amount = u128::from(amount);
-                self.account(account).available += amount;
-                self.account(account).deposits_seen += amount;
-                self.deposits.push(Deposit {
-                    seq: self.deposits.len() as u64 + 1,
-                    account: comptoir_audit::Address(account.into_array()),
-                    amount,
-                });
-                None
-            }
-            Event::Release(who, amount) => {
-                let account = self.account(person(who));
-                let released = account.available.min(amount.into());
-                account.available -= released;
-                account.payable += released;
-                None
-            }
-            Event::Charge {
-                payer,
-                payees,
-                gross,
-                platform_ppm,
-            } => {
-                let payer = self.account(person(payer));
-                let gross = payer.available.min(gross.into());
-                payer.available -= gross;
-                let payer = payer.account;
-                let splits = self.share(gross, payees, platform_ppm);
-                Some(self.receipt(payer, gross, splits))
-            }
-        }
-    }
-
-    fn share(&mut self, gross: u128, payees: [u8; 2], platform_ppm: u32) -> Vec<Split> {
-        let shares = payees.map(|payee| (person(payee), u64::from(payee) + 1));
-        let weights = split::Split::new(PLATFORM, platform_ppm, &shares).unwrap();
-        let parties = weights.parties().len();
-        let carries = self.carries.entry(platform_ppm).or_default();
-        // Another split of the same weight begins anew.
-        if carries.len() != parties {
-            *carries = vec![0; parties];
-        }
-        let divided = weights
-            .share(Amount::from_base(gross).unwrap(), carries)
-            .unwrap();
-        carries.clone_from(&divided.carries);
-        let dust = divided.dust.base();
-        let platform = self.account(PLATFORM);
-        platform.available = platform.available.checked_add_signed(dust).unwrap();
-        let mut splits = Vec::new();
-        for (party, credit) in weights.parties().iter().zip(&divided.credits) {
-            self.account(party.payee).available += credit.base();
-            splits.push(Split {
-                payee: party.payee,
-                amount: credit.base(),
-            });
-        }
-        splits
-    }
-
-    fn receipt(&mut self, payer: Address, gross: u128, splits: Vec<Split>) -> Receipt {
-        self.receipts += 1;
-        let hash = |what: &str| keccak256(format!("{what} {}", self.receipts));
-        Receipt {
-            batch_id: 0,
-            index: 0,
-            receipt_id: FixedBytes::repeat_byte(self.receipts),
-            kind: 1,
-            payer,
-            gross,
-            splits,
-            input_hash: hash("input"),
-            result_hash: hash("result"),
-            meter_hash: hash("meter"),
-            verdict_hash: hash("verdict"),
-        }
-    }
-
-    /// Seals a batch with the service's own code.
-    fn seal(&self, id: u64, prev_hash: B256, receipts: Vec<Receipt>) -> (B256, Vec<u8>) {
-        let opening = Opening {
-            chain_id: CHAIN,
-            contract: CONTRACT,
-            id,
-            generation: 0,
-            deposit_seq_seen: self.deposits.len() as u64,
-            prev_hash,
-            audit_head: None,
-        };
-        let accounts = self.accounts.values().copied().collect();
-        let (sealed, bytes) = file::seal(&opening, receipts, accounts).unwrap();
-        (sealed.hash, bytes)
-    }
-}
-
-/// Two batches, one after the other.
-struct History {
-    books: Books,
-    files: [Vec<u8>; 2],
-    hashes: [B256; 2],
-}
-
-fn history(first: &[Event], second: &[Event]) -> History {
-    let mut books = Books::default();
-    books.account(PLATFORM);
-    for account in 0..4 {
-        books.account(person(account));
-    }
-    let receipts = first.iter().filter_map(|event| books.book(event)).collect();
-    let (hash, bytes) = books.seal(1, B256::ZERO, receipts);
-    let receipts = second
-        .iter()
-        .filter_map(|event| books.book(event))
-        .collect();
-    let (second_hash, second_bytes) = books.seal(2, hash, receipts);
-    History {
-        books,
-        files: [bytes, second_bytes],
-        hashes: [hash, second_hash],
-    }
-}
-
-/// A history in which every kind of line and every field has a value.
-fn telling() -> History {
-    let charge = |payer, payees, gross| Event::Charge {
-        payer,
-        payees,
-        gross,
-        platform_ppm: 50_000,
-    };
-    let mut history = history(
-        &[Event::Deposit(0, 10_000), charge(0, [1, 2], 777)],
-        &[
-            Event::Deposit(3, 5_000),
-            charge(0, [1, 2], 999),
-            charge(3, [2, 1], 1_001),
-            Event::Release(1, 100),
-            Event::Deposit(0, 1),
-        ],
-    );
-    // One that the batch has not seen.
-    history.books.book(&Event::Deposit(2, 3));
-    history
-}
+use crate::books::{CHAIN, CONTRACT, Event, History, PLATFORM, event, history, person, telling};
 
 fn parse(bytes: &[u8]) -> LeafFile {
     LeafFile::parse(bytes, &Limits::default()).unwrap()
@@ -237,13 +23,26 @@ fn committed(bytes: &[u8]) -> Committed {
     }
 }
 
+/// The receipts of the first so many batches.
+fn settled(history: &History, batches: usize) -> Settled {
+    let mut settled = Settled::default();
+    for bytes in &history.files[..batches] {
+        settled.add(&committed(bytes), &parse(bytes)).unwrap();
+    }
+    settled
+}
+
+/// Judges what stands for the last batch of a history.
 fn judge(history: &History, bytes: &[u8], committed: &Committed) -> Report {
-    let before = parse(&history.files[0]);
+    let parent = history.files.len() - 2;
+    let before = parse(&history.files[parent]);
+    let settled = settled(history, parent + 1);
     let evidence = Evidence {
         file: bytes,
         limits: Limits::default(),
         committed: Ok(committed),
         before: Before::File(&before),
+        earlier: Ok(&settled),
         deposits: Ok(&history.books.deposits),
         platform: Some(comptoir_audit::Address(PLATFORM.into_array())),
         bills: &[],
@@ -259,7 +58,7 @@ proptest! {
         first in prop::collection::vec(event(), 0..12),
         second in prop::collection::vec(event(), 0..12),
     ) {
-        let history = history(&first, &second);
+        let history = history(&[&first, &second]);
         let committed = committed(&history.files[1]);
         prop_assert_eq!(committed.hash.0, history.hashes[1].0);
         let report = judge(&history, &history.files[1], &committed);
@@ -269,6 +68,7 @@ proptest! {
             limits: Limits::default(),
             committed: Err("not asked"),
             before: Before::Nothing,
+            earlier: Ok(&Settled::default()),
             deposits: Ok(&history.books.deposits),
             platform: None,
             bills: &[],
@@ -488,23 +288,80 @@ fn a_line_that_is_missing_or_comes_again_is_found() {
     }
 }
 
-#[test]
-fn a_receipt_of_the_batch_before_cannot_be_settled_again() {
-    let history = telling();
-    let [first, second] = history
-        .files
-        .each_ref()
-        .map(|it| str::from_utf8(it).unwrap());
-    let old = first
+/// The last batch of a history, with a receipt of another batch once more as its last one.
+fn settling_again(history: &History, batch: usize) -> Vec<u8> {
+    let last = history.files.len() - 1;
+    let [from, into] = [batch, last].map(|it| str::from_utf8(&history.files[it]).unwrap());
+    let old = from
         .lines()
         .find(|line| line.contains("\"receipt\""))
         .unwrap();
+    let receipts = into.matches("\"object\":\"receipt\"").count();
     let old = old
-        .replacen("\"batch_id\":1", "\"batch_id\":2", 1)
-        .replacen("\"index\":0", "\"index\":2", 1);
-    let at = second.find("{\"account\":").unwrap();
-    let again = retotalled(&format!("{}{old}\n{}", &second[..at], &second[at..]));
-    let report = judge(&history, &again, &committed(&again));
-    let settled = report.of(Check::SettledOnce).unwrap();
-    assert_eq!(settled.outcome, comptoir_audit::Outcome::Failed);
+        .replacen(
+            &format!("\"batch_id\":{}", batch + 1),
+            &format!("\"batch_id\":{}", last + 1),
+            1,
+        )
+        .replacen("\"index\":0", &format!("\"index\":{receipts}"), 1);
+    let at = into.find("{\"account\":").unwrap();
+    retotalled(&format!("{}{old}\n{}", &into[..at], &into[at..]))
+}
+
+#[test]
+fn a_receipt_of_any_batch_before_cannot_be_settled_again() {
+    let charge = |payer, gross| Event::Charge {
+        payer,
+        payees: [1, 2],
+        gross,
+        platform_ppm: 50_000,
+    };
+    let history = history(&[
+        &[Event::Deposit(0, 10_000), charge(0, 777)],
+        &[charge(0, 30)],
+        &[],
+        &[charge(0, 999)],
+    ]);
+    for batch in [0, 1] {
+        let again = settling_again(&history, batch);
+        let report = judge(&history, &again, &committed(&again));
+        let settled = report.of(Check::SettledOnce).unwrap();
+        assert_eq!(settled.outcome, Outcome::Failed);
+        assert!(
+            settled
+                .detail
+                .ends_with(&format!("was in batch {}", batch + 1))
+        );
+    }
+    let honest = history.files.last().unwrap();
+    let report = judge(&history, honest, &committed(honest));
+    assert_eq!(report.verdict(), Verdict::Right, "{}", report.reason());
+}
+
+#[test]
+fn without_the_receipts_of_every_batch_before_a_batch_is_undecided() {
+    let history = history(&[&[Event::Deposit(0, 10)], &[], &[]]);
+    let [_, second, third] = [0, 1, 2].map(|batch: usize| &history.files[batch]);
+    let (before, of_third) = (parse(second), committed(third));
+    let (short, whole) = (settled(&history, 1), settled(&history, 2));
+    for (earlier, outcome) in [
+        (Ok(&whole), Outcome::Passed),
+        (Ok(&short), Outcome::NotProvable),
+        (Err("not at hand"), Outcome::NotProvable),
+    ] {
+        let report = audit(&Evidence {
+            file: third,
+            limits: Limits::default(),
+            committed: Ok(&of_third),
+            before: Before::File(&before),
+            earlier,
+            deposits: Ok(&history.books.deposits),
+            platform: None,
+            bills: &[],
+        });
+        let found = report.report.of(Check::SettledOnce).unwrap();
+        assert_eq!(found.outcome, outcome);
+        let right = report.report.verdict() == Verdict::Right;
+        assert_eq!(right, outcome == Outcome::Passed);
+    }
 }

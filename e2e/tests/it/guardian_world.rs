@@ -72,7 +72,8 @@ impl World {
             .unwrap();
         let mut service = Command::new(binary("comptoir"))
             .current_dir(checkout())
-            .args(["up", "--api-port", "0", "--scheduler-port", "0", "--folder"])
+            .args(["up", "--no-guardian", "--api-port", "0"])
+            .args(["--scheduler-port", "0", "--folder"])
             .arg(folder.path().join("node"))
             .env("DATABASE_URL", &services.urls.database)
             .env("REDIS_URL", &services.urls.redis)
@@ -296,21 +297,36 @@ fn ended(command: &mut Command) -> Ended {
 }
 
 /// A guardian or watcher in a process of its own; it ends with the test.
-pub struct Watching(Child);
+pub struct Watching {
+    process: Child,
+    log: PathBuf,
+}
 
 impl Watching {
     pub fn start(mut command: Command, log: &Path) -> Self {
-        let log = std::fs::File::create(log).unwrap();
-        command.stdout(Stdio::null()).stderr(log);
-        Self(command.spawn().unwrap())
+        let file = std::fs::File::create(log).unwrap();
+        command.stdout(Stdio::null()).stderr(file);
+        Self {
+            process: command.spawn().unwrap(),
+            log: log.to_owned(),
+        }
+    }
+
+    /// Waits until its log has a line with this in it.
+    pub async fn tells(&self, world: &World, what: &str) {
+        world
+            .until(what, async || {
+                std::fs::read_to_string(&self.log).unwrap().contains(what)
+            })
+            .await;
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
         // It has ended by itself where this fails, and the test has said why.
-        drop(self.0.kill());
-        drop(self.0.wait());
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
 }
 

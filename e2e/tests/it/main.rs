@@ -1,11 +1,14 @@
 //! The system as its users meet it: real binaries, Postgres, Redis, a chain, and workers on libtorch.
 #![expect(clippy::unwrap_used, reason = "a test ends where something fails")]
 
+mod books;
 mod command_line;
 mod demo;
 mod escape;
 mod guardian;
 mod guardian_audit;
+mod guardian_hand;
+mod guardian_policy;
 mod guardian_world;
 mod harness;
 mod redis;

@@ -43,6 +43,7 @@ async fn jobs_complete_while_redis_is_stopped() {
         api: any_port,
         scheduler: any_port,
         reset: false,
+        guardian: false,
         provided: Provided {
             redis: Some(url),
             ..Provided::default()

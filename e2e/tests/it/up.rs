@@ -84,9 +84,9 @@ fn reachable_folder() -> TempDir {
     folder
 }
 
-/// Ids of Postgres, Redis and anvil, which a running node has on record.
+/// Ids of Postgres, Redis, anvil and the guardian, which a running node has on record.
 fn children(folder: &Path) -> Vec<i64> {
-    ["postgres.pid", "redis.pid", "anvil.pid"]
+    ["postgres.pid", "redis.pid", "anvil.pid", "guardian.pid"]
         .into_iter()
         .filter_map(|name| fs::read(folder.join(name)).ok())
         .map(|record| serde_json::from_slice::<serde_json::Value>(&record).unwrap())
@@ -122,7 +122,7 @@ fn a_folder_in_use_is_refused_and_its_node_lives_on() {
     }
 
     assert!(node.answers());
-    assert_eq!(children.len(), 3);
+    assert_eq!(children.len(), 4);
     assert!(children.iter().all(|&pid| runs(pid)), "{children:?}");
     node.end(Signal::SIGTERM);
     assert!(!children.iter().any(|&pid| runs(pid)), "{children:?}");
