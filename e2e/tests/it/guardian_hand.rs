@@ -41,13 +41,13 @@ impl Stage {
     /// A contract with one batch, which can be vetoed for hours, on a chain that mines when it is told to.
     async fn new() -> Self {
         let anvil = Anvil::start(&[]).await;
-        let [deployer, admin, settler, guardian] = [(); 4].map(|()| PrivateKeySigner::random());
-        for key in [&deployer, &settler, &guardian] {
+        let [payer, admin, settler, guardian] = [(); 4].map(|()| PrivateKeySigner::random());
+        for key in [&payer, &settler, &guardian] {
             anvil.set_ether(key.address(), ETHER).await;
         }
         let plan = Deployment {
             token: Token::New {
-                holder: deployer.address(),
+                holder: payer.address(),
                 initial_supply: U256::from(1),
                 cap: U256::from(1),
             },
@@ -61,7 +61,7 @@ impl Stage {
                 per_day: 1,
             },
         };
-        let deployed = deploy::deploy(anvil.url.clone(), deployer, &plan).await;
+        let deployed = deploy::deploy(anvil.url.clone(), payer, &plan).await;
         let deployed = deployed.unwrap();
         let opening = Opening {
             chain_id: deployed.chain_id,
@@ -149,8 +149,8 @@ async fn a_stuck_veto_offers_more_until_the_ceiling_and_is_sent_until_it_is_mine
     let second = sent(&stage.act(&mut hand, veto()).await);
     let (same_nonce, more) = stage.offer(second).await;
     assert_eq!(same_nonce, nonce);
-    let least = |wei: u128| wei + wei.div_ceil(8) + 1;
-    assert!(more.cap_wei >= least(offered.cap_wei) && more.tip_wei >= least(offered.tip_wei));
+    let risen = |wei: u128| wei + wei.div_ceil(8) + 1;
+    assert!(more.cap_wei >= risen(offered.cap_wei) && more.tip_wei >= risen(offered.tip_wei));
     assert!(more.cap_wei <= POLICY.ceiling_wei, "{more:?}");
 
     let mut last = second;

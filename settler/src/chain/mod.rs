@@ -1,8 +1,10 @@
 //! The chain as the majority of the configured nodes tells it: what is read of the contract, at which block, and what is
 //! sent. No fillers: nonce, fees and bytes are the settler's own.
 
+mod ballot;
 mod contract;
 mod endpoint;
+mod error;
 mod header;
 mod quorum;
 mod transactions;
@@ -10,11 +12,9 @@ mod transactions;
 use std::{sync::Arc, time::Duration};
 
 use alloy::{
-    contract::Error as ContractError,
     eips::BlockId,
     primitives::{Address, B256, Bytes, U256},
     providers::RootProvider,
-    transports::TransportError,
 };
 use comptoir_domain::{asset::Asset, settlement::event::Logged};
 use comptoir_store::chain::Block;
@@ -27,6 +27,7 @@ use quorum::Quorum;
 
 pub use contract::{AccountTotals, Caps, Kept, Room, Totals};
 pub use endpoint::provider;
+pub use error::ChainError;
 pub use header::{from_contract, to_contract};
 pub use quorum::Odd;
 pub use transactions::Refusal;
@@ -38,69 +39,6 @@ const EPOCHS_APART_MAX: u64 = 64;
 
 /// How long an answer of a node may take, unless a configuration says otherwise.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Why the nodes were of no use.
-#[derive(Debug, thiserror::Error)]
-pub enum ChainError {
-    /// The node did not answer, or with an error.
-    #[error("ask the node")]
-    Rpc(#[from] TransportError),
-    /// The contract did not answer.
-    #[error("read the contract")]
-    Contract(#[source] Box<ContractError>),
-    /// The HTTP client cannot be made.
-    #[error("make the HTTP client")]
-    Client(#[from] reqwest::Error),
-    /// There is no node to ask.
-    #[error("no RPC endpoint is configured")]
-    NoEndpoint,
-    /// The same node twice is no second opinion.
-    #[error("the RPC endpoint {0} is configured twice")]
-    SameEndpoint(String),
-    /// The nodes contradict each other, and none of them has a majority.
-    #[error("the nodes disagree about {what}: {parties}")]
-    NoMajority {
-        /// What was asked.
-        what: &'static str,
-        /// Who sides with whom.
-        parties: String,
-    },
-    /// Too few nodes answered.
-    #[error("only {answered} of the nodes told {what}, {needed} have to")]
-    TooFew {
-        /// What was asked.
-        what: &'static str,
-        /// How many answered.
-        answered: usize,
-        /// How many have to say the same.
-        needed: usize,
-        /// Why another did not.
-        source: Box<Self>,
-    },
-    /// A node did not answer in time.
-    #[error("a node did not answer in time")]
-    Silent,
-    /// It is a node of another chain.
-    #[error("the node is on chain {found}, not {expected}")]
-    WrongChain {
-        /// The asset's chain.
-        expected: u64,
-        /// The node's.
-        found: u64,
-    },
-    /// A block that must exist does not.
-    #[error("the node does not have block {0}")]
-    NoBlock(BlockId),
-    /// An answer that cannot be.
-    #[error("the node's answer holds {0}")]
-    Malformed(&'static str),
-}
-
-impl From<ContractError> for ChainError {
-    fn from(error: ContractError) -> Self {
-        Self::Contract(Box::new(error))
-    }
-}
 
 /// A block with its time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

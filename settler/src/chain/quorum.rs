@@ -12,10 +12,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{ChainError, Endpoint};
+use super::{
+    ChainError, Endpoint,
+    ballot::{Answer, Ballot},
+};
 
 /// How long others are waited for once a majority has answered: long enough to hear that one of them lies.
 const GRACE: Duration = Duration::from_millis(250);
+/// The same where the answer is one by its rank: without the third, one that says too little would set it.
+const RANK_GRACE: Duration = Duration::from_secs(2);
 /// An endpoint that was slow is not waited for so soon again.
 const SLOW_FOR: Duration = Duration::from_secs(30);
 /// Answers by endpoint and by what they were beside the majority's: agreed, outvoted, failed or slow.
@@ -52,49 +57,6 @@ pub struct Odd {
     pub contradicts: bool,
     /// What it was asked, or how it failed.
     pub detail: String,
-}
-
-type Answer<T> = Result<T, ChainError>;
-
-/// Answers to one question, by the endpoint's place.
-struct Ballot<T> {
-    answers: Vec<Option<Answer<T>>>,
-}
-
-impl<T> Ballot<T> {
-    fn answered(&self) -> usize {
-        self.said().count()
-    }
-
-    fn said(&self) -> impl Iterator<Item = (usize, &T)> {
-        let answers = self.answers.iter().enumerate();
-        answers.filter_map(|(place, answer)| Some((place, answer.as_ref()?.as_ref().ok()?)))
-    }
-
-    /// The first failure, or that somebody was slow.
-    fn failure(self) -> ChainError {
-        let failures = self.answers.into_iter().flatten();
-        let first = failures.filter_map(Result::err).next();
-        first.unwrap_or(ChainError::Silent)
-    }
-}
-
-impl<T: PartialEq> Ballot<T> {
-    /// Who says the same, for each thing that is said.
-    fn parties(&self) -> Vec<Vec<usize>> {
-        let mut parties: Vec<(&T, Vec<usize>)> = Vec::new();
-        for (place, said) in self.said() {
-            match parties.iter_mut().find(|(it, _)| *it == said) {
-                Some((_, members)) => members.push(place),
-                None => parties.push((said, vec![place])),
-            }
-        }
-        parties.into_iter().map(|(_, members)| members).collect()
-    }
-
-    fn majority(&self, needed: usize) -> Option<Vec<usize>> {
-        self.parties().into_iter().find(|it| it.len() >= needed)
-    }
 }
 
 impl Quorum {
@@ -138,7 +100,7 @@ impl Quorum {
         }
         let needed = self.needed();
         let enough = |ballot: &Ballot<T>| ballot.majority(needed).is_some();
-        let mut ballot = self.poll(ask, enough).await;
+        let mut ballot = self.poll(ask, enough, GRACE).await;
         let Some(majority) = ballot.majority(needed) else {
             return Err(self.undecided(what, ballot));
         };
@@ -192,7 +154,7 @@ impl Quorum {
     where
         F: Future<Output = Answer<()>> + Send + 'static,
     {
-        let ballot = self.poll(ask, |ballot| ballot.answered() > 0).await;
+        let ballot = self.poll(ask, |it| it.answered() > 0, GRACE).await;
         if ballot.answered() > 0 {
             Ok(())
         } else {
@@ -212,7 +174,8 @@ impl Quorum {
         F: Future<Output = Answer<T>> + Send + 'static,
     {
         let needed = self.needed();
-        let ballot = self.poll(ask, |ballot| ballot.answered() >= needed).await;
+        let enough = |ballot: &Ballot<T>| ballot.answered() >= needed;
+        let ballot = self.poll(ask, enough, RANK_GRACE).await;
         let mut said: Vec<T> = ballot.said().map(|(_, it)| *it).collect();
         if said.len() < needed {
             return Err(self.too_few(what, ballot));
@@ -226,6 +189,7 @@ impl Quorum {
         &self,
         ask: impl Fn(Arc<Endpoint>) -> F,
         enough: impl Fn(&Ballot<T>) -> bool,
+        grace: Duration,
     ) -> Ballot<T>
     where
         T: Send + 'static,
@@ -254,13 +218,13 @@ impl Quorum {
                 Some(Err(error)) => tracing::error!(%error, "a question was cut short"),
             }
             if give_up.is_none() && enough(&ballot) {
-                give_up = Some(self.patience(&ballot));
+                give_up = Some(self.patience(&ballot, grace));
             }
         }
     }
 
     /// Until when those are waited for who have not answered yet.
-    fn patience<T>(&self, ballot: &Ballot<T>) -> Instant {
+    fn patience<T>(&self, ballot: &Ballot<T>, grace: Duration) -> Instant {
         let now = Instant::now();
         let record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
         let mut missing = record
@@ -268,7 +232,7 @@ impl Quorum {
             .zip(&ballot.answers)
             .filter(|(_, answer)| answer.is_none());
         let worth_it = missing.any(|(it, _)| it.slow_until.is_none_or(|until| until <= now));
-        if worth_it { now + GRACE } else { now }
+        if worth_it { now + grace } else { now }
     }
 
     /// Keeps what each endpoint's answer was worth; `contradicts` says what was wrong with one.
@@ -280,16 +244,15 @@ impl Quorum {
     ) {
         for (place, answer) in ballot.answers.iter().enumerate() {
             let outcome = match answer {
-                Some(Ok(_)) => match contradicts(place) {
-                    Some(what) => {
+                Some(Ok(_)) => {
+                    if let Some(what) = contradicts(place) {
                         self.outvoted(place, what);
                         "outvoted"
-                    }
-                    None => {
+                    } else {
                         self.with(place, |it| it.agreed = true);
                         "agreed"
                     }
-                },
+                }
                 Some(Err(error)) => {
                     let why = format!("{what}: {error}");
                     self.with(place, |it| it.failed = Some(why));
@@ -388,5 +351,103 @@ impl Quorum {
             }
         }
         odd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloy::primitives::Address;
+
+    use super::*;
+    use crate::chain::endpoint::provider;
+
+    /// Nodes that are never asked for real: what each says is in the question.
+    fn quorum(nodes: usize) -> Quorum {
+        let endpoint = |place: usize| Endpoint {
+            name: place.to_string(),
+            provider: provider("http://127.0.0.1:1".parse().unwrap()).unwrap(),
+            contract: Address::ZERO,
+            token: Address::ZERO,
+        };
+        Quorum::new((0..nodes).map(endpoint).collect())
+    }
+
+    /// What the node of this name says; nothing where it fails.
+    fn said(says: &[Option<u64>], endpoint: &Endpoint) -> Answer<u64> {
+        let place: usize = endpoint.name.parse().unwrap();
+        says[place].ok_or(ChainError::Silent)
+    }
+
+    async fn agreed(says: &[Option<u64>]) -> Answer<u64> {
+        let ask = |it: Arc<Endpoint>| std::future::ready(said(says, &it));
+        quorum(says.len()).agree("it", ask).await
+    }
+
+    #[tokio::test]
+    async fn more_than_half_of_all_nodes_have_to_say_the_same() {
+        for says in [
+            &[Some(7)][..],
+            &[Some(7), Some(7)],
+            &[Some(7), Some(8), Some(7)],
+            &[None, Some(7), Some(7)],
+            &[Some(7), Some(8), Some(9), Some(7), Some(7)],
+        ] {
+            assert_eq!(agreed(says).await.unwrap(), 7, "{says:?}");
+        }
+        for says in [
+            &[Some(7), Some(8)][..],
+            &[Some(7), Some(8), None],
+            &[Some(7), Some(8), Some(9)],
+            &[Some(7), Some(7), Some(8), Some(8)],
+        ] {
+            let answer = agreed(says).await;
+            let none = matches!(answer, Err(ChainError::NoMajority { .. }));
+            assert!(none, "{says:?}: {answer:?}");
+        }
+        for says in [&[None, Some(7)][..], &[None, Some(7), None]] {
+            let answer = agreed(says).await;
+            let few = matches!(answer, Err(ChainError::TooFew { answered: 1, .. }));
+            assert!(few, "{says:?}: {answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_minority_moves_a_number_beyond_what_an_honest_node_said() {
+        for lie in [Some(0), Some(9), Some(10), Some(11), Some(u64::MAX), None] {
+            for place in 0..3 {
+                let mut says = vec![Some(10), Some(11)];
+                says.insert(place, lie);
+                let ask = |it: Arc<Endpoint>| std::future::ready(said(&says, &it));
+                let reached = quorum(3).reached(("it", 3), ask).await.unwrap();
+                assert!((10..=11).contains(&reached), "{says:?}: {reached}");
+                let middle = quorum(3).middle("it", ask).await.unwrap();
+                assert!((10..=11).contains(&middle), "{says:?}: {middle}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn who_contradicts_is_named_until_it_agrees_again() {
+        let nodes = quorum(3);
+        let ask = async |says: [Option<u64>; 3]| {
+            let ask = |it: Arc<Endpoint>| std::future::ready(said(&says, &it));
+            nodes.agree("it", ask).await.unwrap()
+        };
+        ask([Some(7), Some(8), Some(7)]).await;
+        ask([Some(7), Some(7), Some(7)]).await;
+        let odd = |endpoint: &str, contradicts| Odd {
+            endpoint: endpoint.to_owned(),
+            contradicts,
+            detail: "it".to_owned(),
+        };
+        assert_eq!(nodes.review(), [odd("1", true)]);
+        ask([Some(7), Some(7), None]).await;
+        let failing = nodes.review();
+        assert_eq!(failing.len(), 1);
+        assert!(failing[0].endpoint == "2" && !failing[0].contradicts);
+        // A node that is a block behind fails some questions and answers others.
+        ask([Some(7), Some(7), None]).await;
+        ask([Some(7), Some(7), Some(7)]).await;
+        assert_eq!(nodes.review(), []);
     }
 }

@@ -22,6 +22,9 @@ use crate::{
     sending::with_a_receipt,
 };
 
+/// What a node says, changed.
+type Lie = fn(&mut Value);
+
 /// Changes the last digit of a number or hash.
 fn last_digit(text: &mut Value) {
     if let Some(hex) = text.as_str() {
@@ -112,7 +115,7 @@ async fn pay(world: &World) {
 async fn whatever_one_of_three_nodes_makes_up_the_others_are_believed_and_it_is_named(db: PgPool) {
     let (world, nodes, mut settler) = with_three(db).await;
     let liar = &nodes[2];
-    let lies: [(&'static str, fn(&mut Value)); 9] = [
+    let lies: [(&str, Lie); 9] = [
         ("eth_getLogs", amounts),
         ("eth_getLogs", no_events),
         ("eth_call", last_digit),

@@ -11,6 +11,7 @@ use comptoir_store::{
     batches,
     pool::{self, ServiceRole},
 };
+use serde_json::json;
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool, postgres::PgConnectOptions,
 };
@@ -18,7 +19,11 @@ use sqlx::{
 use crate::{
     batches::funded,
     contradictions::halt,
-    harness::{DEPTH, Key, NOW, World, amount, tokens},
+    harness::{
+        DEPTH, Key, NOW, World, amount,
+        proxy::{Fault, Proxy},
+        tokens,
+    },
 };
 
 /// A copy of the database as it is now. Dropped by whoever made it.
@@ -96,8 +101,12 @@ impl World {
 
     async fn import(&self) -> Result<Imported, ImportError> {
         let parts = (self.db.clone(), self.objects.clone(), self.asset);
-        let node = (&[self.anvil.url.clone()][..], RPC_TIMEOUT);
-        import::import(parts, node, Finality::Depth(DEPTH), NOW).await
+        // One node hides every event: headers prove themselves, so another is asked for them.
+        let hiding = Proxy::before(&self.anvil.url).await;
+        hiding.fails("eth_getLogs", Fault::Says(json!([])));
+        let honest = Proxy::before(&self.anvil.url).await;
+        let nodes = [hiding.url, honest.url, self.anvil.url.clone()];
+        import::import(parts, (&nodes, RPC_TIMEOUT), Finality::Depth(DEPTH), NOW).await
     }
 
     async fn unbatched(&self) -> u64 {

@@ -139,13 +139,8 @@ async fn serve(
         }
         Some(Fault::AnswerLost) => forward(&body).await.map(drop),
         Some(Fault::Lies(lie)) => {
-            let told = forward(&body).await?;
-            let mut told: Value = serde_json::from_slice(&told).ok()?;
-            match &mut told {
-                Value::Array(answers) => answers.iter_mut().for_each(|it| lie(&mut it["result"])),
-                answer => lie(&mut answer["result"]),
-            }
-            answer(&mut socket, "200 OK", &serde_json::to_vec(&told).ok()?).await
+            let told = lied(&forward(&body).await?, lie)?;
+            answer(&mut socket, "200 OK", &told).await
         }
         Some(Fault::Asks(change)) => {
             let mut request = request;
@@ -154,16 +149,8 @@ async fn serve(
             answer(&mut socket, "200 OK", &told).await
         }
         Some(Fault::Lags(blocks)) => {
-            let mut request = request;
-            if request["params"][0] == "latest" {
-                let head =
-                    json!({ "jsonrpc": "2.0", "id": 0, "method": "eth_blockNumber", "params": [] });
-                let head = forward(&serde_json::to_vec(&head).ok()?).await?;
-                let head: Value = serde_json::from_slice(&head).ok()?;
-                let head = head["result"].as_str()?.trim_start_matches("0x");
-                let head = u64::from_str_radix(head, 16).ok()?;
-                request["params"][0] = json!(format!("{:#x}", head.saturating_sub(blocks)));
-            }
+            let head = number(&forward(&newest()).await?)?;
+            let request = lagging(request, head.saturating_sub(blocks));
             let told = forward(&serde_json::to_vec(&request).ok()?).await?;
             answer(&mut socket, "200 OK", &told).await
         }
@@ -171,6 +158,37 @@ async fn serve(
             answer(&mut socket, "200 OK", &envelope("result", result)).await
         }
     }
+}
+
+/// The question which block is the newest.
+fn newest() -> Vec<u8> {
+    let asked = json!({ "jsonrpc": "2.0", "id": 0, "method": "eth_blockNumber", "params": [] });
+    serde_json::to_vec(&asked).unwrap()
+}
+
+/// The same question with another newest block.
+fn lagging(mut request: Value, head: u64) -> Value {
+    if request["params"][0] == "latest" {
+        request["params"][0] = json!(format!("{head:#x}"));
+    }
+    request
+}
+
+/// The number that an answer holds.
+fn number(answer: &[u8]) -> Option<u64> {
+    let answer: Value = serde_json::from_slice(answer).ok()?;
+    let digits = answer["result"].as_str()?.strip_prefix("0x")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// Every result of an answer, or of a batch of them, changed by a lie.
+fn lied(answer: &[u8], lie: fn(&mut Value)) -> Option<Vec<u8>> {
+    let mut told: Value = serde_json::from_slice(answer).ok()?;
+    match &mut told {
+        Value::Array(answers) => answers.iter_mut().for_each(|it| lie(&mut it["result"])),
+        answer => lie(&mut answer["result"]),
+    }
+    serde_json::to_vec(&told).ok()
 }
 
 async fn read_request(socket: &mut TcpStream) -> Option<Vec<u8>> {
