@@ -1,32 +1,22 @@
 //! Everything on one machine: the backing services, the contracts on a local chain, our three services, and a guardian in a
 //! process of its own.
 
+mod contracts;
 pub mod guardian;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use alloy::{
-    primitives::{Address, U256},
-    providers::{Provider as _, ProviderBuilder, ext::AnvilApi as _},
-};
+use alloy::primitives::Address;
 use anyhow::{Context as _, bail};
-use comptoir_contracts_bindings::Settlement;
-use comptoir_domain::{amount::Amount, asset::Asset, job::Device, price::Rate};
-use comptoir_settler::deploy::{self, Caps, Deployment, Token, Windows};
-use comptoir_store::{
-    assets::{self, AssetError},
-    prices,
-};
-use sqlx::{Connection as _, PgConnection, PgPool};
+use comptoir_domain::asset::Asset;
+use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::{
-    admin,
     args::UpArgs,
     client::{
         money::send_deposit,
@@ -45,19 +35,14 @@ use crate::{
     },
 };
 
+pub use contracts::{commit_gas, fund};
+
 /// One token has 18 decimals.
 const TOKEN: u128 = 10_u128.pow(18);
-/// Ether for every key that sends transactions on the local chain.
-const ETHER_BASE: u128 = 1_000 * TOKEN;
 /// Blocks of one second after which a deposit counts on the local chain.
 const FINALITY_DEPTH: u64 = 3;
 /// The local chain's batches close this soon, so that the way to a claim can be watched.
 const BATCH_AFTER_S: u64 = 5;
-/// Prices of the local chain: 10 tokens per 10^12 multiply-adds on a CPU, at least 0.01 tokens a job.
-const RATE_NANO: u128 = 10_000_000 * TOKEN;
-const MINIMUM_BASE: u128 = TOKEN / 100;
-/// The platform's share on the local chain: 5 %.
-const PLATFORM_PPM: u32 = 50_000;
 
 /// Where a node keeps its files and listens.
 #[derive(Debug, Clone)]
@@ -154,7 +139,7 @@ impl Node {
         ServiceKeys::read_or_create(&folder.join("keys"))?;
         let embedded = Embedded::start_in(taken, options.provided.clone()).await?;
         service::migrate_at(&embedded.urls.database).await?;
-        let (asset, start_block) = contracts(&embedded, &keys).await?;
+        let (asset, start_block) = contracts::find_or_deploy(&embedded, &keys).await?;
         let stop = CancellationToken::new();
         let mut node = Self {
             api_url: local_url(options.api)?,
@@ -328,89 +313,6 @@ impl Node {
     }
 }
 
-/// The registered contract, if the chain knows it; new ones where nothing is registered yet. With it the block that an
-/// indexer begins after; one that has begun knows better.
-async fn contracts(embedded: &Embedded, keys: &ChainKeys) -> anyhow::Result<(Asset, u64)> {
-    let mut connection = PgConnection::connect(&embedded.urls.database).await?;
-    match assets::current(&mut connection).await {
-        Ok(asset) => {
-            let provider = ProviderBuilder::new().connect_http(embedded.urls.ethereum.parse()?);
-            if provider.get_code_at(asset.contract).await?.is_empty() {
-                bail!(
-                    "the chain does not know our contract {}: it is not the chain that the database was used with; \
-                     start with that chain, or with --reset to begin anew",
-                    asset.contract
-                );
-            }
-            Ok((asset, 0))
-        }
-        Err(AssetError::NoneRegistered) => {
-            deploy(&mut connection, &embedded.urls.ethereum, keys).await
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-async fn deploy(
-    connection: &mut PgConnection,
-    rpc: &str,
-    keys: &ChainKeys,
-) -> anyhow::Result<(Asset, u64)> {
-    for key in [
-        &keys.deployer,
-        &keys.settler,
-        &keys.guardian,
-        &keys.admin,
-        &keys.platform,
-    ] {
-        fund(rpc, key.address()).await?;
-    }
-    let plan = Deployment {
-        token: Token::New {
-            holder: keys.deployer.address(),
-            initial_supply: U256::from(1_000_000 * TOKEN),
-            cap: U256::from(1_000_000_000 * TOKEN),
-        },
-        admin: keys.admin.address(),
-        timelock_delay: Duration::from_hours(48),
-        settler: keys.settler.address(),
-        guardian: keys.guardian.address(),
-        windows: Windows::DEVELOPMENT,
-        caps: Caps {
-            per_batch: 100_000 * TOKEN,
-            per_day: 1_000_000 * TOKEN,
-        },
-    };
-    let deployed = deploy::deploy(rpc.parse()?, keys.deployer.signer(), &plan)
-        .await
-        .context("deploy the contracts")?;
-    let now = service::now();
-    let asset = admin::register(connection, &deployed, keys.platform.address(), now).await?;
-    for device in [Device::Cpu, Device::Cuda] {
-        let price = prices::NewPrice {
-            device,
-            rate_nano: Rate::from_nano(RATE_NANO).context("the rate is out of bounds")?,
-            minimum: Amount::from_base(MINIMUM_BASE).context("the minimum is out of bounds")?,
-            platform_ppm: PLATFORM_PPM,
-            effective_at: now,
-        };
-        prices::publish(connection, asset.id, price).await?;
-    }
-    Ok((asset, deployed.start_block))
-}
-
-/// Gives an address ether on a local chain.
-///
-/// # Errors
-/// When the chain is not anvil.
-pub async fn fund(rpc: &str, address: Address) -> anyhow::Result<()> {
-    let provider = ProviderBuilder::new().connect_http(rpc.parse()?);
-    provider
-        .anvil_set_balance(address, U256::from(ETHER_BASE))
-        .await
-        .context("only a local anvil chain gives ether away; fund the keys in `keys/` and deploy with `comptoir admin deploy-contracts`")
-}
-
 /// The URL of a folder in the node's folder, which is made where it is missing.
 fn kept_in(folder: &Path, name: &str) -> anyhow::Result<Url> {
     let path = folder.join(name);
@@ -427,33 +329,4 @@ fn reserve(address: SocketAddr) -> anyhow::Result<SocketAddr> {
 
 fn local_url(address: SocketAddr) -> anyhow::Result<Url> {
     Ok(format!("http://{address}").parse()?)
-}
-
-/// Gas of the transaction that committed a batch.
-///
-/// # Errors
-/// When the chain has no such batch.
-pub async fn commit_gas(node: &Node, batch: u64) -> anyhow::Result<u64> {
-    let provider = ProviderBuilder::new()
-        .connect_http(node.embedded_ethereum().parse()?)
-        .erased();
-    let settlement = Settlement::new(node.asset.contract, provider.clone());
-    let topic = alloy::primitives::B256::left_padding_from(&batch.to_be_bytes());
-    let events = settlement
-        .event_filter::<Settlement::BatchCommitted>()
-        .from_block(0)
-        .topic2(topic)
-        .query()
-        .await?;
-    let (_, log) = events
-        .last()
-        .with_context(|| format!("batch {batch} is not on the chain"))?;
-    let hash = log
-        .transaction_hash
-        .context("an event without a transaction")?;
-    let receipt = provider
-        .get_transaction_receipt(hash)
-        .await?
-        .context("a transaction without a receipt")?;
-    Ok(receipt.gas_used)
 }

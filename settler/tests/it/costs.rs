@@ -1,10 +1,17 @@
 //! What transactions cost has bounds, and whoever waits at one says so once.
 
+use alloy::providers::Provider as _;
 use comptoir_contracts_bindings::Settlement::{
     grantRoleCall, pauseCall, requestExitCall, revokeRoleCall,
 };
+use comptoir_devchain::Anvil;
 use comptoir_domain::settlement::BatchState;
-use comptoir_settler::{Config, alert::Alert, fees::FeePolicy};
+use comptoir_settler::{
+    Config,
+    alert::Alert,
+    fees::{FeePolicy, GAS_MAX},
+};
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::Duration;
 
@@ -215,5 +222,31 @@ async fn only_the_lowest_nonce_that_waits_offers_more(db: PgPool) {
     assert_eq!(nonces().await, [0, 1, 1, 2]);
     world.anvil.mine_by_itself().await;
     world.until_claimable(&mut settler).await;
+    world.audit().await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn on_a_chain_that_holds_transactions_to_their_most_gas_everything_is_settled(db: PgPool) {
+    let anvil = Anvil::start(&["--enable-tx-gas-limit"]).await;
+    let world = World::on(anvil, db).await;
+    let mut settler = world.settler().await;
+    let alice = world.bind(Key::Alice.address()).await;
+    world.deposit(Key::Alice.address(), tokens(10)).await;
+    world.anvil.mine(DEPTH).await;
+    settler.step(NOW).await.unwrap();
+    world
+        .pay_job(alice, Key::Alice.address(), 1_000, Key::Bob.address())
+        .await;
+    world.until_claimable(&mut settler).await;
+    // The chain does hold them to it.
+    let greedy = json!({
+        "from": Key::Bob.address(), "to": Key::Bob.address(), "gas": format!("{:#x}", GAS_MAX + 1),
+    });
+    let refused = world
+        .anvil
+        .node
+        .raw_request::<_, Value>("eth_sendTransaction".into(), json!([greedy]));
+    let refused = refused.await.unwrap_err().to_string();
+    assert!(refused.contains("gas"), "{refused}");
     world.audit().await;
 }
