@@ -18,7 +18,7 @@ use super::{
 };
 
 /// How long others are waited for once a majority has answered: long enough to hear that one of them lies.
-const GRACE: Duration = Duration::from_millis(250);
+const GRACE: Duration = Duration::from_secs(1);
 /// The same where the answer is one by its rank: without the third, one that says too little would set it.
 const RANK_GRACE: Duration = Duration::from_secs(2);
 /// An endpoint that was slow is not waited for so soon again.
