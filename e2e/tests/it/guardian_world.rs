@@ -52,13 +52,23 @@ pub struct Ended {
 
 pub struct World {
     services: Embedded,
-    service: Child,
+    service: Service,
     pub api: Api,
     pub scheduler: Url,
     pub token: Address,
     pub contract: Address,
     pub rpc: Url,
     pub folder: TempDir,
+}
+
+/// The service's process: it ends with the test, also with one that fails.
+struct Service(Child);
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 impl World {
@@ -99,15 +109,15 @@ impl World {
             contract: value("contract").parse().unwrap(),
             rpc: services.urls.ethereum.parse().unwrap(),
             services,
-            service,
+            service: Service(service),
             folder,
         }
     }
 
     /// Ends the service as a power cut would. The chain goes on.
     pub fn kill_service(&mut self) {
-        self.service.kill().unwrap();
-        self.service.wait().unwrap();
+        self.service.0.kill().unwrap();
+        self.service.0.wait().unwrap();
     }
 
     pub async fn stop(mut self) {
