@@ -10,6 +10,77 @@ use serde::de::{
 };
 use serde_json::{Map, Value};
 
+/// Why a text is not the document that was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoDocument {
+    /// It is not JSON; what the parser says of it.
+    Malformed(String),
+    /// It is JSON of another shape.
+    Invalid {
+        /// Where, as a JSON pointer (RFC 6901).
+        pointer: String,
+        /// What is wrong there.
+        detail: String,
+    },
+}
+
+/// Reads one document and nothing behind it.
+///
+/// # Errors
+/// For what is no JSON, no object, an object of another shape, and for text that Postgres cannot hold.
+pub fn read<T: de::DeserializeOwned>(text: &[u8]) -> Result<T, NoDocument> {
+    let malformed = |error: serde_json::Error| NoDocument::Malformed(error.to_string());
+    let invalid = |pointer: String, detail: &str| NoDocument::Invalid {
+        pointer,
+        detail: detail.to_owned(),
+    };
+    // Derived structs also read themselves from an array of their fields, which no document of ours offers.
+    if !text.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice::<de::IgnoredAny>(text).map_err(malformed)?;
+        return Err(invalid(String::new(), "expected an object"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
+        let at = pointer(error.path());
+        let cause = error.into_inner();
+        if !cause.is_data() {
+            return malformed(cause);
+        }
+        let cause = without_position(&cause);
+        match split(&cause) {
+            Some((deeper, cause)) => invalid(format!("{at}{deeper}"), cause),
+            None => invalid(at, &cause),
+        }
+    })?;
+    json.end().map_err(malformed)?;
+    if escapes_nul(text) {
+        let detail = "text must not contain the character U+0000";
+        return Err(invalid(String::new(), detail));
+    }
+    Ok(value)
+}
+
+/// Postgres holds no NUL in text, and only an escape can bring one through JSON.
+fn escapes_nul(json: &[u8]) -> bool {
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
+        if rest[at + 1..].starts_with(b"u0000") {
+            return true;
+        }
+        rest = rest.get(at + 2..).unwrap_or_default();
+    }
+    false
+}
+
+/// The position in the text helps nobody who sent a structure.
+fn without_position(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" at line ") {
+        Some(end) => text[..end].to_owned(),
+        None => text,
+    }
+}
+
 /// A deserializer, a visitor, an access or a seed that refuses an array in place of a struct, however deep it stands.
 #[derive(Debug)]
 pub struct Strict<T>(pub T);
@@ -298,8 +369,7 @@ impl Tagged {
 }
 
 /// A path as a JSON pointer (RFC 6901).
-#[must_use]
-pub fn pointer(path: &serde_path_to_error::Path) -> String {
+fn pointer(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
     path.iter()
         .map(|segment| match segment {
@@ -311,8 +381,7 @@ pub fn pointer(path: &serde_path_to_error::Path) -> String {
 }
 
 /// The pointer that an error of [`Tagged::into_variant`] begins with, and the rest of it.
-#[must_use]
-pub fn split(message: &str) -> Option<(&str, &str)> {
+fn split(message: &str) -> Option<(&str, &str)> {
     message.starts_with('/').then(|| message.split_once(": "))?
 }
 

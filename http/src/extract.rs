@@ -9,11 +9,8 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use comptoir_domain::strict::{self, Strict};
-use serde::{
-    Serialize,
-    de::{DeserializeOwned, IgnoredAny},
-};
+use comptoir_domain::strict::{self, NoDocument};
+use serde::{Serialize, de::DeserializeOwned};
 
 use crate::problem::{FieldError, Problem};
 
@@ -59,45 +56,13 @@ pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Resu
         .and_then(|kind| kind.to_str().ok())
         .unwrap_or_default();
     if kinds.next().is_some() || !is_json(kind) {
-        return Err(Problem::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "unsupported_media_type",
-            "The body must be sent as application/json",
-        ));
+        let detail = "The body must be sent as application/json";
+        return Err(Problem::unsupported_media_type(detail));
     }
-    refuse_other_than_object(body)?;
-    let mut json = serde_json::Deserializer::from_slice(body);
-    let value = serde_path_to_error::deserialize(Strict(&mut json)).map_err(|error| {
-        let pointer = strict::pointer(error.path());
-        let cause = error.into_inner();
-        if !cause.is_data() {
-            return Problem::malformed(cause.to_string());
-        }
-        let cause = without_position(&cause);
-        match strict::split(&cause) {
-            Some((deeper, cause)) => Problem::invalid(format!("{pointer}{deeper}"), cause),
-            None => Problem::invalid(pointer, cause),
-        }
-    })?;
-    json.end()
-        .map_err(|error| Problem::malformed(error.to_string()))?;
-    if escapes_nul(body) {
-        return Err(Problem::invalid(
-            "",
-            "text must not contain the character U+0000",
-        ));
-    }
-    Ok(value)
-}
-
-/// Derived structs also read themselves from an array of their fields, which no document of ours offers.
-fn refuse_other_than_object(body: &[u8]) -> Result<(), Problem> {
-    if body.trim_ascii_start().starts_with(b"{") {
-        return Ok(());
-    }
-    serde_json::from_slice::<IgnoredAny>(body)
-        .map_err(|error| Problem::malformed(error.to_string()))?;
-    Err(Problem::invalid("", "expected an object"))
+    strict::read(body).map_err(|error| match error {
+        NoDocument::Malformed(detail) => Problem::malformed(detail),
+        NoDocument::Invalid { pointer, detail } => Problem::invalid(pointer, detail),
+    })
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -107,27 +72,6 @@ fn is_json(content_type: &str) -> bool {
         .next()
         .is_some_and(|kind| kinds.iter().any(|known| kind.eq_ignore_ascii_case(known)))
         && parts.all(|parameter| parameter.eq_ignore_ascii_case("charset=utf-8"))
-}
-
-/// Postgres holds no NUL in text, and only an escape can bring one through JSON.
-fn escapes_nul(json: &[u8]) -> bool {
-    let mut rest = json;
-    while let Some(at) = rest.iter().position(|byte| *byte == b'\\') {
-        if rest[at + 1..].starts_with(b"u0000") {
-            return true;
-        }
-        rest = rest.get(at + 2..).unwrap_or_default();
-    }
-    false
-}
-
-/// The position in the text helps nobody who sent a structure.
-fn without_position(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" at line ") {
-        Some(end) => text[..end].to_owned(),
-        None => text,
-    }
 }
 
 impl From<BytesRejection> for Problem {
@@ -166,6 +110,17 @@ impl Problem {
             "payload_too_large",
             "The body is larger than this route takes",
         )
+    }
+
+    /// The body is said to be in another form than the route takes: 415.
+    #[must_use]
+    pub fn unsupported_media_type(detail: &str) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "The body is not in the form that this route takes",
+        )
+        .detail(detail)
     }
 
     /// One parameter of the query cannot be accepted: 400.

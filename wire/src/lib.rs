@@ -12,6 +12,7 @@ pub mod attempt;
 pub mod encoded;
 pub mod heartbeat;
 pub mod join;
+pub mod limits;
 pub mod seal;
 pub mod token;
 pub mod work;
@@ -37,6 +38,8 @@ pub const LEASES_MAX: usize = 256;
 pub const REPORTS_MAX: usize = 512;
 /// Most events of one request.
 pub const EVENTS_MAX: usize = 64;
+/// Events of one attempt at most.
+pub const EVENT_SEQ_MAX: u64 = 20_000;
 /// Most values of one metrics event.
 pub const METRICS_MAX: usize = 32;
 /// Most outputs of one result.

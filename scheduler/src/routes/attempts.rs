@@ -3,7 +3,7 @@
 use axum::{extract::State, http::StatusCode};
 use comptoir_domain::id::AttemptId;
 use comptoir_http::{
-    FieldError, Problem,
+    Problem,
     extract::{Json, Path},
 };
 use comptoir_store::{
@@ -12,21 +12,17 @@ use comptoir_store::{
     segments::{self, SegmentError},
     wake::Channel,
 };
-use comptoir_wire::{
-    EVENTS_MAX, METRICS_MAX, NAME_CHARS_MAX,
-    attempt::{AttemptEvent, EventKind, EventsReply, EventsRequest, SegmentReply, SegmentRequest},
+use comptoir_wire::attempt::{
+    AttemptEvent, EventKind, EventsReply, EventsRequest, SegmentReply, SegmentRequest,
 };
 use serde_json::{Value, json};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::detached;
+use super::{detached, exceeded};
 use crate::{
     SchedulerState,
     auth::{Caller, Lease},
 };
-
-/// Events of one attempt at most.
-const EVENT_SEQ_MAX: u64 = 20_000;
 
 pub(super) fn router() -> OpenApiRouter<SchedulerState> {
     OpenApiRouter::new()
@@ -46,6 +42,7 @@ pub(super) fn router() -> OpenApiRouter<SchedulerState> {
     responses(
         (status = 200, body = EventsReply),
         (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`worker_revoked`", body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`stale_lease`", body = Problem, content_type = "application/problem+json"),
         (status = 422, body = Problem, content_type = "application/problem+json"),
@@ -58,7 +55,7 @@ async fn report(
     Lease(token): Lease,
     Json(request): Json<EventsRequest>,
 ) -> Result<Json<EventsReply>, Problem> {
-    validate(&request.events)?;
+    request.check().map_err(exceeded)?;
     let now = state.now();
     detached(async move {
         let mut tx = state.db.begin().await?;
@@ -76,39 +73,6 @@ async fn report(
         Ok(Json(EventsReply { last_seq }))
     })
     .await
-}
-
-fn validate(events: &[AttemptEvent]) -> Result<(), Problem> {
-    if !(1..=EVENTS_MAX).contains(&events.len()) {
-        return Err(Problem::invalid("/events", format!("1 to {EVENTS_MAX}")));
-    }
-    let mut refused = Vec::new();
-    for (place, event) in events.iter().enumerate() {
-        let rises = place == 0 || events[place - 1].seq < event.seq;
-        if !rises || !(1..=EVENT_SEQ_MAX).contains(&event.seq) {
-            let detail = format!("1 to {EVENT_SEQ_MAX}, each above the one before");
-            refused.push(FieldError::new(format!("/events/{place}/seq"), detail));
-        }
-        if let EventKind::Metrics { values, .. } = &event.event
-            && !(values.len() <= METRICS_MAX && values.keys().all(|name| is_name(name)))
-        {
-            let detail =
-                format!("at most {METRICS_MAX} values, names of 1 to {NAME_CHARS_MAX} characters");
-            refused.push(FieldError::new(
-                format!("/events/{place}/event/values"),
-                detail,
-            ));
-        }
-    }
-    if refused.is_empty() {
-        Ok(())
-    } else {
-        Err(Problem::invalid_fields(refused))
-    }
-}
-
-fn is_name(name: &str) -> bool {
-    (1..=NAME_CHARS_MAX).contains(&name.chars().count())
 }
 
 fn describe(held: &HeldAttempt, event: &AttemptEvent) -> (u64, &'static str, Value) {
@@ -143,11 +107,13 @@ fn describe(held: &HeldAttempt, event: &AttemptEvent) -> (u64, &'static str, Val
     responses(
         (status = 200, body = SegmentReply),
         (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`worker_revoked`", body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (
             status = 409, description = "`stale_lease`, `segment_out_of_order` or `checkpoint_not_uploaded`",
             body = Problem, content_type = "application/problem+json",
         ),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn record(

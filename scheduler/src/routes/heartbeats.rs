@@ -5,13 +5,10 @@ use std::collections::HashMap;
 use axum::extract::State;
 use comptoir_http::{Problem, extract::Json};
 use comptoir_store::{attempts, queue, workers};
-use comptoir_wire::{
-    REPORTS_MAX,
-    heartbeat::{HeartbeatReply, HeartbeatRequest, LeaseState, LeaseStatus},
-};
+use comptoir_wire::heartbeat::{HeartbeatReply, HeartbeatRequest, LeaseState, LeaseStatus};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::detached;
+use super::{detached, exceeded};
 use crate::{SchedulerState, auth::Caller};
 
 pub(super) fn router() -> OpenApiRouter<SchedulerState> {
@@ -27,6 +24,7 @@ pub(super) fn router() -> OpenApiRouter<SchedulerState> {
     responses(
         (status = 200, body = HeartbeatReply),
         (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`worker_revoked`", body = Problem, content_type = "application/problem+json"),
         (status = 422, body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -35,12 +33,7 @@ async fn renew(
     Caller(worker): Caller,
     Json(request): Json<HeartbeatRequest>,
 ) -> Result<Json<HeartbeatReply>, Problem> {
-    if request.leases.len() > REPORTS_MAX {
-        return Err(Problem::invalid(
-            "/leases",
-            format!("at most {REPORTS_MAX}"),
-        ));
-    }
+    request.check().map_err(exceeded)?;
     let now = state.now();
     detached(async move {
         let held: Vec<_> = request

@@ -3,15 +3,12 @@
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use axum::{extract::State, http::StatusCode};
 use comptoir_domain::join_token::JoinToken;
-use comptoir_http::{FieldError, Problem, extract::Json};
+use comptoir_http::{Problem, extract::Json};
 use comptoir_store::workers::{self, JoinError, NewWorker};
-use comptoir_wire::{
-    FACT_CHARS_MAX, NAME_CHARS_MAX,
-    join::{JoinReply, JoinRequest, MEMORY_BYTES_MAX, THREADS_MAX, WorkerFacts},
-};
+use comptoir_wire::join::{JoinReply, JoinRequest, WorkerFacts};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::detached;
+use super::{detached, exceeded};
 use crate::SchedulerState;
 
 pub(super) fn router() -> OpenApiRouter<SchedulerState> {
@@ -37,7 +34,7 @@ async fn join(
     Json(request): Json<JoinRequest>,
 ) -> Result<(StatusCode, Json<JoinReply>), Problem> {
     let token: JoinToken = request.token.parse().map_err(|_| refused())?;
-    validate(&request)?;
+    request.check().map_err(exceeded)?;
     let signed = request
         .signing_bytes()
         .map_err(|error| Problem::internal(&error))?;
@@ -80,48 +77,6 @@ fn refused() -> Problem {
         "join_token_refused",
         "The join token is not valid",
     )
-}
-
-fn validate(request: &JoinRequest) -> Result<(), Problem> {
-    let facts = &request.facts;
-    let text = |pointer: &str, text: &str, most: usize| {
-        let fits =
-            !text.is_empty() && text.chars().count() <= most && !text.chars().any(char::is_control);
-        (!fits).then(|| {
-            FieldError::new(
-                pointer,
-                format!("1 to {most} characters, no control characters"),
-            )
-        })
-    };
-    let number = |pointer: &str, fits: bool, detail: String| {
-        (!fits).then(|| FieldError::new(pointer, detail))
-    };
-    let refused: Vec<FieldError> = [
-        text("/name", &request.name, NAME_CHARS_MAX),
-        text("/facts/device_name", &facts.device_name, FACT_CHARS_MAX),
-        text("/facts/numeric_class", &facts.numeric_class, FACT_CHARS_MAX),
-        text("/facts/libtorch", &facts.libtorch, FACT_CHARS_MAX),
-        text("/facts/version", &facts.version, FACT_CHARS_MAX),
-        number(
-            "/facts/memory_bytes",
-            (1..=MEMORY_BYTES_MAX).contains(&facts.memory_bytes),
-            format!("1 to {MEMORY_BYTES_MAX}"),
-        ),
-        number(
-            "/facts/threads",
-            (1..=THREADS_MAX).contains(&facts.threads),
-            format!("1 to {THREADS_MAX}"),
-        ),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if refused.is_empty() {
-        Ok(())
-    } else {
-        Err(Problem::invalid_fields(refused))
-    }
 }
 
 fn new_worker(request: JoinRequest) -> NewWorker {

@@ -10,7 +10,8 @@ mod token;
 mod work;
 
 use axum::Router;
-use comptoir_http::Problem;
+use comptoir_http::{FieldError, Problem};
+use comptoir_wire::limits::Exceeded;
 use tracing::Instrument as _;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
@@ -42,4 +43,10 @@ async fn detached<T: Send + 'static>(
     tokio::spawn(work.in_current_span())
         .await
         .map_err(|error| Problem::internal(&error))?
+}
+
+/// A request that passes limits of the protocol: 422, with all of them.
+fn exceeded(fields: Vec<Exceeded>) -> Problem {
+    let fields = fields.into_iter();
+    Problem::invalid_fields(fields.map(|it| FieldError::new(it.pointer, it.detail)))
 }

@@ -6,17 +6,15 @@ use comptoir_domain::{
     id::{AttemptId, LeaseToken, WorkerId},
     job::Cause,
 };
-use comptoir_http::{FieldError, Problem};
+use comptoir_http::Problem;
 use comptoir_store::{
     attempts::{self, HeldError},
     faults::{self, Condition, Fault, FaultError},
     work::{self, Outcome},
     workers::{self, Worker},
 };
-use comptoir_wire::{
-    CODE_CHARS_MAX, DETAIL_CHARS_MAX, LEASES_MAX, NAME_CHARS_MAX, OUTPUTS_MAX, REPORTS_MAX,
-    WAIT_MS_MAX,
-    work::{Ack, AckOutcome, Failure, FailureCause, Report, Reveal, Seal, WorkRequest},
+use comptoir_wire::work::{
+    Ack, AckOutcome, Failure, FailureCause, Report, Reveal, Seal, WorkRequest,
 };
 use time::OffsetDateTime;
 
@@ -239,71 +237,4 @@ fn count(ack: &Ack) {
     if ack.outcome != AckOutcome::Accepted {
         tracing::info!(attempt = %ack.attempt_id, report, outcome, "report refused");
     }
-}
-
-/// Checks an exchange against the limits of the protocol.
-pub(super) fn validate(request: &WorkRequest) -> Result<(), Problem> {
-    let mut refused = Vec::new();
-    let mut require = |pointer: String, fits: bool, detail: String| {
-        if !fits {
-            refused.push(FieldError::new(pointer, detail));
-        }
-    };
-    require(
-        "/wanted".into(),
-        usize::from(request.wanted) <= LEASES_MAX,
-        format!("at most {LEASES_MAX}"),
-    );
-    require(
-        "/wait_ms".into(),
-        request.wait_ms <= WAIT_MS_MAX,
-        format!("at most {WAIT_MS_MAX}"),
-    );
-    let lists = [
-        ("/held", request.held.len()),
-        ("/seals", request.seals.len()),
-        ("/reveals", request.reveals.len()),
-        ("/failures", request.failures.len()),
-    ];
-    for (pointer, length) in lists {
-        require(
-            pointer.into(),
-            length <= REPORTS_MAX,
-            format!("at most {REPORTS_MAX}"),
-        );
-    }
-    for (place, reveal) in request.reveals.iter().enumerate() {
-        let names = |name: &String| (1..=NAME_CHARS_MAX).contains(&name.chars().count());
-        let fits =
-            (1..=OUTPUTS_MAX).contains(&reveal.outputs.len()) && reveal.outputs.keys().all(names);
-        let detail =
-            format!("1 to {OUTPUTS_MAX} outputs, names of 1 to {NAME_CHARS_MAX} characters");
-        require(format!("/reveals/{place}/outputs"), fits, detail);
-    }
-    for (place, failure) in request.failures.iter().enumerate() {
-        let detail = format!("1 to {CODE_CHARS_MAX} lower-case letters, digits and `_`");
-        require(
-            format!("/failures/{place}/code"),
-            is_code(&failure.code),
-            detail,
-        );
-        let short = failure.detail.chars().count() <= DETAIL_CHARS_MAX;
-        require(
-            format!("/failures/{place}/detail"),
-            short,
-            format!("at most {DETAIL_CHARS_MAX} characters"),
-        );
-    }
-    if refused.is_empty() {
-        Ok(())
-    } else {
-        Err(Problem::invalid_fields(refused))
-    }
-}
-
-fn is_code(code: &str) -> bool {
-    let inside = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-    (1..=CODE_CHARS_MAX).contains(&code.len())
-        && code.as_bytes()[0].is_ascii_lowercase()
-        && code.bytes().all(inside)
 }

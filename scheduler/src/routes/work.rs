@@ -18,7 +18,7 @@ use comptoir_wire::{
 use tokio::time::Instant;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{detached, reports};
+use super::{detached, exceeded, reports};
 use crate::{
     BLOB_BYTES_MAX, SchedulerState,
     auth::Caller,
@@ -53,7 +53,7 @@ async fn exchange(
     Caller(worker): Caller,
     Json(request): Json<WorkRequest>,
 ) -> Result<Json<WorkReply>, Problem> {
-    reports::validate(&request)?;
+    request.check().map_err(exceeded)?;
     // Subscribed before the first look, so that nothing is missed between a look and the wait after it.
     let mut work = state.wake.subscribe(Channel::Work);
     let mut orders = state.wake.subscribe(Channel::Worker(worker.id));
