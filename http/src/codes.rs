@@ -259,7 +259,7 @@ pub const ALL: &[Code] = &[
     code(
         "unsupported_media_type",
         415,
-        "The body must be sent once, as application/json in UTF-8 (or as what the operation documents).",
+        "The body must be sent once, as application/json in UTF-8 (or as what the operation documents), without a Content-Encoding.",
     ),
     code(
         "range_not_satisfiable",

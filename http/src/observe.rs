@@ -10,7 +10,10 @@ use axum::{
     Router,
     body::Body,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
-    http::{HeaderName, HeaderValue, Method, StatusCode, header::X_CONTENT_TYPE_OPTIONS},
+    http::{
+        HeaderName, HeaderValue, Method, StatusCode,
+        header::{ACCEPT_ENCODING, CONTENT_ENCODING, X_CONTENT_TYPE_OPTIONS},
+    },
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -67,6 +70,7 @@ pub fn finish_with(routes: Router, body_bytes_max: usize, edge: &Edge) -> Router
             )
         })
         .layer(DefaultBodyLimit::max(body_bytes_max))
+        .layer(middleware::from_fn(refuse_encoded))
         .layer(CatchPanicLayer::custom(panicked));
     if let Some(limits) = edge.limits.clone() {
         routes = routes.layer(middleware::from_fn_with_state(limits, rate_limit::limit));
@@ -115,6 +119,18 @@ fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
         .allow_headers(SENT.map(HeaderName::from_static))
         .expose_headers(READ.map(HeaderName::from_static))
         .max_age(CORS_KEPT_FOR)
+}
+
+/// No route inflates a body: a limit that is kept by what was sent would be passed by what becomes of it. A blob that is a gzip
+/// file is sent as the bytes that it is.
+async fn refuse_encoded(request: Request, next: Next) -> Response {
+    let mut codings = request.headers().get_all(CONTENT_ENCODING).iter();
+    if codings.all(|coding| coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return next.run(request).await;
+    }
+    Problem::unsupported_media_type("The body must be sent without a content coding")
+        .header(ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+        .into_response()
 }
 
 async fn observe(State(hops): State<usize>, request: Request, next: Next) -> Response {

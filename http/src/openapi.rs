@@ -63,21 +63,25 @@ fn tell_of_refusals(document: &mut Value) {
     let limited = paths.filter(|(path, _)| !UNLIMITED.contains(&path.as_str()));
     let operations = limited.filter_map(|(_, item)| item.as_object_mut());
     for operation in operations.flat_map(Map::values_mut) {
-        let takes_json = !operation["requestBody"]["content"]["application/json"].is_null();
+        let content = &operation["requestBody"]["content"];
+        let of_bodies: &[&str] = match (content.is_null(), content["application/json"].is_null()) {
+            (true, _) => &[],
+            (false, true) => &["415"],
+            (false, false) => &["400", "413", "415"],
+        };
         let Some(responses) = operation["responses"].as_object_mut() else {
             continue;
         };
         if responses.contains_key("4XX") {
             continue;
         }
-        let of_bodies = ["400", "413", "415"].into_iter().filter(|_| takes_json);
-        for status in of_bodies.chain(["429"]) {
+        for status in of_bodies.iter().chain(&["429"]) {
             let problem = json!({ "$ref": "#/components/schemas/Problem" });
             let refusal = json!({
                 "description": describe(status),
                 "content": { "application/problem+json": { "schema": problem } },
             });
-            responses.entry(status).or_insert(refusal);
+            responses.entry(*status).or_insert(refusal);
         }
     }
 }

@@ -224,3 +224,108 @@ async fn a_body_that_is_too_large_or_ends_early_is_a_problem_of_the_client() {
     let reply = read_all(short).await;
     assert!(!reply.contains("200 OK"), "{reply}");
 }
+
+/// A service that reads a JSON body whole.
+fn reader() -> Router {
+    let read = async |_: comptoir_http::extract::Json<serde_json::Value>| "read";
+    Router::new().route("/", post(read))
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_has_the_limit_of_one_whose_length_is_told() {
+    let served = start(reader(), Limits::default()).await;
+    let head = "POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let mut endless = send(served.address, head).await;
+    // The service answers before the end, since there is none.
+    for _ in 0..3 {
+        let chunk = format!("200\r\n{}\r\n", " ".repeat(0x200));
+        endless.write_all(chunk.as_bytes()).await.unwrap();
+    }
+    let reply = read_until(&mut endless, "payload_too_large").await;
+    assert!(reply.starts_with("HTTP/1.1 413"), "{reply}");
+    let within = format!("{head}2\r\n{{}}\r\n0\r\n\r\n");
+    let mut within = send(served.address, &within).await;
+    let reply = read_until(&mut within, "\r\n\r\n").await;
+    assert!(reply.starts_with("HTTP/1.1 200"), "{reply}");
+}
+
+#[tokio::test]
+async fn chunks_that_are_none_and_lengths_that_contradict_each_other_are_not_read() {
+    let served = start(reader(), Limits::default()).await;
+    let cases = [
+        "transfer-encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
+        "transfer-encoding: chunked\r\n\r\nffffffffffffffffff\r\n{}\r\n0\r\n\r\n",
+        "transfer-encoding: gzip\r\n\r\n{}",
+        "content-length: 2\r\ncontent-length: 3\r\n\r\n{} ",
+        "content-length: -1\r\n\r\n{}",
+        "content-length: 99999999999999999999\r\n\r\n{}",
+    ];
+    for case in cases {
+        let head =
+            "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n";
+        let stream = send(served.address, &format!("{head}{case}")).await;
+        let reply = read_all(stream).await;
+        assert!(!reply.starts_with("HTTP/1.1 2"), "{case:?}: {reply}");
+        assert!(!reply.starts_with("HTTP/1.1 5"), "{case:?}: {reply}");
+    }
+}
+
+#[tokio::test]
+async fn no_body_is_inflated() {
+    let served = start(reader(), Limits::default()).await;
+    for (coding, expected) in [
+        ("gzip", 415),
+        ("deflate", 415),
+        ("br", 415),
+        ("identity, gzip", 415),
+        ("identity", 200),
+    ] {
+        let text = format!(
+            "POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-type: application/json\r\n\
+             content-encoding: {coding}\r\ncontent-length: 2\r\n\r\n{{}}"
+        );
+        let reply = read_all(send(served.address, &text).await).await;
+        assert!(
+            reply.starts_with(&format!("HTTP/1.1 {expected}")),
+            "{coding}: {reply}"
+        );
+        if expected == 415 {
+            assert!(reply.contains("application/problem+json"), "{reply}");
+            assert!(reply.contains("accept-encoding: identity"), "{reply}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_head_has_a_limit_for_its_address_and_for_the_number_of_its_fields() {
+    let served = start(ok(), Limits::default()).await;
+    let fields = "x-a: b\r\n".repeat(200);
+    for (what, head) in [
+        (
+            "fields",
+            format!("GET / HTTP/1.1\r\nhost: a\r\n{fields}\r\n"),
+        ),
+        (
+            "address",
+            format!("GET /{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(70_000)),
+        ),
+        (
+            "query",
+            format!("GET /?{} HTTP/1.1\r\nhost: a\r\n\r\n", "a".repeat(70_000)),
+        ),
+    ] {
+        let mut stream = TcpStream::connect(served.address).await.unwrap();
+        // The server may answer and close before it has read everything; then the answer may be lost with the connection.
+        drop(stream.write_all(head.as_bytes()).await);
+        let mut reply = [0; 12];
+        let read = timeout(BROKEN_AFTER, stream.read_exact(&mut reply));
+        let reply = match read.await.expect("the server answers or closes") {
+            Ok(_) => String::from_utf8_lossy(&reply),
+            Err(_) => continue,
+        };
+        assert!(
+            reply.ends_with(" 431") || reply.ends_with(" 414"),
+            "{what}: {reply}"
+        );
+    }
+}

@@ -47,6 +47,7 @@ pub(super) fn router() -> OpenApiRouter<SchedulerState> {
         (status = 200, description = "All bytes", content_type = "application/octet-stream"),
         (status = 206, description = "The bytes of the range", content_type = "application/octet-stream"),
         (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`worker_revoked`", body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`stale_lease`", body = Problem, content_type = "application/problem+json"),
     ),
@@ -126,6 +127,7 @@ fn parse_range(range: &HeaderValue, bytes: u64) -> Option<Range<u64>> {
     responses(
         (status = 204, description = "It is kept"),
         (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`worker_revoked`", body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "`stale_lease` or `too_many_blobs`", body = Problem, content_type = "application/problem+json"),
         (status = 411, description = "`length_required`", body = Problem, content_type = "application/problem+json"),
