@@ -6,6 +6,8 @@
 //! aligned), then by name; the header has no metadata and no spaces but those that pad it to 8 bytes. Equal tensors
 //! therefore give equal bytes, and equal digests.
 
+mod entries;
+
 use std::{
     collections::BTreeMap,
     io::{self, Write},
@@ -14,7 +16,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::program::{DIMENSIONS_MAX, contiguous_bytes, graph::ScalarType, graph::unique_map};
+use crate::program::{DIMENSIONS_MAX, contiguous_bytes, graph::ScalarType};
 
 /// Bytes before the header: its length.
 pub const PREFIX_BYTES: usize = 8;
@@ -102,16 +104,11 @@ pub struct TensorView<'a> {
     pub data: &'a [u8],
 }
 
-#[derive(Deserialize)]
-struct Header {
-    #[serde(flatten, deserialize_with = "unique_map")]
-    tensors: BTreeMap<String, serde_json::Value>,
-}
-
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
     dtype: String,
+    #[serde(deserialize_with = "entries::shape")]
     shape: Vec<u64>,
     data_offsets: (u64, u64),
 }
@@ -139,7 +136,7 @@ impl TensorsHeader {
         if json.first() != Some(&b'{') {
             return Err(InvalidTensors::NotTensors);
         }
-        let entries = entries(json)?;
+        let entries = entries::read(json)?;
         let mut tensors = BTreeMap::new();
         for (name, entry) in entries {
             let info = entry.check(&name, data_start)?;
@@ -295,22 +292,6 @@ pub fn to_bytes<'a>(
     let mut bytes = Vec::new();
     write(&mut bytes, tensors)?;
     Ok(bytes)
-}
-
-fn entries(json: &[u8]) -> Result<BTreeMap<String, Entry>, InvalidTensors> {
-    let mut header: Header = serde_json::from_slice(json)?;
-    if let Some(metadata) = header.tensors.remove("__metadata__") {
-        // Free text of whoever wrote the file: checked to be that, and not read.
-        let _: BTreeMap<String, String> = serde_json::from_value(metadata)?;
-    }
-    if header.tensors.len() > TENSORS_MAX {
-        return Err(InvalidTensors::TooManyTensors);
-    }
-    header
-        .tensors
-        .into_iter()
-        .map(|(name, entry)| Ok((name, serde_json::from_value(entry)?)))
-        .collect()
 }
 
 impl Entry {

@@ -15,6 +15,8 @@ pub use archive::{Archive, ArchiveError};
 pub use batch::{Batch, BatchOutOfRange};
 pub use stored::{Role, StoredTensor};
 
+use stored::NAME_BYTES_MAX;
+
 use graph::{
     Argument, ExportedProgram, Graph, GraphSignature, InputSpec, OutputSpec, ScalarType, TensorMeta,
 };
@@ -50,6 +52,8 @@ pub struct Program {
 pub enum InvalidProgram {
     #[error("the program has more than {max} {what}")]
     TooMany { what: &'static str, max: usize },
+    #[error("{0} is empty, longer than {NAME_BYTES_MAX} bytes, or has control characters")]
+    Name(&'static str),
     #[error("operator `{0}` is not on the list of operators that may run")]
     UnknownOperator(String),
     #[error("value `{0}` is used before anything defines it")]
@@ -96,6 +100,7 @@ impl Program {
         } = exported;
         let (graph, signature) = (graph_module.graph, graph_module.signature);
         check_limits(&graph)?;
+        check_names(&graph, &torch_version)?;
         check_signature(&graph, &signature)?;
         operators::check(&graph, &signature)?;
         let tensors = match_stored(&graph, &signature, tensors)?;
@@ -181,6 +186,19 @@ fn check_limits(graph: &Graph) -> Result<(), InvalidProgram> {
         if meta.sizes.len() > DIMENSIONS_MAX || meta.strides.len() != meta.sizes.len() {
             return Err(InvalidProgram::Undescribed(name.clone()));
         }
+    }
+    Ok(())
+}
+
+/// Names are kept, shown and compared; Postgres keeps no NUL, and nobody reads what has no end.
+fn check_names(graph: &Graph, torch_version: &str) -> Result<(), InvalidProgram> {
+    let tensors = graph.tensor_values.keys();
+    let mut names = tensors.chain(graph.sym_int_values.keys());
+    if !names.all(|name| stored::is_name(name)) {
+        return Err(InvalidProgram::Name("the name of a value"));
+    }
+    if !torch_version.is_empty() && !stored::is_name(torch_version) {
+        return Err(InvalidProgram::Name("the version of PyTorch"));
     }
     Ok(())
 }

@@ -202,3 +202,14 @@ proptest! {
         prop_assert_eq!(read.iter().collect::<Vec<_>>(), views);
     }
 }
+
+#[test]
+fn a_header_of_too_many_tensors_is_refused_whatever_stands_in_them() {
+    let one = |n: usize| format!(r#""t{n}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#);
+    let header = |count| format!("{{{}}}", (0..count).map(one).collect::<Vec<_>>().join(","));
+    assert!(Tensors::read(&file(&header(TENSORS_MAX), 0)).is_ok());
+    let much = header(TENSORS_MAX + 2);
+    assert!(matches!(refusal(&much, 0), InvalidTensors::TooManyTensors));
+    let noted = r#"{"__metadata__":{"a":"b"},"__metadata__":{"a":"b"}}"#;
+    assert!(matches!(refusal(noted, 0), InvalidTensors::Header(_)));
+}

@@ -371,3 +371,26 @@ fn a_stored_tensor_must_have_the_shape_the_graph_recorded() {
     });
     assert!(refusal(&other).to_string().contains("hidden.weight"));
 }
+
+#[test]
+fn names_that_nobody_can_keep_are_refused() {
+    let renamed = |to: &str| {
+        edit(MLP, "models/model.json", |file| {
+            let text = String::from_utf8(file.clone()).unwrap();
+            *file = text.replace("\"relu\"", to).into_bytes();
+        })
+    };
+    assert!(open(&renamed("\"relu_0\"")).is_ok());
+    for name in ["\"\"", r#""a\u0000b""#, &format!("\"{}\"", "a".repeat(256))] {
+        let error = refusal(&renamed(name));
+        assert!(error.to_string().contains("the name of a value"), "{error}");
+    }
+    let version = edit_json(MLP, "models/model.json", |json| {
+        json["torch_version"] = "2.13\u{0}".into();
+    });
+    let error = refusal(&version);
+    assert!(
+        error.to_string().contains("the version of PyTorch"),
+        "{error}"
+    );
+}
