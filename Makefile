@@ -1,5 +1,5 @@
 # The two commands of a fresh clone: `make demo` and `make test`.
-.PHONY: help setup build demo up test check bench fmt generate clean schemathesis
+.PHONY: help setup build demo up test check bench fmt generate clean schemathesis fuzz
 
 COMPTOIR := target/debug/comptoir
 
@@ -10,6 +10,7 @@ help:
 	@echo 'make check     formatting, lints and generated files'
 	@echo 'make bench     lists the benchmarks; make bench NAME=x runs one beside its reference'
 	@echo 'make schemathesis  generated requests against both OpenAPI documents'
+	@echo 'make fuzz      lists readers of foreign bytes; make fuzz NAME=x [RUNS=n] searches for what one does not survive'
 	@echo 'make generate  rewrite openapi/ and .sqlx/'
 
 setup:
@@ -38,6 +39,10 @@ bench: build
 
 schemathesis: build
 	scripts/schemathesis
+
+# The stable compiler is enough. What it finds lies in target/fuzz/found.
+fuzz:
+	@RUNS=$(RUNS) scripts/fuzz $(NAME)
 
 fmt:
 	cargo fmt --all

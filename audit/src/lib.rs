@@ -5,6 +5,7 @@
 
 pub mod bill;
 mod books;
+#[cfg(feature = "rpc")]
 pub mod chain;
 pub mod file;
 pub mod hash;
@@ -12,6 +13,7 @@ pub mod header;
 pub mod leaf;
 pub mod proof;
 pub mod report;
+#[cfg(feature = "rpc")]
 pub mod rpc;
 pub mod settled;
 pub mod tree;
