@@ -2,9 +2,11 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
+mod bad_input;
 mod blobs;
 mod document;
 mod doubts;
+mod every_route;
 mod faults;
 mod groups;
 mod harness;

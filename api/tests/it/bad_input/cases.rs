@@ -248,6 +248,44 @@ pub const ADDRESSES: &[&str] = &[
 /// Values that no field takes whose own value is a text or a number, in JSON.
 pub const NO_SCALARS: &[&str] = &["{}", "[]", "[1]", r#"{"a":1}"#, "false"];
 
+/// Numbers at the ends of what numbers can be, in JSON.
+pub const NUMBERS: &[&str] = &[
+    "-1",
+    "0",
+    "-0.0",
+    "0.5",
+    "1e-320",
+    "1e308",
+    "65537",
+    "4294967295",
+    "4294967296",
+    "9007199254740991",
+    "9007199254740992",
+    "9223372036854775807",
+    "9223372036854775808",
+    "18446744073709551615",
+    "18446744073709551616",
+    "-9223372036854775809",
+];
+
+/// What is no deadline of a job, in JSON.
+pub const MOMENTS: &[&str] = &[
+    r#""""#,
+    r#""yesterday""#,
+    r#""2001-01-01T00:00:00Z""#,
+    r#""9999-12-31T23:59:59Z""#,
+    r#""10000-01-01T00:00:00Z""#,
+    r#""2026-13-01T00:00:00Z""#,
+    r#""2026-02-30T00:00:00Z""#,
+    r#""2026-11-22T24:61:00Z""#,
+    r#""2026-11-22""#,
+    r#""2026-11-22T00:00:00""#,
+    "1800000000",
+    "0",
+    "-1",
+    "{}",
+];
+
 /// Headers that say who calls, and do not: each alone.
 pub const AUTHORIZATIONS: &[&[&str]] = &[
     &[""],

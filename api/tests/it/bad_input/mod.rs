@@ -2,6 +2,7 @@
 //! half written.
 
 mod cases;
+mod files;
 
 use axum::http::{Method, StatusCode, header};
 use comptoir_domain::asset::Asset;
@@ -453,4 +454,43 @@ async fn what_is_no_address_is_not_bound(db: PgPool) {
         assert_refused(&reply, &[422], address);
     }
     assert_eq!(rows(&app).await, before, "nothing was written");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_number_at_its_end_is_priced_or_refused(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (session, _) = somebody(&app).await;
+    let spec = training(&app, &session, "mlp.pt2").await;
+    let body = json!({ "spec": spec, "tier": "none" });
+    let request = (Method::POST, "/v1/quotes", body.clone());
+    let mut places = Vec::new();
+    scalars(&body, String::new(), &mut places);
+    places.retain(|place| body.pointer(place).unwrap().is_number());
+    assert!(places.len() > 3, "{places:?}");
+    for place in &places {
+        for number in cases::NUMBERS {
+            let mut body = body.clone();
+            *body.pointer_mut(place).unwrap() = serde_json::from_str(number).unwrap();
+            let reply = send(&app, &session, &request, &body).await;
+            if reply.status != StatusCode::CREATED {
+                assert_refused(&reply, &[422], &format!("{number} at {place}"));
+            }
+        }
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_moment_that_is_none_makes_no_job(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (session, asset) = somebody(&app).await;
+    let samples = samples(&app, &session, &asset).await;
+    let request = samples.iter().find(|it| it.1 == "/v1/jobs").unwrap();
+    let before = rows(&app).await;
+    for moment in cases::MOMENTS {
+        let mut body = request.2.clone();
+        body["deadline_at"] = serde_json::from_str(moment).unwrap();
+        let reply = send(&app, &session, request, &body).await;
+        assert_refused(&reply, &[422], &format!("a deadline of {moment}"));
+    }
+    assert_eq!(rows(&app).await, before, "nothing was held");
 }
