@@ -118,10 +118,13 @@ impl StuckBody {
 #[into_params(parameter_in = Query)]
 struct StuckQuery {
     /// A replica that could be leased has waited for so many seconds: 900 when absent.
+    #[param(value_type = Option<u64>, maximum = 4_294_967_295_u64)]
     waiting_s: Option<u32>,
     /// A replica was tried so often: 3 when absent.
+    #[param(maximum = 65_535)]
     attempts: Option<u16>,
     /// The results are all there, and nothing has happened for so many seconds: 600 when absent.
+    #[param(value_type = Option<u64>, maximum = 4_294_967_295_u64)]
     silent_s: Option<u32>,
 }
 

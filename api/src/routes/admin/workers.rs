@@ -139,6 +139,7 @@ struct WorkerQuery {
     #[param(value_type = Option<String>)]
     account_id: Option<AccountId>,
     /// Only those about which this was decided.
+    #[param(inline)]
     control: Option<ControlFilter>,
 }
 
