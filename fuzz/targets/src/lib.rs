@@ -90,6 +90,7 @@ impl Target {
     ///
     /// # Panics
     /// Where a rule does not hold for what was read, or reading took more memory than it may.
+    #[must_use]
     pub fn run(&self, input: &[u8]) -> bool {
         let (was_read, peak) = memory::peak_of(|| (self.read)(input));
         let max = (self.memory_max)(input.len());
@@ -117,5 +118,6 @@ impl Target {
 /// As [`Target::run`] does, and where there is no such target.
 pub fn run(name: &str, input: &[u8]) {
     let target = Target::named(name).expect("libFuzzer's programs name targets");
-    target.run(input);
+    // Either is well.
+    let _was_read = target.run(input);
 }

@@ -14,7 +14,7 @@ use comptoir_fuzz_targets::{
 };
 
 /// Damaged inputs of each target, unless `FUZZ_MUTATIONS` says how many.
-const MUTATIONS: u64 = 3_000;
+const MUTATIONS: u64 = 10_000;
 /// An input that takes longer hangs, whatever the machine does beside.
 const HANGS_AFTER: Duration = Duration::from_secs(20);
 
