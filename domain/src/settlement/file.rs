@@ -17,6 +17,9 @@ use super::{
 };
 use crate::digest::Sha256;
 
+/// The largest integer that JSON carries exactly.
+const INTEGER_MAX: u64 = (1 << 53) - 1;
+
 /// What a batch says of itself before its roots are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Opening {
@@ -87,6 +90,9 @@ pub enum InvalidBatch {
         /// Sum of what was deposited.
         deposits: u128,
     },
+    /// A number passes what JSON carries exactly (RFC 8785): readers would see different ones.
+    #[error("chain id, number and deposits of the batch must be below 2^53")]
+    Integer,
     /// A line is no JSON of the expected shape.
     #[error("line {line} of the leaf file")]
     Line {
@@ -150,12 +156,16 @@ impl Head {
 /// Makes a batch of its leaves: sums, trees, file and header. Receipts are numbered and accounts sorted here.
 ///
 /// # Errors
-/// When the accounts do not add up.
+/// When the accounts do not add up, or a number is too large for the file.
 pub fn seal(
     opening: &Opening,
     mut receipts: Vec<Receipt>,
     mut accounts: Vec<Account>,
 ) -> Result<(Sealed, Vec<u8>), InvalidBatch> {
+    let integers = [opening.chain_id, opening.id, opening.deposit_seq_seen];
+    if integers.into_iter().any(|it| it > INTEGER_MAX) {
+        return Err(InvalidBatch::Integer);
+    }
     for (receipt, index) in receipts.iter_mut().zip(0..) {
         receipt.batch_id = opening.id;
         receipt.index = index;
@@ -411,6 +421,24 @@ pub(super) mod tests {
             seal(&opening(), vec![], much),
             Err(InvalidBatch::TooMuch)
         ));
+    }
+
+    #[test]
+    fn a_number_that_json_does_not_carry_exactly_is_in_no_file() {
+        let sealed = |change: fn(&mut Opening)| {
+            let mut opening = opening();
+            change(&mut opening);
+            seal(&opening, vec![], vec![])
+        };
+        assert!(sealed(|it| it.chain_id = INTEGER_MAX).is_ok());
+        let beyond: [fn(&mut Opening); 3] = [
+            |it| it.chain_id = 1 << 53,
+            |it| it.id = 1 << 60,
+            |it| it.deposit_seq_seen = u64::MAX,
+        ];
+        for change in beyond {
+            assert!(matches!(sealed(change), Err(InvalidBatch::Integer)));
+        }
     }
 
     #[test]
