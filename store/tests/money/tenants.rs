@@ -1,24 +1,16 @@
 //! The second wall: what a query sees that forgot its condition.
 
-use std::collections::BTreeSet;
-
-use alloy_primitives::Address;
-use comptoir_domain::id::AccountId;
-use comptoir_store::tenant;
+use alloy_primitives::{Address, hex};
+use comptoir_domain::{
+    id::AccountId,
+    job::Tier,
+    ledger::{AccountKey, EntryKind, Lines, Source},
+    price::Meter,
+};
+use comptoir_store::{jobs, ledger, tenant};
 use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
-use crate::harness::{ALICE, BOB, Money};
-
-/// Tables with tenants that have no wall, and why.
-const WITHOUT: &[&str] = &[
-    // Ledger and holds are by address, and a posting's policy would cost more than the posting.
-    "ledger_accounts",
-    "holds",
-    // What the contract published.
-    "exits",
-    // Nobody but the scheduler reads whose they are.
-    "charge_carries",
-];
+use crate::harness::{ALICE, BOB, CAROL, Money, NOW, amount};
 
 async fn count(connection: &mut PgConnection, table: &str, condition: &str) -> i64 {
     let query = format!("SELECT count(*) FROM {table} WHERE {condition}");
@@ -46,14 +38,26 @@ async fn furnish(money: &Money, address: Address) -> AccountId {
          INSERT INTO account_controls (account_id, updated_at) VALUES ('{id}', now());
          INSERT INTO audit_events (body, account_id) VALUES ('{{\"action\":\"a\",\"subject\":\"s\"}}', '{id}');
          INSERT INTO deposits VALUES (gen_random_uuid(), {asset}, {number}, {number}, '\\x{address}', '\\x{address}', 1, 1, sha256(''), now());
+         INSERT INTO exits VALUES ({asset}, {number}, '\\x{address}', 1, now(), now(), 2);
+         INSERT INTO charge_carries SELECT {asset}, '\\x{address}', price_version_id, 0, 0 FROM price_versions;
+         INSERT INTO api_key_spending SELECT api_key_id, current_date, 1 FROM api_keys WHERE account_id = '{id}';
          INSERT INTO claims VALUES ({asset}, {number}, 'claimed', '\\x{address}', 1, 1, 1, 1, sha256(''), now());
          INSERT INTO releases VALUES (gen_random_uuid(), {asset}, '\\x{address}', 'earning', 1, 0, 'queued', NULL, now());",
         id = account.0,
-        address = alloy_primitives::hex::encode(address),
+        address = hex::encode(address),
         asset = money.asset,
         number = u32::from(address.0[0]),
     );
     sqlx::raw_sql(AssertSqlSafe(script))
+        .execute(&money.owner)
+        .await
+        .unwrap();
+    let job = money.held_job(account, address, 10, &[]).await.job;
+    let of_key = format!(
+        "INSERT INTO api_key_jobs SELECT '{}', api_key_id, current_date, 1 FROM api_keys WHERE account_id = '{}'",
+        job.0, account.0,
+    );
+    sqlx::raw_sql(AssertSqlSafe(of_key))
         .execute(&money.owner)
         .await
         .unwrap();
@@ -75,7 +79,28 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
         "join_tokens",
         "workers",
     ];
-    let by_owner = ["deposits", "claims", "releases"];
+    let by_owner = [
+        ("deposits", "owner"),
+        ("claims", "owner"),
+        ("releases", "owner"),
+        ("ledger_accounts", "owner"),
+        ("holds", "owner"),
+        ("exits", "owner"),
+        ("charge_carries", "payer"),
+    ];
+    let of_key = format!(
+        "api_key_id IN (SELECT api_key_id FROM api_keys WHERE account_id = '{}')",
+        alice.0
+    );
+    let of_line = format!(
+        "ledger_account_id IN (SELECT ledger_account_id FROM ledger_accounts WHERE owner = '\\x{}')",
+        hex::encode(ALICE),
+    );
+    let by_key = [
+        ("api_key_spending", of_key.as_str()),
+        ("api_key_jobs", &of_key),
+        ("postings", &of_line),
+    ];
     let mut tx = tenant::begin(&money.api, (alice, Some(ALICE)))
         .await
         .unwrap();
@@ -84,11 +109,21 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
         assert_eq!(count(&mut tx, table, &others).await, 0, "{table}");
         assert!(count(&mut tx, table, "true").await > 0, "{table}: its own");
     }
-    for table in by_owner {
-        let own = format!("owner = '\\x{}'", alloy_primitives::hex::encode(ALICE));
-        let all = count(&mut tx, table, "true").await;
-        assert!(all > 0, "{table}: its own");
-        assert_eq!(count(&mut tx, table, &own).await, all, "{table}");
+    let of_address = by_owner.map(|(table, owner)| {
+        let own = format!("{owner} = '\\x{}'", hex::encode(ALICE));
+        (table, own)
+    });
+    let of_address = of_address.iter().map(|(table, own)| (*table, own.as_str()));
+    for (table, own) in of_address.chain(by_key) {
+        let mut owner = money.owner.acquire().await.unwrap();
+        let others = format!("NOT ({own})");
+        assert!(
+            count(&mut owner, table, &others).await > 0,
+            "{table}: others'"
+        );
+        let mine = count(&mut owner, table, own).await;
+        assert!(mine > 0, "{table}: its own");
+        assert_eq!(count(&mut tx, table, "true").await, mine, "{table}");
     }
     // Nor does it change or take away what another has.
     for statement in [
@@ -96,6 +131,9 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
         "UPDATE join_tokens SET revoked_at = now()",
         "DELETE FROM idempotency_keys",
         "DELETE FROM address_challenges",
+        "UPDATE holds SET ended_at = now()",
+        "UPDATE api_key_spending SET charged_base = 2",
+        "DELETE FROM api_key_jobs",
     ] {
         let done = sqlx::query(statement).execute(&mut *tx).await.unwrap();
         assert_eq!(done.rows_affected(), 1, "{statement}");
@@ -120,9 +158,7 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_job_and_its_receipt_are_walled_with_all_their_parts(db: PgPool) {
     let money = Money::new(db).await;
-    let meter =
-        comptoir_domain::price::Meter::inference(1_000, 1, comptoir_domain::job::Tier::None)
-            .unwrap();
+    let meter = Meter::inference(1_000, 1, Tier::None).unwrap();
     let (alice, bob) = (money.bind(ALICE, true).await, money.bind(BOB, true).await);
     for (account, address) in [(alice, ALICE), (bob, BOB)] {
         money.deposit(address, 10_000).await;
@@ -163,33 +199,100 @@ async fn who_does_not_say_for_whom_it_asks_sees_nothing(db: PgPool) {
         .unwrap();
     let mut connection = silent.acquire().await.unwrap();
     for table in [
-        "accounts", "api_keys", "jobs", "deposits", "receipts", "releases",
+        "accounts",
+        "api_keys",
+        "jobs",
+        "deposits",
+        "receipts",
+        "releases",
+        "ledger_accounts",
+        "postings",
+        "holds",
+        "exits",
+        "charge_carries",
+        "api_key_spending",
+        "api_key_jobs",
     ] {
         assert_eq!(count(&mut connection, table, "true").await, 0, "{table}");
     }
     for service in [&money.scheduler, &money.settler] {
         let mut connection = service.acquire().await.unwrap();
-        assert_eq!(count(&mut connection, "accounts", "true").await, 1);
+        for table in ["accounts", "holds", "exits"] {
+            assert_eq!(count(&mut connection, table, "true").await, 1, "{table}");
+        }
     }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn every_table_with_a_tenant_has_a_wall_or_a_reason(db: PgPool) {
+async fn every_table_with_a_tenant_has_a_wall(db: PgPool) {
     let tables: Vec<(String, bool)> = sqlx::query_as(
         "SELECT c.relname::text, c.relforcerowsecurity FROM pg_class c
          WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
            AND has_any_column_privilege('comptoir_api', c.oid, 'SELECT')
            AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
-               AND a.attname IN ('account_id', 'owner', 'payer'))",
+               AND a.attname IN ('account_id', 'owner', 'payer', 'api_key_id', 'ledger_account_id'))",
     )
     .fetch_all(&db)
     .await
     .unwrap();
-    assert!(tables.len() > 15, "the catalogue is read: {tables:?}");
-    let without: BTreeSet<_> = tables
-        .iter()
-        .filter(|(_, walled)| !walled)
-        .map(|(name, _)| name.as_str())
-        .collect();
-    assert_eq!(without, WITHOUT.iter().copied().collect::<BTreeSet<_>>());
+    assert!(tables.len() > 25, "the catalogue is read: {tables:?}");
+    let without = tables.iter().filter(|(_, walled)| !walled);
+    let without: Vec<_> = without.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(without, Vec::<&str>::new());
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nothing_is_posted_to_another_tenants_account(db: PgPool) {
+    let money = Money::new(db).await;
+    let alice = money.bind(ALICE, false).await;
+    for address in [ALICE, BOB] {
+        money.deposit(address, 100).await;
+    }
+    for (owner, is_own) in [(ALICE, true), (BOB, false)] {
+        let job = money
+            .job(alice, ALICE, &Meter::inference(1, 1, Tier::None).unwrap())
+            .await;
+        let lines = Lines::default()
+            .debit(AccountKey::Available(owner), amount(1))
+            .credit(AccountKey::Held(owner), amount(1));
+        let entry = lines
+            .into_entry(EntryKind::Hold, Source::JobHold(job))
+            .unwrap();
+        let mut tx = tenant::begin(&money.api, (alice, Some(ALICE)))
+            .await
+            .unwrap();
+        let posted = ledger::post(&mut tx, money.asset, &entry, NOW).await;
+        assert_eq!(posted.is_ok(), is_own, "{posted:?}");
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_job_is_cancelled_though_its_payer_moved_to_another_address(db: PgPool) {
+    let money = Money::new(db).await;
+    let alice = money.bind(ALICE, false).await;
+    money.deposit(ALICE, 10_000).await;
+    money.deposit(BOB, 10_000).await;
+    let job = money.held_job(alice, ALICE, 10, &[]).await.job;
+    let moved = format!(
+        "INSERT INTO address_changes VALUES (gen_random_uuid(), '{id}', '\\x{old}', '\\x{new}', now() - interval '2 days',
+             now() - interval '1 day', 'applied', now());
+         UPDATE accounts SET address = '\\x{new}', address_bound_at = now() WHERE account_id = '{id}'",
+        id = alice.0,
+        old = hex::encode(ALICE),
+        new = hex::encode(CAROL),
+    );
+    let mut tx = money.owner.begin().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(moved))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let mut tx = tenant::begin(&money.api, (alice, Some(CAROL)))
+        .await
+        .unwrap();
+    jobs::cancel(&mut tx, alice, job, NOW).await.unwrap();
+    let bobs = format!("owner = '\\x{}'", hex::encode(BOB));
+    assert_eq!(count(&mut tx, "ledger_accounts", &bobs).await, 0);
+    tx.commit().await.unwrap();
+    assert_eq!(money.bases(ALICE).await, (10_000, 0, 0));
 }
