@@ -222,7 +222,11 @@ async fn examine_machine(identity: Option<&Identity>, launcher: &Launcher, check
 /// The wall that jobs can do without.
 fn examine_namespaces(found: &Facts, checks: &mut Checks) {
     match &found.namespaces_missing {
-        None => checks.add("namespaces", Status::Ok, "user, network, ipc, uts"),
+        None => checks.add(
+            "namespaces",
+            Status::Ok,
+            "user, network, ipc, uts; names outside are hidden from jobs",
+        ),
         Some(reason) => {
             let found = format!("none ({reason}); the other walls do without");
             checks.add("namespaces", Status::Info, found);

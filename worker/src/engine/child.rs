@@ -11,7 +11,7 @@ use std::{
     },
 };
 
-use comptoir_domain::job::JobSpec;
+use comptoir_domain::job::{Device, JobSpec};
 use nix::{
     sys::signal::{Signal, raise},
     unistd,
@@ -87,6 +87,7 @@ fn serve(limits: &ChildLimits) -> Result<(), MessageError> {
         mut pipe,
         device,
         namespaces,
+        names_hidden: _,
     } = enclose(limits)?;
     let mut stdin = io::stdin();
     let Some(Order::Start(description)) = message::read(&mut stdin)? else {
@@ -122,6 +123,8 @@ pub struct Enclosed {
     pub device: tch::Device,
     /// Whether it has namespaces of its own.
     pub namespaces: io::Result<()>,
+    /// Whether the names of files outside are out of reach too.
+    pub names_hidden: bool,
 }
 
 /// Starts libtorch and closes the walls, before a byte of a job is read. The order matters: what libtorch reads comes
@@ -133,8 +136,11 @@ pub fn enclose(limits: &ChildLimits) -> io::Result<Enclosed> {
     let namespaces = sandbox::enter_namespaces();
     let mut used = UsedMemory::open()?;
     let device = warm::look_around(limits.device).map_err(io::Error::other)?;
+    let mut names_hidden = false;
     if limits.landlock {
         sandbox::prepare_files(&limits.scratch, limits.device)?.close()?;
+        // CUDA opens devices and libraries while it works.
+        names_hidden = limits.device == Device::Cpu && sandbox::hide_names().is_ok();
     }
     warm::start(device, limits.threads).map_err(io::Error::other)?;
     limits.limit_memory(&mut used)?;
@@ -145,6 +151,7 @@ pub fn enclose(limits: &ChildLimits) -> io::Result<Enclosed> {
         pipe,
         device,
         namespaces,
+        names_hidden,
     })
 }
 

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     failure::{Code, Failure},
-    limits::{LARGEST_FILES_MAX, Limits},
+    limits::{self, LARGEST_FILES_MAX, Limits},
     message::{self, Description, Event, LENGTH_BYTES, MessageError, Order},
 };
 
@@ -31,7 +31,7 @@ use super::{
 pub const EVENTS_MAX: usize = 64;
 /// How long a cancelled child may take to end by itself, and one that fell silent.
 pub const GRACE: Duration = Duration::from_secs(5);
-/// How often it is looked how full the scratch folder is.
+/// How often it is looked how full the scratch folder is, and how large the child.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// What is kept of a child's standard error.
 const STDERR_BYTES_MAX: usize = 4_096;
@@ -73,6 +73,7 @@ impl Job {
             deadline: Instant::now() + limits.wall,
             scratch,
             scratch_bytes_max,
+            resident_bytes_max: limits.resident_bytes(description.device),
         };
         tokio::spawn(supervisor.run(description));
         Self {
@@ -129,6 +130,7 @@ struct Supervisor {
     deadline: Instant,
     scratch: PathBuf,
     scratch_bytes_max: u64,
+    resident_bytes_max: u64,
 }
 
 impl Supervisor {
@@ -205,13 +207,25 @@ impl Supervisor {
                     }
                 }
                 () = self.events.closed() => return Some(self.refuse(Failure::new(Code::Machine, "nobody listens")).await),
-                _ = watch.tick() => if folder_bytes(&self.scratch) > self.scratch_bytes_max {
-                    let reason = format!("its files passed {} bytes", self.scratch_bytes_max);
-                    return Some(self.refuse(Failure::new(Code::DiskLimit, reason)).await);
+                _ = watch.tick() => if let Some(failure) = self.excess() {
+                    return Some(self.refuse(failure).await);
                 },
                 () = tokio::time::sleep_until(self.deadline) => return Some(self.out_of_time().await),
             }
         }
+    }
+
+    /// What the child has too much of.
+    fn excess(&self) -> Option<Failure> {
+        if folder_bytes(&self.scratch) > self.scratch_bytes_max {
+            let reason = format!("its files passed {} bytes", self.scratch_bytes_max);
+            return Some(Failure::new(Code::DiskLimit, reason));
+        }
+        let resident = limits::resident(self.group?)?;
+        (resident > self.resident_bytes_max).then(|| {
+            let reason = format!("its memory passed {} bytes", self.resident_bytes_max);
+            Failure::new(Code::OutOfMemory, reason)
+        })
     }
 
     async fn order(&mut self, order: &Order) -> Result<(), MessageError> {

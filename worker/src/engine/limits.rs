@@ -30,6 +30,8 @@ pub const FILE_BYTES_MAX: u64 = 16 << 30;
 const CPU_SECONDS_SPARE: u64 = 60;
 /// Writable memory that the CUDA runtime maps on the host beside what a job asks for.
 const CUDA_HOST_BYTES: u64 = 8 << 30;
+/// Resident memory of libtorch itself, before it sees a byte of a job: it takes a third of this.
+const RESIDENT_SPARE_BYTES: u64 = 512 << 20;
 /// Stack of the main thread, and of those that a child starts later.
 const STACK_BYTES: u64 = 8 << 20;
 /// Threads that a child starts once its memory is counted: the one that listens, and one to spare.
@@ -86,14 +88,28 @@ fn device(text: &str) -> Result<Device, &'static str> {
     Device::parse(text).ok_or("no such device")
 }
 
+/// What a device's runtime takes on the host, beside the job.
+const fn reserve(device: Device) -> u64 {
+    match device {
+        Device::Cpu => 0,
+        Device::Cuda => CUDA_HOST_BYTES,
+    }
+}
+
 impl Limits {
+    /// The resident memory that a child may reach, seen from outside. Its own limit counts private pages alone and stands in its
+    /// way before that; this one holds for shared pages too, under CUDA, and where walls are missing.
+    #[must_use]
+    pub const fn resident_bytes(&self, device: Device) -> u64 {
+        self.memory_bytes
+            .saturating_add(reserve(device))
+            .saturating_add(RESIDENT_SPARE_BYTES)
+    }
+
     /// The arguments that set them.
     #[must_use]
     pub fn arguments(&self, device: Device, threads: u16, scratch: &Path) -> Vec<OsString> {
-        let reserve = match device {
-            Device::Cpu => 0,
-            Device::Cuda => CUDA_HOST_BYTES,
-        };
+        let reserve = reserve(device);
         let cpu_seconds = self
             .wall
             .as_secs()
@@ -189,18 +205,26 @@ impl UsedMemory {
         let mut status = String::new();
         self.0.rewind()?;
         self.0.read_to_string(&mut status)?;
-        let kilobytes = status
-            .lines()
-            .find_map(|line| {
-                line.strip_prefix("VmData:")?
-                    .trim()
-                    .strip_suffix(" kB")?
-                    .parse::<u64>()
-                    .ok()
-            })
-            .ok_or_else(|| io::Error::other("/proc/self/status has no VmData"))?;
-        Ok(kilobytes.saturating_mul(1024))
+        bytes_of(&status, "VmData:")
+            .ok_or_else(|| io::Error::other("/proc/self/status has no VmData"))
     }
+}
+
+/// What a process has in memory that no file holds; `None` once it has ended.
+#[must_use]
+pub fn resident(process: Pid) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let (private, shared) = (
+        bytes_of(&status, "RssAnon:")?,
+        bytes_of(&status, "RssShmem:")?,
+    );
+    Some(private.saturating_add(shared))
+}
+
+fn bytes_of(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kilobytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kilobytes.saturating_mul(1024))
 }
 
 /// Threads of this user on the whole machine: `RLIMIT_NPROC` counts them all.
@@ -233,6 +257,7 @@ mod tests {
     #[test]
     fn what_this_process_uses_is_counted() {
         assert!(UsedMemory::open().unwrap().bytes().unwrap() > 1 << 20);
+        assert!(resident(Pid::this()).unwrap() > 1 << 16);
         assert!(tasks_of_user().unwrap() >= 1);
     }
 }

@@ -66,10 +66,14 @@ pub type Outcome = Vec<(String, Option<String>)>;
 pub fn run(arguments: Arguments) {
     let Verb::Child(limits) = arguments.verb;
     let orders: Orders = serde_json::from_slice(&fs::read(ORDERS).unwrap()).unwrap();
-    let _enclosed = child::enclose(&limits).unwrap();
+    let enclosed = child::enclose(&limits).unwrap();
     let mut tried = Tried::default();
     match orders.attack.as_str() {
         "read" => read(&orders, &mut tried),
+        // Where the machine does not grant it, nothing is told.
+        "names" if limits.landlock && !enclosed.names_hidden => {}
+        "names" => names(&orders, &mut tried),
+        "share" => share(&orders),
         "write" => write(&orders, &mut tried),
         "connect" => connect(&orders, &mut tried),
         "multiply" => multiply(&mut tried),
@@ -86,11 +90,13 @@ pub fn run(arguments: Arguments) {
         "work" => work(&mut tried),
         other => panic!("no such attack: {other}"),
     }
-    fs::write(
-        limits.scratch.join(OUTCOME),
-        serde_json::to_vec(&tried.0).unwrap(),
-    )
-    .unwrap();
+    // Its folder is the root now, or has the name that it always had.
+    let own = if enclosed.names_hidden {
+        Path::new("/")
+    } else {
+        &limits.scratch
+    };
+    fs::write(own.join(OUTCOME), serde_json::to_vec(&tried.0).unwrap()).unwrap();
 }
 
 #[derive(Default)]
@@ -127,11 +133,43 @@ fn read(orders: &Orders, tried: &mut Tried) {
         tried.add(format!("read {path}"), fs::read(&path));
     }
     for path in ["/", "..", &orders.folder] {
-        tried.add(format!("list {path}"), fs::read_dir(path));
+        tried.add(format!("list {path}"), list_outside(path));
     }
     let name = Path::new(&orders.file).strip_prefix(&orders.folder);
     let around = Path::new("../..").join(name.unwrap());
     tried.add("read a secret on another way", fs::read(around));
+}
+
+/// A folder that is its own under another name tells nothing.
+fn list_outside(path: &str) -> io::Result<()> {
+    let entries = fs::read_dir(path)?;
+    let names: Vec<_> = entries
+        .filter_map(|it| Some(it.ok()?.file_name()))
+        .collect();
+    if names.iter().any(|name| name == ORDERS) {
+        return Err(io::Error::other("it is the scratch folder"));
+    }
+    Ok(())
+}
+
+/// Asks whether something is there, which opens nothing.
+fn names(orders: &Orders, tried: &mut Tried) {
+    let parent = format!("/proc/{}", orders.parent);
+    for path in [
+        "/etc/passwd",
+        "/proc/1",
+        &parent,
+        &orders.file,
+        &orders.folder,
+    ] {
+        tried.add(format!("look for {path}"), fs::symlink_metadata(path));
+    }
+    let around = Path::new("..").join("other");
+    tried.add("look beside its folder", fs::symlink_metadata(around));
+    let path = std::ffi::CString::new(orders.file.as_str()).unwrap();
+    // SAFETY: the path ends with a zero.
+    let there = unsafe { libc::access(path.as_ptr(), libc::F_OK) };
+    tried.call("ask for a file", there.into());
 }
 
 fn write(orders: &Orders, tried: &mut Tried) {
@@ -410,6 +448,20 @@ fn memory(orders: &Orders, tried: &mut Tried) {
         Ok(())
     });
     tried.add("take memory piece by piece", eaten);
+}
+
+/// Takes memory that its own limit does not count, and waits.
+fn share(orders: &Orders) {
+    // SAFETY: a mapping of its own, which nothing else knows.
+    let place = unsafe {
+        let writable = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+        libc::mmap(std::ptr::null_mut(), orders.amount, writable, flags, -1, 0)
+    };
+    assert_ne!(place, libc::MAP_FAILED, "without walls it can be mapped");
+    // SAFETY: just mapped, of this size.
+    unsafe { place.write_bytes(1, orders.amount) };
+    thread::sleep(Duration::from_mins(10));
 }
 
 fn file(orders: &Orders, tried: &mut Tried) {

@@ -32,7 +32,7 @@ const BOTH: &[Wall] = &[Wall::Landlock, Wall::Seccomp];
 /// Every probe.
 pub fn all() -> Vec<Trial> {
     let here = Features::detect();
-    let probe = |name: &str, needs: &'static [Wall], run: fn()| {
+    let probe = move |name: &str, needs: &'static [Wall], run: fn()| {
         let missing = here.missing().find(|wall| needs.contains(wall));
         Trial::test(name, move || -> Result<(), Failed> {
             match missing {
@@ -42,12 +42,26 @@ pub fn all() -> Vec<Trial> {
             Ok(())
         })
     };
+    let mut probes = of_walls(&probe);
+    probes.extend(of_limits(&probe));
+    probes
+}
+
+/// Makes a probe of what it is called, what it needs, and what it does.
+type Probe = dyn Fn(&str, &'static [Wall], fn()) -> Trial;
+
+fn of_walls(probe: &Probe) -> Vec<Trial> {
     vec![
         probe("a_child_can_still_work", BOTH, can_work),
         probe(
             "a_child_reads_nothing_of_the_machine_the_worker_or_another_job",
             FILES,
             cannot_read,
+        ),
+        probe(
+            "a_child_sees_not_even_names_of_files_outside",
+            BOTH,
+            cannot_look_around,
         ),
         probe(
             "a_child_writes_nothing_outside_its_scratch",
@@ -73,10 +87,20 @@ pub fn all() -> Vec<Trial> {
             CALLS,
             inherits_nothing,
         ),
+    ]
+}
+
+fn of_limits(probe: &Probe) -> Vec<Trial> {
+    vec![
         probe(
             "a_child_gets_no_more_memory_than_its_job_was_quoted",
             CALLS,
             cannot_hoard,
+        ),
+        probe(
+            "a_child_that_grows_in_memory_that_its_limit_does_not_count_is_ended",
+            &[],
+            cannot_grow,
         ),
         probe(
             "a_child_writes_no_file_over_its_limit",
@@ -217,6 +241,18 @@ fn cannot_read() {
     scene.all_fail(11);
 }
 
+fn cannot_look_around() {
+    let scene = Scene::new("names");
+    let outcome = scene.outcome(LIMITS);
+    if outcome.is_empty() {
+        eprintln!(
+            "skipped: this machine grants neither namespaces nor the right to a root of one's own"
+        );
+        return;
+    }
+    scene.all_fail(7);
+}
+
 fn cannot_write() {
     let scene = Scene::new("write");
     scene.all_fail(11);
@@ -262,7 +298,7 @@ fn cannot_follow_links() {
 /// A probe that fails of itself would prove nothing.
 fn bite() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    for attack in ["read", "write", "connect"] {
+    for attack in ["read", "names", "write", "connect"] {
         let mut scene = Scene::new(attack);
         scene.orders.port = listener.local_addr().unwrap().port();
         scene.sandbox = Some(Sandbox {
@@ -316,6 +352,22 @@ fn cannot_hoard() {
     let outcome = scene.outcome(limits);
     assert_eq!(outcome[0].1, None, "{outcome:?}");
     assert_eq!(outcome[2].1, None, "{outcome:?}");
+}
+
+fn cannot_grow() {
+    let mut scene = Scene::new("share");
+    scene.sandbox = Some(Sandbox {
+        features: Features::NONE,
+        allow_unsandboxed: true,
+    });
+    scene.orders.amount = 640 << 20;
+    let limits = Limits {
+        memory_bytes: 64 << 20,
+        ..LIMITS
+    };
+    let failure = scene.attack(limits);
+    assert_eq!(failure.code, Code::OutOfMemory, "{failure}");
+    assert!(failure.detail.contains("its memory passed"), "{failure}");
 }
 
 fn cannot_fill_the_disk() {
