@@ -15,7 +15,7 @@ pub const SECRET_BYTES: usize = 32;
 /// A join token as its holder has it. It shows itself only through [`JoinToken::reveal`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct JoinToken {
-    /// SHA-256 of the canonical JSON (RFC 8785) of the key set that the scheduler serves.
+    /// SHA-256 of the canonical JSON (RFC 8785) of one of the keys that the scheduler serves.
     pub server: Sha256,
     /// The token's row.
     pub id: JoinTokenId,

@@ -7,6 +7,7 @@ use base64::{
     Engine as _,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
+use comptoir_domain::digest::Sha256;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
@@ -268,6 +269,18 @@ impl Jwks {
         Self {
             keys: keys.iter().map(jwk).collect(),
         }
+    }
+
+    /// What names whoever publishes this set: the SHA-256 of the canonical JSON of the key that will be in it for longest, which
+    /// is the next one. So the name holds through two rotations.
+    ///
+    /// # Panics
+    /// Never: the set of a ring has a key.
+    #[must_use]
+    pub fn fingerprint(&self) -> Sha256 {
+        let key = self.keys.get(1).or(self.keys.first());
+        let key = key.expect("the set of a ring has a key");
+        Sha256::of_document(key).expect("a key has a JSON form")
     }
 }
 

@@ -1,7 +1,7 @@
 //! `/v1/join-tokens`: what a new worker joins with.
 
 use axum::{extract::State, response::Response};
-use comptoir_domain::{digest::Sha256, id::JoinTokenId, join_token::JoinToken};
+use comptoir_domain::{id::JoinTokenId, join_token::JoinToken};
 use comptoir_store::{
     join_tokens::{self, JoinTokenRow, NewJoinToken},
     limits,
@@ -120,8 +120,7 @@ async fn create_join_token(
     caller.owner()?;
     let (account, now) = (caller.account, state.now());
     // The scheduler signs with the keys of this service, so a worker can recognise it by them.
-    let server =
-        Sha256::of_document(&state.keys.jwks()).map_err(|error| Problem::internal(&error))?;
+    let server = state.keys.jwks().fingerprint();
     let token = JoinToken::new(server, JoinTokenId::generate(), random());
     let url = state.config.scheduler_url.clone();
     let body = request.body;

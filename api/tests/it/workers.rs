@@ -1,5 +1,5 @@
 use axum::http::StatusCode;
-use comptoir_domain::{digest::Sha256, join_token::JoinToken};
+use comptoir_domain::join_token::JoinToken;
 use comptoir_store::workers::{self, JoinError};
 use serde_json::json;
 use sqlx::PgPool;
@@ -46,10 +46,7 @@ async fn a_join_token_is_shown_once_and_names_the_server(db: PgPool) {
         .await
         .expect(StatusCode::CREATED);
     let token: JoinToken = made.text("/token").parse().unwrap();
-    assert_eq!(
-        token.server,
-        Sha256::of_document(&app.state.keys.jwks()).unwrap()
-    );
+    assert_eq!(token.server, app.state.keys.jwks().fingerprint());
     let command = format!(
         "comptoir-worker join --url {} --token {}",
         app.state.config.scheduler_url,

@@ -8,7 +8,6 @@ use comptoir_api::auth::keys::{Keys, random};
 use comptoir_domain::{
     audit::{Action, Actor, Event},
     credential::Email,
-    digest::Sha256,
     id::JoinTokenId,
     join_token::JoinToken,
 };
@@ -60,8 +59,8 @@ pub struct JoinTokenArgs {
 pub async fn join_token(context: &Context, args: JoinTokenArgs) -> anyhow::Result<()> {
     let email: Email = args.email.parse()?;
     let keys = ServiceKeys::read(&args.keys)?;
-    let server =
-        Sha256::of_document(&Keys::new(keys.secrets()?, &parts::origin(&args.public_url))?.jwks())?;
+    let keys = Keys::new(keys.secrets()?, &parts::origin(&args.public_url))?;
+    let server = keys.jwks().fingerprint();
     let mut connection = connect().await?;
     let found = accounts::find_password(&mut connection, &email).await?;
     let (account, _) = found.ok_or_else(|| {

@@ -53,8 +53,9 @@ async fn the_service_says_how_it_is(db: PgPool) {
         .await
         .unwrap();
     let keys: serde_json::Value = keys.json().await.unwrap();
-    assert_eq!(
-        comptoir_domain::digest::Sha256::of_document(&keys).unwrap(),
-        bench.state.keys.fingerprint()
-    );
+    let keys = keys["keys"].as_array().unwrap();
+    let mut fingerprints = keys
+        .iter()
+        .map(|key| comptoir_domain::digest::Sha256::of_document(key).unwrap());
+    assert!(fingerprints.any(|it| it == bench.state.keys.fingerprint()));
 }

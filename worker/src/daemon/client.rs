@@ -94,14 +94,17 @@ impl Server {
             .expect("paths are made of identifiers and digests")
     }
 
-    /// The SHA-256 of the canonical JSON of its key set.
-    pub async fn fingerprint(&self) -> Result<Sha256, CallError> {
+    /// What a join token may call it: the SHA-256 of the canonical JSON of each of its keys, and of all its keys, as tokens once did.
+    pub async fn fingerprints(&self) -> Result<Vec<Sha256>, CallError> {
         let call = self
             .http
             .get(self.at(".well-known/jwks.json"))
             .timeout(CALL_TIMEOUT);
-        let keys: serde_json::Value = read(send(call).await?).await?;
-        Sha256::of_document(&keys).map_err(|error| CallError::Nonsense(error.to_string()))
+        let set: serde_json::Value = read(send(call).await?).await?;
+        let keys = set["keys"].as_array().map(Vec::as_slice);
+        let named = keys.unwrap_or_default().iter().chain([&set]);
+        let digests = named.map(Sha256::of_document).collect::<Result<_, _>>();
+        digests.map_err(|error| CallError::Nonsense(error.to_string()))
     }
 
     /// Its version.

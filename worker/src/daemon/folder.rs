@@ -63,7 +63,7 @@ pub struct Identity {
     pub worker_id: WorkerId,
     /// The server that it joined.
     pub url: Url,
-    /// The fingerprint of that server's keys at that time.
+    /// The fingerprint of a key of that server's at that time.
     pub server: Sha256,
     /// What its owner calls it.
     pub name: String,

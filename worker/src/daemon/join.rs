@@ -55,16 +55,14 @@ pub enum JoinError {
     Measure(#[from] MeasureError),
     /// Somebody else answers.
     #[error(
-        "{url} is not the server that this token is for: its keys have the fingerprint {found}, the token names \
-         {expected}. The token was not sent. Check --url, or ask for a new token if the server's keys were replaced"
+        "{url} is not the server that this token is for: none of its keys has the fingerprint {expected}, which the token names. \
+         The token was not sent. Check --url, or ask for a new token if the server's keys were replaced more than once"
     )]
     WrongServer {
         /// Who was asked.
         url: Box<Url>,
         /// The server of the token.
         expected: Sha256,
-        /// The server that answered.
-        found: Sha256,
     },
     /// The server.
     #[error(transparent)]
@@ -93,12 +91,11 @@ pub async fn join(options: &JoinOptions, launcher: &Launcher) -> Result<Identity
     let folder = Folder::open(&options.folder)?;
     folder.ensure_not_joined()?;
     let server = Server::new(options.url.clone())?;
-    let found = patiently(|| server.fingerprint()).await?;
-    if found != options.token.server {
+    let found = patiently(|| server.fingerprints()).await?;
+    if !found.contains(&options.token.server) {
         return Err(JoinError::WrongServer {
             url: Box::new(server.url().clone()),
             expected: options.token.server,
-            found,
         });
     }
     let facts = gather(options, launcher, &folder).await?;
@@ -107,7 +104,7 @@ pub async fn join(options: &JoinOptions, launcher: &Launcher) -> Result<Identity
     let identity = Identity {
         worker_id,
         url: server.url().clone(),
-        server: found,
+        server: options.token.server,
         name: request.name,
         facts: request.facts,
     };
