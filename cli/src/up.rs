@@ -28,7 +28,7 @@ use crate::{
     service::{
         self,
         config::{
-            API_RATES, Allowances, ApiArgs, Common, Endpoints, SCHEDULER_RATES, SchedulerArgs,
+            API_RATES, Allowances, ApiArgs, Common, Disputes, Endpoints, SCHEDULER_RATES, SchedulerArgs,
             SettlerArgs, SettlerCare, Web, rate_from_env,
         },
         parts::Running,
@@ -210,6 +210,7 @@ impl Node {
                 "COMPTOIR_SCHEDULER_RATE_LIMIT_ANONYMOUS",
                 SCHEDULER_RATES.1,
             )?,
+            disputes: Disputes::default(),
         };
         let settler = SettlerArgs {
             common,

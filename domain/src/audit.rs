@@ -109,6 +109,8 @@ actions! {
     WorkerQuarantined = "worker.quarantined",
     /// A worker gets work again.
     WorkerRestored = "worker.restored",
+    /// A worker whose result was refuted gets work again.
+    WorkerBarLifted = "worker.bar_lifted",
     /// The keys of access tokens were rotated.
     SigningKeyRotated = "signing_key.rotated",
     /// An operator proposed a refund.
@@ -230,8 +232,13 @@ impl Event {
     /// The event, with one thing more that is worth knowing.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
-        self.detail.insert(name.to_owned(), value.into());
+        self.note(name, value);
         self
+    }
+
+    /// Adds one thing more that is worth knowing.
+    pub fn note(&mut self, name: &str, value: impl Into<Value>) {
+        self.detail.insert(name.to_owned(), value.into());
     }
 
     /// The text that is kept and hashed.

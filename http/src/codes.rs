@@ -154,7 +154,7 @@ pub const ALL: &[Code] = &[
     code(
         "account_frozen",
         403,
-        "The operator froze the account: it cannot submit, withdraw, or make keys and tokens. It can read, and its address can leave on-chain. Ask the operator.",
+        "The operator froze the account: nobody signs in to it, and it cannot submit, withdraw, or make keys and tokens. Its API keys read and cancel, and its address can leave on-chain. Ask the operator.",
     ),
     code(
         "limit_reached",
@@ -315,6 +315,11 @@ pub const ALL: &[Code] = &[
         "signature_refused",
         401,
         "The signature is not one of these bytes by the worker's key, or there is no such worker.",
+    ),
+    code(
+        "worker_barred",
+        403,
+        "Two other owners agreed on another result than this worker's. It gets no work, and what was held back of its pay goes to the clients it came from. Whoever runs the service can lift it: the worker then goes on by itself, its trust begun anew.",
     ),
     code(
         "worker_revoked",

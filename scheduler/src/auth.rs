@@ -66,6 +66,16 @@ pub fn revoked() -> Problem {
     )
 }
 
+/// The worker was refuted. It is told when it asks for work and has nothing left to report or to show.
+pub fn barred() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "worker_barred",
+        "The worker gets no work: two other owners agreed on another result than its own",
+    )
+    .detail("Whoever runs the service can lift it")
+}
+
 fn bearer(parts: &Parts) -> Option<&str> {
     let (scheme, token) = parts
         .headers

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use comptoir_domain::policy::holdback::DisputeWindows;
 use comptoir_http::Edge;
 use comptoir_store::{objects::Objects, wake::Wake};
 use sqlx::PgPool;
@@ -28,6 +29,8 @@ pub struct SchedulerState {
     pub keys: Arc<Keys>,
     /// Who may call, from where, and how often: anybody, as often as it can, unless somebody sets it.
     pub edge: Edge,
+    /// How long results may be disputed.
+    pub dispute_windows: DisputeWindows,
     /// Rings when a job waits for its verdict.
     pub(crate) verdict_due: Arc<Notify>,
     /// Cancelled when the service is asked to end: held requests are answered, steps stop.
@@ -53,6 +56,7 @@ impl SchedulerState {
             wake,
             keys: Arc::new(keys),
             edge: Edge::default(),
+            dispute_windows: DisputeWindows::default(),
             verdict_due,
             closing: CancellationToken::new(),
         }

@@ -49,6 +49,8 @@ pub struct ControlledWorker {
     pub joined_at: OffsetDateTime,
     /// When it was last heard of.
     pub last_seen_at: Option<OffsetDateTime>,
+    /// Since when it gets nothing because a result of its was refuted.
+    pub barred_at: Option<OffsetDateTime>,
     /// When it was taken out for good.
     pub revoked_at: Option<OffsetDateTime>,
     /// What was decided, why, and since when.
@@ -139,6 +141,23 @@ pub async fn restore(tx: &mut PgTransaction<'_>, worker: WorkerId) -> Result<(),
     Ok(())
 }
 
+/// Lets a worker that was refuted have work again; its trust starts anew, and what it forfeited stays so. Doing it again changes
+/// nothing.
+///
+/// # Errors
+/// When there is none, or it was taken out.
+pub async fn lift_bar(tx: &mut PgTransaction<'_>, worker: WorkerId) -> Result<(), ControlError> {
+    refuse_revoked(tx, worker).await?;
+    sqlx::query!(
+        "UPDATE worker_records SET barred_at = NULL, barred_for = NULL, trusted = 0
+         WHERE worker_id = $1 AND barred_at IS NOT NULL",
+        worker.0
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(())
+}
+
 /// Takes a worker out for good: its leases are taken back and its tokens refused. Doing it again changes nothing.
 ///
 /// # Errors
@@ -213,6 +232,7 @@ struct Row {
     failed: i64,
     joined_at: OffsetDateTime,
     last_seen_at: Option<OffsetDateTime>,
+    barred_at: Option<OffsetDateTime>,
     revoked_at: Option<OffsetDateTime>,
     control: Option<String>,
     reason: Option<String>,
@@ -228,11 +248,12 @@ async fn select(
 ) -> sqlx::Result<Vec<ControlledWorker>> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT worker_id, account_id, name, device, numeric_class, version, joined_at, revoked_at,
-               worker_heartbeats.seen_at AS "last_seen_at?", counts.leases AS "leases!", counts.accepted AS "accepted!",
+        r#"SELECT worker_id, account_id, name, device, workers.numeric_class, version, joined_at, revoked_at,
+               worker_heartbeats.seen_at AS "last_seen_at?", worker_records.barred_at AS "barred_at?", counts.leases AS "leases!", counts.accepted AS "accepted!",
                counts.failed AS "failed!", worker_controls.state AS "control?", worker_controls.reason AS "reason?",
                worker_controls.since AS "since?"
-           FROM workers LEFT JOIN worker_heartbeats USING (worker_id) LEFT JOIN worker_controls USING (worker_id), LATERAL (
+           FROM workers LEFT JOIN worker_heartbeats USING (worker_id) LEFT JOIN worker_controls USING (worker_id)
+               LEFT JOIN worker_records USING (worker_id), LATERAL (
                SELECT count(*) FILTER (WHERE state IN ('running', 'sealed', 'revealed')) AS leases,
                    count(*) FILTER (WHERE state = 'accepted') AS accepted,
                    count(*) FILTER (WHERE state IN ('failed', 'lost', 'rejected')) AS failed
@@ -270,6 +291,7 @@ impl Row {
             failed: self.failed,
             joined_at: self.joined_at,
             last_seen_at: self.last_seen_at,
+            barred_at: self.barred_at,
             revoked_at: self.revoked_at,
             control: control
                 .zip(self.reason)

@@ -1,16 +1,19 @@
 //! Pay that is held back: kept at the charge, released after later results or once its worker has stopped, forfeited to
-//! the clients it came from when its worker is barred. And what the house owes for confirming runs.
+//! the clients it came from when its worker is barred. And what the house owes: for confirming runs, and its own part of what
+//! such clients had paid.
+
+mod debts;
 
 use std::collections::BTreeMap;
 
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{AttemptId, JobId, WorkerId},
+    id::{JobId, WorkerId},
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
     policy::{
         audit::POLICY,
-        holdback::{DISPUTE_WINDOW, EXIT_MARGIN},
+        holdback::{DisputeWindows, EXIT_MARGIN},
     },
 };
 use sqlx::PgConnection;
@@ -24,6 +27,8 @@ use crate::{
     queue::interval,
     releases::{self, NewRelease, ReleaseKind},
 };
+
+pub use debts::{owe, owed, pay_owed};
 
 /// Entries of one transaction at most.
 const AT_ONCE: i64 = 200;
@@ -117,7 +122,7 @@ pub enum Fate {
 /// Workers with pay that is due to meet this fate.
 pub async fn due(
     conn: &mut PgConnection,
-    fate: Fate,
+    (fate, windows): (Fate, DisputeWindows),
     now: OffsetDateTime,
     limit: i64,
 ) -> sqlx::Result<Vec<WorkerId>> {
@@ -125,21 +130,24 @@ pub async fn due(
         "SELECT DISTINCT worker_id
          FROM holdbacks h JOIN worker_records records USING (worker_id) JOIN workers USING (worker_id)
              LEFT JOIN worker_heartbeats beats USING (worker_id)
+             CROSS JOIN LATERAL (SELECT CASE WHEN amount_base < $7 THEN $3::timestamptz ELSE $8 END AS disputed_since) AS window_of
          WHERE h.state = 'held' AND CASE WHEN $1 THEN barred_at IS NOT NULL ELSE barred_at IS NULL AND (
              number + $2 <= results
-             OR created_at < $3 AND (workers.revoked_at IS NOT NULL OR beats.seen_at < $3)
+             OR created_at < disputed_since AND (workers.revoked_at IS NOT NULL OR beats.seen_at < disputed_since)
              OR EXISTS (
                  SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner
-                     AND x.answered_block_number IS NULL AND (h.created_at < $3 OR x.due_at - $4::interval <= $5)
+                     AND x.answered_block_number IS NULL AND (h.created_at < disputed_since OR x.due_at - $4::interval <= $5)
              )
          ) END
          ORDER BY worker_id LIMIT $6",
         fate == Fate::Forfeited,
         i64::try_from(POLICY.holdback).unwrap_or(i64::MAX),
-        now.saturating_sub(DISPUTE_WINDOW),
+        now.saturating_sub(windows.usual),
         interval(EXIT_MARGIN),
         now,
         limit,
+        to_numeric(windows.large_from),
+        now.saturating_sub(windows.large),
     )
     .fetch_all(conn)
     .await?;
@@ -159,7 +167,7 @@ struct Held {
 pub async fn move_due(
     tx: &mut PgTransaction<'_>,
     worker: WorkerId,
-    fate: Fate,
+    (fate, windows): (Fate, DisputeWindows),
     now: OffsetDateTime,
 ) -> Result<usize, HoldbackError> {
     let barred = sqlx::query_scalar!(
@@ -171,7 +179,7 @@ pub async fn move_due(
     if barred != Some(fate == Fate::Forfeited) {
         return Ok(0);
     }
-    let held = lock_due(tx, worker, fate, now).await?;
+    let held = lock_due(tx, worker, (fate, windows), now).await?;
     let assets: std::collections::BTreeSet<i32> = held.iter().map(|it| it.asset_id).collect();
     for asset_id in assets {
         let of_asset: Vec<&Held> = held.iter().filter(|it| it.asset_id == asset_id).collect();
@@ -183,27 +191,30 @@ pub async fn move_due(
 async fn lock_due(
     tx: &mut PgTransaction<'_>,
     worker: WorkerId,
-    fate: Fate,
+    (fate, windows): (Fate, DisputeWindows),
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<Held>> {
     let rows = sqlx::query!(
         "SELECT job_id, h.owner, payer, h.asset_id, amount_base
          FROM holdbacks h JOIN worker_records records USING (worker_id) JOIN workers USING (worker_id)
              LEFT JOIN worker_heartbeats beats USING (worker_id)
+             CROSS JOIN LATERAL (SELECT CASE WHEN amount_base < $8 THEN $3::timestamptz ELSE $9 END AS disputed_since) AS window_of
          WHERE worker_id = $7 AND h.state = 'held' AND ($1 OR number + $2 <= results
-             OR created_at < $3 AND (workers.revoked_at IS NOT NULL OR beats.seen_at < $3)
+             OR created_at < disputed_since AND (workers.revoked_at IS NOT NULL OR beats.seen_at < disputed_since)
              OR EXISTS (
                  SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner
-                     AND x.answered_block_number IS NULL AND (h.created_at < $3 OR x.due_at - $4::interval <= $5)
+                     AND x.answered_block_number IS NULL AND (h.created_at < disputed_since OR x.due_at - $4::interval <= $5)
              ))
          ORDER BY number, job_id, h.owner LIMIT $6 FOR NO KEY UPDATE OF h",
         fate == Fate::Forfeited,
         i64::try_from(POLICY.holdback).unwrap_or(i64::MAX),
-        now.saturating_sub(DISPUTE_WINDOW),
+        now.saturating_sub(windows.usual),
         interval(EXIT_MARGIN),
         now,
         AT_ONCE,
         worker.0,
+        to_numeric(windows.large_from),
+        now.saturating_sub(windows.large),
     )
     .fetch_all(&mut **tx)
     .await?;
@@ -265,9 +276,12 @@ async fn move_held(
     )
     .execute(&mut **tx)
     .await?;
-    if fate == Fate::Released {
-        let earned: Vec<_> = held.iter().map(|it| earning(it.owner, it.amount)).collect();
-        releases::queue(tx, asset_id, &earned, now).await?;
+    match fate {
+        Fate::Released => {
+            let earned: Vec<_> = held.iter().map(|it| earning(it.owner, it.amount)).collect();
+            releases::queue(tx, asset_id, &earned, now).await?;
+        }
+        Fate::Forfeited => debts::make_whole(tx, (&jobs, &owners), now).await?,
     }
     Ok(())
 }
@@ -295,125 +309,4 @@ const fn earning(owner: Address, amount: Amount) -> NewRelease {
         kind: ReleaseKind::Earning,
         amount,
     }
-}
-
-/// Writes down that the house owes an owner for a run that confirmed another's result.
-pub async fn owe(
-    tx: &mut PgTransaction<'_>,
-    (attempt, job): (AttemptId, JobId),
-    asset_id: i32,
-    owner: Address,
-    amount: Amount,
-    now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    if amount.is_zero() {
-        return Ok(());
-    }
-    sqlx::query!(
-        "INSERT INTO audit_pays (attempt_id, job_id, owner, asset_id, amount_base, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6)",
-        attempt.0,
-        job.0,
-        owner.as_slice(),
-        asset_id,
-        to_numeric(amount),
-        now,
-    )
-    .execute(&mut **tx)
-    .await
-    .map(drop)
-}
-
-/// What the house owes for runs, over all assets: how many runs.
-pub async fn owed(conn: &mut PgConnection) -> sqlx::Result<i64> {
-    sqlx::query_scalar!(r#"SELECT count(*) AS "owed!" FROM audit_pays WHERE paid_at IS NULL"#)
-        .fetch_one(conn)
-        .await
-}
-
-struct Owed {
-    attempt: AttemptId,
-    owner: Address,
-    amount: Amount,
-}
-
-/// Pays what the house owes for runs, the oldest first, as far as its fees and the platform's own money go. How many.
-pub async fn pay_owed(
-    tx: &mut PgTransaction<'_>,
-    now: OffsetDateTime,
-) -> Result<usize, HoldbackError> {
-    let rows = sqlx::query!(
-        "SELECT attempt_id, owner, asset_id, amount_base FROM audit_pays WHERE paid_at IS NULL
-         ORDER BY created_at, attempt_id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED",
-        AT_ONCE,
-    )
-    .fetch_all(&mut **tx)
-    .await?;
-    let mut by_asset: BTreeMap<i32, Vec<Owed>> = BTreeMap::new();
-    for row in rows {
-        by_asset.entry(row.asset_id).or_default().push(Owed {
-            attempt: AttemptId(row.attempt_id),
-            owner: to_address("owner", &row.owner)?,
-            amount: to_amount("amount_base", &row.amount_base)?,
-        });
-    }
-    let mut paid = 0;
-    for (asset_id, owed) in by_asset {
-        paid += pay(tx, asset_id, &owed, now).await?;
-    }
-    Ok(paid)
-}
-
-async fn pay(
-    tx: &mut PgTransaction<'_>,
-    asset_id: i32,
-    owed: &[Owed],
-    now: OffsetDateTime,
-) -> Result<usize, HoldbackError> {
-    let platform = assets::platform(tx, asset_id).await?;
-    let own = AccountKey::Available(platform);
-    let payees = owed.iter().map(|it| AccountKey::Available(it.owner));
-    ledger::lock(tx, asset_id, payees.chain([AccountKey::Fees, own])).await?;
-    let mut fees = ledger::house_balances(tx, asset_id).await?.fees;
-    let mut available = ledger::balances(tx, platform, asset_id).await?.available;
-    let (mut entries, mut paid) = (Vec::new(), Vec::new());
-    for it in owed {
-        let of_fees = fees.min(it.amount);
-        let rest = it.amount.checked_sub(of_fees).expect("at most the amount");
-        let Some(left) = available.checked_sub(rest) else {
-            break;
-        };
-        fees = fees.checked_sub(of_fees).expect("at most the fees");
-        available = left;
-        let lines = Lines::default()
-            .debit(AccountKey::Fees, of_fees)
-            .debit(own, rest)
-            .credit(AccountKey::Available(it.owner), it.amount);
-        // What the platform earns from its own money moves nothing.
-        if it.owner != platform || !of_fees.is_zero() {
-            let entry = lines
-                .into_entry(EntryKind::AuditPay, Source::AuditPay(it.attempt))
-                .map_err(PostError::from)?;
-            entries.push(entry);
-        }
-        paid.push(it);
-    }
-    if paid.is_empty() {
-        return Ok(0);
-    }
-    let posted = ledger::post_all_locked(tx, asset_id, &entries, now).await?;
-    if posted.iter().any(Option::is_none) {
-        return Err(PostError::AlreadyPosted.into());
-    }
-    let attempts: Vec<Uuid> = paid.iter().map(|it| it.attempt.0).collect();
-    sqlx::query!(
-        "UPDATE audit_pays SET paid_at = $2 WHERE attempt_id = ANY ($1)",
-        &attempts,
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    let earned: Vec<_> = paid.iter().map(|it| earning(it.owner, it.amount)).collect();
-    releases::queue(tx, asset_id, &earned, now).await?;
-    Ok(paid.len())
 }

@@ -42,8 +42,8 @@ pub async fn lock(
     now: OffsetDateTime,
 ) -> sqlx::Result<Record> {
     sqlx::query!(
-        "INSERT INTO worker_records (worker_id, public_key, numeric_class, worked_at)
-         SELECT worker_id, public_key, numeric_class, $2 FROM workers WHERE worker_id = $1
+        "INSERT INTO worker_records (worker_id, public_key, numeric_class, network, worked_at)
+         SELECT worker_id, public_key, numeric_class, network, $2 FROM workers WHERE worker_id = $1
          ON CONFLICT (worker_id) DO NOTHING",
         worker.0,
         now,
@@ -51,8 +51,8 @@ pub async fn lock(
     .execute(&mut **tx)
     .await?;
     let row = sqlx::query!(
-        r#"SELECT workers.public_key, workers.numeric_class, records.public_key AS of_key,
-             records.numeric_class AS of_class, trusted, results, worked_at, barred_at IS NOT NULL AS "barred!"
+        r#"SELECT workers.public_key, workers.numeric_class, workers.network, records.public_key AS of_key,
+             records.numeric_class AS of_class, records.network AS of_network, trusted, results, worked_at, barred_at IS NOT NULL AS "barred!"
            FROM worker_records records JOIN workers USING (worker_id) WHERE worker_id = $1
            FOR NO KEY UPDATE OF records"#,
         worker.0,
@@ -60,9 +60,9 @@ pub async fn lock(
     .fetch_one(&mut **tx)
     .await?;
     Ok(Record {
-        worker: identity(&row.public_key, row.numeric_class)?,
+        worker: identity(&row.public_key, row.numeric_class, row.network)?,
         trust: Trust {
-            of: identity(&row.of_key, row.of_class)?,
+            of: identity(&row.of_key, row.of_class, row.of_network)?,
             trusted: row.trusted.unsigned_abs(),
             worked_at: row.worked_at,
         },
@@ -71,7 +71,11 @@ pub async fn lock(
     })
 }
 
-fn identity(public_key: &[u8], numeric_class: String) -> sqlx::Result<Identity> {
+fn identity(
+    public_key: &[u8],
+    numeric_class: String,
+    network: Option<String>,
+) -> sqlx::Result<Identity> {
     let public_key = public_key
         .try_into()
         .map_err(|_| sqlx::Error::ColumnDecode {
@@ -81,6 +85,7 @@ fn identity(public_key: &[u8], numeric_class: String) -> sqlx::Result<Identity> 
     Ok(Identity {
         public_key,
         numeric_class,
+        network,
     })
 }
 
@@ -95,7 +100,7 @@ pub async fn judge(
     let trusted = POLICY.after(record.trusted(now), checked);
     sqlx::query!(
         "UPDATE worker_records
-         SET trusted = $2, public_key = $3, numeric_class = $4, worked_at = $5,
+         SET trusted = $2, public_key = $3, numeric_class = $4, worked_at = $5, network = coalesce($7, network),
              strikes = CASE WHEN $6 THEN strikes ELSE greatest(strikes - 1, 0) END
          WHERE worker_id = $1",
         worker.0,
@@ -104,6 +109,7 @@ pub async fn judge(
         record.worker.numeric_class,
         now,
         checked == Checked::Refuted,
+        record.worker.network,
     )
     .execute(&mut **tx)
     .await
@@ -146,8 +152,8 @@ pub(crate) async fn strike(
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "INSERT INTO worker_records AS records (worker_id, public_key, numeric_class, worked_at, strikes)
-         SELECT worker_id, public_key, workers.numeric_class, $2, $3
+        "INSERT INTO worker_records AS records (worker_id, public_key, numeric_class, network, worked_at, strikes)
+         SELECT worker_id, public_key, workers.numeric_class, network, $2, $3
          FROM attempts JOIN workers USING (worker_id) WHERE attempt_id = $1
          ON CONFLICT (worker_id) DO UPDATE
          SET strikes = least(records.strikes + excluded.strikes, $4),

@@ -254,17 +254,19 @@ pub async fn find_all(
     Ok(found)
 }
 
-/// Takes note that a token request of this moment was answered. False when it, or a later one, was answered before.
+/// Takes note that a token request of this moment, out of this network, was answered. False when it, or a later one, was
+/// answered before.
 pub async fn note_token(
     conn: &mut PgConnection,
     worker: WorkerId,
-    issued_at_ms: u64,
+    (issued_at_ms, network): (u64, Option<&str>),
 ) -> sqlx::Result<bool> {
     let noted = sqlx::query!(
-        "UPDATE workers SET token_issued_at = $2
+        "UPDATE workers SET token_issued_at = $2, network = coalesce($3, network)
          WHERE worker_id = $1 AND token_issued_at < $2 AND revoked_at IS NULL",
         worker.0,
         saturate(issued_at_ms),
+        network,
     )
     .execute(conn)
     .await?;

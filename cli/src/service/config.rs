@@ -4,8 +4,11 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use anyhow::Context as _;
 use clap::Args;
-use comptoir_domain::{amount::Amount, limits::Limits, refund::Caps};
+use comptoir_domain::{
+    amount::Amount, limits::Limits, policy::holdback::DisputeWindows, refund::Caps,
+};
 use secrecy::SecretString;
+use time::Duration;
 use url::Url;
 
 /// Requests a minute of the client-facing service: with a credential, and from an address without one.
@@ -191,6 +194,50 @@ pub struct SchedulerArgs {
         default_value_t = SCHEDULER_RATES.1
     )]
     pub rate_limit_anonymous: u32,
+    #[command(flatten)]
+    pub disputes: Disputes,
+}
+
+/// How long results may be disputed: pay that is held back of a worker that stopped is released after it.
+#[derive(Debug, Clone, Args)]
+pub struct Disputes {
+    /// For so many seconds.
+    #[arg(long, env = "COMPTOIR_DISPUTE_WINDOW_S", default_value_t = Self::default().dispute_window_s)]
+    pub dispute_window_s: u32,
+    /// For so many seconds where the pay is large.
+    #[arg(long, env = "COMPTOIR_DISPUTE_WINDOW_LARGE_S", default_value_t = Self::default().dispute_window_large_s)]
+    pub dispute_window_large_s: u32,
+    /// From so many base units on it is.
+    #[arg(long, env = "COMPTOIR_LARGE_PAY_BASE", default_value_t = Self::default().large_pay_base)]
+    pub large_pay_base: u128,
+}
+
+impl Default for Disputes {
+    /// What the command line takes where nothing is said.
+    fn default() -> Self {
+        let windows = DisputeWindows::default();
+        let seconds = |window: Duration| u32::try_from(window.whole_seconds()).unwrap_or(u32::MAX);
+        Self {
+            dispute_window_s: seconds(windows.usual),
+            dispute_window_large_s: seconds(windows.large),
+            large_pay_base: windows.large_from.base(),
+        }
+    }
+}
+
+impl Disputes {
+    /// The windows.
+    ///
+    /// # Errors
+    /// When an amount is larger than any can be.
+    pub fn windows(&self) -> anyhow::Result<DisputeWindows> {
+        Ok(DisputeWindows {
+            usual: Duration::seconds(self.dispute_window_s.into()),
+            large: Duration::seconds(self.dispute_window_large_s.into()),
+            large_from: Amount::from_base(self.large_pay_base)
+                .context("COMPTOIR_LARGE_PAY_BASE is larger than an amount can be")?,
+        })
+    }
 }
 
 /// The nodes that tell of the chain.

@@ -47,6 +47,7 @@ pub async fn start(args: SchedulerArgs, stop: CancellationToken) -> anyhow::Resu
         )?,
         ..Edge::default()
     };
+    state.dispute_windows = args.disputes.windows()?;
     let signing = Arc::clone(&state.keys);
     keys::follow(&args.web.keys, stop.clone(), move |ring| {
         signing.replace(ring);

@@ -2,6 +2,8 @@
 //! a draw from a committed seed that anyone can repeat once the seed is shown.
 #![deny(clippy::float_arithmetic)]
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use time::{Duration, OffsetDateTime};
@@ -110,13 +112,42 @@ impl AuditPolicy {
     }
 }
 
-/// Whose trust it is: with another key or another numeric class it starts anew.
+/// Whose trust it is: with another key, another numeric class or out of another network it starts anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The worker's Ed25519 key.
     pub public_key: [u8; 32],
     /// The numeric class that it measured.
     pub numeric_class: String,
+    /// Where its last token was asked for from, as [`block_of`] says; `None` where nobody saw.
+    pub network: Option<String>,
+}
+
+impl Identity {
+    /// Is this still the worker that earned the trust? A network that nobody saw changes nothing.
+    #[must_use]
+    pub fn is_still(&self, earlier: &Self) -> bool {
+        let moved =
+            matches!((&self.network, &earlier.network), (Some(now), Some(then)) if now != then);
+        self.public_key == earlier.public_key
+            && self.numeric_class == earlier.numeric_class
+            && !moved
+    }
+}
+
+/// The block that an address is in: 256 addresses of IPv4, and what one site gets of IPv6.
+#[must_use]
+pub fn block_of(address: IpAddr) -> String {
+    match address.to_canonical() {
+        IpAddr::V4(address) => {
+            let [a, b, c, _] = address.octets();
+            format!("{}/24", Ipv4Addr::new(a, b, c, 0))
+        }
+        IpAddr::V6(address) => {
+            let [a, b, c, ..] = address.segments();
+            format!("{}/48", Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0))
+        }
+    }
 }
 
 /// What a worker has earned.
@@ -131,11 +162,11 @@ pub struct Trust {
 }
 
 impl Trust {
-    /// What is left of it now: all, or nothing after a change of key or class, or a week without a result.
+    /// What is left of it now: all, or nothing after a change of key, class or network, or a week without a result.
     #[must_use]
     pub fn left(&self, worker: &Identity, now: OffsetDateTime) -> u32 {
         let idle = now - self.worked_at;
-        if self.of == *worker && idle <= IDLE_MAX {
+        if worker.is_still(&self.of) && idle <= IDLE_MAX {
             self.trusted
         } else {
             0
@@ -245,11 +276,12 @@ mod tests {
     }
 
     #[test]
-    fn trust_is_lost_with_the_key_with_the_class_and_after_a_week() {
+    fn trust_is_lost_with_the_key_the_class_or_the_network_and_after_a_week() {
         let worked_at = datetime!(2026-11-22 12:00 UTC);
         let of = Identity {
             public_key: [1; 32],
             numeric_class: "cpu-1t-a".into(),
+            network: Some(block_of("192.0.2.7".parse().unwrap())),
         };
         let trust = Trust {
             of: of.clone(),
@@ -264,10 +296,35 @@ mod tests {
         };
         let other_class = Identity {
             numeric_class: "cpu-2t-a".into(),
-            ..of
+            ..of.clone()
         };
         assert_eq!(trust.left(&other_key, worked_at), 0);
         assert_eq!(trust.left(&other_class, worked_at), 0);
+        let seen_at = |address: &str| Identity {
+            network: Some(block_of(address.parse().unwrap())),
+            ..of.clone()
+        };
+        for (address, left) in [
+            ("192.0.2.200", 30),
+            ("::ffff:192.0.2.9", 30),
+            ("192.0.3.7", 0),
+            ("2001:db8::1", 0),
+        ] {
+            assert_eq!(trust.left(&seen_at(address), worked_at), left, "{address}");
+        }
+        let unseen = Identity {
+            network: None,
+            ..of
+        };
+        assert_eq!(trust.left(&unseen, worked_at), 30);
+    }
+
+    #[test]
+    fn a_site_of_ipv6_is_one_block() {
+        let block = |address: &str| block_of(address.parse().unwrap());
+        assert_eq!(block("2001:db8:7:1::1"), "2001:db8:7::/48");
+        assert_eq!(block("2001:db8:7:ffff::1"), block("2001:db8:7:1::1"));
+        assert_ne!(block("2001:db8:8::1"), block("2001:db8:7::1"));
     }
 
     #[test]

@@ -1,12 +1,45 @@
 //! When pay that is held back is released: after so many later results of the same worker, or once a worker that has
-//! stopped has been silent for the dispute window.
+//! stopped has been silent for the dispute window of the job.
 
-use time::{Duration, OffsetDateTime};
+use time::Duration;
 
 use super::AuditPolicy;
+use crate::amount::Amount;
 
-/// How long a result may be disputed: what is held back of a worker that works no more is released after it.
-pub const DISPUTE_WINDOW: Duration = Duration::hours(1);
+/// How long results may be disputed: what is held back of a worker that works no more is released after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DisputeWindows {
+    /// Of most jobs.
+    pub usual: Duration,
+    /// Of jobs whose pay is large.
+    pub large: Duration,
+    /// From this pay on it is, in base units.
+    pub large_from: Amount,
+}
+
+impl Default for DisputeWindows {
+    /// An hour; a day from 100 tokens of 18 decimals on.
+    fn default() -> Self {
+        Self {
+            usual: Duration::hours(1),
+            large: Duration::hours(24),
+            large_from: Amount::from_base(100_000_000_000_000_000_000).expect("below 2^120"),
+        }
+    }
+}
+
+impl DisputeWindows {
+    /// The window of a job with this pay.
+    #[must_use]
+    pub fn of(&self, pay: Amount) -> Duration {
+        if pay < self.large_from {
+            self.usual
+        } else {
+            self.large
+        }
+    }
+}
+
 /// An owner that leaves is owed everything by then; what is held back is released this long before.
 pub const EXIT_MARGIN: Duration = Duration::minutes(20);
 
@@ -18,17 +51,10 @@ impl AuditPolicy {
     }
 }
 
-/// Is the pay of a result of that moment released because its worker has stopped?
-#[must_use]
-pub fn is_past_dispute(completed_at: OffsetDateTime, now: OffsetDateTime) -> bool {
-    now - completed_at > DISPUTE_WINDOW
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::policy::audit::POLICY;
-    use time::macros::datetime;
 
     #[test]
     fn pay_is_released_by_the_fiftieth_later_result() {
@@ -42,12 +68,12 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_stopped_waits_for_the_dispute_window() {
-        let done = datetime!(2026-11-22 12:00 UTC);
-        assert!(!is_past_dispute(done, done + DISPUTE_WINDOW));
-        assert!(is_past_dispute(
-            done,
-            done + DISPUTE_WINDOW + Duration::SECOND
-        ));
+    fn large_pay_may_be_disputed_for_longer() {
+        let windows = DisputeWindows::default();
+        let below = windows
+            .large_from
+            .checked_sub(Amount::from_base(1).unwrap());
+        assert_eq!(windows.of(below.unwrap()), Duration::hours(1));
+        assert_eq!(windows.of(windows.large_from), Duration::DAY);
     }
 }

@@ -1,7 +1,8 @@
 //! A signature becomes a worker token; the key set that signs them.
 
 use axum::{extract::State, http::StatusCode};
-use comptoir_http::{Problem, extract::Json, jwt::Jwks};
+use comptoir_domain::policy::audit::block_of;
+use comptoir_http::{Problem, client_ip, extract::Json, jwt::Jwks};
 use comptoir_store::workers;
 use comptoir_wire::token::{
     TOKEN_LIFE_S, TOKEN_SKEW_MS, WorkerTokenReply, WorkerTokenRequest, token_signing_bytes,
@@ -57,9 +58,11 @@ async fn issue(
         .detail(format!("The server's clock says {now_ms}")));
     }
     drop(conn);
+    let network = client_ip::current().map(block_of);
     detached(async move {
         let mut conn = state.db.acquire().await?;
-        if workers::note_token(&mut conn, request.worker_id, request.issued_at_ms).await? {
+        let noted = (request.issued_at_ms, network.as_deref());
+        if workers::note_token(&mut conn, request.worker_id, noted).await? {
             let token = state.keys.worker_token(request.worker_id, now);
             Ok(Json(WorkerTokenReply {
                 token,

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use axum::extract::State;
-use comptoir_domain::id::{AttemptId, LeaseToken};
+use comptoir_domain::{
+    id::{AttemptId, LeaseToken},
+    policy::Standing,
+};
 use comptoir_http::{Problem, extract::Json};
 use comptoir_store::{
     attempts::{self, Orders},
@@ -21,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{detached, exceeded, reports};
 use crate::{
     BLOB_BYTES_MAX, SchedulerState,
-    auth::Caller,
+    auth::{self, Caller},
     groups::{Claim, Claimed, NotClaimed},
     metrics::{LEASES, POLLS},
 };
@@ -44,7 +47,7 @@ pub(super) fn router() -> OpenApiRouter<SchedulerState> {
     responses(
         (status = 200, body = WorkReply),
         (status = 401, body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "`worker_revoked`", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "`worker_revoked`, `worker_barred`", body = Problem, content_type = "application/problem+json"),
         (status = 422, body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -54,6 +57,9 @@ async fn exchange(
     Json(request): Json<WorkRequest>,
 ) -> Result<Json<WorkReply>, Problem> {
     request.check().map_err(exceeded)?;
+    if worker.standing == Standing::Barred && asks_only(&request) {
+        return Err(auth::barred());
+    }
     // Subscribed before the first look, so that nothing is missed between a look and the wait after it.
     let mut work = state.wake.subscribe(Channel::Work);
     let mut orders = state.wake.subscribe(Channel::Worker(worker.id));
@@ -78,6 +84,15 @@ async fn exchange(
         }
         wait(&state, (&mut work, &mut orders), left.min(POLL), wanted > 0).await;
     }
+}
+
+/// Does the worker want leases, and nothing else? One that is barred still reports, and shows what it sealed.
+fn asks_only(request: &WorkRequest) -> bool {
+    request.wanted > 0
+        && request.held.is_empty()
+        && request.seals.is_empty()
+        && request.reveals.is_empty()
+        && request.failures.is_empty()
 }
 
 async fn wait(

@@ -27,14 +27,21 @@ async fn move_all(
     fate: Fate,
     now: OffsetDateTime,
 ) -> Result<Progress, StepError> {
-    let workers = holdback::due(&mut *state.db.acquire().await?, fate, now, ROUND_MAX).await?;
+    let workers = holdback::due(
+        &mut *state.db.acquire().await?,
+        (fate, state.dispute_windows),
+        now,
+        ROUND_MAX,
+    )
+    .await?;
     let (word, mut done) = match fate {
         Fate::Released => ("released", 0),
         Fate::Forfeited => ("forfeited", 0),
     };
     for worker in &workers {
         let mut tx = state.db.begin().await?;
-        let moved = holdback::move_due(&mut tx, *worker, fate, now).await?;
+        let moved =
+            holdback::move_due(&mut tx, *worker, (fate, state.dispute_windows), now).await?;
         tx.commit().await?;
         if moved > 0 {
             tracing::info!(%worker, jobs = moved, fate = word, "held-back pay moved");

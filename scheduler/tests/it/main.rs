@@ -10,6 +10,7 @@ mod every_route;
 mod faults;
 mod groups;
 mod harness;
+mod holdback;
 mod identity;
 mod life;
 mod matching;

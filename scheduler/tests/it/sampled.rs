@@ -11,7 +11,7 @@ use comptoir_domain::{
     },
 };
 use comptoir_scheduler::{steps, stub::StubWorker};
-use comptoir_store::{draws, holdback, ledger, verdicts};
+use comptoir_store::{draws, ledger, verdicts};
 use sqlx::PgPool;
 use time::Duration;
 
@@ -20,12 +20,12 @@ use crate::harness::{
 };
 
 /// What the worker of one sampled inference job earns: 40,000 less the fee of a tenth, by weights in millionths.
-const EARNED: u128 = 35_999;
+pub const EARNED: u128 = 35_999;
 /// What the client pays for it.
-const PAID: u128 = 44_000;
+pub const PAID: u128 = 44_000;
 
 /// Gives a worker the record of one with as many confirmed results as bring the rate to its floor.
-async fn trust(bench: &Bench, worker: &StubWorker) {
+pub async fn trust(bench: &Bench, worker: &StubWorker) {
     sqlx::query(
         "INSERT INTO worker_records (worker_id, trusted, public_key, numeric_class, worked_at)
          SELECT worker_id, 39, public_key, numeric_class, now() FROM workers WHERE worker_id = $1
@@ -37,7 +37,7 @@ async fn trust(bench: &Bench, worker: &StubWorker) {
     .unwrap();
 }
 
-async fn change_record(bench: &Bench, worker: &StubWorker, change: &'static str) {
+pub async fn change_record(bench: &Bench, worker: &StubWorker, change: &'static str) {
     let changed = sqlx::query(change)
         .bind(worker.id.0)
         .execute(&bench.owner)
@@ -47,7 +47,7 @@ async fn change_record(bench: &Bench, worker: &StubWorker, change: &'static str)
 }
 
 /// `(trusted, strikes, barred)` of a worker.
-async fn record(bench: &Bench, worker: &StubWorker) -> (i32, i32, bool) {
+pub async fn record(bench: &Bench, worker: &StubWorker) -> (i32, i32, bool) {
     sqlx::query_as(
         "SELECT trusted, strikes, barred_at IS NOT NULL FROM worker_records WHERE worker_id = $1",
     )
@@ -58,7 +58,7 @@ async fn record(bench: &Bench, worker: &StubWorker) -> (i32, i32, bool) {
 }
 
 /// Submits sampled jobs, which `worker` computes and `auditor` confirms where drawn, until one is not drawn.
-async fn undrawn(
+pub async fn undrawn(
     bench: &Bench,
     client: Client,
     worker: &StubWorker,
@@ -92,19 +92,12 @@ async fn seal_a_batch(bench: &Bench) {
     .unwrap();
 }
 
-async fn move_pay(bench: &Bench) -> usize {
-    steps::holdback::move_pay(&bench.state, now())
-        .await
-        .unwrap()
-        .done
-}
-
-async fn held_back(bench: &Bench, byte: u8) -> u128 {
+pub async fn held_back(bench: &Bench, byte: u8) -> u128 {
     let address = alloy_primitives::Address::repeat_byte(byte);
     bench.balances(address).await.held_back.base()
 }
 
-async fn available(bench: &Bench, byte: u8) -> u128 {
+pub async fn available(bench: &Bench, byte: u8) -> u128 {
     bench
         .available(alloy_primitives::Address::repeat_byte(byte))
         .await
@@ -167,107 +160,35 @@ async fn a_new_worker_s_result_is_confirmed_by_another_owner_whom_the_house_pays
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn pay_that_is_held_back_is_released_by_fifty_later_results(db: PgPool) {
+async fn trust_from_another_network_does_not_count(db: PgPool) {
     let bench = Bench::new(db).await;
     let client = bench.client().await;
-    let (worker, auditor) = (bench.worker(0xa1).await, bench.worker(0xb0).await);
+    let (mut worker, auditor) = (bench.worker(0xa1).await, bench.worker(0xb0).await);
     trust(&bench, &worker).await;
-    let job = undrawn(&bench, client, &worker, &auditor).await;
-    assert_eq!(
-        bench.job(client, job).await.verdict.as_deref(),
-        Some("sampled")
-    );
-    let held = held_back(&bench, 0xa1).await;
-    assert!(held >= EARNED);
-    let later = "UPDATE worker_records SET results = results + 49 WHERE worker_id = $1";
-    change_record(&bench, &worker, later).await;
-    let last: i64 = sqlx::query_scalar("SELECT max(number) FROM holdbacks")
+    let draw = async |worker: &StubWorker| {
+        let job = bench.submit(client, &inference(), Tier::Sampled).await;
+        compute(&[(worker, &[1.0])]).await;
+        assert_eq!(bench.rule().await, 1);
+        let made = draws::find(&mut bench.owner.acquire().await.unwrap(), job).await;
+        if bench.job(client, job).await.state != JobState::Completed {
+            compute(&[(&auditor, &[1.0])]).await;
+            assert_eq!(bench.rule().await, 1);
+        }
+        made.unwrap().unwrap().draw.trusted
+    };
+    // Where it asks from becomes known, and is where its trust was earned.
+    worker.refresh(now() + Duration::SECOND).await.unwrap();
+    let known: String = sqlx::query_scalar("SELECT network FROM workers WHERE worker_id = $1")
+        .bind(worker.id.0)
         .fetch_one(&bench.owner)
         .await
         .unwrap();
-    let before = usize::try_from(last - 1).unwrap();
-    assert_eq!(
-        move_pay(&bench).await,
-        before,
-        "those of earlier jobs alone"
-    );
-    let later = "UPDATE worker_records SET results = results + 1 WHERE worker_id = $1";
-    change_record(&bench, &worker, later).await;
-    assert_eq!((move_pay(&bench).await, move_pay(&bench).await), (1, 0));
-    assert_eq!(held_back(&bench, 0xa1).await, 0);
-    assert_eq!(available(&bench, 0xa1).await, held);
-}
-
-#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn a_worker_that_is_taken_out_is_paid_once_the_dispute_window_has_passed(db: PgPool) {
-    let bench = Bench::new(db).await;
-    let client = bench.client().await;
-    let (worker, auditor) = (bench.worker(0xa1).await, bench.worker(0xb0).await);
-    trust(&bench, &worker).await;
-    undrawn(&bench, client, &worker, &auditor).await;
-    change_record(
-        &bench,
-        &worker,
-        "UPDATE workers SET revoked_at = now() WHERE worker_id = $1",
-    )
-    .await;
-    assert_eq!(move_pay(&bench).await, 0);
-    let later = now() + Duration::HOUR + Duration::MINUTE;
-    let moved = steps::holdback::move_pay(&bench.state, later)
-        .await
-        .unwrap();
-    assert!(moved.done >= 1);
-    assert_eq!(held_back(&bench, 0xa1).await, 0);
-}
-
-#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn a_refuted_worker_is_barred_and_what_is_held_back_of_it_returns_to_the_clients(db: PgPool) {
-    let bench = Bench::new(db).await;
-    let client = bench.client().await;
-    let (liar, honest, third) = (
-        bench.worker(0xa1).await,
-        bench.worker(0xb0).await,
-        bench.worker(0xca).await,
-    );
-    trust(&bench, &liar).await;
-    let earlier = undrawn(&bench, client, &liar, &honest).await;
-    let held = held_back(&bench, 0xa1).await;
-    let doubt = "UPDATE worker_records SET trusted = 0 WHERE worker_id = $1";
-    change_record(&bench, &liar, doubt).await;
-
-    let before = bench.available(client.address).await;
-    let job = bench.submit(client, &inference(), Tier::Sampled).await;
-    let lie = compute(&[(&liar, &[9.0])]).await;
-    assert_eq!(bench.rule().await, 1);
-    compute(&[(&honest, &[1.0])]).await;
-    assert_eq!(bench.rule().await, 1);
-    compute(&[(&third, &[1.0])]).await;
-    assert_eq!(bench.rule().await, 1);
-    assert_eq!(bench.attempt(lie[0].attempt_id).await.0, "rejected");
-    // The first of the two that agree is paid by the client, the other by the house; neither waits.
-    assert_eq!(bench.earned(job).await, BTreeMap::from([(0xb0, EARNED)]));
-    assert_eq!(record(&bench, &liar).await, (0, 0, true));
-
-    assert_eq!(
-        move_pay(&bench).await,
-        usize::try_from(held / EARNED).unwrap()
-    );
-    assert_eq!(held_back(&bench, 0xa1).await, 0);
-    assert_eq!(available(&bench, 0xa1).await, 0);
-    assert_eq!(bench.available(client.address).await, before - PAID + held);
-    let mut conn = bench.owner.acquire().await.unwrap();
-    let fates = holdback::of_job(&mut conn, earlier).await.unwrap();
-    assert_eq!(fates[0].state, "forfeited");
-    // It is offered nothing any more, and what it computed says why.
-    bench.submit(client, &inference(), Tier::None).await;
-    assert_eq!(ask(&liar, 9).await.leases, []);
-    let verdict = verdicts::find_decided(&mut conn, client.account, job)
-        .await
-        .unwrap()
-        .unwrap()
-        .unwrap();
-    assert_eq!(verdict.evidence["results"][0]["accepted"], false);
-    assert_eq!(verdict.evidence["draw"]["audited"], true);
+    assert_eq!(known, "127.0.0.0/24");
+    assert_eq!(draw(&worker).await, 39);
+    let moved = "UPDATE workers SET network = '192.0.2.0/24' WHERE worker_id = $1";
+    change_record(&bench, &worker, moved).await;
+    assert_eq!(draw(&worker).await, 0);
+    assert_eq!(record(&bench, &worker).await.0, 1, "it earns trust there");
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

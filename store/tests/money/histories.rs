@@ -10,6 +10,7 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AccountId, AttemptId, JobId, WorkerId},
     job::Tier,
+    policy::holdback::DisputeWindows,
     price::{self, Meter},
     refund::Caps,
 };
@@ -419,7 +420,9 @@ impl History {
                 } else {
                     (Fate::Released, results - 50)
                 };
-                let moved = holdback::move_due(tx, worker, fate, NOW).await.unwrap();
+                let moved = holdback::move_due(tx, worker, (fate, DisputeWindows::default()), NOW)
+                    .await
+                    .unwrap();
                 let expected = after.move_held_back(OWNERS[owner], forfeit, up_to);
                 assert!(moved >= expected, "{moved} moved, of this asset {expected}");
                 unbar(tx, worker).await;

@@ -79,6 +79,12 @@ impl CallError {
         matches!(self.code(), Some("worker_revoked" | "signature_refused"))
     }
 
+    /// Does the server give this worker no work, until an operator lifts it?
+    #[must_use]
+    pub fn is_barred(&self) -> bool {
+        self.code() == Some("worker_barred")
+    }
+
     /// Is the attempt somebody else's, or nobody's?
     #[must_use]
     pub fn is_stale(&self) -> bool {

@@ -47,6 +47,9 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// The pause after heartbeats that were not answered.
 const HEARTBEAT_AGAIN: Duration = Duration::from_secs(1);
 
+/// The pause of a worker that is barred.
+const BARRED_AGAIN: Duration = Duration::from_mins(1);
+
 /// What `run` is told.
 #[derive(Debug, Clone)]
 pub struct RunOptions {
@@ -240,6 +243,14 @@ impl Daemon {
                     }
                 }
                 Err(error) if error.is_final() => return self.note_refused(error),
+                Err(error) if error.is_barred() => {
+                    let again_s = BARRED_AGAIN.as_secs();
+                    tracing::error!(%error, again_s, "this worker is barred; it asks again, in case that is lifted");
+                    tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        () = sleep(BARRED_AGAIN) => continue,
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "asking for work failed"),
             }
             tokio::select! {
