@@ -2,6 +2,7 @@
 //! is kept. The token and its prices are kept too, and compared with the database by whoever commits what was priced with them.
 
 use std::{
+    collections::HashSet,
     fmt,
     hash::Hash,
     num::NonZeroUsize,
@@ -15,16 +16,19 @@ use comptoir_domain::{
 use comptoir_store::{
     assets::{self, AssetError},
     blobs::Blob,
-    prices,
+    prices, unstable,
 };
 use lru::LruCache;
-use sqlx::PgConnection;
-use time::OffsetDateTime;
+use sqlx::{PgConnection, PgPool};
+use time::{Duration, OffsetDateTime};
 
 /// Most blobs whose readers are remembered.
 const OWNED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("above zero");
 /// Most programs and heads of tensor files; each may have some hundred kilobytes.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(128).expect("above zero");
+
+/// How long it is believed which programs are unstable.
+const UNSTABLE_KEPT_FOR: Duration = Duration::seconds(10);
 
 /// What was found once.
 pub(crate) struct Facts {
@@ -35,7 +39,11 @@ pub(crate) struct Facts {
     /// The heads of tensor files.
     pub heads: Kept<Sha256, Arc<TensorsHeader>>,
     terms: Mutex<Option<Arc<Terms>>>,
+    unstable: Mutex<Option<(OffsetDateTime, Arc<Unstable>)>>,
 }
+
+/// Programs that nobody can verify now, each on a kind of device.
+type Unstable = HashSet<(Sha256, Device)>;
 
 /// What prices are made of.
 #[derive(Debug, PartialEq, Eq)]
@@ -55,6 +63,7 @@ impl Default for Facts {
             programs: Kept::new(FILES_MAX),
             heads: Kept::new(FILES_MAX),
             terms: Mutex::default(),
+            unstable: Mutex::default(),
         }
     }
 }
@@ -102,6 +111,30 @@ impl Facts {
         let terms = Arc::new(Terms { asset, prices });
         *lock(&self.terms) = Some(Arc::clone(&terms));
         Ok(terms)
+    }
+}
+
+impl Facts {
+    /// Can no worker that is there be held to its result for this program? Looked up every few seconds and not for each job:
+    /// a job that slips through ends as unstable once more, and its owner pays nothing.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_unstable(
+        &self,
+        db: &PgPool,
+        (program, device): (Sha256, Device),
+        now: OffsetDateTime,
+    ) -> sqlx::Result<bool> {
+        let kept = lock(&self.unstable).clone();
+        let fresh = kept.filter(|(at, _)| (now - *at).abs() < UNSTABLE_KEPT_FOR);
+        if let Some((_, unstable)) = fresh {
+            return Ok(unstable.contains(&(program, device)));
+        }
+        let unstable = unstable::programs(&mut *db.acquire().await?, now).await?;
+        let unstable = Arc::new(unstable);
+        *lock(&self.unstable) = Some((now, Arc::clone(&unstable)));
+        Ok(unstable.contains(&(program, device)))
     }
 }
 

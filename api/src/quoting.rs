@@ -26,6 +26,9 @@ use crate::{
 /// How long a quote binds.
 pub(crate) const QUOTE_LIFETIME: Duration = Duration::minutes(15);
 
+/// Why a program is not verified.
+const UNSTABLE: &str = "workers of every class that is there could not agree on this program; take `none`, or come back when others joined";
+
 /// What is to be priced.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
@@ -56,6 +59,11 @@ pub(crate) async fn price(
         let error = |it: fit::Misfit| FieldError::new(in_spec(&it.pointer), it.detail);
         Problem::invalid_fields(misfits.into_iter().map(error))
     })?;
+    let verified = (spec.program(), device);
+    let facts = &state.submissions.facts;
+    if tier != Tier::None && facts.is_unstable(&state.db, verified, now).await? {
+        return Err(Problem::invalid("/tier", UNSTABLE));
+    }
     let amount = price::amount(&fit.meter, &version)
         .ok_or_else(|| Problem::invalid("/spec", "the job is too large to be priced"))?;
     Ok(NewQuote {

@@ -56,6 +56,7 @@ pub mod splits;
 pub mod statement;
 pub mod tenant;
 pub mod transactions;
+pub mod unstable;
 pub mod uploads;
 pub mod verdicts;
 pub mod wake;

@@ -234,3 +234,48 @@ async fn a_blob_of_another_account_is_as_unknown_as_none(db: PgPool) {
         "nothing tells them apart"
     );
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_program_that_no_worker_can_be_held_to_is_not_verified(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (asset, _) = market::open(&app).await;
+    let (session, _) = market::client(&app, &asset, crate::jobs::RICH).await;
+    let (owner, _) = app.bound_session().await;
+    market::join(&app, &owner, &market::worker("a")).await;
+    let spec = training(&app, &session, "mlp.pt2").await;
+    let job = market::job(&app, &session, "none").await;
+    let marks = async |class: &str| {
+        sqlx::query("INSERT INTO unstable_classes VALUES ($1, $2, decode($3, 'hex'), $4)")
+            .bind(
+                job.text("/id")
+                    .parse::<comptoir_domain::id::JobId>()
+                    .unwrap()
+                    .0,
+            )
+            .bind(class)
+            .bind(spec["program"].as_str().unwrap())
+            .bind(app.now())
+            .execute(&app.owner)
+            .await
+            .unwrap();
+    };
+    let tries = async |tier: &str, status: StatusCode| {
+        app.pass(time::Duration::seconds(10));
+        quote(&app, &session, &spec, tier).await.expect(status)
+    };
+    marks("gone").await;
+    tries("sampled", StatusCode::CREATED).await;
+    marks("a").await;
+    for tier in ["sampled", "replicated", "quorum"] {
+        let refused = tries(tier, StatusCode::UNPROCESSABLE_ENTITY).await;
+        assert_eq!(pointers(&refused), ["/tier"]);
+    }
+    tries("none", StatusCode::CREATED).await;
+    // Another program is none of it, and a worker of another class ends it.
+    let other = training(&app, &session, "convnet.pt2").await;
+    quote(&app, &session, &other, "sampled")
+        .await
+        .expect(StatusCode::CREATED);
+    market::join(&app, &owner, &market::worker("b")).await;
+    tries("sampled", StatusCode::CREATED).await;
+}
