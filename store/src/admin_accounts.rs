@@ -9,7 +9,12 @@ use sqlx::PgConnection;
 use time::{OffsetDateTime, Time};
 use uuid::Uuid;
 
-use crate::{PgTransaction, codec::to_address, limits::to_bigint};
+use crate::{
+    PgTransaction,
+    codec::to_address,
+    limits::to_bigint,
+    sessions::{self, EndReason},
+};
 
 /// An account and what was decided about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,8 +142,8 @@ pub async fn holdings(
     })
 }
 
-/// Stops an account from submitting, withdrawing and making keys; its workers get no leases. It may read, and may leave
-/// on-chain. Freezing it again changes nothing.
+/// Stops an account from submitting, withdrawing and making keys; its workers get no leases. Its sessions end, and none begins;
+/// its API keys read and cancel, and it may leave on-chain. Says how many sessions ended. Freezing it again changes nothing.
 ///
 /// # Errors
 /// When there is none, or it is an administrator's.
@@ -147,7 +152,7 @@ pub async fn freeze(
     id: AccountId,
     reason: &str,
     now: OffsetDateTime,
-) -> Result<(), ControlError> {
+) -> Result<u64, ControlError> {
     if lock(tx, id).await? {
         return Err(ControlError::IsAdmin);
     }
@@ -161,7 +166,7 @@ pub async fn freeze(
     )
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(sessions::end_all(tx, id, EndReason::Operator, now).await?)
 }
 
 /// Lets a frozen account go on. Doing it again changes nothing.

@@ -10,7 +10,10 @@ use comptoir_domain::{
 use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-use crate::{PgTransaction, codec};
+use crate::{
+    PgTransaction, codec,
+    limits::{self, LimitError},
+};
 
 /// How somebody signed in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,8 @@ pub enum EndReason {
     TokenReused,
     /// The account's password was replaced.
     PasswordReset,
+    /// An operator froze the account.
+    Operator,
 }
 
 impl Method {
@@ -56,6 +61,7 @@ impl EndReason {
             Self::Logout => "logout",
             Self::TokenReused => "token_reused",
             Self::PasswordReset => "password_reset",
+            Self::Operator => "operator",
         }
     }
 }
@@ -69,6 +75,17 @@ pub struct LiveSession {
     pub account: AccountId,
     /// The account's bound address.
     pub address: Option<Address>,
+}
+
+/// Why no session was started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// An operator froze the account.
+    #[error("the account is frozen")]
+    Frozen,
+    /// Postgres failed.
+    #[error("start a session")]
+    Database(#[from] sqlx::Error),
 }
 
 /// Why a refresh token is worth nothing.
@@ -91,13 +108,17 @@ pub enum RefreshError {
 }
 
 /// Starts a session: somebody signed in.
+///
+/// # Errors
+/// When the account is frozen.
 pub async fn start(
     tx: &mut PgTransaction<'_>,
     (account, method): (AccountId, Method),
     credential: Credential,
     now: OffsetDateTime,
     expires_at: OffsetDateTime,
-) -> sqlx::Result<SessionId> {
+) -> Result<SessionId, StartError> {
+    refuse_frozen(tx, account).await?;
     let id = SessionId::generate();
     let (refresh, cookie) = match credential {
         Credential::RefreshToken(token) => (Some(token), None),
@@ -119,6 +140,21 @@ pub async fn start(
         insert_token(tx, (id, account), token, (now, expires_at)).await?;
     }
     Ok(id)
+}
+
+/// Whoever freezes the account in this moment ends the session that is about to begin, or is seen here: both lock the account.
+async fn refuse_frozen(tx: &mut PgTransaction<'_>, account: AccountId) -> Result<(), StartError> {
+    sqlx::query!(
+        "SELECT account_id FROM accounts WHERE account_id = $1 FOR SHARE",
+        account.0
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    match limits::refuse_frozen(tx, account).await {
+        Ok(()) => Ok(()),
+        Err(LimitError::Frozen | LimitError::Reached(_)) => Err(StartError::Frozen),
+        Err(LimitError::Database(error)) => Err(error.into()),
+    }
 }
 
 async fn insert_token(

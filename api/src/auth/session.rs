@@ -14,7 +14,8 @@ use comptoir_domain::{
 use comptoir_http::client_ip;
 use comptoir_store::{
     PgTransaction, audit,
-    sessions::{self, Credential, EndReason, Method},
+    limits::LimitError,
+    sessions::{self, Credential, EndReason, Method, StartError},
 };
 use serde::{Deserialize, Serialize};
 use time::{Duration, OffsetDateTime};
@@ -26,7 +27,7 @@ use super::{
     keys::{ACCESS_LIFETIME, random},
     needs,
 };
-use crate::{AppState, Problem, extract::Json};
+use crate::{AppState, Problem, extract::Json, limiting::limited};
 
 /// How long somebody stays signed in without coming back.
 pub const REFRESH_LIFETIME: Duration = Duration::days(30);
@@ -102,7 +103,7 @@ pub enum SignedInBody {
 /// Starts a session for whoever proved to be the account's; the reply carries what continues it.
 ///
 /// # Errors
-/// When Postgres fails.
+/// When the account is frozen, or Postgres fails.
 pub async fn begin(
     state: &AppState,
     (account, method): (AccountId, Method),
@@ -122,7 +123,7 @@ pub async fn begin(
 /// [`begin`] in a transaction of the caller's.
 ///
 /// # Errors
-/// When Postgres fails.
+/// When the account is frozen, or Postgres fails.
 pub async fn begin_in(
     tx: &mut PgTransaction<'_>,
     state: &AppState,
@@ -138,7 +139,8 @@ pub async fn begin_in(
         Continued::Cookie => (Credential::Cookie(hash), COOKIE_LIFETIME),
     };
     let expires_at = now + lifetime;
-    let session = sessions::start(tx, (account, method), credential, now, expires_at).await?;
+    let started = sessions::start(tx, (account, method), credential, now, expires_at).await;
+    let session = started.map_err(not_started)?;
     let actor = Actor::Account(account);
     let event = Event::new(actor, Action::SessionStarted, session.to_string())
         .of_account(account)
@@ -162,6 +164,14 @@ pub async fn begin_in(
         }
     };
     Ok((headers, Json(body)))
+}
+
+fn not_started(error: StartError) -> Problem {
+    match error {
+        StartError::Frozen => limited(LimitError::Frozen)
+            .detail("Nobody signs in to it; its API keys read and cancel"),
+        StartError::Database(error) => error.into(),
+    }
 }
 
 /// A secret that was never used before.

@@ -87,7 +87,7 @@ async fn create_token(
     if body.password.chars().count() > PASSWORD_CHARS_MAX {
         return Err(invalid_grant());
     }
-    let is_last = state
+    let attempt = state
         .sign_ins
         .attempt(&body.email, client_ip::current())
         .await?;
@@ -99,9 +99,15 @@ async fn create_token(
     if state.passwords.verify(body.password, hash).await?
         && let Some(account) = account
     {
-        return session::begin(&state, (account, Method::Password), continued).await;
+        let begun = session::begin(&state, (account, Method::Password), continued).await;
+        if begun.is_ok() {
+            attempt.succeeded();
+        } else {
+            note_refusal(&state, Some(account), (Action::SessionRefused, "password")).await?;
+        }
+        return begun;
     }
-    let action = if is_last {
+    let action = if attempt.is_last() {
         Action::SessionThrottled
     } else {
         Action::SessionRefused

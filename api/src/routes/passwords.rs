@@ -67,7 +67,9 @@ async fn request_reset(
         .parse()
         .map_err(|error| Problem::invalid("/email", format!("{error}")))?;
     let client = client_ip::current();
-    state.sign_ins.attempt(email.as_str(), client).await?;
+    // Each may send a mail.
+    let attempt = state.sign_ins.attempt(email.as_str(), client).await?;
+    attempt.counts();
     // A step takes it from there: whether there is such an account makes no difference here.
     password_resets::request(&mut *state.db.acquire().await?, &email, state.now()).await?;
     Ok(StatusCode::ACCEPTED)

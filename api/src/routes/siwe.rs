@@ -159,7 +159,7 @@ async fn sign_in(
     let message = parse_message(&body.message)?;
     let address = Address::from(message.address);
     let client = client_ip::current();
-    state.sign_ins.attempt(&address.to_string(), client).await?;
+    let attempt = state.sign_ins.attempt(&address.to_string(), client).await?;
     if let Err(why) = check(&state, &message).await? {
         note_refusal(&state, None, (Action::SessionRefused, "siwe")).await?;
         return Err(refuse(why));
@@ -183,6 +183,7 @@ async fn sign_in(
         let who = (account, Method::Siwe);
         let answer = session::begin_in(&mut tx, &state, who, continued, origin).await?;
         tx.commit().await?;
+        attempt.succeeded();
         Ok(answer.into_response())
     })
     .await

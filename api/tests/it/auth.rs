@@ -302,3 +302,38 @@ async fn the_published_keys_verify_our_tokens(db: PgPool) {
     assert_eq!(lifetime, 900);
     assert!(OffsetDateTime::from_unix_timestamp(claims["iat"].as_i64().unwrap()).unwrap() == NOW);
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nobody_signs_in_to_a_frozen_account(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let admin = crate::admin::admin(&app).await;
+    let account = sign_up(&app).await.expect(StatusCode::CREATED);
+    let tokens = sign_in(&app, EMAIL, PASSWORD).await.expect(StatusCode::OK);
+    let path = format!("/v1/admin/accounts/{}", account.text("/id"));
+    let decide = async |what: &str| {
+        let decided = crate::admin::act(&app, &admin, &format!("{path}/{what}")).await;
+        decided.expect(StatusCode::OK);
+    };
+    decide("freeze").await;
+    // What was signed in before is over: the access token, and what gives the next.
+    use_token(&app, tokens.text("/access_token"))
+        .await
+        .expect(StatusCode::UNAUTHORIZED);
+    refresh(&app, tokens.text("/refresh_token"))
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_grant");
+    let refused = sign_in(&app, EMAIL, PASSWORD).await;
+    let refused = refused.expect_problem(StatusCode::FORBIDDEN, "account_frozen");
+    assert!(refused.text("/detail").contains("API keys"), "{refused:?}");
+    // Whoever does not know the password is not told.
+    sign_in(&app, EMAIL, "a wrong password")
+        .await
+        .expect_problem(StatusCode::UNAUTHORIZED, "invalid_grant");
+    let refusals = crate::admin::told(&app, "session.refused").await;
+    assert_eq!(refusals.len(), 2, "both are in the audit log");
+    decide("unfreeze").await;
+    sign_in(&app, EMAIL, PASSWORD).await.expect(StatusCode::OK);
+    use_token(&app, tokens.text("/access_token"))
+        .await
+        .expect(StatusCode::UNAUTHORIZED);
+}

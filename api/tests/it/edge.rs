@@ -74,6 +74,31 @@ async fn guessing_is_stopped_where_it_comes_from_and_locks_nobody_out(db: PgPool
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_signs_in_rightly_is_not_counted(db: PgPool) {
+    let app = TestApp::new(db).await;
+    sign_up(&app).await;
+    let program = "198.51.100.7";
+    for _ in 0..30 {
+        sign_in(&app, EMAIL, PASSWORD, program)
+            .await
+            .expect(StatusCode::OK);
+    }
+    // Nor does it buy a guesser more than the ten that everybody has.
+    let mut statuses = Vec::new();
+    for tried in 0..12 {
+        let password = if tried == 5 {
+            PASSWORD
+        } else {
+            "a wrong password"
+        };
+        let status = sign_in(&app, EMAIL, password, program).await.status;
+        statuses.push(status.as_u16());
+    }
+    let expected = [&[401; 5][..], &[200], &[401; 5], &[429]].concat();
+    assert_eq!(statuses, expected);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn an_account_that_is_not_there_is_throttled_as_one_that_is(db: PgPool) {
     let app = TestApp::new(db).await;
     sign_up(&app).await;

@@ -433,3 +433,23 @@ async fn a_cookie_ends_with_its_session_and_none_is_adopted(db: PgPool) {
     app.pass(Duration::days(7));
     assert_eq!(read(&second).await, StatusCode::UNAUTHORIZED);
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_wallet_does_not_sign_in_to_a_frozen_account(db: PgPool) {
+    let app = TestApp::new(db).await;
+    register_asset(&app).await;
+    let admin = crate::admin::admin(&app).await;
+    let signer = PrivateKeySigner::random();
+    let tokens = sign_in(&app, &signer).await.expect(StatusCode::OK);
+    let id = account(&app, &tokens).await["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let path = format!("/v1/admin/accounts/{id}/freeze");
+    crate::admin::act(&app, &admin, &path)
+        .await
+        .expect(StatusCode::OK);
+    sign_in(&app, &signer)
+        .await
+        .expect_problem(StatusCode::FORBIDDEN, "account_frozen");
+}

@@ -61,11 +61,11 @@ struct Inner {
     taken: Mutex<HashMap<Key, Taken>>,
 }
 
-/// What this process took from Redis and has not spent.
+/// What this process took and has not spent.
 #[derive(Debug, Clone, Copy)]
 struct Taken {
     left: u32,
-    /// What Redis had left then, and when it would be full.
+    /// What the bucket had left then, and when it would be full.
     remaining: u32,
     full_at: Instant,
     /// What is not spent by then is worth nothing: the bucket has filled up without it.
@@ -100,10 +100,10 @@ impl Limiter {
 
     /// Takes one from the bucket of `key`, or says when there will be one.
     pub async fn take(&self, key: &Key) -> Standing {
+        if let Some(standing) = self.spend(key) {
+            return standing;
+        }
         if let Some(shared) = &self.0.shared {
-            if let Some(standing) = self.spend(key) {
-                return standing;
-            }
             let wanted = (self.0.policy.quota.get() / TAKEN_AT_ONCE).max(1);
             if let Some(grant) = shared.take(&self.0.policy, key, wanted).await {
                 return self.granted(key, grant);
@@ -112,7 +112,24 @@ impl Limiter {
         self.take_local(key)
     }
 
-    /// Spends what was taken before.
+    /// Gives one back that was taken and turned out not to count; `standing` is what taking it said. This process spends it
+    /// next, and never more than a whole quota so.
+    pub fn give_back(&self, key: &Key, standing: &Standing) {
+        let (now, quota) = (Instant::now(), self.0.policy.quota.get());
+        let mut taken = self.taken();
+        make_room(&mut taken, now);
+        let kept = taken.get(key).filter(|it| it.until > now && it.left > 0);
+        let kept = kept.copied().unwrap_or(Taken {
+            left: 0,
+            remaining: standing.remaining,
+            full_at: now + standing.full_after,
+            until: now + self.0.policy.window,
+        });
+        let left = kept.left.saturating_add(1).min(quota);
+        taken.insert(*key, Taken { left, ..kept });
+    }
+
+    /// Spends what was taken before, or given back.
     fn spend(&self, key: &Key) -> Option<Standing> {
         let now = Instant::now();
         let mut taken = self.taken();

@@ -17,7 +17,7 @@ use axum::{
 };
 use comptoir_http::{
     Edge, Problem, finish_with,
-    rate_limit::{self, Policy, RateLimits, Shared},
+    rate_limit::{self, Limiter, Policy, RateLimits, Shared},
 };
 use tower::ServiceExt as _;
 
@@ -304,4 +304,32 @@ async fn without_redis_a_process_counts_for_itself() {
     assert_eq!(passed(&[&service], 40).await, 20);
     drop(redis);
     assert_eq!(passed(&[&service], 5).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_spent_once_and_is_never_more_than_the_quota() {
+    let redis = Redis::start();
+    for shared in [None, Some(redis.shared())] {
+        let limiter = Limiter::new(policy("given-back", 3), shared);
+        let key = rate_limit::key(&[b"somebody"]);
+        for _ in 0..10 {
+            let standing = limiter.take(&key).await;
+            assert_eq!(standing.refused_for, None);
+            limiter.give_back(&key, &standing);
+        }
+        let mut left = Vec::new();
+        for _ in 0..4 {
+            left.push(limiter.take(&key).await.refused_for.is_none());
+        }
+        assert_eq!(left, [true, true, true, false]);
+        let standing = limiter.take(&rate_limit::key(&[b"another"])).await;
+        for _ in 0..10 {
+            limiter.give_back(&key, &standing);
+        }
+        let mut given = 0;
+        while limiter.take(&key).await.refused_for.is_none() {
+            given += 1;
+        }
+        assert_eq!(given, 3);
+    }
 }
