@@ -23,7 +23,7 @@ use comptoir_http::parameters::{self, Parameters};
 use utoipa::openapi::OpenApi;
 
 pub use comptoir_http::{FieldError, Problem, extract};
-pub use routes::Submissions;
+pub use routes::{AdminDb, Submissions};
 pub use state::{AppState, Config};
 
 /// Bodies that are read whole may have this many bytes; routes that stream set their own limit.

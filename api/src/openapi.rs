@@ -1,9 +1,10 @@
 //! The OpenAPI document: made from the routes, committed, and served as it is committed.
 
+use comptoir_http::openapi::operations;
 use utoipa::{
     Modify, OpenApi as _,
     openapi::{
-        OpenApi,
+        Content, OpenApi, Ref, RefOr, ResponseBuilder,
         security::{
             ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
         },
@@ -89,22 +90,29 @@ impl Modify for Security {
 
 /// A browser's cookie is as good as an access token wherever one is.
 pub(crate) fn with_cookies(mut document: OpenApi) -> OpenApi {
-    let operations = document.paths.paths.values_mut().flat_map(|item| {
-        [
-            &mut item.get,
-            &mut item.put,
-            &mut item.post,
-            &mut item.patch,
-            &mut item.delete,
-        ]
-    });
+    let operations = document.paths.paths.values_mut().flat_map(operations);
     let session = SecurityRequirement::new("session", NO_SCOPES);
-    for security in operations.flatten().filter_map(|it| it.security.as_mut()) {
+    for security in operations.filter_map(|it| it.security.as_mut()) {
         if security.contains(&session) {
             security.push(SecurityRequirement::new("cookie", NO_SCOPES));
         }
     }
     document
+}
+
+/// What every operation of administrators says, and none of them has to: who may, and that it may be refused.
+pub(crate) fn of_admins(document: &mut OpenApi) {
+    let problem = Content::new(Some(Ref::from_schema_name("Problem")));
+    let refusal = ResponseBuilder::new().content("application/problem+json", problem);
+    let refusal = RefOr::T(refusal.build());
+    for operation in document.paths.paths.values_mut().flat_map(operations) {
+        operation.tags = Some(vec!["admin".to_owned()]);
+        operation
+            .security
+            .get_or_insert_with(|| vec![SecurityRequirement::new("admin", NO_SCOPES)]);
+        let responses = &mut operation.responses.responses;
+        responses.insert("4XX".to_owned(), refusal.clone());
+    }
 }
 
 /// What routes are added to.

@@ -9,7 +9,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use crate::{
-    Submissions,
+    AdminDb, Submissions,
     auth::{
         callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
         sign_ins::SignIns,
@@ -23,7 +23,7 @@ pub struct AppState {
     /// Postgres, in the role `comptoir_api`.
     pub db: PgPool,
     /// Postgres, in the role `comptoir_admin`: what administrators do.
-    pub admin_db: PgPool,
+    pub admin_db: AdminDb,
     /// Injected so that a test decides what time it is.
     pub clock: fn() -> OffsetDateTime,
     /// The blobs.

@@ -290,7 +290,7 @@ fn api_state(
     };
     Ok(AppState {
         // No administrator comes by.
-        admin_db: db.clone(),
+        admin_db: db.clone().into(),
         db,
         clock: now,
         objects,

@@ -32,6 +32,7 @@ use axum::Router;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
+pub use admin::AdminDb;
 pub use submissions::Submissions;
 
 use crate::{AppState, openapi};

@@ -31,7 +31,7 @@ async fn set_roles(app: &TestApp, account: AccountId, roles: &str) {
 
 /// What the audit log says of an action, newest first.
 pub async fn told(app: &TestApp, action: &str) -> Vec<comptoir_domain::audit::Record> {
-    let mut connection = app.state.admin_db.acquire().await.unwrap();
+    let mut connection = app.owner.acquire().await.unwrap();
     let entries = audit::list(&mut connection, None, None, 1_000)
         .await
         .unwrap();
@@ -161,7 +161,7 @@ async fn who_acts_has_signed_in_in_the_last_fifteen_minutes(db: PgPool) {
 }
 
 /// A setup token for this e-mail address, as `comptoir admin bootstrap` makes it.
-async fn setup_token(app: &TestApp, email: &str, seed: u8) -> SetupToken {
+pub async fn setup_token(app: &TestApp, email: &str, seed: u8) -> SetupToken {
     let token = SetupToken::from_random([seed; 32]);
     let mut tx = app.owner.begin().await.unwrap();
     let expires_at = app.now() + comptoir_domain::setup_token::LIFETIME;
@@ -178,7 +178,7 @@ async fn setup_token(app: &TestApp, email: &str, seed: u8) -> SetupToken {
     token
 }
 
-async fn redeem(app: &TestApp, token: &SetupToken, password: &str) -> Reply {
+pub async fn redeem(app: &TestApp, token: &SetupToken, password: &str) -> Reply {
     let body = json!({ "token": token.reveal(), "password": password });
     app.request(Method::POST, "/v1/admin/setup")
         .json(&body)

@@ -201,6 +201,7 @@ async fn a_frozen_account_reads_and_does_nothing_else(db: PgPool) {
     let spec = market::training(&app, &session, "mlp.pt2").await;
     let job = market::job(&app, &session, "none").await;
     let worker = join(&app, &session, &worker("a")).await;
+    let key = app.api_key(&session, &Scopes::all()).await;
     let path = format!("/v1/admin/accounts/{}", session.account);
     let frozen = act(&app, &admin, &format!("{path}/freeze"))
         .await
@@ -214,13 +215,19 @@ async fn a_frozen_account_reads_and_does_nothing_else(db: PgPool) {
         ("/v1/keys", json!({ "name": "a", "scopes": ["jobs:read"] })),
         ("/v1/join-tokens", json!({ "name": "a" })),
     ];
-    let write = async |(path, body): &(&str, Value)| app.post(path, body).by(&session).send().await;
+    // Its sessions are over; what is left is its API keys.
+    app.get("/v1/account")
+        .by(&session)
+        .send()
+        .await
+        .expect(StatusCode::UNAUTHORIZED);
+    let write = async |(path, body): &(&str, Value)| app.post(path, body).by(&key).send().await;
     for it in &writes {
         write(it)
             .await
             .expect_problem(StatusCode::FORBIDDEN, "account_frozen");
     }
-    market::upload(&app, &session, b"x")
+    market::upload(&app, &key, b"x")
         .await
         .expect_problem(StatusCode::FORBIDDEN, "account_frozen");
     for read in [
@@ -230,15 +237,11 @@ async fn a_frozen_account_reads_and_does_nothing_else(db: PgPool) {
         "/v1/jobs",
         "/v1/workers",
     ] {
-        app.get(read)
-            .by(&session)
-            .send()
-            .await
-            .expect(StatusCode::OK);
+        app.get(read).by(&key).send().await.expect(StatusCode::OK);
     }
     let cancel = format!("/v1/jobs/{}/cancel", job.text("/id"));
     app.post(&cancel, &json!({}))
-        .by(&session)
+        .by(&key)
         .send()
         .await
         .expect(StatusCode::OK);
@@ -260,6 +263,7 @@ async fn a_frozen_account_reads_and_does_nothing_else(db: PgPool) {
         (admin.account.to_string(), Some(session.account))
     );
     assert_eq!(record.detail["reason"], "because");
+    assert_eq!(record.detail["sessions_ended"], 1);
     // An administrator is not frozen by another.
     let path = format!("/v1/admin/accounts/{}/freeze", admin.account);
     act(&app, &admin, &path)

@@ -18,7 +18,11 @@ use crate::{
 };
 
 /// A job of the example that was completed by somebody and paid for.
-async fn paid_job(app: &TestApp, session: &Session, worker: alloy_primitives::Address) -> JobId {
+pub async fn paid_job(
+    app: &TestApp,
+    session: &Session,
+    worker: alloy_primitives::Address,
+) -> JobId {
     let id: JobId = market::job(app, session, "none")
         .await
         .text("/id")
@@ -62,15 +66,15 @@ async fn paid_job(app: &TestApp, session: &Session, worker: alloy_primitives::Ad
     id
 }
 
-fn money(asset: &Asset, base: u128) -> Value {
+pub fn money(asset: &Asset, base: u128) -> Value {
     json!({ "amount": base.to_string(), "asset": asset.caip19(), "decimals": 18 })
 }
 
-async fn propose(app: &TestApp, by: &Session, body: &Value) -> Reply {
+pub async fn propose(app: &TestApp, by: &Session, body: &Value) -> Reply {
     app.post("/v1/admin/refunds", body).by(by).send().await
 }
 
-async fn approve(app: &TestApp, by: &Session, id: &str) -> Reply {
+pub async fn approve(app: &TestApp, by: &Session, id: &str) -> Reply {
     app.post(&format!("/v1/admin/refunds/{id}/approve"), &json!({}))
         .by(by)
         .send()

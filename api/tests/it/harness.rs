@@ -164,7 +164,7 @@ impl TestApp {
         };
         let state = AppState {
             db,
-            admin_db,
+            admin_db: admin_db.into(),
             clock: || NOW + PASSED.get(),
             objects: Objects::open(&blobs_url).unwrap(),
             wake: Wake::local(),

@@ -6,6 +6,7 @@ mod accounts;
 mod address;
 mod admin;
 mod admin_accounts;
+mod admin_audit;
 mod admin_money;
 mod admin_work;
 mod auth;

@@ -46,7 +46,9 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
     let shared = parts::shared_limits(&args.web)?;
     let state = AppState {
         db: parts::connect(&args.common, ServiceRole::Api).await?,
-        admin_db: parts::connect_few(&args.common, ServiceRole::Admin).await?,
+        admin_db: parts::connect_few(&args.common, ServiceRole::Admin)
+            .await?
+            .into(),
         clock: super::now,
         objects: parts::objects(&args.common)?,
         wake: parts::wake(&args.web)?,

@@ -7,7 +7,7 @@ use comptoir_domain::{audit::Action, id::AccountId};
 use comptoir_store::{
     admin_accounts::{self, ControlError, Controlled, Filter, Holdings},
     assets::{self, AssetError},
-    audit, ledger,
+    ledger,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -19,7 +19,6 @@ use super::{
     ReasonBody,
     guard::{Admin, FreshAdmin},
     limits::LimitsBody,
-    transact,
 };
 use crate::{
     AppState, Problem,
@@ -152,21 +151,15 @@ struct AccountQuery {
 
 /// Accounts, newest first.
 #[utoipa::path(
-    get, path = "/v1/admin/accounts", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/accounts",
     params(PageQuery, AccountQuery),
-    responses(
-        (status = 200, body = Page<AccountBody>),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = Page<AccountBody>)),
 )]
 async fn list_all_accounts(
     admin: Admin,
     list: List<AccountQuery>,
 ) -> Result<Page<AccountBody>, Problem> {
-    let Admin {
-        identity, state, ..
-    } = admin;
-    let before: Option<AccountId> = list.position(&state, &identity)?;
+    let before: Option<AccountId> = list.position(&admin.state, &admin.identity)?;
     let email = list.filter.email.as_deref().map(str::to_ascii_lowercase);
     if email.as_deref().is_some_and(|it| it.contains('\0')) {
         return Err(Problem::bad_parameter("email", "not text"));
@@ -177,19 +170,19 @@ async fn list_all_accounts(
         role: list.filter.role.as_deref().filter(|it| !it.contains('\0')),
         frozen: list.filter.frozen,
     };
-    let mut connection = state.db.acquire().await?;
+    let mut connection = admin.read().await?;
     let rows = admin_accounts::list(&mut connection, filter, before, list.fetch()).await?;
-    Ok(list.page(&state, &identity, rows, |row| row.id, AccountBody::from))
+    let (state, caller) = (&admin.state, &admin.identity);
+    Ok(list.page(state, caller, rows, |row| row.id, AccountBody::from))
 }
 
 /// One account: what it may do, what it has.
 #[utoipa::path(
-    get, path = "/v1/admin/accounts/{id}", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/accounts/{id}",
     params(("id" = String, Path)),
     responses(
         (status = 200, body = DetailBody, headers(("ETag" = String))),
         (status = 304),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn find_any_account(
@@ -197,8 +190,8 @@ async fn find_any_account(
     Path(id): Path<AccountId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let state = admin.state;
-    let mut connection = state.db.acquire().await?;
+    let state = &admin.state;
+    let mut connection = admin.read().await?;
     let account = admin_accounts::find(&mut connection, id)
         .await?
         .ok_or_else(Problem::not_found)?;
@@ -232,16 +225,13 @@ async fn balance(
     }))
 }
 
-/// Holds an account: it cannot submit, withdraw or make keys and tokens, and its workers get no leases. It can read, and leave
-/// on-chain. Freezing it again changes nothing.
+/// Holds an account: whoever is signed in to it is signed out, and nobody signs in. Its API keys read and cancel, and do nothing
+/// else; its workers get no leases. It can leave on-chain. Freezing it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/admin/accounts/{id}/freeze", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/accounts/{id}/freeze",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = AccountBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = AccountBody)),
 )]
 async fn freeze_account(
     admin: FreshAdmin,
@@ -254,30 +244,24 @@ async fn freeze_account(
         .of_account(id)
         .with("reason", reason.clone());
     let now = admin.state.now();
-    transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
-            admin_accounts::freeze(tx, id, &reason, now)
+            let ended = admin_accounts::freeze(tx, id, &reason, now)
                 .await
                 .map_err(refused)?;
-            let account = admin_accounts::find(tx, id)
-                .await?
-                .ok_or_else(Problem::not_found)?;
-            audit::append(tx, &event, now).await?;
-            Ok(Json(account.into()))
+            event.note("sessions_ended", ended);
+            shown(tx, id).await
         })
-    })
-    .await
+    });
+    work.await.map(Json)
 }
 
 /// Lets a frozen account go on. Doing it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/admin/accounts/{id}/unfreeze", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/accounts/{id}/unfreeze",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = AccountBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = AccountBody)),
 )]
 async fn unfreeze_account(
     admin: FreshAdmin,
@@ -289,19 +273,20 @@ async fn unfreeze_account(
         .of_account(id)
         .with("reason", body.checked()?);
     let now = admin.state.now();
-    transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, _| {
         Box::pin(async move {
             admin_accounts::unfreeze(tx, id, now)
                 .await
                 .map_err(refused)?;
-            let account = admin_accounts::find(tx, id)
-                .await?
-                .ok_or_else(Problem::not_found)?;
-            audit::append(tx, &event, now).await?;
-            Ok(Json(account.into()))
+            shown(tx, id).await
         })
-    })
-    .await
+    });
+    work.await.map(Json)
+}
+
+async fn shown(connection: &mut PgConnection, id: AccountId) -> Result<AccountBody, Problem> {
+    let account = admin_accounts::find(connection, id).await?;
+    Ok(account.ok_or_else(Problem::not_found)?.into())
 }
 
 pub(super) fn refused(error: ControlError) -> Problem {

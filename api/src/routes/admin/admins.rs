@@ -12,17 +12,13 @@ use comptoir_http::client_ip;
 use comptoir_store::{
     accounts::SignUpError,
     admins::{self, RedeemError, RemoveError},
-    audit,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    guard::{Admin, FreshAdmin},
-    transact,
-};
+use super::guard::{Admin, FreshAdmin};
 use crate::{
     AppState, Problem,
     extract::{Json, Path},
@@ -79,12 +75,9 @@ impl From<admins::Admin> for AdminBody {
 /// Redeems a setup token, once: the account of its e-mail address is an administrator's from now on, and signs in with this
 /// password. Other sign-ins and API keys of that account end.
 #[utoipa::path(
-    post, path = "/v1/admin/setup", tag = "admin", security(()),
+    post, path = "/v1/admin/setup", security(()),
     request_body = SetupBody,
-    responses(
-        (status = 200, body = AdminBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = AdminBody)),
 )]
 async fn redeem_setup_token(
     State(state): State<AppState>,
@@ -93,30 +86,29 @@ async fn redeem_setup_token(
     let token: SetupToken = body.token.parse().map_err(|_| token_refused())?;
     let (secret, now) = (token.sha256(), state.now());
     // Asked before the password is hashed, which costs a lot.
-    let email = admins::setup_email(&mut *state.admin_db.acquire().await?, secret, now)
+    let email = admins::setup_email(&mut *state.admin_db.read().await?, secret, now)
         .await
         .map_err(|error| not_redeemed(&error))?;
     check_password(&body.password, &email)
         .map_err(|error| Problem::invalid("/password", error.to_string()))?;
     let hash = state.passwords.hash(body.password).await?;
-    let origin = client_ip::origin();
-    let admin = transact(state.admin_db.clone(), move |tx| {
+    // Who it is, the token says when it is redeemed.
+    let event = Event::new(Actor::Anonymous, Action::PlatformRoleGranted, "");
+    let event = event.from(client_ip::origin());
+    let work = state.admin_db.act(event, now, move |tx, event| {
         Box::pin(async move {
             let account = admins::redeem(tx, secret, &hash, now)
                 .await
                 .map_err(|error| not_redeemed(&error))?;
             let found = admins::list(tx).await?;
             let admin = found.into_iter().find(|it| it.account == account);
-            let event = Event::new(
-                Actor::Account(account),
-                Action::PlatformRoleGranted,
-                account.to_string(),
-            );
-            audit::append(tx, &event.of_account(account).from(origin), now).await?;
+            event.actor = Actor::Account(account);
+            event.subject = account.to_string();
+            event.account = Some(account);
             admin.ok_or_else(Problem::not_found)
         })
-    })
-    .await?;
+    });
+    let admin = work.await?;
     tracing::info!(account = %admin.account, "administrator set up");
     Ok(Json(admin.into()))
 }
@@ -158,14 +150,11 @@ struct AdminList {
 
 /// The administrators.
 #[utoipa::path(
-    get, path = "/v1/admin/admins", tag = "admin", security(("admin" = [])),
-    responses(
-        (status = 200, body = AdminList),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    get, path = "/v1/admin/admins",
+    responses((status = 200, body = AdminList)),
 )]
 async fn list_admins(admin: Admin) -> Result<Json<AdminList>, Problem> {
-    let admins = admins::list(&mut *admin.state.db.acquire().await?).await?;
+    let admins = admins::list(&mut *admin.read().await?).await?;
     Ok(Json(AdminList {
         object: ListObject::List,
         data: admins.into_iter().map(AdminBody::from).collect(),
@@ -177,17 +166,13 @@ async fn list_admins(admin: Admin) -> Result<Json<AdminList>, Problem> {
 /// Takes the role away from an administrator, who may be oneself; never from the last. Nobody gives it through the API:
 /// `comptoir admin bootstrap` does, which needs the database.
 #[utoipa::path(
-    post, path = "/v1/admin/admins/{id}/remove", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/admins/{id}/remove",
     params(("id" = String, Path)),
-    responses(
-        (status = 204),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 204)),
 )]
 async fn remove_admin(admin: FreshAdmin, Path(id): Path<AccountId>) -> Result<StatusCode, Problem> {
     let event = admin.event(Action::PlatformRoleRevoked, id).of_account(id);
-    let now = admin.state.now();
-    transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, _| {
         Box::pin(async move {
             admins::remove(tx, id).await.map_err(|error| match error {
                 RemoveError::NotAdmin => Problem::not_found(),
@@ -198,9 +183,8 @@ async fn remove_admin(admin: FreshAdmin, Path(id): Path<AccountId>) -> Result<St
                 ),
                 RemoveError::Database(error) => error.into(),
             })?;
-            audit::append(tx, &event, now).await?;
             Ok(StatusCode::NO_CONTENT)
         })
-    })
-    .await
+    });
+    work.await
 }

@@ -7,7 +7,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     admin_jobs::{self, Bounds, Stuck, StuckJob, UnstickError},
-    audit, jobs,
+    jobs,
     wake::{Channel, Wake},
 };
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ReasonBody,
     guard::{Admin, FreshAdmin},
-    job_ended, transact,
+    job_ended,
 };
 use crate::{
     AppState, Problem,
@@ -144,20 +144,14 @@ impl StuckQuery {
 
 /// Jobs of all accounts that wait or loop beyond bounds, newest first, with the reason that their owner is told.
 #[utoipa::path(
-    get, path = "/v1/admin/jobs/stuck", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/jobs/stuck",
     params(PageQuery, StuckQuery),
-    responses(
-        (status = 200, body = Page<StuckBody>),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = Page<StuckBody>)),
 )]
 async fn list_stuck_jobs(admin: Admin, list: List<StuckQuery>) -> Result<Page<StuckBody>, Problem> {
-    let Admin {
-        identity, state, ..
-    } = admin;
-    let before: Option<JobId> = list.position(&state, &identity)?;
-    let (bounds, now) = (list.filter.bounds(), state.now());
-    let mut connection = state.db.acquire().await?;
+    let before: Option<JobId> = list.position(&admin.state, &admin.identity)?;
+    let (bounds, now) = (list.filter.bounds(), admin.state.now());
+    let mut connection = admin.read().await?;
     let jobs = admin_jobs::stuck(&mut connection, bounds, before, list.fetch(), now).await?;
     let mut rows = Vec::with_capacity(jobs.len());
     for job in jobs {
@@ -165,7 +159,8 @@ async fn list_stuck_jobs(admin: Admin, list: List<StuckQuery>) -> Result<Page<St
         rows.push((job, reason));
     }
     let id = |(job, _): &(StuckJob, Option<StatusReason>)| job.id;
-    Ok(list.page(&state, &identity, rows, id, |(job, reason)| {
+    let (state, caller) = (&admin.state, &admin.identity);
+    Ok(list.page(state, caller, rows, id, |(job, reason)| {
         StuckBody::new(job, reason)
     }))
 }
@@ -202,13 +197,10 @@ struct UnstuckBody {
 /// Sends a job back to the queue: leases on it are taken back, what waits may be leased at once, and a verdict that is due is
 /// tried now. Segments that were finished stay.
 #[utoipa::path(
-    post, path = "/v1/admin/jobs/{id}/requeue", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/jobs/{id}/requeue",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = UnstuckBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = UnstuckBody)),
 )]
 async fn requeue_job(
     admin: FreshAdmin,
@@ -220,20 +212,16 @@ async fn requeue_job(
         .with("how", "requeued")
         .with("reason", body.checked()?);
     let now = admin.state.now();
-    let recalled = transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
             let recalled = admin_jobs::requeue(tx, id, now)
                 .await
                 .map_err(|error| refused(&error))?;
-            let event = match admin_jobs::account_of(tx, id).await? {
-                Some(account) => event.of_account(account),
-                None => event,
-            };
-            audit::append(tx, &event, now).await?;
+            event.account = admin_jobs::account_of(tx, id).await?;
             Ok(recalled)
         })
-    })
-    .await?;
+    });
+    let recalled = work.await?;
     let workers = recalled.workers.len();
     announce(&admin.state.wake, id, recalled.workers);
     admin.state.wake.publish(Channel::Work);
@@ -246,13 +234,10 @@ async fn requeue_job(
 
 /// Ends a job, the operator at fault: everything that is held for it goes back.
 #[utoipa::path(
-    post, path = "/v1/admin/jobs/{id}/fail", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/jobs/{id}/fail",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = UnstuckBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = UnstuckBody)),
 )]
 async fn fail_job(
     admin: FreshAdmin,
@@ -265,20 +250,16 @@ async fn fail_job(
         .with("how", "failed")
         .with("reason", reason.clone());
     let now = admin.state.now();
-    let ended = transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
             let ended = admin_jobs::fail(tx, id, &reason, now)
                 .await
                 .map_err(|error| refused(&error))?;
-            let event = match admin_jobs::account_of(tx, id).await? {
-                Some(account) => event.of_account(account),
-                None => event,
-            };
-            audit::append(tx, &event, now).await?;
+            event.account = admin_jobs::account_of(tx, id).await?;
             Ok(ended)
         })
-    })
-    .await?;
+    });
+    let ended = work.await?;
     let workers = ended.workers.len();
     announce(&admin.state.wake, id, ended.workers);
     Ok(Json(UnstuckBody {

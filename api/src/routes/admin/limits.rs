@@ -6,7 +6,7 @@ use comptoir_domain::{
     id::AccountId,
     limits::{Limits, OwnLimits},
 };
-use comptoir_store::{admin_accounts, audit};
+use comptoir_store::admin_accounts;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -14,7 +14,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     accounts::refused,
     guard::{Admin, FreshAdmin},
-    transact,
 };
 use crate::{
     AppState, FieldError, Problem,
@@ -68,12 +67,11 @@ impl LimitsBody {
 
 /// What one account may have and do.
 #[utoipa::path(
-    get, path = "/v1/admin/accounts/{id}/limits", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/accounts/{id}/limits",
     params(("id" = String, Path)),
     responses(
         (status = 200, body = LimitsBody, headers(("ETag" = String))),
         (status = 304),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn find_limits(
@@ -81,7 +79,7 @@ async fn find_limits(
     Path(id): Path<AccountId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let mut connection = admin.state.db.acquire().await?;
+    let mut connection = admin.read().await?;
     let account = admin_accounts::find(&mut connection, id).await?;
     let account = account.ok_or_else(Problem::not_found)?;
     let limits = LimitsBody::new(account.limits, admin.state.config.limits);
@@ -158,16 +156,13 @@ impl LimitsPatch {
 
 /// Gives one account limits of its own. What it has already stays, even above them.
 #[utoipa::path(
-    patch, path = "/v1/admin/accounts/{id}/limits", tag = "admin", security(("admin" = [])),
+    patch, path = "/v1/admin/accounts/{id}/limits",
     params(
         ("id" = String, Path),
         ("If-Match" = String, Header, description = "The `ETag` that the limits were read with"),
     ),
     request_body(content = LimitsPatch, content_type = "application/merge-patch+json"),
-    responses(
-        (status = 200, body = LimitsBody, headers(("ETag" = String))),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = LimitsBody, headers(("ETag" = String)))),
 )]
 async fn update_limits(
     admin: FreshAdmin,
@@ -178,7 +173,7 @@ async fn update_limits(
     patch.check()?;
     let event = admin.event(Action::AccountLimited, id).of_account(id);
     let (now, deployment) = (admin.state.now(), admin.state.config.limits);
-    transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
             admin_accounts::lock(tx, id).await.map_err(refused)?;
             let seen = admin_accounts::find(tx, id)
@@ -189,13 +184,11 @@ async fn update_limits(
             admin_accounts::set_limits(tx, id, own, now)
                 .await
                 .map_err(refused)?;
-            let event = event
-                .with("open_jobs", own.open_jobs)
-                .with("jobs_per_day", own.jobs_per_day)
-                .with("storage_bytes", own.storage_bytes);
-            audit::append(tx, &event, now).await?;
+            event.note("open_jobs", own.open_jobs);
+            event.note("jobs_per_day", own.jobs_per_day);
+            event.note("storage_bytes", own.storage_bytes);
             Ok(conditions.answer(LimitsBody::new(own, deployment)))
         })
-    })
-    .await
+    });
+    work.await
 }

@@ -12,21 +12,19 @@ mod refunds;
 mod workers;
 
 use axum::http::StatusCode;
-use comptoir_store::PgTransaction;
-use futures::future::BoxFuture;
 use serde::Deserialize;
-use sqlx::PgPool;
-use tracing::Instrument as _;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Problem};
+pub use guard::AdminDb;
+
+use crate::{AppState, Problem, openapi};
 
 /// Longest reason that an operator gives, in characters.
 const REASON_CHARS_MAX: usize = 500;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new()
+    let mut router = OpenApiRouter::new()
         .merge(accounts::router())
         .merge(admins::router())
         .merge(audit::router())
@@ -35,7 +33,9 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(outbox::router())
         .merge(prices::router())
         .merge(refunds::router())
-        .merge(workers::router())
+        .merge(workers::router());
+    openapi::of_admins(router.get_openapi_mut());
+    router
 }
 
 /// Why an operator does something: kept with it and in the audit log.
@@ -62,31 +62,6 @@ fn check_reason(reason: &str) -> Result<(), Problem> {
     }
     let expected = format!("expected 1 to {REASON_CHARS_MAX} characters, none of control");
     Err(Problem::invalid("/reason", expected))
-}
-
-/// Runs an action in one transaction, in a task of its own: a client that hangs up leaves nothing half done.
-async fn transact<T, F>(db: PgPool, action: F) -> Result<T, Problem>
-where
-    T: Send + 'static,
-    F: for<'t> FnOnce(&'t mut PgTransaction<'static>) -> BoxFuture<'t, Result<T, Problem>>
-        + Send
-        + 'static,
-{
-    let work = async move {
-        let mut tx = db.begin().await?;
-        match action(&mut tx).await {
-            Ok(done) => {
-                tx.commit().await?;
-                Ok(done)
-            }
-            Err(problem) => {
-                tx.rollback().await?;
-                Err(problem)
-            }
-        }
-    };
-    let done = tokio::spawn(work.in_current_span()).await;
-    done.map_err(|error| Problem::internal(&error))?
 }
 
 /// The job has ended: 409.

@@ -4,7 +4,6 @@ use axum::http::StatusCode;
 use comptoir_domain::audit::Action;
 use comptoir_store::{
     admin_outbox::{self, Backlog},
-    audit,
     wake::Channel,
 };
 use serde::Serialize;
@@ -15,7 +14,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ReasonBody,
     guard::{Admin, FreshAdmin},
-    transact,
 };
 use crate::{AppState, Problem, extract::Json};
 
@@ -91,14 +89,11 @@ impl From<Backlog> for OutboxBody {
 
 /// What waits to go out.
 #[utoipa::path(
-    get, path = "/v1/admin/outbox", tag = "admin", security(("admin" = [])),
-    responses(
-        (status = 200, body = OutboxBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    get, path = "/v1/admin/outbox",
+    responses((status = 200, body = OutboxBody)),
 )]
 async fn find_outbox(admin: Admin) -> Result<Json<OutboxBody>, Problem> {
-    let mut connection = admin.state.db.acquire().await?;
+    let mut connection = admin.read().await?;
     Ok(Json(admin_outbox::backlog(&mut connection).await?.into()))
 }
 
@@ -106,12 +101,9 @@ async fn find_outbox(admin: Admin) -> Result<Json<OutboxBody>, Problem> {
 /// carries nothing and only says "look again", so one too many does no harm. It helps where wake-ups were lost, and costs one look
 /// of each waiter at the database. Nothing else is sent again by it.
 #[utoipa::path(
-    post, path = "/v1/admin/outbox/wake-ups/replay", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/outbox/wake-ups/replay",
     request_body = ReasonBody,
-    responses(
-        (status = 204),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 204)),
 )]
 async fn replay_wake_ups(
     admin: FreshAdmin,
@@ -120,14 +112,7 @@ async fn replay_wake_ups(
     let event = admin
         .event(Action::OutboxReplayed, "wake-ups")
         .with("reason", body.checked()?);
-    let now = admin.state.now();
-    transact(admin.state.db, move |tx| {
-        Box::pin(async move {
-            audit::append(tx, &event, now).await?;
-            Ok(())
-        })
-    })
-    .await?;
+    admin.act(event, |_, _| Box::pin(async { Ok(()) })).await?;
     admin.state.wake.publish(Channel::Every);
     Ok(StatusCode::NO_CONTENT)
 }
@@ -142,12 +127,9 @@ struct ReplayedBody {
 /// Has messages to owners of accounts sent: those that wait for another attempt are due now, and those of the last seven days
 /// that were given up begin anew. What was sent is not sent again, and neither is a way to a new password.
 #[utoipa::path(
-    post, path = "/v1/admin/outbox/notices/replay", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/outbox/notices/replay",
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = ReplayedBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = ReplayedBody)),
 )]
 async fn replay_notices(
     admin: FreshAdmin,
@@ -157,12 +139,12 @@ async fn replay_notices(
         .event(Action::OutboxReplayed, "notices")
         .with("reason", body.checked()?);
     let now = admin.state.now();
-    transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
             let notices = admin_outbox::replay_notices(tx, now).await?;
-            audit::append(tx, &event.with("notices", notices), now).await?;
+            event.note("notices", notices);
             Ok(Json(ReplayedBody { notices }))
         })
-    })
-    .await
+    });
+    work.await
 }

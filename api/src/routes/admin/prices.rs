@@ -9,7 +9,7 @@ use comptoir_domain::{
     price::{PLATFORM_PPM_MAX, PriceVersion, Rate},
 };
 use comptoir_store::{
-    assets, audit,
+    assets,
     prices::{self, NewPrice},
 };
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::guard::{Admin, FreshAdmin};
 use crate::{
     AppState, FieldError, Problem,
-    idempotency::{self, IdempotentJson, Reply},
+    idempotency::{IdempotentJson, Reply},
     money::MoneyBody,
     page::{List, Page, PageQuery},
     quoting::no_asset,
@@ -91,37 +91,29 @@ impl PriceVersionBody {
 
 /// Every published price, newest first: those that were replaced, and those that are to come.
 #[utoipa::path(
-    get, path = "/v1/admin/prices", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/prices",
     params(PageQuery),
-    responses(
-        (status = 200, body = Page<PriceVersionBody>),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = Page<PriceVersionBody>)),
 )]
 async fn list_price_versions(admin: Admin, list: List) -> Result<Page<PriceVersionBody>, Problem> {
-    let Admin {
-        identity, state, ..
-    } = admin;
-    let before: Option<i32> = list.position(&state, &identity)?;
-    let mut connection = state.db.acquire().await?;
+    let (state, caller) = (&admin.state, &admin.identity);
+    let before: Option<i32> = list.position(state, caller)?;
+    let mut connection = admin.read().await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let rows = prices::list(&mut connection, asset.id, before, list.fetch()).await?;
     let now = state.now();
     let id = |(version, _): &(PriceVersion, OffsetDateTime)| version.id;
-    Ok(list.page(&state, &identity, rows, id, |(version, since)| {
+    Ok(list.page(state, caller, rows, id, |(version, since)| {
         PriceVersionBody::new(&version, since, &asset, now)
     }))
 }
 
 /// Publishes a price from a time on. A version is never edited or taken back: publish another.
 #[utoipa::path(
-    post, path = "/v1/admin/prices", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/prices",
     params(("Idempotency-Key" = String, Header)),
     request_body = NewPriceBody,
-    responses(
-        (status = 201, body = PriceVersionBody, headers(("Location" = String))),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 201, body = PriceVersionBody, headers(("Location" = String)))),
 )]
 async fn publish_price(
     admin: FreshAdmin,
@@ -130,7 +122,7 @@ async fn publish_price(
     let (body, now) = (request.body, admin.state.now());
     check(&body, now)?;
     let event = admin.event(Action::PricePublished, "");
-    idempotency::run(&admin.state, &admin.identity, request.key, move |tx| {
+    let work = admin.act_once(request.key, event, move |tx, event| {
         Box::pin(async move {
             let asset = assets::current(tx).await.map_err(no_asset)?;
             let new = NewPrice {
@@ -143,17 +135,15 @@ async fn publish_price(
             let version = prices::publish(tx, asset.id, new).await?;
             let shown = PriceVersionBody::new(&version, new.effective_at, &asset, now);
             let reply = Reply::created(format!("/v1/prices/{}", version.id), &shown);
-            let mut event = event
-                .with("device", body.device.as_str())
-                .with("rate_nano", body.rate_nano.to_string())
-                .with("minimum_base", new.minimum.to_string())
-                .with("platform_ppm", body.platform_ppm);
             event.subject = format!("price {}", version.id);
-            audit::append(tx, &event, now).await?;
+            event.note("device", body.device.as_str());
+            event.note("rate_nano", body.rate_nano.to_string());
+            event.note("minimum_base", new.minimum.to_string());
+            event.note("platform_ppm", body.platform_ppm);
             Ok(reply)
         })
-    })
-    .await
+    });
+    work.await
 }
 
 fn check(body: &NewPriceBody, now: OffsetDateTime) -> Result<(), Problem> {

@@ -3,12 +3,12 @@
 use axum::{http::StatusCode, response::Response};
 use comptoir_domain::{
     asset::Asset,
-    audit::Action,
+    audit::{Action, Event},
     id::{AccountId, JobId, JournalEntryId, ReceiptId, RefundId},
     refund::{NotFunded, RefundState},
 };
 use comptoir_store::{
-    assets, audit,
+    assets,
     refunds::{self, Filter, NewRefund, Refund, RefundError},
     wake::Channel,
 };
@@ -20,13 +20,12 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     check_reason,
     guard::{Admin, FreshAdmin},
-    transact,
 };
 use crate::{
     AppState, FieldError, Problem,
     etag::Conditions,
     extract::{Json, Path},
-    idempotency::{self, IdempotentJson, Reply},
+    idempotency::{IdempotentJson, Reply},
     money::MoneyBody,
     page::{List, Page, PageQuery},
     quoting::no_asset,
@@ -125,13 +124,10 @@ impl RefundBody {
 /// Proposes to give back a part of what a job was charged, or all that is left of it. Another administrator must approve
 /// within 72 hours. The platform pays, from its fees and then from what its address has: payees keep what they earned.
 #[utoipa::path(
-    post, path = "/v1/admin/refunds", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/refunds",
     params(("Idempotency-Key" = String, Header)),
     request_body = NewRefundBody,
-    responses(
-        (status = 201, body = RefundBody, headers(("Location" = String))),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 201, body = RefundBody, headers(("Location" = String)))),
 )]
 async fn propose_refund(
     admin: FreshAdmin,
@@ -145,7 +141,7 @@ async fn propose_refund(
         admin.state.now(),
         admin.state.config.refund_caps,
     );
-    idempotency::run(&admin.state, &admin.identity, request.key, move |tx| {
+    let work = admin.act_once(request.key, event, move |tx, event| {
         Box::pin(async move {
             let asset = assets::current(tx).await.map_err(no_asset)?;
             let amount = body.amount.map(|it| it.amount_of(&asset, "/amount"));
@@ -158,28 +154,24 @@ async fn propose_refund(
             let refund = refunds::propose(tx, &new, caps, now)
                 .await
                 .map_err(refused)?;
-            let event = told(event, &refund).with("reason", body.reason);
+            tell(event, &refund);
+            event.note("reason", body.reason);
             let reply = Reply::created(
                 format!("/v1/admin/refunds/{}", refund.id),
                 &RefundBody::new(refund, &asset),
             );
-            audit::append(tx, &event, now).await?;
             Ok(reply)
         })
-    })
-    .await
+    });
+    work.await
 }
 
-/// What the audit log is told of a refund.
-fn told(
-    mut event: comptoir_domain::audit::Event,
-    refund: &Refund,
-) -> comptoir_domain::audit::Event {
+/// Tells the audit log of a refund.
+fn tell(event: &mut Event, refund: &Refund) {
     event.subject = refund.id.to_string();
-    event
-        .of_account(refund.account)
-        .with("job_id", refund.job.to_string())
-        .with("amount_base", refund.amount.to_string())
+    event.account = Some(refund.account);
+    event.note("job_id", refund.job.to_string());
+    event.note("amount_base", refund.amount.to_string());
 }
 
 /// Which refunds to list.
@@ -196,28 +188,23 @@ struct RefundQuery {
 
 /// Refunds, newest first.
 #[utoipa::path(
-    get, path = "/v1/admin/refunds", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/refunds",
     params(PageQuery, RefundQuery),
-    responses(
-        (status = 200, body = Page<RefundBody>),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = Page<RefundBody>)),
 )]
 async fn list_refunds(admin: Admin, list: List<RefundQuery>) -> Result<Page<RefundBody>, Problem> {
-    let Admin {
-        identity, state, ..
-    } = admin;
-    let before: Option<RefundId> = list.position(&state, &identity)?;
+    let (state, caller) = (&admin.state, &admin.identity);
+    let before: Option<RefundId> = list.position(state, caller)?;
     let filter = Filter {
         state: list.filter.state,
         job: list.filter.job_id,
     };
-    let mut connection = state.db.acquire().await?;
+    let mut connection = admin.read().await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let rows = refunds::list(&mut connection, filter, before, list.fetch(), state.now()).await?;
     Ok(list.page(
-        &state,
-        &identity,
+        state,
+        caller,
         rows,
         |row| row.id,
         |row| RefundBody::new(row, &asset),
@@ -226,12 +213,11 @@ async fn list_refunds(admin: Admin, list: List<RefundQuery>) -> Result<Page<Refu
 
 /// One refund.
 #[utoipa::path(
-    get, path = "/v1/admin/refunds/{id}", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/refunds/{id}",
     params(("id" = String, Path)),
     responses(
         (status = 200, body = RefundBody, headers(("ETag" = String))),
         (status = 304),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn find_refund(
@@ -239,7 +225,7 @@ async fn find_refund(
     Path(id): Path<RefundId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let mut connection = admin.state.db.acquire().await?;
+    let mut connection = admin.read().await?;
     let refund = refunds::find(&mut connection, id, admin.state.now())
         .await?
         .ok_or_else(Problem::not_found)?;
@@ -251,13 +237,10 @@ async fn find_refund(
 
 /// Approves what another administrator proposed: the money is given back at once.
 #[utoipa::path(
-    post, path = "/v1/admin/refunds/{id}/approve", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/refunds/{id}/approve",
     params(("id" = String, Path), ("Idempotency-Key" = String, Header)),
     request_body = ApprovalBody,
-    responses(
-        (status = 200, body = RefundBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = RefundBody)),
 )]
 async fn approve_refund(
     admin: FreshAdmin,
@@ -272,21 +255,20 @@ async fn approve_refund(
         admin.state.config.refund_caps,
     );
     let (told_job, job_told) = tokio::sync::oneshot::channel();
-    let response = idempotency::run(&admin.state, &admin.identity, request.key, move |tx| {
+    let work = admin.act_once(request.key, event, move |tx, event| {
         Box::pin(async move {
             let refund = refunds::approve(tx, id, approver, caps, now)
                 .await
                 .map_err(refused)?;
             let asset = assets::find(tx, refund.asset_id).await.map_err(no_asset)?;
-            let event = told(event, &refund).with("proposed_by", refund.proposed_by.to_string());
+            tell(event, &refund);
+            event.note("proposed_by", refund.proposed_by.to_string());
             // Nobody waits for it where the client has hung up: those who follow the job poll.
             told_job.send(refund.job).ok();
-            let reply = Reply::ok(&RefundBody::new(refund, &asset));
-            audit::append(tx, &event, now).await?;
-            Ok(reply)
+            Ok(Reply::ok(&RefundBody::new(refund, &asset)))
         })
-    })
-    .await?;
+    });
+    let response = work.await?;
     if let Ok(job) = job_told.await {
         admin.state.wake.publish(Channel::Job(job));
     }
@@ -295,12 +277,9 @@ async fn approve_refund(
 
 /// Takes a proposal off; its proposer may, and every other administrator. Doing it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/admin/refunds/{id}/cancel", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/refunds/{id}/cancel",
     params(("id" = String, Path)),
-    responses(
-        (status = 200, body = RefundBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = RefundBody)),
 )]
 async fn cancel_refund(
     admin: FreshAdmin,
@@ -308,15 +287,15 @@ async fn cancel_refund(
 ) -> Result<Json<RefundBody>, Problem> {
     let event = admin.event(Action::RefundRejected, "");
     let (by, now) = (admin.account(), admin.state.now());
-    transact(admin.state.db, move |tx| {
+    let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
             let refund = refunds::cancel(tx, id, by, now).await.map_err(refused)?;
             let asset = assets::find(tx, refund.asset_id).await.map_err(no_asset)?;
-            audit::append(tx, &told(event, &refund), now).await?;
+            tell(event, &refund);
             Ok(Json(RefundBody::new(refund, &asset)))
         })
-    })
-    .await
+    });
+    work.await
 }
 
 fn refused(error: RefundError) -> Problem {

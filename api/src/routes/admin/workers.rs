@@ -8,7 +8,6 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     admin_workers::{self, Control, ControlError, ControlledWorker, Filter},
-    audit,
     recalls::{self, Recalled},
     wake::{Channel, Wake},
 };
@@ -20,7 +19,6 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{
     ReasonBody,
     guard::{Admin, FreshAdmin},
-    transact,
 };
 use crate::{
     AppState, Problem,
@@ -36,6 +34,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(drain_worker))
         .routes(routes!(quarantine_worker))
         .routes(routes!(restore_worker))
+        .routes(routes!(lift_worker_bar))
         .routes(routes!(disable_worker))
 }
 
@@ -76,6 +75,10 @@ struct WorkerBody {
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(required = true)]
     control_since: Option<OffsetDateTime>,
+    /// Since when it gets nothing because two other owners refuted a result of its; `null`: it is not barred.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    barred_at: Option<OffsetDateTime>,
     device: Device,
     numeric_class: String,
     version: String,
@@ -110,6 +113,7 @@ impl From<ControlledWorker> for WorkerBody {
             control,
             control_reason,
             control_since,
+            barred_at: worker.barred_at,
             device: worker.device,
             numeric_class: worker.numeric_class,
             version: worker.version,
@@ -145,21 +149,16 @@ struct WorkerQuery {
 
 /// Workers of all accounts, newest first.
 #[utoipa::path(
-    get, path = "/v1/admin/workers", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/workers",
     params(PageQuery, WorkerQuery),
-    responses(
-        (status = 200, body = Page<WorkerBody>),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = Page<WorkerBody>)),
 )]
 async fn list_all_workers(
     admin: Admin,
     list: List<WorkerQuery>,
 ) -> Result<Page<WorkerBody>, Problem> {
-    let Admin {
-        identity, state, ..
-    } = admin;
-    let before: Option<WorkerId> = list.position(&state, &identity)?;
+    let (state, caller) = (&admin.state, &admin.identity);
+    let before: Option<WorkerId> = list.position(state, caller)?;
     let filter = Filter {
         account: list.filter.account_id,
         control: list.filter.control.map(|it| match it {
@@ -167,19 +166,18 @@ async fn list_all_workers(
             ControlFilter::Quarantined => Control::Quarantined,
         }),
     };
-    let mut connection = state.db.acquire().await?;
+    let mut connection = admin.read().await?;
     let rows = admin_workers::list(&mut connection, filter, before, list.fetch()).await?;
-    Ok(list.page(&state, &identity, rows, |row| row.id, WorkerBody::from))
+    Ok(list.page(state, caller, rows, |row| row.id, WorkerBody::from))
 }
 
 /// One worker.
 #[utoipa::path(
-    get, path = "/v1/admin/workers/{id}", tag = "admin", security(("admin" = [])),
+    get, path = "/v1/admin/workers/{id}",
     params(("id" = String, Path)),
     responses(
         (status = 200, body = WorkerBody, headers(("ETag" = String))),
         (status = 304),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn find_any_worker(
@@ -187,20 +185,17 @@ async fn find_any_worker(
     Path(id): Path<WorkerId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let worker = admin_workers::find(&mut *admin.state.db.acquire().await?, id).await?;
+    let worker = admin_workers::find(&mut *admin.read().await?, id).await?;
     let worker = worker.ok_or_else(Problem::not_found)?;
     Ok(conditions.answer(WorkerBody::from(worker)))
 }
 
 /// Gives a worker nothing more; it finishes what it has. Doing it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/admin/workers/{id}/drain", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/workers/{id}/drain",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = WorkerBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = WorkerBody)),
 )]
 async fn drain_worker(
     admin: FreshAdmin,
@@ -213,13 +208,10 @@ async fn drain_worker(
 /// Gives a worker nothing more, and takes back what it has: its jobs go to others at once. Doing it again takes back what it
 /// got meanwhile.
 #[utoipa::path(
-    post, path = "/v1/admin/workers/{id}/quarantine", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/workers/{id}/quarantine",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = WorkerBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = WorkerBody)),
 )]
 async fn quarantine_worker(
     admin: FreshAdmin,
@@ -231,13 +223,10 @@ async fn quarantine_worker(
 
 /// Lets a worker that drains or is in quarantine work again. Doing it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/admin/workers/{id}/restore", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/workers/{id}/restore",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = WorkerBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = WorkerBody)),
 )]
 async fn restore_worker(
     admin: FreshAdmin,
@@ -247,15 +236,28 @@ async fn restore_worker(
     decide(admin, id, Decision::Restore, body).await
 }
 
-/// Takes a worker out for good: its tokens are refused, and what it has goes to others at once. Doing it again changes nothing.
+/// Lifts the bar of a worker whose result two other owners refuted: it gets work again, and its trust starts anew. What it lost
+/// stays lost. Doing it again changes nothing.
 #[utoipa::path(
-    post, path = "/v1/admin/workers/{id}/disable", tag = "admin", security(("admin" = [])),
+    post, path = "/v1/admin/workers/{id}/lift-bar",
     params(("id" = String, Path)),
     request_body = ReasonBody,
-    responses(
-        (status = 200, body = WorkerBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, body = WorkerBody)),
+)]
+async fn lift_worker_bar(
+    admin: FreshAdmin,
+    Path(id): Path<WorkerId>,
+    Json(body): Json<ReasonBody>,
+) -> Result<Json<WorkerBody>, Problem> {
+    decide(admin, id, Decision::LiftBar, body).await
+}
+
+/// Takes a worker out for good: its tokens are refused, and what it has goes to others at once. Doing it again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/admin/workers/{id}/disable",
+    params(("id" = String, Path)),
+    request_body = ReasonBody,
+    responses((status = 200, body = WorkerBody)),
 )]
 async fn disable_worker(
     admin: FreshAdmin,
@@ -269,6 +271,7 @@ async fn disable_worker(
 enum Decision {
     Control(Control),
     Restore,
+    LiftBar,
     Disable,
 }
 
@@ -278,6 +281,7 @@ impl Decision {
             Self::Control(Control::Draining) => Action::WorkerDrained,
             Self::Control(Control::Quarantined) => Action::WorkerQuarantined,
             Self::Restore => Action::WorkerRestored,
+            Self::LiftBar => Action::WorkerBarLifted,
             Self::Disable => Action::WorkerRevoked,
         }
     }
@@ -298,42 +302,59 @@ async fn decide(
         .event(decision.action(), id)
         .with("reason", reason.clone());
     let now = admin.state.now();
-    let state = admin.state;
-    let recalled = transact(state.db.clone(), move |tx| {
+    let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
             let recalled = match decision {
                 Decision::Control(control) => {
                     admin_workers::control(tx, id, (control, &reason), now).await
                 }
-                Decision::Restore => admin_workers::restore(tx, id)
-                    .await
-                    .map(|()| Recalled::default()),
+                Decision::Restore => admin_workers::restore(tx, id).await.map(nothing_recalled),
+                Decision::LiftBar => admin_workers::lift_bar(tx, id).await.map(nothing_recalled),
                 Decision::Disable => admin_workers::disable(tx, id, now).await,
             };
             let recalled = recalled.map_err(|error| refused(&error))?;
-            let event = match admin_workers::find(tx, id).await? {
-                Some(worker) => event.of_account(worker.account),
-                None => event,
-            };
-            audit::append(tx, &event, now).await?;
+            let worker = admin_workers::find(tx, id).await?;
+            event.account = worker.map(|it| it.account);
             Ok(recalled)
         })
-    })
-    .await?;
-    announce(&state.wake, id, &recalled);
-    if decision.takes_back() {
-        // What was claimed while the decision was not committed yet did not see it.
-        let late = transact(state.db.clone(), move |tx| {
-            Box::pin(async move {
-                recalls::of_worker(tx, id, now)
-                    .await
-                    .map_err(|error| Problem::internal(&error))
-            })
-        });
-        announce(&state.wake, id, &late.await?);
+    });
+    announce(&admin.state.wake, id, &work.await?);
+    let mut worker = find(&admin, id).await?;
+    if decision.takes_back() && worker.leases > 0 {
+        take_back_late(&admin, decision, id).await?;
+        worker = find(&admin, id).await?;
     }
-    let worker = admin_workers::find(&mut *state.db.acquire().await?, id).await?;
-    Ok(Json(worker.ok_or_else(Problem::not_found)?.into()))
+    Ok(Json(worker.into()))
+}
+
+fn nothing_recalled((): ()) -> Recalled {
+    Recalled::default()
+}
+
+async fn find(admin: &FreshAdmin, id: WorkerId) -> Result<ControlledWorker, Problem> {
+    let worker = admin_workers::find(&mut *admin.read().await?, id).await?;
+    worker.ok_or_else(Problem::not_found)
+}
+
+/// What was claimed while the decision was not committed yet did not see it.
+async fn take_back_late(
+    admin: &FreshAdmin,
+    decision: Decision,
+    id: WorkerId,
+) -> Result<(), Problem> {
+    let event = admin.event(decision.action(), id);
+    let now = admin.state.now();
+    let work = admin.act(event, move |tx, event| {
+        Box::pin(async move {
+            let late = recalls::of_worker(tx, id, now)
+                .await
+                .map_err(|error| Problem::internal(&error))?;
+            event.note("leases_taken_back_late", late.jobs.len());
+            Ok(late)
+        })
+    });
+    announce(&admin.state.wake, id, &work.await?);
+    Ok(())
 }
 
 fn announce(wake: &Wake, worker: WorkerId, recalled: &Recalled) {
