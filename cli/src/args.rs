@@ -233,8 +233,17 @@ pub enum Documented {
 
 #[derive(Debug, Args)]
 pub struct LoginArgs {
+    /// The account's e-mail.
+    #[arg(long, env = "COMPTOIR_EMAIL", required_unless_present = "wallet")]
+    pub email: Option<String>,
+    /// Read the password from the first line of standard input instead of `COMPTOIR_PASSWORD`.
+    #[arg(long)]
+    pub password_stdin: bool,
+    /// Sign in with the key of a wallet, instead of e-mail and password. Its address gets an account when it has none.
+    #[arg(long, conflicts_with_all = ["password_stdin", "setup"])]
+    pub wallet: bool,
     #[command(flatten)]
-    pub credentials: Credentials,
+    pub key: KeyFile,
     /// What `comptoir admin bootstrap` printed: the password is chosen with it, and the account is an administrator's.
     #[arg(long, env = "COMPTOIR_SETUP_TOKEN", hide_env_values = true)]
     pub setup: Option<String>,

@@ -24,6 +24,7 @@ const WORKER: &[&str] = &[
     "name",
     "control",
     "control_reason",
+    "barred_at",
     "open_attempts",
     "accepted_attempts",
     "failed_attempts",
@@ -105,6 +106,8 @@ pub enum Workers {
     Quarantine(WorkerArgs),
     /// Lets a worker work again.
     Restore(WorkerArgs),
+    /// Lets a worker work again that was barred because others refuted its result.
+    LiftBar(WorkerArgs),
     /// Takes a worker out for good.
     Disable(WorkerArgs),
 }
@@ -194,6 +197,7 @@ pub async fn run_workers(context: &Context, verb: &Workers) -> anyhow::Result<()
         Workers::Drain(args) => (args, "drain"),
         Workers::Quarantine(args) => (args, "quarantine"),
         Workers::Restore(args) => (args, "restore"),
+        Workers::LiftBar(args) => (args, "lift-bar"),
         Workers::Disable(args) => (args, "disable"),
     };
     let path = format!("/v1/admin/workers/{}/{action}", args.id);

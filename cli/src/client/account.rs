@@ -26,15 +26,20 @@ pub async fn sign_up(context: &Context, credentials: &Credentials) -> anyhow::Re
     sign_in_with(context, &api, &credentials.email, &password).await
 }
 
-/// Signs in; with a setup token, by choosing the password of an administrator first.
+/// Signs in with a password or a wallet; with a setup token, by choosing the password of an administrator first.
 pub async fn sign_in(context: &Context, args: &LoginArgs) -> anyhow::Result<()> {
     let api = context.connection.anonymous()?;
-    let password = password(args.credentials.password_stdin)?;
+    let Some(email) = args.email.as_ref().filter(|_| !args.wallet) else {
+        let wallet = Wallet::read(&args.key.key_file)?;
+        let tokens = tokens_of_wallet(&api, &wallet).await?;
+        return keep(context, &api, wallet.address().to_string(), &tokens).await;
+    };
+    let password = password(args.password_stdin)?;
     if let Some(token) = &args.setup {
         let body = json!({ "token": token, "password": password });
         api.post("/v1/admin/setup", &body).await?;
     }
-    sign_in_with(context, &api, &args.credentials.email, &password).await
+    sign_in_with(context, &api, email, &password).await
 }
 
 async fn sign_in_with(
@@ -44,9 +49,13 @@ async fn sign_in_with(
     password: &str,
 ) -> anyhow::Result<()> {
     let tokens = tokens(api, email, password).await?;
+    keep(context, api, email.to_owned(), &tokens).await
+}
+
+async fn keep(context: &Context, api: &Api, who: String, tokens: &Value) -> anyhow::Result<()> {
     let profile = context
         .connection
-        .keep(api.base(), email.to_owned(), &tokens, context.now)?;
+        .keep(api.base(), who, tokens, context.now)?;
     let account = api
         .with_bearer(profile.access_token)
         .get("/v1/account")
@@ -113,6 +122,35 @@ pub async fn tokens(api: &Api, email: &str, password: &str) -> anyhow::Result<Va
             &json!({ "email": email, "password": password }),
         )
         .await?)
+}
+
+/// `POST /v1/auth/siwe`: signs what EIP-4361 says, for the service that is asked and for no other.
+pub async fn tokens_of_wallet(api: &Api, wallet: &Wallet) -> anyhow::Result<Value> {
+    let nonce = api.post("/v1/auth/siwe/nonce", &json!({})).await?;
+    let part = |name: &str| {
+        let part = nonce[name].as_str();
+        part.with_context(|| format!("no {name} with the nonce"))
+    };
+    let (domain, uri) = (part("domain")?, part("uri")?);
+    let asked = api.base().origin().ascii_serialization();
+    // Else whoever answers here could have a signature made for another service.
+    if uri != asked || asked.split_once("://").map(|(_, it)| it) != Some(domain) {
+        bail!("{asked} calls itself {uri}: sign in there (`--url {uri}`), if you trust it");
+    }
+    let chain = nonce["chain_ids"][0].as_u64();
+    let chain = chain.context("the service signs wallets in on no chain yet")?;
+    let message = format!(
+        "{domain} wants you to sign in with your Ethereum account:\n{address}\n\n{statement}\n\nURI: {uri}\nVersion: 1\n\
+         Chain ID: {chain}\nNonce: {nonce}\nIssued At: {issued_at}\nExpiration Time: {expires_at}",
+        address = wallet.address(),
+        statement = part("statement")?,
+        nonce = part("nonce")?,
+        issued_at = part("issued_at")?,
+        expires_at = part("expires_at")?,
+    );
+    let signature = wallet.sign_message(&message)?;
+    let body = json!({ "message": message, "signature": signature });
+    Ok(api.post("/v1/auth/siwe", &body).await?)
 }
 
 /// Asks for a challenge, signs it, and gives it back.

@@ -22,8 +22,9 @@ const RENEW_BEFORE: Duration = Duration::seconds(30);
 pub struct Profile {
     /// The service.
     pub url: Url,
-    /// Signed in as.
-    pub email: String,
+    /// Signed in as: an e-mail address, or a wallet's.
+    #[serde(alias = "email")]
+    pub signed_in_as: String,
     /// Bearer token.
     pub access_token: String,
     /// When it ends.
@@ -97,7 +98,7 @@ impl Connection {
             .post("/v1/auth/refresh", &body)
             .await
             .context("renew the session")?;
-        let profile = self.keep(api.base(), profile.email, &tokens, now)?;
+        let profile = self.keep(api.base(), profile.signed_in_as, &tokens, now)?;
         Ok(api.with_bearer(profile.access_token))
     }
 
@@ -108,7 +109,7 @@ impl Connection {
     pub fn keep(
         &self,
         url: &Url,
-        email: String,
+        signed_in_as: String,
         tokens: &serde_json::Value,
         now: OffsetDateTime,
     ) -> anyhow::Result<Profile> {
@@ -123,7 +124,7 @@ impl Connection {
             .context("no lifetime in the reply")?;
         let profile = Profile {
             url: url.clone(),
-            email,
+            signed_in_as,
             access_token: part("access_token")?,
             expires_at: now.saturating_add(Duration::seconds(seconds)),
             refresh_token: part("refresh_token")?,

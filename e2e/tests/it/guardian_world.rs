@@ -279,14 +279,14 @@ impl World {
     }
 
     pub fn comptoir(&self, arguments: &[&str]) -> Ended {
-        ended(&mut self.command(arguments))
+        Ended::of(&mut self.command(arguments))
     }
 
     /// A command of the operator's, with the database.
     pub fn admin(&self, arguments: &[&str]) -> Ended {
         let mut command = self.command(&[]);
         command.arg("admin").args(arguments);
-        ended(command.env("DATABASE_URL", &self.services.urls.database))
+        Ended::of(command.env("DATABASE_URL", &self.services.urls.database))
     }
 
     /// Writes a wallet's key where a command can read it.
@@ -297,12 +297,15 @@ impl World {
     }
 }
 
-fn ended(command: &mut Command) -> Ended {
-    let output = command.output().unwrap();
-    Ended {
-        code: output.status.code(),
-        said: serde_json::from_slice(&output.stdout).unwrap_or_default(),
-        trouble: String::from_utf8_lossy(&output.stderr).into_owned(),
+impl Ended {
+    /// Runs a command to its end.
+    pub fn of(command: &mut Command) -> Self {
+        let output = command.output().unwrap();
+        Self {
+            code: output.status.code(),
+            said: serde_json::from_slice(&output.stdout).unwrap_or_default(),
+            trouble: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 

@@ -1,0 +1,273 @@
+//! Administrators, wallets and rotated keys, by the command line against a service that runs.
+
+use std::process::Command;
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use comptoir_cli::{
+    client::{account, blobs, idempotency_key},
+    demo::{
+        people::WorkerProcess,
+        work::{complete, submit},
+    },
+};
+use serde_json::{Value, json};
+
+use crate::{
+    guardian_world::{Ended, TOKEN, World},
+    harness::{binary, checkout},
+};
+
+/// Exit codes of the command line.
+const REFUSED: i32 = 5;
+const CREDENTIALS: i32 = 3;
+
+/// Somebody at a terminal, signed in or not.
+struct Terminal<'a> {
+    world: &'a World,
+    name: &'static str,
+}
+
+impl Terminal<'_> {
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.world.command(arguments);
+        command
+            .env("COMPTOIR_URL", self.world.api.base().as_str())
+            .env(
+                "COMPTOIR_PROFILE",
+                self.world.path(&format!("{}.json", self.name)),
+            )
+            .env("COMPTOIR_PASSWORD", "a long enough password");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Ended {
+        Ended::of(&mut self.command(arguments))
+    }
+
+    #[track_caller]
+    fn done(&self, arguments: &[&str]) -> Value {
+        let ended = self.run(arguments);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.trouble);
+        ended.said
+    }
+
+    #[track_caller]
+    fn refused(&self, arguments: &[&str], code: i32, says: &str) {
+        let ended = self.run(arguments);
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        assert!(ended.trouble.contains(says), "{arguments:?}: {ended:?}");
+    }
+}
+
+/// An administrator, made by whoever has the database.
+fn administrator<'a>(world: &'a World, name: &'static str) -> Terminal<'a> {
+    let email = format!("{name}@example.org");
+    let token = world.admin(&["bootstrap", "--email", &email]);
+    assert_eq!(token.code, Some(0), "{token:?}");
+    let terminal = Terminal { world, name };
+    let setup = token.said["token"].as_str().unwrap();
+    terminal.done(&["login", "--email", &email, "--setup", setup]);
+    terminal
+}
+
+/// The batch inference of the example, with the weights that the program came with.
+async fn inference(api: &comptoir_cli::client::http::Api) -> Value {
+    let folder = checkout().join("examples/digits");
+    let program = blobs::upload(api, &folder.join("convnet.pt2"))
+        .await
+        .unwrap();
+    let rows = blobs::upload(api, &folder.join("test.safetensors"))
+        .await
+        .unwrap();
+    json!({
+        "kind": "inference", "program": program, "batch_size": 64,
+        "inputs": { "x": { "blob": rows, "tensor": "images" } },
+    })
+}
+
+/// With the reason that every action wants.
+fn act(by: &Terminal, arguments: &[&str]) -> Value {
+    by.done(&[arguments, &["--reason", "because"]].concat())
+}
+
+/// Freezing ends sessions and lets nobody sign in, until it is taken back.
+fn freeze(world: &World, admin: &Terminal) {
+    let user = Terminal {
+        world,
+        name: "user",
+    };
+    let signed_up = user.done(&["signup", "--email", "user@example.org"]);
+    let id = signed_up["id"].as_str().unwrap();
+    act(admin, &["admin", "accounts", "freeze", id]);
+    user.refused(&["account"], CREDENTIALS, "");
+    let login = ["login", "--email", "user@example.org"];
+    user.refused(&login, CREDENTIALS, "frozen");
+    act(admin, &["admin", "accounts", "unfreeze", id]);
+    user.done(&login);
+    let own = ["admin", "accounts", "get", id];
+    user.refused(&own, CREDENTIALS, "administrator");
+}
+
+/// A refund takes two people, and the platform's money.
+async fn refund(world: &World, [first, second]: [&Terminal<'_>; 2]) {
+    let client = world.person("client", 100 * TOKEN).await;
+    let job = submit(&client, inference(&client.api).await, "none").await;
+    let done = complete(&client, &job.unwrap()).await.unwrap();
+    world.deposit(&world.key("platform"), TOKEN).await;
+    let job = done.job["id"].as_str().unwrap();
+    let one = ["--tokens", "0.000000000000000001"];
+    let propose = [&["admin", "refunds", "propose", job], &one[..]].concat();
+    let proposed = act(first, &propose);
+    let approve = [
+        "admin",
+        "refunds",
+        "approve",
+        proposed["id"].as_str().unwrap(),
+    ];
+    first.refused(&approve, CREDENTIALS, "Another administrator");
+    let approved = async || second.run(&approve).code == Some(0);
+    world.until("the refund", approved).await;
+    let shown = client.api.get(&format!("/v1/jobs/{job}")).await.unwrap();
+    assert_eq!(shown["refunded"]["amount"], "1");
+}
+
+fn publish(admin: &Terminal) {
+    let terms = "--device cuda --rate-nano 5 --minimum-base 7 --platform-ppm 1000 --effective-at 2100-01-01T00:00:00Z";
+    let verb = ["admin", "prices", "publish"].into_iter();
+    let price = admin.done(&verb.chain(terms.split(' ')).collect::<Vec<_>>());
+    assert_eq!(price["in_force"], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn administrators_act_on_a_service_that_runs() {
+    let world = World::start().await;
+    let first = administrator(&world, "first");
+    let second = administrator(&world, "second");
+    freeze(&world, &first);
+
+    // A worker is held and let go; a bar that is none is lifted without harm.
+    let owner = world.person("owner", 0).await;
+    let program = binary("comptoir-worker");
+    let home = world.path("worker");
+    let worker = WorkerProcess::start(&owner, world.scheduler.as_str(), &program, &home);
+    let worker = worker.await.unwrap();
+    for (verb, control) in [
+        ("drain", "draining"),
+        ("lift-bar", "draining"),
+        ("restore", "active"),
+    ] {
+        let shown = act(&first, &["admin", "workers", verb, &worker.id]);
+        assert_eq!(shown["control"], control, "{verb}");
+    }
+    refund(&world, [&first, &second]).await;
+    worker.stop().await.unwrap();
+    publish(&first);
+    for what in ["wake-ups", "notices"] {
+        let shown = act(&first, &["admin", "outbox", what]);
+        assert_eq!(shown["open_jobs"], 0, "{what}");
+    }
+
+    let events = second.done(&["admin", "events", "--limit", "100"]);
+    let events = events["data"].as_array().unwrap();
+    let told = "account.frozen account.unfrozen worker.drained worker.bar_lifted worker.restored refund.proposed \
+                refund.approved price.published outbox.replayed";
+    for action in told.split(' ') {
+        let is_told = events.iter().any(|it| it["action"] == action);
+        assert!(is_told, "{action} in {events:?}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wallet_signs_in_on_the_command_line() {
+    let world = World::start().await;
+    let person = world.person("person", 0).await;
+    let key = world.write_key(&person.wallet);
+    let terminal = Terminal {
+        world: &world,
+        name: "wallet",
+    };
+    let shown = terminal.done(&["login", "--wallet", "--key-file", &key]);
+    assert_eq!(shown["email"], "person@example.com");
+    assert_eq!(shown["address"], person.wallet.address().to_string());
+    assert_eq!(terminal.done(&["account"])["id"], shown["id"]);
+    // A service under another name than its own gets no signature.
+    let port = world.api.base().port().unwrap();
+    let elsewhere = format!("http://localhost:{port}");
+    let other = ["--url", &elsewhere, "login", "--wallet", "--key-file", &key];
+    terminal.refused(&other, 1, "calls itself http://127.0.0.1");
+    world.stop().await;
+}
+
+/// The key that a token was signed with.
+fn signed_by(token: &str) -> String {
+    let head = BASE64_URL_SAFE_NO_PAD
+        .decode(token.split('.').next().unwrap())
+        .unwrap();
+    let head: Value = serde_json::from_slice(&head).unwrap();
+    head["kid"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotation_of_keys_ends_nothing_that_was_given_out_before() {
+    let world = World::start().await;
+    let (email, password) = ("person@example.org", "a long enough password");
+    account::create(&world.api, email, password).await.unwrap();
+    let sign_in = async || account::tokens(&world.api, email, password).await.unwrap();
+    let token = |tokens: &Value| tokens["access_token"].as_str().unwrap().to_owned();
+    let before = sign_in().await;
+    let old = world.api.with_bearer(token(&before));
+    account::bind(&old, &comptoir_cli::client::wallet::Wallet::random())
+        .await
+        .unwrap();
+    let body = json!({ "name": "made before" });
+    let join = old
+        .create("/v1/join-tokens", &idempotency_key(), &body)
+        .await;
+    let join = join.unwrap()["token"].as_str().unwrap().to_owned();
+    let body = json!({ "name": "made before", "scopes": ["account:read"] });
+    let key = old
+        .create("/v1/keys", &idempotency_key(), &body)
+        .await
+        .unwrap();
+
+    let keys = world.path("node/keys");
+    let rotated = world.admin(&["rotate-keys", "--keys", keys.to_str().unwrap()]);
+    assert_eq!(rotated.said["rotated"], true, "{rotated:?}");
+    let current = rotated.said["current"].as_str().unwrap().to_owned();
+    assert_ne!(signed_by(&token(&before)), current);
+    world
+        .until("the next key", async || {
+            signed_by(&token(&sign_in().await)) == current
+        })
+        .await;
+
+    // The old token, what renews it, the API key and the join token hold as before.
+    old.get("/v1/account").await.unwrap();
+    let body = json!({ "refresh_token": before["refresh_token"] });
+    let renewed = world.api.post("/v1/auth/refresh", &body).await.unwrap();
+    assert_eq!(signed_by(&token(&renewed)), current);
+    let by_key = world.api.with_bearer(key["key"].as_str().unwrap());
+    by_key.get("/v1/account").await.unwrap();
+    let joined = Command::new(binary("comptoir-worker"))
+        .args([
+            "join",
+            "--url",
+            world.scheduler.as_str(),
+            "--token",
+            &join,
+            "--name",
+            "late",
+            "--folder",
+        ])
+        .arg(world.path("late"))
+        .output()
+        .unwrap();
+    assert!(joined.status.success(), "{joined:?}");
+    let workers = old.get("/v1/workers").await.unwrap();
+    assert_eq!(workers["data"][0]["name"], "late");
+    // Twice within the hour would end tokens early, and is refused.
+    let again = world.admin(&["rotate-keys", "--keys", keys.to_str().unwrap()]);
+    assert_eq!(again.code, Some(REFUSED), "{again:?}");
+    world.stop().await;
+}
