@@ -46,6 +46,12 @@ struct Options {
     data: PathBuf,
 }
 
+/// The Postgres server as peers are told it.
+fn database_url() -> anyhow::Result<url::Url> {
+    let url = std::env::var("DATABASE_URL").context("name the server in DATABASE_URL")?;
+    Ok(url.parse()?)
+}
+
 /// Where and how long a figure is measured.
 #[derive(Debug, Clone)]
 pub struct Setting {
@@ -62,12 +68,6 @@ impl Setting {
         self.redis
             .as_deref()
             .context("name a Redis server in REDIS_URL, or use `make bench`")
-    }
-
-    /// The Postgres server as peers are told it.
-    fn database_url(&self) -> anyhow::Result<url::Url> {
-        let url = std::env::var("DATABASE_URL").context("name the server in DATABASE_URL")?;
-        Ok(url.parse()?)
     }
 
     /// The Postgres server to measure on.

@@ -9,9 +9,9 @@ use tokio::process::Command;
 pub enum Peer {
     /// graphile-worker takes and completes queued jobs.
     DrainGraphile,
-    /// BullMQ does.
+    /// `BullMQ` does.
     DrainBullmq,
-    /// BullMQ starts a job that is added while its worker waits.
+    /// `BullMQ` starts a job that is added while its worker waits.
     LatencyBullmq,
 }
 
@@ -32,7 +32,7 @@ impl Peer {
     }
 
     /// Jobs in a second, or milliseconds at the median. `url` names the server that it works on: Postgres for graphile-worker, Redis
-    /// for BullMQ.
+    /// for `BullMQ`.
     pub async fn measure(self, url: &str, jobs: u32) -> anyhow::Result<f64> {
         let output = Command::new("node")
             .args(["bench/peers/peers.mjs", self.name(), url, &jobs.to_string()])

@@ -28,8 +28,8 @@ use crate::{
     service::{
         self,
         config::{
-            API_RATES, Allowances, ApiArgs, Common, Disputes, Endpoints, SCHEDULER_RATES, SchedulerArgs,
-            SettlerArgs, SettlerCare, Web, rate_from_env,
+            API_RATES, Allowances, ApiArgs, Common, Disputes, Endpoints, SCHEDULER_RATES,
+            SchedulerArgs, SettlerArgs, SettlerCare, Web, rate_from_env,
         },
         parts::Running,
     },

@@ -108,23 +108,20 @@ async fn take(
     (after, wanted): (Duration, u16),
     now: OffsetDateTime,
 ) -> Result<Vec<JobId>, ClaimError> {
-    let attempts: Vec<_> = (0..wanted).map(|_| AttemptId::generate().0).collect();
-    let tokens: Vec<_> = (0..wanted).map(|_| LeaseToken::generate().0).collect();
+    let fresh = (0..wanted).map(|_| (AttemptId::generate().0, LeaseToken::generate().0));
+    let (attempts, tokens): (Vec<_>, Vec<_>) = fresh.unzip();
     let taken = sqlx::query_scalar!(
         "WITH ready AS MATERIALIZED (
              SELECT queue.replica_id, queue.job_id
              FROM queue JOIN jobs ON jobs.job_id = queue.job_id
              WHERE NOT EXISTS (SELECT FROM worker_controls WHERE worker_id = $1)
-               AND EXISTS (
-                   SELECT FROM workers LEFT JOIN account_controls USING (account_id)
-                   WHERE worker_id = $1 AND revoked_at IS NULL AND frozen_at IS NULL
-               )
+               AND EXISTS (SELECT FROM workers LEFT JOIN account_controls USING (account_id)
+                   WHERE worker_id = $1 AND revoked_at IS NULL AND frozen_at IS NULL)
                AND queue.device = $3 AND queue.ready_at <= clock_timestamp() - $13::interval
                AND queue.lease_token IS NULL AND queue.min_memory_bytes <= $4 AND queue.rate_nano >= $5
                AND (jobs.numeric_class IS NULL OR jobs.numeric_class = $6)
                AND NOT EXISTS (
-                   SELECT FROM replicas other
-                   WHERE other.job_id = queue.job_id AND other.owner_account_id = $2
+                   SELECT FROM replicas other WHERE other.job_id = queue.job_id AND other.owner_account_id = $2
                )
                AND NOT (
                    SELECT coalesce(bool_or(workers.account_id = $2), false)
@@ -143,10 +140,8 @@ async fn take(
              ORDER BY queue.priority, queue.replica_id
              LIMIT $7
              FOR NO KEY UPDATE OF queue, jobs SKIP LOCKED
-         ), single AS (
-             SELECT DISTINCT ON (job_id) replica_id FROM ready ORDER BY job_id, replica_id
-         ), numbered AS (
-             SELECT replica_id, row_number() OVER () AS place FROM single
+         ), single AS (SELECT DISTINCT ON (job_id) replica_id FROM ready ORDER BY job_id, replica_id
+         ), numbered AS (SELECT replica_id, row_number() OVER () AS place FROM single
          ), leased AS (
              UPDATE queue
              SET attempt = attempt + 1, attempt_id = fresh.attempt_id, worker_id = $1,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::submit::request;
 use crate::{
-    Setting,
+    Setting, database_url,
     figure::Rounds,
     load::{self, Connection},
     peers::Peer,
@@ -38,14 +38,14 @@ const DRAIN_MAX: Duration = Duration::from_mins(10);
 pub async fn drain_beside_graphile(setting: &Setting, batch: u16) -> anyhow::Result<Rounds> {
     let admin = setting.database()?;
     let database = create_database(admin, "peer").await?;
-    let mut url = setting.database_url()?;
+    let mut url = database_url()?;
     url.set_path(&database);
     let rounds = drain(setting, batch, Peer::DrainGraphile, url.as_str()).await;
     drop_database(admin, &database).await?;
     rounds
 }
 
-/// The same beside BullMQ.
+/// The same beside `BullMQ`.
 pub async fn drain_beside_bullmq(setting: &Setting, batch: u16) -> anyhow::Result<Rounds> {
     drain(setting, batch, Peer::DrainBullmq, setting.redis()?).await
 }
@@ -86,7 +86,7 @@ async fn drain_once(place: &Place, batch: u16) -> anyhow::Result<f64> {
     Ok(f64::from(i32::try_from(wanted - before)?) / seconds)
 }
 
-/// From a submission to its lease at a worker that waits, at the median, beside BullMQ's from add to start; milliseconds.
+/// From a submission to its lease at a worker that waits, at the median, beside `BullMQ`'s from add to start; milliseconds.
 pub async fn latency(setting: &Setting) -> anyhow::Result<Rounds> {
     let place = Place::make(setting.database()?, 1, 1).await?;
     let spec = place.upload(&setting.data).await?;
