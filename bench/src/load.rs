@@ -16,6 +16,9 @@ use tokio::{
     time::Instant,
 };
 
+/// Before a request is repeated.
+const REPEAT_AFTER: Duration = Duration::from_millis(1);
+
 /// Makes the bytes of a request, given its number.
 pub type Request = dyn Fn(u64) -> Vec<u8> + Send + Sync;
 
@@ -65,6 +68,39 @@ pub async fn closed(
                 let bytes = request(number.fetch_add(1, Ordering::Relaxed));
                 let sent = Instant::now();
                 connection.exchange(&bytes).await?;
+                latencies.push(micros(sent.elapsed()));
+            }
+            anyhow::Ok(latencies)
+        }));
+    }
+    collect(running, began).await
+}
+
+/// As [`closed`], but every so many requests the client resets its connection instead of reading the answer, and repeats the request on
+/// a new one. Only what is answered counts.
+pub async fn resetting(
+    address: SocketAddr,
+    clients: usize,
+    lasting: Duration,
+    request: &Arc<Request>,
+    every: u64,
+) -> anyhow::Result<Load> {
+    let (number, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let mut running = Vec::with_capacity(clients);
+    for _ in 0..clients {
+        let (number, request) = (Arc::clone(&number), Arc::clone(request));
+        running.push(tokio::spawn(async move {
+            let mut connection = Connection::open(address).await?;
+            let mut latencies = Vec::new();
+            while began.elapsed() < lasting {
+                let turn = number.fetch_add(1, Ordering::Relaxed);
+                let bytes = request(turn);
+                let sent = Instant::now();
+                if turn % every == every - 1 {
+                    connection.reset(&bytes).await?;
+                    connection = Connection::open(address).await?;
+                }
+                connection.repeat(&bytes).await?;
                 latencies.push(micros(sent.elapsed()));
             }
             anyhow::Ok(latencies)
@@ -139,6 +175,25 @@ impl Connection {
             stream,
             buffer: Vec::with_capacity(16 << 10),
         })
+    }
+
+    /// Sends a request and hangs up at once, with a reset.
+    async fn reset(mut self, request: &[u8]) -> anyhow::Result<()> {
+        self.stream.write_all(request).await?;
+        self.stream.set_zero_linger()?;
+        Ok(())
+    }
+
+    /// [`Self::exchange`], again and again while the first request of this key is being worked on.
+    async fn repeat(&mut self, request: &[u8]) -> anyhow::Result<()> {
+        loop {
+            match self.exchange(request).await {
+                Err(error) if error.to_string().contains("idempotency_in_progress") => {
+                    tokio::time::sleep(REPEAT_AFTER).await;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     /// Sends a request and reads its answer to the end; any but a 2xx is an error.

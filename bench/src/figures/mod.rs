@@ -6,6 +6,7 @@ mod ledger;
 mod merkle;
 mod queue;
 mod submit;
+mod trouble;
 
 use anyhow::bail;
 
@@ -57,6 +58,16 @@ pub const FIGURES: &[(&str, Goal, &str)] = &[
         "lease-latency",
         AtMost(1.0),
         "submission to lease at a waiting worker / BullMQ's add to start, p50",
+    ),
+    (
+        "resets",
+        AtLeast(0.8),
+        "durable submissions, one connection in twenty reset and repeated / none",
+    ),
+    (
+        "claim-snapshot",
+        AtMost(3.0),
+        "p99 of claims after a transaction was open for 120 s of load / before",
     ),
     (
         "hot-payer",
@@ -122,6 +133,8 @@ pub async fn measure(name: &str, setting: &Setting) -> anyhow::Result<Figure> {
         "drain-graphile" => queue::drain_beside_graphile(setting, 250).await?,
         "drain-bullmq" => queue::drain_beside_bullmq(setting, 100).await?,
         "lease-latency" => queue::latency(setting).await?,
+        "resets" => trouble::resets(setting).await?,
+        "claim-snapshot" => trouble::snapshot(setting).await?,
         "hot-payer" => ledger::hot_payer(setting).await?,
         "hot-payer-lock" => ledger::hot_payer_beside_locks(setting).await?,
         "transfer" => ledger::transfers(setting).await?,

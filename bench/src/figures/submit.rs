@@ -44,7 +44,8 @@ async fn submit(place: &Place, request: &Arc<Request>, seconds: u32) -> anyhow::
     load::closed(place.api_address, CLIENTS, lasting, request).await
 }
 
-async fn ready(setting: &Setting) -> anyhow::Result<(Place, Arc<Request>)> {
+/// A place without workers, warm, and requests that submit there.
+pub async fn ready(setting: &Setting) -> anyhow::Result<(Place, Arc<Request>)> {
     let place = Place::make(setting.database()?, PAYERS, 0).await?;
     let spec = place.upload(&setting.data).await?;
     let request = request(&place, &spec);

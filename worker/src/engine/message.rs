@@ -56,9 +56,10 @@ pub enum Task {
 pub struct JobTask {
     /// What to compute.
     pub spec: JobSpec,
-    /// A file for each blob that the specification names, hashes already checked.
+    /// A file of the scratch folder for each blob that the specification names, hashes already checked. The folder is the root of the
+    /// child's files: a name says nothing of what is above it.
     pub blobs: BTreeMap<Sha256, PathBuf>,
-    /// A checkpoint of the same job to go on from.
+    /// A checkpoint of the same job to go on from, in the scratch folder too.
     pub resume: Option<PathBuf>,
     /// Stop after this optimizer step, tell of no epoch and no segment, and give out the checkpoint; or, where it is the last
     /// step, the trained weights.
