@@ -18,6 +18,7 @@ pub mod rpc;
 pub mod settled;
 pub mod tree;
 pub mod value;
+#[cfg(feature = "rpc")]
 mod words;
 
 pub use file::{FileError, LeafFile, Limits};
