@@ -57,23 +57,7 @@ pub async fn closed(
     lasting: Duration,
     request: &Arc<Request>,
 ) -> anyhow::Result<Load> {
-    let (number, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
-    let mut running = Vec::with_capacity(clients);
-    for _ in 0..clients {
-        let (number, request) = (Arc::clone(&number), Arc::clone(request));
-        running.push(tokio::spawn(async move {
-            let mut connection = Connection::open(address).await?;
-            let mut latencies = Vec::new();
-            while began.elapsed() < lasting {
-                let bytes = request(number.fetch_add(1, Ordering::Relaxed));
-                let sent = Instant::now();
-                connection.exchange(&bytes).await?;
-                latencies.push(micros(sent.elapsed()));
-            }
-            anyhow::Ok(latencies)
-        }));
-    }
-    collect(running, began).await
+    keep_asking(address, clients, lasting, request, None).await
 }
 
 /// As [`closed`], but every so many requests the client resets its connection instead of reading the answer, and repeats the request on
@@ -84,6 +68,16 @@ pub async fn resetting(
     lasting: Duration,
     request: &Arc<Request>,
     every: u64,
+) -> anyhow::Result<Load> {
+    keep_asking(address, clients, lasting, request, Some(every)).await
+}
+
+async fn keep_asking(
+    address: SocketAddr,
+    clients: usize,
+    lasting: Duration,
+    request: &Arc<Request>,
+    reset_every: Option<u64>,
 ) -> anyhow::Result<Load> {
     let (number, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
     let mut running = Vec::with_capacity(clients);
@@ -96,11 +90,13 @@ pub async fn resetting(
                 let turn = number.fetch_add(1, Ordering::Relaxed);
                 let bytes = request(turn);
                 let sent = Instant::now();
-                if turn % every == every - 1 {
+                if reset_every.is_some_and(|every| turn % every == every - 1) {
                     connection.reset(&bytes).await?;
                     connection = Connection::open(address).await?;
+                    connection.repeat(&bytes).await?;
+                } else {
+                    connection.exchange(&bytes).await?;
                 }
-                connection.repeat(&bytes).await?;
                 latencies.push(micros(sent.elapsed()));
             }
             anyhow::Ok(latencies)
