@@ -85,14 +85,8 @@ pub async fn lock(
         .values()
         .map(|key| key.scope().map(|it| it.0))
         .collect();
-    // Before any lock, and in one order: nobody waits for a row that its own waiters are about to make.
     sqlx::query!(
-        "INSERT INTO ledger_accounts (ledger_account_id, asset_id, owner, code, scope)
-         SELECT wanted.id, $1, wanted.owner, wanted.code, wanted.scope
-         FROM UNNEST($2::uuid[], $3::bytea[], $4::text[], $5::uuid[]) AS wanted (id, owner, code, scope)
-         WHERE NOT EXISTS (SELECT FROM ledger_accounts WHERE ledger_account_id = wanted.id)
-         ORDER BY wanted.id
-         ON CONFLICT DO NOTHING",
+        "SELECT lock_ledger_accounts($1, $2, $3, $4, $5)",
         asset_id,
         &ids,
         &owners as &[Option<Vec<u8>>],
@@ -101,9 +95,6 @@ pub async fn lock(
     )
     .execute(&mut **tx)
     .await?;
-    sqlx::query!("SELECT lock_ledger_accounts($1)", &ids)
-        .execute(&mut **tx)
-        .await?;
     Ok(())
 }
 

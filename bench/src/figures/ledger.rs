@@ -13,7 +13,7 @@ use comptoir_domain::{
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
 };
 use comptoir_store::{
-    group::GROUP_MAX,
+    group::{self, GROUP_MAX},
     ledger,
     pool::{self, ServiceRole},
 };
@@ -32,13 +32,14 @@ use crate::{
 const PAYERS: u64 = 1_000;
 /// Connections of both sides.
 const CLIENTS: usize = 16;
-/// Connections that work on groups: as many as in the service.
-const GROUPS_AT_ONCE: usize = 2;
 
 struct Ledger {
     books: Books,
     api: PgPool,
+    /// As many connections that work on groups as the service has.
     groups: PgPool,
+    /// Connections of the same kind, one for each client.
+    singles: PgPool,
 }
 
 impl Ledger {
@@ -51,6 +52,7 @@ impl Ledger {
         }
         Ok(Self {
             groups: pool::for_groups(&api, 1),
+            singles: pool::for_groups(&api, connections / group::AT_ONCE),
             api,
             books,
         })
@@ -58,7 +60,8 @@ impl Ledger {
 
     /// Entries in a second, in groups; `payer` chooses whose by number.
     async fn in_groups(&self, seconds: u32, payer: fn(u64) -> u64) -> anyhow::Result<f64> {
-        self.post(GROUPS_AT_ONCE, GROUP_MAX, &self.groups, seconds, payer)
+        let at_once = usize::try_from(group::AT_ONCE)?;
+        self.post(at_once, GROUP_MAX, &self.groups, seconds, payer)
             .await
     }
 
@@ -99,6 +102,7 @@ impl Ledger {
     }
 
     async fn clear(self) -> anyhow::Result<()> {
+        self.singles.close().await;
         self.groups.close().await;
         self.api.close().await;
         self.books.clear().await
@@ -158,7 +162,7 @@ pub async fn transfers(setting: &Setting) -> anyhow::Result<Rounds> {
     for _ in 0..setting.rounds {
         let tpcb = reference.tpcb(CLIENTS, setting.seconds).await?;
         let payer = |number: u64| 1 + number % PAYERS;
-        let ours = ledger.post(CLIENTS, 1, &ledger.api, setting.seconds, payer);
+        let ours = ledger.post(CLIENTS, 1, &ledger.singles, setting.seconds, payer);
         rounds.note(ours.await?, tpcb);
     }
     reference.clear().await?;
