@@ -116,7 +116,7 @@ impl Facts {
 
 impl Facts {
     /// Can no worker that is there be held to its result for this program? Looked up every few seconds and not for each job:
-    /// a job that slips through ends as unstable once more, and its owner pays nothing.
+    /// a job that slips through waits, is told why, and costs its owner nothing.
     ///
     /// # Errors
     /// When the database fails.

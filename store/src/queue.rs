@@ -16,7 +16,7 @@ use time::{Duration, OffsetDateTime};
 use crate::{
     PgTransaction,
     codec::{to_digest, to_document, to_numeric},
-    events,
+    events, unstable,
     workers::Worker,
 };
 
@@ -71,7 +71,8 @@ pub enum ClaimError {
 
 /// Leases up to `wanted` replicas to a worker: what it can run and is allowed to, by priority, oldest first. A
 /// training job keeps to the numeric class of whoever takes it first. A worker with a poor record gets what others have
-/// left for a while, and one that is barred gets nothing.
+/// left for a while, and one that is barred gets nothing. One whose class honest workers could not agree in gets nothing that must be
+/// verified of that program.
 pub async fn claim(
     tx: &mut PgTransaction<'_>,
     worker: &Worker,
@@ -98,10 +99,7 @@ pub async fn claim(
         .map_err(ClaimError::from)
 }
 
-/// Takes queue rows; the ids of their jobs. A worker that was paused or revoked, or whose account is frozen, gets none. An owner gets one replica of a job, none of a job whose other replicas have
-/// segments of his, no replica that he failed for the client's fault (unless on another's checkpoint), and a worker not
-/// at once what it has just failed. Conditions on attempts are inside aggregates, so that attempts are looked up by job
-/// or replica, and never by worker, who may have millions.
+/// Takes queue rows; the ids of their jobs. Who gets which is told in the statement.
 async fn take(
     tx: &mut PgTransaction<'_>,
     worker: &Worker,
@@ -110,54 +108,8 @@ async fn take(
 ) -> Result<Vec<JobId>, ClaimError> {
     let fresh = (0..wanted).map(|_| (AttemptId::generate().0, LeaseToken::generate().0));
     let (attempts, tokens): (Vec<_>, Vec<_>) = fresh.unzip();
-    let taken = sqlx::query_scalar!(
-        "WITH ready AS MATERIALIZED (
-             SELECT queue.replica_id, queue.job_id
-             FROM queue JOIN jobs ON jobs.job_id = queue.job_id
-             WHERE NOT EXISTS (SELECT FROM worker_controls WHERE worker_id = $1)
-               AND EXISTS (SELECT FROM workers LEFT JOIN account_controls USING (account_id)
-                   WHERE worker_id = $1 AND revoked_at IS NULL AND frozen_at IS NULL)
-               AND queue.device = $3 AND queue.ready_at <= clock_timestamp() - $13::interval
-               AND queue.lease_token IS NULL AND queue.min_memory_bytes <= $4 AND queue.rate_nano >= $5
-               AND (jobs.numeric_class IS NULL OR jobs.numeric_class = $6)
-               AND NOT EXISTS (
-                   SELECT FROM replicas other WHERE other.job_id = queue.job_id AND other.owner_account_id = $2
-               )
-               AND NOT (
-                   SELECT coalesce(bool_or(workers.account_id = $2), false)
-                   FROM attempts tried
-                   JOIN segments ON segments.replica_id = tried.replica_id AND segments.attempt_id = tried.attempt_id
-                   JOIN workers ON workers.worker_id = tried.worker_id
-                   WHERE tried.job_id = queue.job_id AND tried.replica_id <> queue.replica_id
-               )
-               AND (queue.attempt = 0 OR NOT (
-                   SELECT coalesce(bool_or(
-                       tried.worker_id = $1 AND tried.state = 'failed' AND queue.ready_at > clock_timestamp() - $11::interval
-                       OR workers.account_id = $2 AND tried.cause = 'client'
-                           AND NOT EXISTS (SELECT FROM segments_voided WHERE voided_by = tried.attempt_id)
-                   ), false) FROM attempts tried JOIN workers USING (worker_id) WHERE tried.replica_id = queue.replica_id
-               ))
-             ORDER BY queue.priority, queue.replica_id
-             LIMIT $7
-             FOR NO KEY UPDATE OF queue, jobs SKIP LOCKED
-         ), single AS (SELECT DISTINCT ON (job_id) replica_id FROM ready ORDER BY job_id, replica_id
-         ), numbered AS (SELECT replica_id, row_number() OVER () AS place FROM single
-         ), leased AS (
-             UPDATE queue
-             SET attempt = attempt + 1, attempt_id = fresh.attempt_id, worker_id = $1,
-                 lease_token = fresh.lease_token, lease_expires_at = clock_timestamp() + $10::interval
-             FROM numbered
-             JOIN unnest($8::uuid[], $9::uuid[]) WITH ORDINALITY AS fresh (attempt_id, lease_token, place) USING (place)
-             WHERE queue.replica_id = numbered.replica_id
-             RETURNING queue.replica_id, queue.job_id, queue.attempt, queue.attempt_id
-         ), tried AS (
-             INSERT INTO attempts (attempt_id, replica_id, job_id, number, worker_id, numeric_class, state, started_at)
-             SELECT attempt_id, replica_id, job_id, attempt, $1, $6, 'running', $12 FROM leased
-         ), owned AS (
-             UPDATE replicas SET state = 'leased', owner_account_id = $2
-             FROM leased WHERE replicas.replica_id = leased.replica_id
-         )
-         SELECT job_id FROM leased",
+    let taken = sqlx::query_file_scalar!(
+        "src/queue/take.sql",
         worker.id.0,
         worker.account.0,
         worker.device.as_str(),
@@ -171,6 +123,7 @@ async fn take(
         interval(lease::PREFER_OTHERS),
         now,
         interval(after),
+        unstable::marked_since(now),
     )
     .fetch_all(&mut **tx)
     .await

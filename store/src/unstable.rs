@@ -15,6 +15,11 @@ const THERE_FOR: Duration = Duration::minutes(10);
 /// Most programs that are looked at, the latest first.
 const PROGRAMS_MAX: i64 = 10_000;
 
+/// Marks that were made after this count.
+pub(crate) fn marked_since(now: OffsetDateTime) -> OffsetDateTime {
+    now.saturating_sub(COUNTS_FOR)
+}
+
 /// Programs, and the kind of device on which no worker is there whose class is not marked as unstable for them.
 ///
 /// # Errors
@@ -39,7 +44,7 @@ pub async fn programs(
                        AND it.numeric_class = workers.numeric_class AND marked_at > $1
                )
            )"#,
-        now.saturating_sub(COUNTS_FOR),
+        marked_since(now),
         now.saturating_sub(THERE_FOR),
         PROGRAMS_MAX,
         &[Device::Cpu, Device::Cuda].map(|it| it.as_str().to_owned()),

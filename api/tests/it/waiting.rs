@@ -1,5 +1,5 @@
 use axum::http::{HeaderName, StatusCode};
-use comptoir_domain::amount::Amount;
+use comptoir_domain::{amount::Amount, id::JobId};
 use comptoir_store::{queue, workers};
 use futures::StreamExt as _;
 use serde_json::json;
@@ -139,6 +139,48 @@ async fn a_waiting_job_says_what_keeps_each_class_of_workers_from_it(db: PgPool)
         ("workers_unhealthy", Some(0))
     );
     assert!(said.text("/hint").contains("hold goes back"));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_verified_job_says_that_the_classes_that_are_there_do_not_agree(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (asset, _) = market::open(&app).await;
+    let (session, _) = client(&app, &asset, RICH).await;
+    let (one, _) = client(&app, &asset, 0).await;
+    join(&app, &one, &worker("a")).await;
+    let plain = job(&app, &session, "none").await;
+    let body = json!({ "spec": plain.json["spec"], "tier": "sampled", "max_cost": "1000000" });
+    let sampled = app.post("/v1/jobs", &body).by(&session).send().await;
+    let sampled = sampled.expect(StatusCode::CREATED);
+    let said = async |job: &str| {
+        let path = format!("/v1/jobs/{job}/explain");
+        let explained = app.get(&path).by(&session).send().await;
+        explained.expect(StatusCode::OK)
+    };
+    let reason = async |job: &str| said(job).await.text("/status_reason").to_owned();
+    assert_eq!(reason(sampled.text("/id")).await, "waiting_for_turn");
+    sqlx::query("INSERT INTO unstable_classes VALUES ($1, 'a', decode($2, 'hex'), $3)")
+        .bind(plain.text("/id").parse::<JobId>().unwrap().0)
+        .bind(plain.text("/spec/program"))
+        .bind(app.now())
+        .execute(&app.owner)
+        .await
+        .unwrap();
+    let waits = said(sampled.text("/id")).await;
+    assert_eq!(waits.text("/status_reason"), "no_stable_class");
+    let classes = json!([{
+        "device": "cpu", "numeric_class": "a", "eligible_workers": 0,
+        "obstacles": [{ "obstacle": "unstable_class", "workers": 1 }],
+    }]);
+    assert_eq!(waits.json["classes"], classes);
+    assert!(waits.text("/hint").contains("tier none"));
+    let state = "/v1/jobs/".to_owned() + sampled.text("/id");
+    let shown = app.get(&state).by(&session).send().await;
+    assert_eq!(shown.text("/status_reason"), "no_stable_class");
+    // What nobody verifies does not wait for it, and a worker of another class ends it.
+    assert_eq!(reason(plain.text("/id")).await, "waiting_for_turn");
+    join(&app, &one, &worker("b")).await;
+    assert_eq!(reason(sampled.text("/id")).await, "waiting_for_turn");
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -21,6 +21,8 @@ pub enum Obstacle {
     ClassPeer,
     /// Its owner has another replica of the job.
     OwnerUsed,
+    /// Honest workers of its class could not agree about the program, so that it can be held to no result that must be verified.
+    UnstableClass,
     /// It was not heard of for a while.
     Offline,
 }
@@ -45,6 +47,8 @@ pub enum StatusReason {
     NoClassPeer,
     /// No worker of another owner is there to confirm the result.
     NoOtherOwner,
+    /// Only workers are left in whose numeric class results of the program do not agree, so that none could be verified.
+    NoStableClass,
     /// Capable workers exist, and none was heard of for a while.
     WorkersUnhealthy,
 }
@@ -134,6 +138,7 @@ fn why(demand: Demand, is_resting: bool, classes: &[Vec<Judged>]) -> StatusReaso
     }
     let nearest = [
         (Obstacle::Offline, StatusReason::WorkersUnhealthy),
+        (Obstacle::UnstableClass, StatusReason::NoStableClass),
         (Obstacle::OwnerUsed, StatusReason::NoOtherOwner),
         (Obstacle::ClassPeer, StatusReason::NoClassPeer),
         (Obstacle::PriceFloor, StatusReason::BudgetBelowFloor),
@@ -164,6 +169,9 @@ impl StatusReason {
             }
             Self::NoOtherOwner => {
                 "The result must be confirmed by a worker of another owner, and none is there. Wait for one, or submit with tier none."
+            }
+            Self::NoStableClass => {
+                "Workers of the classes that are there do not agree about this program's results, so none could be verified. Wait for workers of another class, or cancel and submit with tier none."
             }
             Self::WorkersUnhealthy => {
                 "Capable workers exist, but none was heard of for a minute. They may come back; you can cancel: the hold goes back in full."
@@ -203,6 +211,7 @@ mod tests {
             O::PriceFloor,
             O::ClassPeer,
             O::OwnerUsed,
+            O::UnstableClass,
             O::Offline,
         ];
         let told = [
@@ -211,6 +220,7 @@ mod tests {
             R::BudgetBelowFloor,
             R::NoClassPeer,
             R::NoOtherOwner,
+            R::NoStableClass,
             R::WorkersUnhealthy,
         ];
         assert_eq!(queued(TWO, &[]), R::NoWorkerWithCapability);

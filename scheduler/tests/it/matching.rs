@@ -2,13 +2,16 @@
 
 use comptoir_domain::{
     amount::Amount,
-    job::{Device, Tier},
+    digest::Sha256,
+    id::JobId,
+    job::{Device, JobSpec, Tier},
 };
 use comptoir_scheduler::stub::facts;
 use comptoir_wire::join::WorkerFacts;
 use sqlx::PgPool;
+use time::Duration;
 
-use crate::harness::{Bench, ask, held, inference, lease, training};
+use crate::harness::{Bench, ask, compute, held, inference, lease, now, program, rows, training};
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_worker_gets_only_what_it_can_run_and_is_paid_enough_for(db: PgPool) {
@@ -172,4 +175,90 @@ async fn whose_checkpoint_another_replica_rests_on_does_not_also_check_it(db: Pg
     );
     assert_eq!(ask(&begun, 9).await.leases, []);
     assert_eq!(ask(&bench.worker(0xca).await, 9).await.leases.len(), 1);
+}
+
+/// Marks a class as unstable for a program, because of a job.
+async fn mark(bench: &Bench, job: JobId, class: &str, program: Sha256, ago: Duration) {
+    sqlx::query("INSERT INTO unstable_classes VALUES ($1, $2, $3, $4)")
+        .bind(job.0)
+        .bind(class)
+        .bind(&program.0[..])
+        .bind(now() - ago)
+        .execute(&bench.owner)
+        .await
+        .unwrap();
+}
+
+/// The same job of another program.
+fn of_another_program() -> JobSpec {
+    let JobSpec::Inference(mut spec) = inference() else {
+        unreachable!("it is inference");
+    };
+    spec.program = Sha256::of(&rows());
+    JobSpec::Inference(spec)
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_class_that_is_marked_for_a_program_gets_none_of_its_verified_jobs(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let client = bench.client().await;
+    let marked = bench.worker(0xa1).await;
+    let others = [
+        bench.worker_of_class(0xb0, "y").await,
+        bench.worker_of_class(0xca, "y").await,
+        bench.worker_of_class(0xda, "y").await,
+    ];
+    let job = bench.submit(client, &inference(), Tier::None).await;
+    mark(&bench, job, "x", Sha256::of(&program()), Duration::DAY).await;
+    lease(&marked).await; // nobody verifies that
+    for (tier, replicas) in [(Tier::Sampled, 1), (Tier::Replicated, 2), (Tier::Quorum, 3)] {
+        for spec in [inference(), training()] {
+            bench.submit(client, &spec, tier).await;
+            assert_eq!(ask(&marked, 9).await.leases, [], "{tier}");
+            for other in &others[..replicas] {
+                assert_eq!(lease(other).await.job, spec, "{tier}");
+            }
+        }
+    }
+    let another = of_another_program();
+    bench.submit(client, &another, Tier::Sampled).await;
+    assert_eq!(lease(&marked).await.job, another);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_mark_counts_for_thirty_days(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let client = bench.client().await;
+    let (worker, stranger) = (
+        bench.worker(0xa1).await,
+        bench.worker_of_class(0xb0, "y").await,
+    );
+    let job = bench.submit(client, &inference(), Tier::None).await;
+    lease(&stranger).await;
+    let of = Sha256::of(&program());
+    mark(&bench, job, "x", of, Duration::days(31)).await;
+    bench.submit(client, &inference(), Tier::Sampled).await;
+    assert_eq!(ask(&worker, 9).await.leases.len(), 1);
+    bench.submit(client, &inference(), Tier::Sampled).await;
+    let again = "UPDATE unstable_classes SET marked_at = marked_at + interval '2 days'";
+    sqlx::query(again).execute(&bench.owner).await.unwrap();
+    assert_eq!(ask(&worker, 9).await.leases, []);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_class_that_was_marked_meanwhile_audits_nobody(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let client = bench.client().await;
+    let (first, marked, other) = (
+        bench.worker(0xa1).await,
+        bench.worker(0xb0).await,
+        bench.worker_of_class(0xca, "y").await,
+    );
+    // The first results of a worker are all audited.
+    let job = bench.submit(client, &inference(), Tier::Sampled).await;
+    compute(&[(&first, &[1.0])]).await;
+    assert_eq!(bench.rule().await, 1);
+    mark(&bench, job, "x", Sha256::of(&program()), Duration::ZERO).await;
+    assert_eq!(ask(&marked, 9).await.leases, []);
+    lease(&other).await;
 }

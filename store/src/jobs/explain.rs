@@ -12,7 +12,10 @@ use sqlx::{PgConnection, types::BigDecimal};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::codec::{to_amount, to_enum};
+use crate::{
+    codec::{to_amount, to_enum},
+    unstable,
+};
 
 /// A worker that was not heard of for this long counts as offline.
 pub const LIVE_FOR: Duration = Duration::seconds(60);
@@ -103,13 +106,18 @@ pub async fn classes(
     now: OffsetDateTime,
 ) -> sqlx::Result<Vec<WorkerClass>> {
     let rows = sqlx::query!(
-        r#"WITH judged AS (
+        r#"WITH unstable AS (
+               SELECT it.numeric_class FROM jobs JOIN quotes USING (quote_id)
+               JOIN unstable_classes it ON it.program_sha256 = decode(spec ->> 'program', 'hex')
+               WHERE jobs.job_id = $1 AND jobs.tier <> 'none' AND marked_at > $7
+           ), judged AS (
                SELECT device, numeric_class, account_id, CASE
                    WHEN device <> $2 THEN 'device'
                    WHEN memory_bytes < $3 THEN 'memory'
                    WHEN price_floor_nano > $4 THEN 'price_floor'
                    WHEN numeric_class <> $5 THEN 'class_peer'
                    WHEN account_id IN (SELECT owner_account_id FROM replicas WHERE job_id = $1) THEN 'owner_used'
+                   WHEN numeric_class IN (SELECT numeric_class FROM unstable) THEN 'unstable_class'
                    WHEN seen_at IS NULL OR seen_at < $6 THEN 'offline'
                END AS obstacle
                FROM workers LEFT JOIN worker_heartbeats USING (worker_id)
@@ -131,6 +139,7 @@ pub async fn classes(
         BigDecimal::from(waiting.rate_nano.base()),
         waiting.numeric_class,
         now.saturating_sub(LIVE_FOR),
+        unstable::marked_since(now),
     )
     .fetch_all(conn)
     .await?;
@@ -166,6 +175,7 @@ fn parse(obstacle: &str) -> Option<Obstacle> {
         "price_floor" => Obstacle::PriceFloor,
         "class_peer" => Obstacle::ClassPeer,
         "owner_used" => Obstacle::OwnerUsed,
+        "unstable_class" => Obstacle::UnstableClass,
         "offline" => Obstacle::Offline,
         _ => return None,
     })
