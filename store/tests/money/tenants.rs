@@ -1,5 +1,7 @@
 //! The second wall: what a query sees that forgot its condition.
 
+use std::collections::BTreeSet;
+
 use alloy_primitives::{Address, hex};
 use comptoir_domain::{
     id::AccountId,
@@ -212,33 +214,155 @@ async fn who_does_not_say_for_whom_it_asks_sees_nothing(db: PgPool) {
         "charge_carries",
         "api_key_spending",
         "api_key_jobs",
+        "journal_entries",
+        "workers",
     ] {
         assert_eq!(count(&mut connection, table, "true").await, 0, "{table}");
     }
     for service in [&money.scheduler, &money.settler] {
         let mut connection = service.acquire().await.unwrap();
-        for table in ["accounts", "holds", "exits"] {
+        for table in ["accounts", "holds", "exits", "workers"] {
             assert_eq!(count(&mut connection, table, "true").await, 1, "{table}");
         }
     }
 }
 
+/// What the API reads and is no tenant's: whoever asks may see it, or nobody asks for it on behalf of a tenant.
+const OF_NOBODY: &[&str] = &[
+    "assets",
+    "audit_head",
+    // What proves a batch is public, and names digests.
+    "batch_items",
+    "batch_movements",
+    "settlement_batches",
+    // A blob is known by its digest; whose it is stands in `blob_owners`. What programs are is the same for all.
+    "blobs",
+    "programs",
+    "chain_cursors",
+    "eth_attempts",
+    "eth_intents",
+    "settler_halts",
+    // The commitment before, the seed after: the columns say which.
+    "draw_seeds",
+    // Before anybody has signed in.
+    "password_reset_requests",
+    "siwe_nonces",
+    "price_versions",
+    "split_parties",
+    "split_versions",
+    // Without the jobs that the marks come from.
+    "unstable_classes",
+];
+
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn every_table_with_a_tenant_has_a_wall(db: PgPool) {
+async fn every_table_that_the_api_reads_has_a_wall_unless_it_is_nobodys(db: PgPool) {
+    // A wall stands for the owner too, and no policy opens it to every tenant.
     let tables: Vec<(String, bool)> = sqlx::query_as(
-        "SELECT c.relname::text, c.relforcerowsecurity FROM pg_class c
-         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r'
+        "SELECT c.relname::text, c.relforcerowsecurity AND c.relrowsecurity AND coalesce((
+             SELECT count(*) > 0 AND (bool_or(NOT polpermissive AND walls) OR bool_and(walls) FILTER (WHERE polpermissive))
+             FROM (
+                 SELECT polpermissive, pg_get_expr(polqual, polrelid) ~ 'sees_(all|account|owner)' AS walls FROM pg_policy
+                 WHERE polrelid = c.oid AND polcmd IN ('*', 'r')
+                   AND (polroles = '{0}' OR 'comptoir_api'::regrole = ANY (polroles))
+             ) it
+         ), false)
+         FROM pg_class c
+         WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
            AND has_any_column_privilege('comptoir_api', c.oid, 'SELECT')
-           AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND NOT a.attisdropped
-               AND a.attname IN ('account_id', 'owner', 'payer', 'api_key_id', 'ledger_account_id'))",
+         ORDER BY c.relname",
     )
     .fetch_all(&db)
     .await
     .unwrap();
-    assert!(tables.len() > 25, "the catalogue is read: {tables:?}");
-    let without = tables.iter().filter(|(_, walled)| !walled);
-    let without: Vec<_> = without.map(|(name, _)| name.as_str()).collect();
-    assert_eq!(without, Vec::<&str>::new());
+    let without: BTreeSet<_> = tables
+        .iter()
+        .filter(|(_, is_walled)| !is_walled)
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(without, OF_NOBODY.iter().copied().collect());
+    assert!(tables.len() > 55, "the catalogue is read: {tables:?}");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_executes_a_job_is_its_clients_and_an_attempt_is_its_providers_too(db: PgPool) {
+    let money = Money::new(db).await;
+    let (alice, bob) = (money.bind(ALICE, true).await, money.bind(BOB, true).await);
+    let provider = money.bind(CAROL, true).await;
+    let (workers, others) = (money.worker(provider).await, money.worker(bob).await);
+    for (worker, client) in [(workers, alice), (workers, bob), (others, bob)] {
+        let (attempt, job) = money.attempt(worker, client).await;
+        let script = format!(
+            "INSERT INTO queue (replica_id, job_id, ready_at, device, min_memory_bytes, rate_nano)
+             VALUES ('{job}', '{job}', now(), 'cpu', 1, 1);
+             INSERT INTO blobs VALUES (sha256('{job}'), 1, now());
+             INSERT INTO attempt_blobs VALUES ('{attempt}', sha256('{job}'));
+             INSERT INTO segments VALUES ('{job}', 0, '{attempt}', 0, 1, sha256('{job}'), now());
+             INSERT INTO segments_voided VALUES ('{attempt}', 0, '{job}', '{attempt}', 0, 1, sha256('{job}'), now(), now());",
+            job = job.0,
+            attempt = attempt.0,
+        );
+        sqlx::raw_sql(AssertSqlSafe(script))
+            .execute(&money.owner)
+            .await
+            .unwrap();
+    }
+    let of_worker = format!(
+        "INSERT INTO worker_controls SELECT worker_id, 'draining', 'x', now() FROM workers;
+         INSERT INTO worker_records (worker_id, public_key, numeric_class, worked_at)
+         SELECT worker_id, public_key, numeric_class, now() FROM workers WHERE worker_id IN ('{}', '{}')",
+        workers.0, others.0,
+    );
+    sqlx::raw_sql(AssertSqlSafe(of_worker))
+        .execute(&money.owner)
+        .await
+        .unwrap();
+    for (table, of_all, of_client, of_provider) in [
+        ("replicas", 3, 1, 0),
+        ("queue", 3, 1, 0),
+        ("segments", 3, 1, 0),
+        ("segments_voided", 3, 1, 0),
+        ("attempts", 3, 1, 2),
+        ("attempt_blobs", 3, 1, 2),
+        ("worker_heartbeats", 2, 0, 1),
+        ("worker_controls", 2, 0, 1),
+        ("worker_records", 2, 0, 1),
+    ] {
+        for service in [&money.api, &money.scheduler] {
+            let mut connection = service.acquire().await.unwrap();
+            let seen = count(&mut connection, table, "true").await;
+            assert_eq!(seen, of_all, "{table}");
+        }
+        for (tenant, expected) in [
+            ((alice, Some(ALICE)), of_client),
+            ((provider, Some(CAROL)), of_provider),
+            ((AccountId::generate(), None), 0),
+        ] {
+            let mut tx = tenant::read(&money.api, tenant).await.unwrap();
+            let seen = count(&mut tx, table, "true").await;
+            assert_eq!(seen, expected, "{table}");
+        }
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_journal_entry_is_seen_by_those_whose_lines_it_has(db: PgPool) {
+    let money = Money::new(db).await;
+    let (alice, carol) = (money.bind(ALICE, true).await, money.bind(CAROL, true).await);
+    let bob = money.bind(BOB, true).await;
+    money.deposit(ALICE, 10_000).await;
+    money.deposit(BOB, 10_000).await;
+    // A deposit, a hold and a charge of the payer; the charge is the provider's too.
+    let charge = money.held_job(alice, ALICE, 1_000, &[(CAROL, 1)]).await;
+    money.settle(&charge).await.unwrap();
+    for (who, address, expected) in [(alice, ALICE, 3), (carol, CAROL, 1), (bob, BOB, 1)] {
+        let mut tx = tenant::read(&money.api, (who, Some(address)))
+            .await
+            .unwrap();
+        let seen = count(&mut tx, "journal_entries", "true").await;
+        assert_eq!(seen, expected, "{address}");
+    }
+    let mut everybody = money.api.acquire().await.unwrap();
+    assert_eq!(count(&mut everybody, "journal_entries", "true").await, 4);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
