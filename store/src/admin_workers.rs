@@ -1,16 +1,11 @@
-//! Workers as an operator sees them, and what is decided about one.
+//! What an operator decides about a worker.
 
-use comptoir_domain::{
-    id::{AccountId, WorkerId},
-    job::Device,
-};
+use comptoir_domain::id::WorkerId;
 use sqlx::PgConnection;
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 use crate::{
     PgTransaction,
-    codec::to_enum,
     faults::FaultError,
     recalls::{self, Recalled},
 };
@@ -22,48 +17,6 @@ pub enum Control {
     Draining,
     /// It gets nothing more, and what it has was taken back.
     Quarantined,
-}
-
-/// A worker and what was decided about it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ControlledWorker {
-    /// Its identifier.
-    pub id: WorkerId,
-    /// Whose it is.
-    pub account: AccountId,
-    /// What its owner calls it.
-    pub name: String,
-    /// The kind of device that runs its jobs.
-    pub device: Device,
-    /// Whose results it equals bit by bit.
-    pub numeric_class: String,
-    /// Its version.
-    pub version: String,
-    /// Leases that it holds.
-    pub leases: i64,
-    /// Attempts whose result was accepted.
-    pub accepted: i64,
-    /// Attempts that failed, were lost or were rejected.
-    pub failed: i64,
-    /// When it joined.
-    pub joined_at: OffsetDateTime,
-    /// When it was last heard of.
-    pub last_seen_at: Option<OffsetDateTime>,
-    /// Since when it gets nothing because a result of its was refuted.
-    pub barred_at: Option<OffsetDateTime>,
-    /// When it was taken out for good.
-    pub revoked_at: Option<OffsetDateTime>,
-    /// What was decided, why, and since when.
-    pub control: Option<(Control, String, OffsetDateTime)>,
-}
-
-/// Which workers to list.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Filter {
-    /// Only those of this account.
-    pub account: Option<AccountId>,
-    /// Only those about which this was decided.
-    pub control: Option<Control>,
 }
 
 /// Why nothing was decided about a worker.
@@ -93,7 +46,7 @@ impl Control {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         [Self::Draining, Self::Quarantined]
             .into_iter()
             .find(|it| it.as_str() == text)
@@ -192,111 +145,5 @@ async fn refuse_revoked(conn: &mut PgConnection, worker: WorkerId) -> Result<(),
         Err(ControlError::Revoked)
     } else {
         Ok(())
-    }
-}
-
-/// The worker of this identifier.
-///
-/// # Errors
-/// When the statement fails.
-pub async fn find(
-    conn: &mut PgConnection,
-    worker: WorkerId,
-) -> sqlx::Result<Option<ControlledWorker>> {
-    let found = select(conn, Some(worker), Filter::default(), None, 1).await?;
-    Ok(found.into_iter().next())
-}
-
-/// Workers of all accounts, newest first, joined before `before`.
-///
-/// # Errors
-/// When the statement fails.
-pub async fn list(
-    conn: &mut PgConnection,
-    filter: Filter,
-    before: Option<WorkerId>,
-    limit: i64,
-) -> sqlx::Result<Vec<ControlledWorker>> {
-    select(conn, None, filter, before, limit).await
-}
-
-struct Row {
-    worker_id: Uuid,
-    account_id: Uuid,
-    name: String,
-    device: String,
-    numeric_class: String,
-    version: String,
-    leases: i64,
-    accepted: i64,
-    failed: i64,
-    joined_at: OffsetDateTime,
-    last_seen_at: Option<OffsetDateTime>,
-    barred_at: Option<OffsetDateTime>,
-    revoked_at: Option<OffsetDateTime>,
-    control: Option<String>,
-    reason: Option<String>,
-    since: Option<OffsetDateTime>,
-}
-
-async fn select(
-    conn: &mut PgConnection,
-    worker: Option<WorkerId>,
-    filter: Filter,
-    before: Option<WorkerId>,
-    limit: i64,
-) -> sqlx::Result<Vec<ControlledWorker>> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT worker_id, account_id, name, device, workers.numeric_class, version, joined_at, revoked_at,
-               worker_heartbeats.seen_at AS "last_seen_at?", worker_records.barred_at AS "barred_at?", counts.leases AS "leases!", counts.accepted AS "accepted!",
-               counts.failed AS "failed!", worker_controls.state AS "control?", worker_controls.reason AS "reason?",
-               worker_controls.since AS "since?"
-           FROM workers LEFT JOIN worker_heartbeats USING (worker_id) LEFT JOIN worker_controls USING (worker_id)
-               LEFT JOIN worker_records USING (worker_id), LATERAL (
-               SELECT count(*) FILTER (WHERE state IN ('running', 'sealed', 'revealed')) AS leases,
-                   count(*) FILTER (WHERE state = 'accepted') AS accepted,
-                   count(*) FILTER (WHERE state IN ('failed', 'lost', 'rejected')) AS failed
-               FROM attempts WHERE attempts.worker_id = workers.worker_id
-           ) AS counts
-           WHERE ($1::uuid IS NULL OR worker_id = $1) AND ($2::uuid IS NULL OR account_id = $2)
-               AND ($3::text IS NULL OR worker_controls.state = $3) AND ($4::uuid IS NULL OR worker_id < $4)
-           ORDER BY worker_id DESC LIMIT $5"#,
-        worker.map(|it| it.0),
-        filter.account.map(|it| it.0),
-        filter.control.map(Control::as_str),
-        before.map(|it| it.0),
-        limit,
-    )
-    .fetch_all(conn)
-    .await?;
-    rows.into_iter().map(Row::decode).collect()
-}
-
-impl Row {
-    fn decode(self) -> sqlx::Result<ControlledWorker> {
-        let control = self.control.as_deref();
-        let control = control
-            .map(|it| to_enum("control", it, Control::parse))
-            .transpose()?;
-        Ok(ControlledWorker {
-            id: WorkerId(self.worker_id),
-            account: AccountId(self.account_id),
-            name: self.name,
-            device: to_enum("device", &self.device, Device::parse)?,
-            numeric_class: self.numeric_class,
-            version: self.version,
-            leases: self.leases,
-            accepted: self.accepted,
-            failed: self.failed,
-            joined_at: self.joined_at,
-            last_seen_at: self.last_seen_at,
-            barred_at: self.barred_at,
-            revoked_at: self.revoked_at,
-            control: control
-                .zip(self.reason)
-                .zip(self.since)
-                .map(|((control, reason), since)| (control, reason, since)),
-        })
     }
 }

@@ -309,6 +309,25 @@ pub async fn note_seen(
     .map(drop)
 }
 
+/// Takes a worker out: its tokens are refused from now on, and its leases run out. False when the account has no
+/// such worker. Wake [`crate::wake::Channel::Worker`] after the commit.
+pub async fn revoke(
+    tx: &mut PgTransaction<'_>,
+    account: AccountId,
+    worker: WorkerId,
+    now: OffsetDateTime,
+) -> sqlx::Result<bool> {
+    let revoked = sqlx::query!(
+        "UPDATE workers SET revoked_at = coalesce(revoked_at, $3) WHERE worker_id = $1 AND account_id = $2",
+        worker.0,
+        account.0,
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(revoked.rows_affected() == 1)
+}
+
 /// Quantities from outside are limited far below 2^63 where they come in.
 fn saturate(quantity: u64) -> i64 {
     i64::try_from(quantity).unwrap_or(i64::MAX)

@@ -4,9 +4,10 @@ use axum::{extract::State, response::Response};
 use comptoir_domain::{amount::Amount, id::WorkerId, job::Device};
 use comptoir_store::{
     jobs::explain::LIVE_FOR,
-    own_workers::{self, OwnWorker},
+    listed_workers::{self, Filter, ListedWorker},
     recalls,
     wake::Channel,
+    workers,
 };
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -87,11 +88,11 @@ struct WorkerBody {
     revoked_at: Option<OffsetDateTime>,
     /// What the operator decided: `draining` gets nothing more, `quarantined` lost what it had too. `null`: nothing.
     #[schema(required = true)]
-    control: Option<String>,
+    control: Option<&'static str>,
 }
 
 impl WorkerBody {
-    fn new(worker: OwnWorker, now: OffsetDateTime) -> Self {
+    fn new(worker: ListedWorker, now: OffsetDateTime) -> Self {
         let is_live = worker
             .last_seen_at
             .is_some_and(|seen_at| seen_at >= now - LIVE_FOR);
@@ -121,7 +122,7 @@ impl WorkerBody {
             created_at: worker.joined_at,
             last_seen_at: worker.last_seen_at,
             revoked_at: worker.revoked_at,
-            control: worker.control,
+            control: worker.control.map(|(control, ..)| control.as_str()),
         }
     }
 }
@@ -142,7 +143,13 @@ async fn list_workers(
 ) -> Result<Page<WorkerBody>, Problem> {
     let before: Option<WorkerId> = list.position(&state, &caller)?;
     let mut connection = caller.read(&state).await?;
-    let rows = own_workers::list(&mut connection, caller.account, before, list.fetch()).await?;
+    let rows = listed_workers::list(
+        &mut connection,
+        Filter::of(caller.account),
+        before,
+        list.fetch(),
+    )
+    .await?;
     let now = state.now();
     Ok(list.page(
         &state,
@@ -169,7 +176,12 @@ async fn find_worker(
     Path(id): Path<WorkerId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let worker = own_workers::find(&mut *caller.read(&state).await?, caller.account, id).await?;
+    let worker = listed_workers::find(
+        &mut *caller.read(&state).await?,
+        Filter::of(caller.account),
+        id,
+    )
+    .await?;
     let worker = worker.ok_or_else(Problem::not_found)?;
     Ok(conditions.answer(WorkerBody::new(worker, state.now())))
 }
@@ -191,13 +203,13 @@ async fn revoke_worker(
 ) -> Result<Json<WorkerBody>, Problem> {
     let now = state.now();
     let mut tx = state.db.begin().await?;
-    if !own_workers::revoke(&mut tx, caller.account, id, now).await? {
+    if !workers::revoke(&mut tx, caller.account, id, now).await? {
         return Err(Problem::not_found());
     }
     let recalled = recalls::of_worker(&mut tx, id, now)
         .await
         .map_err(|error| Problem::internal(&error))?;
-    let worker = own_workers::find(&mut tx, caller.account, id)
+    let worker = listed_workers::find(&mut tx, Filter::of(caller.account), id)
         .await?
         .ok_or_else(Problem::not_found)?;
     tx.commit().await?;

@@ -7,7 +7,8 @@ use comptoir_domain::{
     job::Device,
 };
 use comptoir_store::{
-    admin_workers::{self, Control, ControlError, ControlledWorker, Filter},
+    admin_workers::{self, Control, ControlError},
+    listed_workers::{self, Filter, ListedWorker},
     recalls::{self, Recalled},
     wake::{Channel, Wake},
 };
@@ -93,8 +94,8 @@ struct WorkerBody {
     last_seen_at: Option<OffsetDateTime>,
 }
 
-impl From<ControlledWorker> for WorkerBody {
-    fn from(worker: ControlledWorker) -> Self {
+impl From<ListedWorker> for WorkerBody {
+    fn from(worker: ListedWorker) -> Self {
         let (control, control_reason, control_since) = match (worker.revoked_at, worker.control) {
             (Some(at), _) => (ControlState::Disabled, None, Some(at)),
             (None, Some((Control::Draining, reason, since))) => {
@@ -167,7 +168,7 @@ async fn list_all_workers(
         }),
     };
     let mut connection = admin.read().await?;
-    let rows = admin_workers::list(&mut connection, filter, before, list.fetch()).await?;
+    let rows = listed_workers::list(&mut connection, filter, before, list.fetch()).await?;
     Ok(list.page(state, caller, rows, |row| row.id, WorkerBody::from))
 }
 
@@ -185,7 +186,7 @@ async fn find_any_worker(
     Path(id): Path<WorkerId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    let worker = admin_workers::find(&mut *admin.read().await?, id).await?;
+    let worker = listed_workers::find(&mut *admin.read().await?, Filter::default(), id).await?;
     let worker = worker.ok_or_else(Problem::not_found)?;
     Ok(conditions.answer(WorkerBody::from(worker)))
 }
@@ -313,7 +314,7 @@ async fn decide(
                 Decision::Disable => admin_workers::disable(tx, id, now).await,
             };
             let recalled = recalled.map_err(|error| refused(&error))?;
-            let worker = admin_workers::find(tx, id).await?;
+            let worker = listed_workers::find(tx, Filter::default(), id).await?;
             event.account = worker.map(|it| it.account);
             Ok(recalled)
         })
@@ -331,8 +332,8 @@ fn nothing_recalled((): ()) -> Recalled {
     Recalled::default()
 }
 
-async fn find(admin: &FreshAdmin, id: WorkerId) -> Result<ControlledWorker, Problem> {
-    let worker = admin_workers::find(&mut *admin.read().await?, id).await?;
+async fn find(admin: &FreshAdmin, id: WorkerId) -> Result<ListedWorker, Problem> {
+    let worker = listed_workers::find(&mut *admin.read().await?, Filter::default(), id).await?;
     worker.ok_or_else(Problem::not_found)
 }
 

@@ -1,4 +1,4 @@
-//! Workers as their owner sees them.
+//! Workers as their owner and operators see them.
 
 use comptoir_domain::{
     amount::Amount,
@@ -10,15 +10,17 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    PgTransaction,
+    admin_workers::Control,
     codec::{to_amount, to_enum},
 };
 
-/// A worker of an account.
+/// A worker, what it did, and what was decided about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OwnWorker {
+pub struct ListedWorker {
     /// Its identifier.
     pub id: WorkerId,
+    /// Whose it is.
+    pub account: AccountId,
     /// What its owner calls it.
     pub name: String,
     /// The kind of device that runs its jobs.
@@ -39,7 +41,7 @@ pub struct OwnWorker {
     pub price_floor_nano: Amount,
     /// Its jobs run without walls.
     pub unsandboxed: bool,
-    /// Leases it holds now.
+    /// Leases that it holds.
     pub leases: i64,
     /// Attempts whose result was accepted.
     pub accepted: i64,
@@ -49,53 +51,63 @@ pub struct OwnWorker {
     pub joined_at: OffsetDateTime,
     /// When it was last heard of.
     pub last_seen_at: Option<OffsetDateTime>,
-    /// When its owner took it out.
+    /// Since when it gets nothing because a result of its was refuted.
+    pub barred_at: Option<OffsetDateTime>,
+    /// When it was taken out for good.
     pub revoked_at: Option<OffsetDateTime>,
-    /// What an operator decided about it: `draining`, `quarantined`.
-    pub control: Option<String>,
+    /// What an operator decided, why, and since when.
+    pub control: Option<(Control, String, OffsetDateTime)>,
 }
 
-/// The account's worker of this identifier.
+/// Which workers to list.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter {
+    /// Only those of this account.
+    pub account: Option<AccountId>,
+    /// Only those about which this was decided.
+    pub control: Option<Control>,
+}
+
+impl Filter {
+    /// Those of one account.
+    #[must_use]
+    pub const fn of(account: AccountId) -> Self {
+        Self {
+            account: Some(account),
+            control: None,
+        }
+    }
+}
+
+/// The worker of this identifier, if the filter lets it pass.
+///
+/// # Errors
+/// When the statement fails.
 pub async fn find(
     conn: &mut PgConnection,
-    account: AccountId,
+    filter: Filter,
     worker: WorkerId,
-) -> sqlx::Result<Option<OwnWorker>> {
-    let found = select(conn, account, Some(worker), None, 1).await?;
+) -> sqlx::Result<Option<ListedWorker>> {
+    let found = select(conn, Some(worker), filter, None, 1).await?;
     Ok(found.into_iter().next())
 }
 
-/// The account's workers, newest first, joined before `before`.
+/// Workers, newest first, joined before `before`.
+///
+/// # Errors
+/// When the statement fails.
 pub async fn list(
     conn: &mut PgConnection,
-    account: AccountId,
+    filter: Filter,
     before: Option<WorkerId>,
     limit: i64,
-) -> sqlx::Result<Vec<OwnWorker>> {
-    select(conn, account, None, before, limit).await
-}
-
-/// Takes a worker out: its tokens are refused from now on, and its leases run out. False when the account has no
-/// such worker. Wake [`crate::wake::Channel::Worker`] after the commit.
-pub async fn revoke(
-    tx: &mut PgTransaction<'_>,
-    account: AccountId,
-    worker: WorkerId,
-    now: OffsetDateTime,
-) -> sqlx::Result<bool> {
-    let revoked = sqlx::query!(
-        "UPDATE workers SET revoked_at = coalesce(revoked_at, $3) WHERE worker_id = $1 AND account_id = $2",
-        worker.0,
-        account.0,
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    Ok(revoked.rows_affected() == 1)
+) -> sqlx::Result<Vec<ListedWorker>> {
+    select(conn, None, filter, before, limit).await
 }
 
 struct Row {
     worker_id: Uuid,
+    account_id: Uuid,
     name: String,
     device: String,
     device_name: String,
@@ -111,45 +123,57 @@ struct Row {
     failed: i64,
     joined_at: OffsetDateTime,
     last_seen_at: Option<OffsetDateTime>,
+    barred_at: Option<OffsetDateTime>,
     revoked_at: Option<OffsetDateTime>,
     control: Option<String>,
+    reason: Option<String>,
+    since: Option<OffsetDateTime>,
 }
 
 async fn select(
     conn: &mut PgConnection,
-    account: AccountId,
     worker: Option<WorkerId>,
+    filter: Filter,
     before: Option<WorkerId>,
     limit: i64,
-) -> sqlx::Result<Vec<OwnWorker>> {
+) -> sqlx::Result<Vec<ListedWorker>> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT worker_id, name, device, device_name, memory_bytes, threads, numeric_class, libtorch, version,
+        r#"SELECT worker_id, account_id, name, device, device_name, memory_bytes, threads, workers.numeric_class, libtorch, version,
                price_floor_nano, unsandboxed, joined_at, revoked_at, worker_heartbeats.seen_at AS "last_seen_at?",
-               worker_controls.state AS "control?",
-               counts.leases AS "leases!", counts.accepted AS "accepted!", counts.failed AS "failed!"
-           FROM workers LEFT JOIN worker_heartbeats USING (worker_id) LEFT JOIN worker_controls USING (worker_id), LATERAL (
+               worker_records.barred_at AS "barred_at?", counts.leases AS "leases!", counts.accepted AS "accepted!",
+               counts.failed AS "failed!", worker_controls.state AS "control?", worker_controls.reason AS "reason?",
+               worker_controls.since AS "since?"
+           FROM workers LEFT JOIN worker_heartbeats USING (worker_id) LEFT JOIN worker_controls USING (worker_id)
+               LEFT JOIN worker_records USING (worker_id), LATERAL (
                SELECT count(*) FILTER (WHERE state IN ('running', 'sealed', 'revealed')) AS leases,
                    count(*) FILTER (WHERE state = 'accepted') AS accepted,
                    count(*) FILTER (WHERE state IN ('failed', 'lost', 'rejected')) AS failed
                FROM attempts WHERE attempts.worker_id = workers.worker_id
            ) AS counts
-           WHERE account_id = $1 AND ($2::uuid IS NULL OR worker_id = $2) AND ($3::uuid IS NULL OR worker_id < $3)
-           ORDER BY worker_id DESC LIMIT $4"#,
-        account.0,
+           WHERE ($1::uuid IS NULL OR worker_id = $1) AND ($2::uuid IS NULL OR account_id = $2)
+               AND ($3::text IS NULL OR worker_controls.state = $3) AND ($4::uuid IS NULL OR worker_id < $4)
+           ORDER BY worker_id DESC LIMIT $5"#,
         worker.map(|it| it.0),
+        filter.account.map(|it| it.0),
+        filter.control.map(Control::as_str),
         before.map(|it| it.0),
         limit,
     )
     .fetch_all(conn)
     .await?;
-    rows.into_iter().map(Row::into_worker).collect()
+    rows.into_iter().map(Row::decode).collect()
 }
 
 impl Row {
-    fn into_worker(self) -> sqlx::Result<OwnWorker> {
-        Ok(OwnWorker {
+    fn decode(self) -> sqlx::Result<ListedWorker> {
+        let control = self.control.as_deref();
+        let control = control
+            .map(|it| to_enum("control", it, Control::parse))
+            .transpose()?;
+        Ok(ListedWorker {
             id: WorkerId(self.worker_id),
+            account: AccountId(self.account_id),
             name: self.name,
             device: to_enum("device", &self.device, Device::parse)?,
             device_name: self.device_name,
@@ -165,8 +189,12 @@ impl Row {
             failed: self.failed,
             joined_at: self.joined_at,
             last_seen_at: self.last_seen_at,
+            barred_at: self.barred_at,
             revoked_at: self.revoked_at,
-            control: self.control,
+            control: control
+                .zip(self.reason)
+                .zip(self.since)
+                .map(|((control, reason), since)| (control, reason, since)),
         })
     }
 }
