@@ -192,6 +192,19 @@ async fn every_operation_refuses_a_stranger(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn every_operation_refuses_a_parameter_that_it_does_not_document(db: PgPool) {
+    let app = TestApp::new(db).await;
+    for operation in operations(&app) {
+        let url = operation.url(&nobodys_parameters(&operation));
+        let call = app.request(operation.method.clone(), &format!("{url}?surprise=1"));
+        let reply = call.send().await;
+        let name = operation.name();
+        assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{name}");
+        assert_eq!(reply.text("/errors/0/pointer"), "?surprise", "{name}");
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn every_operation_needs_the_scope_that_the_document_names(db: PgPool) {
     let app = TestApp::new(db).await;
     let session = app.session().await;

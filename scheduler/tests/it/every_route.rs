@@ -335,3 +335,17 @@ fn assert_shows_nothing(name: &str, theirs: &(StatusCode, Value), nobodys: &(Sta
         assert_eq!(items(&theirs.1), items(&nobodys.1), "{name}: {list}");
     }
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn every_operation_refuses_a_parameter_that_it_does_not_document(db: PgPool) {
+    let stage = Stage::set(db).await;
+    for operation in operations() {
+        let call = stage.call(&operation, stage.held.attempt_id);
+        let call = call.query(&[("surprise", "1")]).bearer_auth("nobody");
+        let reply = call.send().await.unwrap();
+        let name = operation.name();
+        assert_eq!(reply.status(), StatusCode::BAD_REQUEST, "{name}");
+        let problem: Value = reply.json().await.unwrap();
+        assert_eq!(problem["errors"][0]["pointer"], "?surprise", "{name}");
+    }
+}
