@@ -221,7 +221,7 @@ async fn who_does_not_say_for_whom_it_asks_sees_nothing(db: PgPool) {
     }
     for service in [&money.scheduler, &money.settler] {
         let mut connection = service.acquire().await.unwrap();
-        for table in ["accounts", "holds", "exits", "workers"] {
+        for table in ["accounts", "holds", "exits"] {
             assert_eq!(count(&mut connection, table, "true").await, 1, "{table}");
         }
     }
