@@ -1,5 +1,7 @@
 //! Strong validators of single objects: `If-None-Match` saves a reply, `If-Match` saves a change.
 
+use std::convert::Infallible;
+
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header, request::Parts},
@@ -14,24 +16,16 @@ use crate::{Problem, extract::Json};
 /// Bytes of the digest that make the tag.
 const TAG_BYTES: usize = 16;
 
-/// The conditions of a request for a single object, which takes no parameters behind the `?`.
+/// The conditions of a request for a single object, as its headers tell them.
 #[derive(Debug, Clone)]
 pub struct Conditions(HeaderMap);
 
 impl<S: Send + Sync> FromRequestParts<S> for Conditions {
-    type Rejection = Problem;
+    type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        let query = parts.uri.query().unwrap_or_default();
-        if let Some((name, _)) = form_pairs(query)?.first() {
-            return Err(Problem::bad_parameter(name, "unknown parameter"));
-        }
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         Ok(Self(parts.headers.clone()))
     }
-}
-
-fn form_pairs(query: &str) -> Result<Vec<(String, String)>, Problem> {
-    serde_urlencoded::from_str(query).map_err(|error| Problem::malformed(error.to_string()))
 }
 
 impl Conditions {

@@ -1,7 +1,7 @@
-//! What a frozen account, or one at a limit, is told; and whoever comes when too many wait.
+//! What a frozen account, or one at a limit, is told.
 
 use axum::http::StatusCode;
-use comptoir_store::{group::GroupError, limits::LimitError};
+use comptoir_store::limits::LimitError;
 
 use crate::Problem;
 
@@ -20,13 +20,5 @@ pub(crate) fn limited(error: LimitError) -> Problem {
         )
         .detail(reached.to_string()),
         LimitError::Database(error) => error.into(),
-    }
-}
-
-/// What is answered to somebody whose group gave no answer.
-pub(crate) fn ungrouped(error: GroupError) -> Problem {
-    match error {
-        GroupError::Full => Problem::unavailable("Too many requests wait"),
-        GroupError::Lost => Problem::internal(&error),
     }
 }

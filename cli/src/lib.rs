@@ -33,7 +33,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let context = Context::new(cli.client, cli.json, service::now());
     match cli.command {
         Command::Up(args) => Box::pin(up::run(args)).await?,
-        Command::Demo(args) => Box::pin(demo::run(args)).await?,
+        Command::Demo(args) => Box::pin(demo::run(args, cli.json)).await?,
         Command::Services(args) => return services::run(args).await,
         Command::Serve(Serve::Api(args)) => service::api::run(*args).await?,
         Command::Serve(Serve::Scheduler(args)) => service::scheduler::run(args).await?,

@@ -23,6 +23,7 @@ pub mod policy;
 pub mod price;
 pub mod program;
 pub mod refund;
+pub mod release;
 pub mod replay;
 pub mod scope;
 pub mod seal;

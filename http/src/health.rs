@@ -79,6 +79,18 @@ impl fmt::Debug for Probe {
     }
 }
 
+impl Components {
+    /// Which of them answer; a deployment may do without Redis.
+    #[must_use]
+    pub fn new(postgres: bool, object_store: bool, redis: Option<bool>) -> Self {
+        Self {
+            postgres: postgres.into(),
+            object_store: object_store.into(),
+            redis: redis.map_or(ComponentStatus::NotConfigured, Into::into),
+        }
+    }
+}
+
 impl From<bool> for ComponentStatus {
     fn from(up: bool) -> Self {
         if up { Self::Up } else { Self::Down }

@@ -198,6 +198,17 @@ impl Problem {
         .retry_after(1)
     }
 
+    /// Requests are done in groups, and the group gave no answer: it was full, so that nothing was done, or what was done is
+    /// not known.
+    #[must_use]
+    pub fn ungrouped(error: &(dyn std::error::Error + 'static), is_full: bool) -> Self {
+        if is_full {
+            Self::unavailable("Too many requests wait")
+        } else {
+            Self::internal(error)
+        }
+    }
+
     /// The status that this problem is answered with.
     #[must_use]
     pub fn status(&self) -> StatusCode {

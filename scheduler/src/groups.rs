@@ -9,7 +9,7 @@ use comptoir_domain::{digest::Sha256, id::WorkerId};
 use comptoir_http::Problem;
 use comptoir_store::{
     PgTransaction,
-    group::{Group, GroupError, LookupError, Lookups, commit},
+    group::{Group, LookupError, Lookups, commit},
     objects::Stored,
     pool,
     queue::{self, ClaimError, Leased},
@@ -138,7 +138,7 @@ impl Groups {
     ) -> Result<Standing, Problem> {
         let noted = self.uploads.ask((upload, stored, now)).await;
         noted
-            .map_err(ungrouped)?
+            .map_err(|error| Problem::ungrouped(&error, error.is_full()))?
             .map_err(|error| Problem::internal(error.as_ref()))
     }
 
@@ -149,14 +149,15 @@ impl Groups {
         }
         let taken = self.reports.ask(reports).await;
         taken
-            .map_err(ungrouped)?
+            .map_err(|error| Problem::ungrouped(&error, error.is_full()))?
             .map_err(|error| Problem::internal(error.as_ref()))
     }
 
     /// Leases work to a worker.
     pub async fn claim(&self, claim: Claim) -> Result<Claimed, NotClaimed> {
         let claimed = self.claims.ask(claim).await;
-        let claimed = claimed.map_err(|error| NotClaimed::Failed(ungrouped(error)))?;
+        let claimed = claimed
+            .map_err(|error| NotClaimed::Failed(Problem::ungrouped(&error, error.is_full())))?;
         claimed.map_err(|error| match error.as_ref() {
             ClaimError::Raced => NotClaimed::Raced,
             ClaimError::Database(error) => NotClaimed::Failed(Problem::internal(error)),
@@ -237,15 +238,7 @@ fn latest(times: impl Iterator<Item = OffsetDateTime>) -> OffsetDateTime {
 /// What is answered to somebody whose look-up failed.
 pub(crate) fn not_looked_up(error: LookupError) -> Problem {
     match error {
-        LookupError::Group(error) => ungrouped(error),
+        LookupError::Group(error) => Problem::ungrouped(&error, error.is_full()),
         LookupError::Database(error) => Problem::internal(error.as_ref()),
-    }
-}
-
-/// What is answered to somebody whose group gave no answer.
-fn ungrouped(error: GroupError) -> Problem {
-    match error {
-        GroupError::Full => Problem::unavailable("Too many requests wait"),
-        GroupError::Lost => Problem::internal(&error),
     }
 }

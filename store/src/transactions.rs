@@ -14,32 +14,7 @@ use crate::{
     codec::{to_address, to_amount, to_enum, to_hash, to_numeric},
 };
 
-/// What a transaction is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IntentKind {
-    /// Commits a batch.
-    Commit,
-    /// Answers an exit.
-    AnswerExit,
-    /// Uses a nonce up that would hold up those after it.
-    Fill,
-}
-
-impl IntentKind {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Commit => "commit",
-            Self::AnswerExit => "answer_exit",
-            Self::Fill => "fill",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Commit, Self::AnswerExit, Self::Fill]
-            .into_iter()
-            .find(|kind| kind.as_str() == text)
-    }
-}
+pub use comptoir_domain::settlement::IntentKind;
 
 /// How an intent ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

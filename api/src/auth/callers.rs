@@ -15,7 +15,7 @@ use comptoir_store::{
 };
 use time::OffsetDateTime;
 
-use crate::{AppState, Problem, limiting::ungrouped};
+use crate::{AppState, Problem};
 
 /// Looks callers up in groups. Clones share the queues, which start with the first request.
 #[derive(Clone, Default)]
@@ -68,7 +68,7 @@ impl Callers {
 
 fn failed(error: LookupError) -> Problem {
     match error {
-        LookupError::Group(error) => ungrouped(error),
+        LookupError::Group(error) => Problem::ungrouped(&error, error.is_full()),
         LookupError::Database(error) => Problem::internal(error.as_ref()),
     }
 }

@@ -40,7 +40,7 @@ use crate::{
     auth::keys::Keys,
     facts::{Facts, Terms},
     idempotency::{self, Key, Reply},
-    limiting::{limited, ungrouped},
+    limiting::limited,
     quoting::no_asset,
 };
 
@@ -108,7 +108,10 @@ impl Submissions {
                 Box::pin(async move { committer.commit(orders).await })
             })
         });
-        group.ask(order).await.map_err(ungrouped)
+        group
+            .ask(order)
+            .await
+            .map_err(|error| Problem::ungrouped(&error, error.is_full()))
     }
 }
 

@@ -18,11 +18,12 @@ use stage::Stage;
 
 pub use cast::find_worker;
 
-/// Tells the story in a folder of its own, and leaves nothing running.
+/// Tells the story in a folder of its own, and leaves nothing running. The story is for people, in a pipe too, unless JSON is asked
+/// for: then each step is a line, and the verdict is the last one.
 ///
 /// # Errors
 /// When a step fails; the folder is then kept.
-pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
+pub async fn run(args: DemoArgs, json: bool) -> anyhow::Result<()> {
     let worker = find_worker(args.worker.as_deref())?;
     let folder = tempfile::Builder::new()
         .prefix("comptoir-demo-")
@@ -34,25 +35,18 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<()> {
         Folder::Temporary(folder)
     };
     log_to(&folder.path().join("services.log"))?;
-    let mut stage = Stage::new();
+    let mut stage = Stage::new(json);
     let told = tokio::select! {
         told = tell(&mut stage, folder.path(), &worker, &args.data) => told,
         () = crate::service::until_signal()?.cancelled_owned() => Err(anyhow::anyhow!("interrupted")),
     };
     match told {
         Ok(()) => {
-            println!(
-                "\nVERDICT: the main job ran from deposit to claim in {}",
-                stage.elapsed()
-            );
+            stage.passed();
             Ok(())
         }
         Err(error) => {
-            println!(
-                "\nVERDICT: failed after {}; logs are in {}",
-                stage.elapsed(),
-                folder.keep().display()
-            );
+            stage.failed(&error, &folder.keep());
             Err(error)
         }
     }

@@ -33,6 +33,8 @@ macro_rules! text_enum {
     };
 }
 
+pub(crate) use text_enum;
+
 text_enum! {
     /// Where a job stands. The last four are final.
     JobState {

@@ -29,8 +29,6 @@ use super::{
 
 /// Most multiply-adds of one row: what a signed 64-bit column holds.
 pub const PER_ROW_MAX: u64 = i64::MAX.unsigned_abs();
-/// A training step does the forward pass once and about twice its work backward.
-pub const TRAINING_FACTOR: u128 = 3;
 
 /// Why a program has no price per row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,29 +85,6 @@ pub fn work(program: &Program) -> Result<Polynomial, MeterError> {
             let work = Call { program, node }.work(rule).map_err(uncountable)?;
             sum.add(&work).map_err(|_| MeterError::TooLarge)
         })
-}
-
-/// What a training job is charged for: 3 × epochs × rows × the work of a row, for each replica.
-pub fn training(per_row: u64, rows: u64, epochs: u32, replicas: u16) -> Result<u128, MeterError> {
-    product(&[
-        TRAINING_FACTOR,
-        epochs.into(),
-        rows.into(),
-        per_row.into(),
-        replicas.into(),
-    ])
-}
-
-/// What an inference job is charged for: rows × the work of a row, for each replica.
-pub fn inference(per_row: u64, rows: u64, replicas: u16) -> Result<u128, MeterError> {
-    product(&[rows.into(), per_row.into(), replicas.into()])
-}
-
-fn product(factors: &[u128]) -> Result<u128, MeterError> {
-    factors
-        .iter()
-        .try_fold(1_u128, |work, factor| work.checked_mul(*factor))
-        .ok_or(MeterError::TooLarge)
 }
 
 /// One operator call in its program.

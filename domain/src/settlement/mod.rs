@@ -6,6 +6,7 @@ pub mod document;
 pub mod event;
 pub mod file;
 pub mod header;
+pub mod intent;
 pub mod leaf;
 pub mod merkle;
 pub mod state;
@@ -13,6 +14,7 @@ pub mod text;
 
 pub use document::{AccountDocument, Mismatch, ReceiptDocument, Verified};
 pub use header::Header;
+pub use intent::IntentKind;
 pub use leaf::{Account, Domain, Receipt, Split, salted};
 pub use merkle::Tree;
 pub use state::BatchState;

@@ -115,16 +115,3 @@ fn work_too_large_to_price_is_refused() {
     });
     assert_eq!(per_row(&huge), Err(MeterError::TooLarge));
 }
-
-#[test]
-fn a_job_is_charged_for_rows_epochs_and_replicas() {
-    assert_eq!(meter::inference(11_136, 360, 2), Ok(11_136 * 360 * 2));
-    assert_eq!(
-        meter::training(11_136, 1_437, 4, 1),
-        Ok(3 * 4 * 1_437 * 11_136)
-    );
-    assert_eq!(
-        meter::training(1 << 62, u64::MAX, u32::MAX, 2),
-        Err(MeterError::TooLarge)
-    );
-}

@@ -1,7 +1,7 @@
 //! How the service is: alive, ready, which version.
 
 use axum::extract::FromRef;
-use comptoir_http::health::{ComponentStatus, Components, Probe};
+use comptoir_http::health::{Components, Probe};
 use comptoir_store::health;
 
 use crate::SchedulerState;
@@ -15,11 +15,5 @@ impl FromRef<SchedulerState> for Probe {
 
 async fn check(state: SchedulerState) -> Components {
     let parts = health::check(&state.db, &state.objects, &state.wake).await;
-    Components {
-        postgres: parts.postgres.into(),
-        object_store: parts.object_store.into(),
-        redis: parts
-            .redis
-            .map_or(ComponentStatus::NotConfigured, Into::into),
-    }
+    Components::new(parts.postgres, parts.object_store, parts.redis)
 }

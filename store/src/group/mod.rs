@@ -46,6 +46,17 @@ pub enum GroupError {
     Lost,
 }
 
+impl GroupError {
+    /// Was nothing done, because too many items wait?
+    #[must_use]
+    pub const fn is_full(self) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Lost => false,
+        }
+    }
+}
+
 impl<T: Send + 'static, R: Send + 'static> Group<T, R> {
     /// Starts what works on the queue.
     ///

@@ -7,41 +7,20 @@ mod veto;
 mod withdrawals;
 
 use alloy_primitives::Address;
-use comptoir_domain::{amount::Amount, id::ReleaseId, ledger::AccountKey};
+use comptoir_domain::{amount::Amount, id::ReleaseId};
 use sqlx::{PgConnection, types::BigDecimal};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::codec::{to_address, to_amount, to_enum, to_numeric};
 
+pub use comptoir_domain::release::{ReleaseKind, ReleaseState};
 pub use restore::{RestoreError, release_again};
 pub use seal::{RELEASES_MAX, release_queued};
 pub(crate) use veto::{come_to, give_back, note};
 pub use withdrawals::{
     WithdrawalError, cancel_withdrawal, find_withdrawal, list_withdrawals, request_withdrawal,
 };
-
-/// Where released money comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReleaseKind {
-    /// A payee's part of a charge; as much of it as it has not spent.
-    Earning,
-    /// The platform's part of a charge.
-    Fees,
-    /// What an owner asked for; it is held until then.
-    Withdrawal,
-}
-
-/// Where a release stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReleaseState {
-    /// It waits for a seal, perhaps for its second part.
-    Queued,
-    /// It is claimable on-chain with the batch that follows.
-    Released,
-    /// It was taken back, or its money was spent before a seal came.
-    Cancelled,
-}
 
 /// Money on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,51 +133,6 @@ pub async fn queued_of(
     .fetch_one(conn)
     .await?;
     to_amount("left", &left)
-}
-
-impl ReleaseKind {
-    /// The text form.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Earning => "earning",
-            Self::Fees => "fees",
-            Self::Withdrawal => "withdrawal",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Earning, Self::Fees, Self::Withdrawal]
-            .into_iter()
-            .find(|it| it.as_str() == text)
-    }
-
-    /// The account that it comes from.
-    const fn from(self, owner: Address) -> AccountKey {
-        match self {
-            Self::Earning => AccountKey::Available(owner),
-            Self::Fees => AccountKey::Fees,
-            Self::Withdrawal => AccountKey::Held(owner),
-        }
-    }
-}
-
-impl ReleaseState {
-    /// The text form.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Released => "released",
-            Self::Cancelled => "cancelled",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        [Self::Queued, Self::Released, Self::Cancelled]
-            .into_iter()
-            .find(|it| it.as_str() == text)
-    }
 }
 
 struct Row {

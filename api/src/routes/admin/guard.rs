@@ -26,6 +26,27 @@ use crate::{
 /// How long ago an administrator may have signed in to act, and not only to read.
 const FRESH_FOR: Duration = Duration::minutes(15);
 
+/// What an administrator does, inside the transaction that writes it down.
+pub(super) trait Work<T>:
+    for<'t> FnOnce(
+        &'t mut PgTransaction<'static>,
+        &'t mut Event,
+    ) -> BoxFuture<'t, Result<T, Problem>>
+    + Send
+    + 'static
+{
+}
+
+impl<T, F> Work<T> for F where
+    F: for<'t> FnOnce(
+            &'t mut PgTransaction<'static>,
+            &'t mut Event,
+        ) -> BoxFuture<'t, Result<T, Problem>>
+        + Send
+        + 'static
+{
+}
+
 /// Postgres in the role `comptoir_admin`. Whoever holds it reads, or acts and has it written down; nothing gives the pool away.
 #[derive(Clone)]
 pub struct AdminDb(PgPool);
@@ -44,21 +65,12 @@ impl AdminDb {
 
     /// Runs an action in one transaction with its line in the audit log, in a task of its own: a client that hangs up leaves
     /// nothing half done. The action may add to the event what it finds out.
-    pub(super) async fn act<T, F>(
+    pub(super) async fn act<T: Send + 'static>(
         &self,
         event: Event,
         now: OffsetDateTime,
-        work: F,
-    ) -> Result<T, Problem>
-    where
-        T: Send + 'static,
-        F: for<'t> FnOnce(
-                &'t mut PgTransaction<'static>,
-                &'t mut Event,
-            ) -> BoxFuture<'t, Result<T, Problem>>
-            + Send
-            + 'static,
-    {
+        work: impl Work<T>,
+    ) -> Result<T, Problem> {
         let (db, mut event) = (self.0.clone(), event);
         let acting = async move {
             let mut tx = db.begin().await?;
@@ -125,35 +137,22 @@ impl FreshAdmin {
     }
 
     /// Acts, as [`AdminDb::act`] says.
-    pub(super) async fn act<T, F>(&self, event: Event, work: F) -> Result<T, Problem>
-    where
-        T: Send + 'static,
-        F: for<'t> FnOnce(
-                &'t mut PgTransaction<'static>,
-                &'t mut Event,
-            ) -> BoxFuture<'t, Result<T, Problem>>
-            + Send
-            + 'static,
-    {
+    pub(super) async fn act<T: Send + 'static>(
+        &self,
+        event: Event,
+        work: impl Work<T>,
+    ) -> Result<T, Problem> {
         let now = self.state.now();
         self.state.admin_db.act(event, now, work).await
     }
 
     /// Acts once per `Idempotency-Key`: a repeated request is answered with the first one's reply, and changes nothing.
-    pub(super) async fn act_once<F>(
+    pub(super) async fn act_once(
         &self,
         key: Key,
         event: Event,
-        work: F,
-    ) -> Result<Response, Problem>
-    where
-        F: for<'t> FnOnce(
-                &'t mut PgTransaction<'static>,
-                &'t mut Event,
-            ) -> BoxFuture<'t, Result<Reply, Problem>>
-            + Send
-            + 'static,
-    {
+        work: impl Work<Reply>,
+    ) -> Result<Response, Problem> {
         let (now, mut event) = (self.state.now(), event);
         let state = AppState {
             db: self.state.admin_db.0.clone(),
