@@ -310,7 +310,7 @@ async fn wait(
         }
         woken.wait(left.min(POLL_EVERY)).await;
     }
-    let body = read(&mut *caller.read(state).await?, caller, job, state.now()).await?;
+    let body = read(&mut *state.db.acquire().await?, caller, job, state.now()).await?;
     let (mut head, _) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     let applied = HeaderValue::try_from(format!("wait={seconds}")).expect("digits are ASCII");
