@@ -2,13 +2,13 @@
 //! and a repeated request is answered with it.
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::{FromRequest, Request},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use comptoir_domain::{digest::Sha256, id::AccountId};
-use comptoir_http::extract::parse_json;
+use comptoir_http::extract::{parse_json, read_body};
 use comptoir_store::{
     PgTransaction,
     idempotency::{self, RequestKey, StoredReply},
@@ -71,7 +71,7 @@ impl<T: DeserializeOwned> FromRequest<AppState> for IdempotentJson<T> {
         let (method, path) = (request.method().clone(), request.uri().path().to_owned());
         let headers = request.headers().clone();
         let chosen = chosen_key(&headers)?;
-        let bytes = Bytes::from_request(request, state).await?;
+        let bytes = read_body(request, state).await?;
         let body = parse_json(&headers, &bytes)?;
         let key = Key {
             method,

@@ -25,6 +25,7 @@ use crate::{
     demo::{books::credited, people::Person},
     embedded::{Embedded, Folder, Provided},
     keys::{ChainKeys, ServiceKeys},
+    secret,
     service::{
         self,
         config::{
@@ -43,6 +44,9 @@ const TOKEN: u128 = 10_u128.pow(18);
 const FINALITY_DEPTH: u64 = 3;
 /// The local chain's batches close this soon, so that the way to a claim can be watched.
 const BATCH_AFTER_S: u64 = 5;
+
+/// The file that tells a shell how to reach the node as its operator.
+const OPERATOR: &str = "operator.env";
 
 /// Where a node keeps its files and listens.
 #[derive(Debug, Clone)]
@@ -67,6 +71,7 @@ pub struct Node {
     keys: ChainKeys,
     services: Vec<Running>,
     stop: CancellationToken,
+    operator: PathBuf,
     /// Where the guardian's metrics are, if it has one.
     pub guardian: Option<SocketAddr>,
     /// How clients reach it.
@@ -113,6 +118,10 @@ pub async fn run(args: UpArgs) -> anyhow::Result<()> {
     }
     println!("token      {}", node.asset.token);
     println!("contract   {}", node.asset.contract);
+    println!(
+        "operator   (. {} && comptoir admin …)",
+        node.operator.display()
+    );
     println!("Ctrl-C stops everything; what it knows is kept.");
     let failed = tokio::select! {
         () = signal.cancelled() => false,
@@ -150,8 +159,10 @@ impl Node {
             stop,
             guardian: None,
             asset,
+            operator: folder.join(OPERATOR),
         };
         node.start_services(&folder, &options, start_block).await?;
+        node.write_environment(&folder)?;
         if options.guardian {
             let places = (&node.api_url, node.embedded_ethereum());
             let stop = node.stop.clone();
@@ -239,6 +250,21 @@ impl Node {
         self.services
             .push(service::settler::start(settler, self.stop.clone()).await?);
         Ok(())
+    }
+
+    /// What verbs of the operator read from the environment, as a file for a shell: passwords and ports differ from node to node.
+    fn write_environment(&self, folder: &Path) -> anyhow::Result<()> {
+        let objects = kept_in(folder, "objects")?;
+        let keys = folder.join("keys");
+        let values = [
+            ("DATABASE_URL", self.embedded.urls.database.as_str()),
+            ("ETH_RPC_URL", self.embedded_ethereum()),
+            ("COMPTOIR_OBJECTS_URL", objects.as_str()),
+            ("COMPTOIR_KEYS", keys.to_str().context("a path in UTF-8")?),
+        ];
+        let lines = values
+            .map(|(name, value)| format!("export {name}='{}'\n", value.replace('\'', r"'\''")));
+        secret::write(&self.operator, &lines.concat())
     }
 
     /// The chain's RPC endpoint.

@@ -252,6 +252,11 @@ pub const ALL: &[Code] = &[
         "The object changed since you read it. Read it again and repeat with its new ETag.",
     ),
     code(
+        "request_timeout",
+        408,
+        "The body did not arrive within a minute.",
+    ),
+    code(
         "payload_too_large",
         413,
         "The body is larger than this operation takes.",

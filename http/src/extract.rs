@@ -1,5 +1,7 @@
 //! axum's extractors, with rejections that are problem documents rather than plain text.
 
+use std::time::Duration;
+
 use axum::{
     body::Bytes,
     extract::{
@@ -11,8 +13,12 @@ use axum::{
 };
 use comptoir_domain::strict::{self, NoDocument};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
 
 use crate::problem::{FieldError, Problem};
+
+/// How long a body that is read whole may take. One that trickles in would never stand still for long enough to be given up.
+pub const BODY_WHOLE_MAX: Duration = Duration::from_mins(1);
 
 /// A JSON body, in and out.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +39,31 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let headers = request.headers().clone();
-        let body = Bytes::from_request(request, state).await?;
+        let body = read_body(request, state).await?;
         parse_json(&headers, &body).map(Self)
+    }
+}
+
+/// Reads a body whole.
+///
+/// # Errors
+/// 413 for a body that is too large, 408 for one that is not there within [`BODY_WHOLE_MAX`], 400 for one that ended early.
+pub async fn read_body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    read_within(BODY_WHOLE_MAX, request, state).await
+}
+
+async fn read_within<S: Send + Sync>(
+    limit: Duration,
+    request: Request,
+    state: &S,
+) -> Result<Bytes, Problem> {
+    match timeout(limit, Bytes::from_request(request, state)).await {
+        Ok(body) => Ok(body?),
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "request_timeout",
+            "The body took too long to arrive",
+        )),
     }
 }
 
@@ -137,7 +166,8 @@ impl Problem {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
+    use axum::{body::Body, http::HeaderValue};
+    use futures::{StreamExt as _, stream};
     use serde::Deserialize;
 
     use super::*;
@@ -203,5 +233,20 @@ mod tests {
                 parse(kind, body).map_or_else(|problem| problem.status().as_u16(), |_| 200);
             assert_eq!(status, expected, "{kind} {body}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_trickles_in_is_given_up() {
+        let trickle = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((
+                Ok::<_, std::convert::Infallible>(Bytes::from_static(b" ")),
+                (),
+            ))
+        });
+        let request = Request::new(Body::from_stream(trickle.boxed()));
+        let refused = read_within(Duration::from_millis(50), request, &()).await;
+        let response = refused.expect_err("it never ends").into_response();
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
     }
 }

@@ -10,6 +10,7 @@ pub mod health;
 pub mod jwt;
 pub mod key_ring;
 pub mod metrics;
+pub mod moment;
 mod observe;
 pub mod openapi;
 pub mod parameters;

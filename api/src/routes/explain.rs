@@ -174,7 +174,19 @@ async fn explain_job(
     }))
 }
 
-/// Why a job stands where it stands.
+/// Why a job stands where it stands, as its owner is told: looked for among all workers, beyond the wall of the tenant.
+pub(super) async fn reason_for_owner(
+    state: &AppState,
+    job: &Job,
+) -> sqlx::Result<Option<StatusReason>> {
+    if job.state.is_final() {
+        return Ok(None);
+    }
+    let mut connection = state.db.acquire().await?;
+    reason(&mut connection, job, state.now()).await
+}
+
+/// Why a job stands where it stands. The connection sees all workers.
 pub(super) async fn reason(
     connection: &mut PgConnection,
     job: &Job,

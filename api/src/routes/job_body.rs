@@ -75,7 +75,7 @@ pub(super) struct JobBody {
     /// The numeric class that its replicas are bound to, once the first has begun.
     #[schema(required = true)]
     numeric_class: Option<String>,
-    /// How the result was verified: `unverified`, `bitwise`, `tolerance`, `unstable`.
+    /// How the result was verified: `unverified`, `sampled`, `bitwise`, `tolerance`, `unstable`.
     #[schema(required = true)]
     verdict: Option<String>,
     /// Why it failed.

@@ -8,7 +8,6 @@ use comptoir_store::{
     wake::Channel,
 };
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
 use time::OffsetDateTime;
 use tracing::Instrument as _;
 use utoipa::{IntoParams, ToSchema};
@@ -37,16 +36,18 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// The account's job with the reason why it waits.
 pub(super) async fn read(
-    connection: &mut PgConnection,
+    state: &AppState,
     caller: &Identity,
     job: JobId,
-    now: OffsetDateTime,
 ) -> Result<JobBody, Problem> {
-    let job = jobs::find(connection, caller.account, job)
-        .await?
-        .ok_or_else(Problem::not_found)?;
-    let asset = assets::current(connection).await.map_err(no_asset)?;
-    let reason = explain::reason(connection, &job, now).await?;
+    let (job, asset) = {
+        let mut connection = caller.read(state).await?;
+        let job = jobs::find(&mut connection, caller.account, job).await?;
+        let job = job.ok_or_else(Problem::not_found)?;
+        let asset = assets::current(&mut connection).await.map_err(no_asset)?;
+        (job, asset)
+    };
+    let reason = explain::reason_for_owner(state, &job).await?;
     Ok(JobBody::new(job, reason, &asset))
 }
 
@@ -60,11 +61,11 @@ struct JobQuery {
     /// Only those of this kind.
     kind: Option<JobKind>,
     /// Only those made after this time.
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, with = "comptoir_http::moment::option")]
     #[param(value_type = Option<String>, format = DateTime)]
     created_after: Option<OffsetDateTime>,
     /// Only those made before this time.
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, with = "comptoir_http::moment::option")]
     #[param(value_type = Option<String>, format = DateTime)]
     created_before: Option<OffsetDateTime>,
 }
@@ -125,9 +126,7 @@ async fn find_job(
     Path(id): Path<JobId>,
     conditions: Conditions,
 ) -> Result<Response, Problem> {
-    // Why it waits is looked for among all workers, beyond the tenant's wall.
-    let mut connection = state.db.acquire().await?;
-    Ok(conditions.answer(read(&mut connection, &caller, id, state.now()).await?))
+    Ok(conditions.answer(read(&state, &caller, id).await?))
 }
 
 /// Takes a job back: what runs is called off, what is held goes back. Taking it back again changes nothing.
@@ -158,9 +157,7 @@ async fn cancel_job(
             .workers
             .into_iter()
             .for_each(|worker| state.wake.publish(Channel::Worker(worker)));
-        read(&mut *caller.read(&state).await?, &caller, id, now)
-            .await
-            .map(Json)
+        read(&state, &caller, id).await.map(Json)
     };
     let done = tokio::spawn(work.in_current_span()).await;
     done.map_err(|error| Problem::internal(&error))?

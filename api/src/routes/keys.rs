@@ -61,7 +61,7 @@ struct NewKey {
     #[schema(min_items = 1)]
     scopes: Vec<Scope>,
     /// Until when it works; for ever when absent.
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, with = "comptoir_http::moment::option")]
     expires_at: Option<OffsetDateTime>,
     /// The addresses and networks that it may be used from; anywhere when absent.
     #[serde(default)]

@@ -75,7 +75,7 @@ pub(super) struct NewJobBody {
     #[serde(default)]
     #[schema(nullable = false)]
     spec: Option<JobSpec>,
-    /// With `spec`: how the result is verified; `replicated` when absent.
+    /// With `spec`: how the result is verified; `sampled` when absent.
     #[serde(default)]
     #[schema(nullable = false)]
     tier: Option<Tier>,
@@ -91,7 +91,7 @@ pub(super) struct NewJobBody {
     #[schema(min_length = 1, max_length = 200)]
     name: Option<String>,
     /// When it ends, done or not: in a minute to 30 days; in 24 hours when absent.
-    #[serde(default, with = "time::serde::rfc3339::option")]
+    #[serde(default, with = "comptoir_http::moment::option")]
     deadline_at: Option<OffsetDateTime>,
 }
 
@@ -310,7 +310,7 @@ async fn wait(
         }
         woken.wait(left.min(POLL_EVERY)).await;
     }
-    let body = read(&mut *state.db.acquire().await?, caller, job, state.now()).await?;
+    let body = read(state, caller, job).await?;
     let (mut head, _) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     let applied = HeaderValue::try_from(format!("wait={seconds}")).expect("digits are ASCII");

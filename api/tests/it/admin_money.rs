@@ -259,6 +259,11 @@ async fn a_price_to_come_binds_quotes_made_from_then_on_alone(db: PgPool) {
         "platform_ppm": 50_000, "effective_at": starts.format(&Rfc3339).unwrap(),
     });
     let publish = async |body: &Value| app.post("/v1/admin/prices", body).by(&admin).send().await;
+    let mut never = body.clone();
+    never["effective_at"] = json!("9999-12-31T23:59:59-23:59");
+    publish(&never)
+        .await
+        .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
     let made = publish(&body).await.expect(StatusCode::CREATED);
     let new = made.json["id"].as_i64().unwrap();
     assert_eq!(made.json["in_force"], false);

@@ -15,8 +15,9 @@ const LOCK: &str = "lock";
 /// The first thing that a node makes in a new folder; with the lock it marks the folder as ours.
 const KEYS: &str = "keys";
 /// What we put into a folder, beside logs and process ids: all that a reset removes.
-const OURS: [&str; 7] = [
+const OURS: [&str; 8] = [
     KEYS,
+    "operator.env",
     "objects",
     "postgres",
     "postgres.password",

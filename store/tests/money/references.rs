@@ -8,91 +8,97 @@ use crate::{
 };
 
 const FOREIGN_KEY_VIOLATION: &str = "23503";
-const NOTHING: &str = "'00000000-0000-0000-0000-000000000000'";
-
-/// A row that refers to nothing, and the reference that it is refused for.
-const ROWS: &[(&str, &str)] = &[
+/// Every reference that is judged so.
+const REFERENCES: &[(&str, &[&str])] = &[
+    ("quotes", &["account_id", "asset_id", "price_version_id"]),
+    ("jobs", &["account_id", "quote_id", "asset_id"]),
+    ("replicas", &["job_id"]),
+    ("queue", &["replica_id", "job_id"]),
+    ("attempts", &["replica_id", "job_id", "worker_id"]),
+    ("attempt_blobs", &["attempt_id", "sha256"]),
+    ("job_events", &["job_id"]),
+    ("verdicts_due", &["job_id"]),
+    ("verdicts", &["job_id"]),
+    ("job_outputs", &["job_id", "sha256"]),
     (
-        "quotes_account_id_fkey",
-        "quotes (quote_id, account_id, asset_id, spec, spec_sha256, tier, device, meter, madds, price_version_id, amount_atto,
-             hold_base, min_memory_bytes, created_at, expires_at)
-         VALUES ($0, $0, 1, '{}', sha256(''), 'none', 'cpu', '{}', 0, 1, 0, 0, 0, now(), now())",
+        "receipts",
+        &[
+            "account_id",
+            "asset_id",
+            "job_id",
+            "journal_entry_id",
+            "split_version_id",
+        ],
     ),
-    (
-        "jobs_account_id_fkey",
-        "jobs (job_id, account_id, quote_id, payer, asset_id, kind, tier, max_cost_base, state, deadline_at, created_at)
-         VALUES ($0, $0, $0, decode(repeat('00', 20), 'hex'), 1, 'inference', 'none', 0, 'queued', now(), now())",
-    ),
-    (
-        "replicas_job_id_fkey",
-        "replicas (replica_id, job_id, ordinal, state) VALUES ($0, $0, 0, 'queued')",
-    ),
-    (
-        "queue_job_id_fkey",
-        "queue (replica_id, job_id, ready_at, device, min_memory_bytes, rate_nano) VALUES ($0, $0, now(), 'cpu', 0, 1)",
-    ),
-    (
-        "attempts_job_id_fkey",
-        "attempts (attempt_id, replica_id, job_id, number, worker_id, numeric_class, state, started_at)
-         VALUES ($0, $0, $0, 1, $0, 'x', 'running', now())",
-    ),
-    (
-        "attempt_blobs_attempt_id_fkey",
-        "attempt_blobs (attempt_id, sha256) VALUES ($0, sha256(''))",
-    ),
-    (
-        "job_events_job_id_fkey",
-        "job_events (job_id, seq, kind, data, created_at) VALUES ($0, 1, 'queued', '{}', now())",
-    ),
-    (
-        "verdicts_due_job_id_fkey",
-        "verdicts_due (job_id, due_at) VALUES ($0, now())",
-    ),
-    (
-        "verdicts_job_id_fkey",
-        "verdicts (job_id, kind, evidence, evidence_sha256, decided_at) VALUES ($0, 'unverified', '{}', sha256(''), now())",
-    ),
-    (
-        "job_outputs_job_id_fkey",
-        "job_outputs (job_id, name, sha256) VALUES ($0, 'tensors', sha256(''))",
-    ),
-    (
-        "receipt_splits_receipt_id_fkey",
-        "receipt_splits (receipt_id, party, payee, amount_base) VALUES ($0, 0, decode(repeat('00', 20), 'hex'), 1)",
-    ),
-    (
-        "unbatched_receipts_receipt_id_fkey",
-        "unbatched_receipts (receipt_id, asset_id, gross_base) VALUES ($0, 1, 1)",
-    ),
-    (
-        "holds_asset_id_fkey",
-        "holds (hold_id, asset_id, owner, source_kind, source_id, amount_base, created_at)
-         VALUES ($0, 9999, decode(repeat('00', 20), 'hex'), 'job', $0, 1, now())",
-    ),
-    (
-        "releases_asset_id_fkey",
-        "releases (release_id, asset_id, owner, kind, amount_base, created_at)
-         VALUES ($0, 9999, decode(repeat('00', 20), 'hex'), 'earning', 1, now())",
-    ),
-    (
-        "idempotency_keys_account_id_fkey",
-        "idempotency_keys (account_id, method, path, key, body_sha256, status, body, created_at, expires_at)
-         VALUES ($0, 'POST', '/v1/jobs', 'key', sha256(''), 201, '', now(), now())",
-    ),
+    ("receipt_splits", &["receipt_id"]),
+    ("unbatched_receipts", &["receipt_id", "asset_id"]),
+    ("holds", &["asset_id"]),
+    ("releases", &["asset_id", "account_id"]),
+    ("journal_entries", &["asset_id", "reverses"]),
+    ("idempotency_keys", &["account_id"]),
 ];
+
+/// Leaves of a table its columns and the trigger that judges its references, so that one reference can be tried alone.
+const BARE: &str = r"DO $$
+DECLARE
+    it record;
+BEGIN
+    FOR it IN SELECT conname FROM pg_constraint WHERE conrelid = '$TABLE'::regclass AND contype <> 't' LOOP
+        EXECUTE format('ALTER TABLE $TABLE DROP CONSTRAINT %I CASCADE', it.conname);
+    END LOOP;
+    FOR it IN SELECT attname FROM pg_attribute WHERE attrelid = '$TABLE'::regclass AND attnum > 0 AND attnotnull LOOP
+        EXECUTE format('ALTER TABLE $TABLE ALTER COLUMN %I DROP NOT NULL', it.attname);
+    END LOOP;
+    ALTER TABLE $TABLE DISABLE TRIGGER USER;
+    ALTER TABLE $TABLE ENABLE TRIGGER $TABLE_refer;
+END $$";
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_row_that_refers_to_nothing_is_refused(db: PgPool) {
     let money = Money::new(db).await;
-    for (constraint, row) in ROWS {
-        let statement = format!("INSERT INTO {}", row.replace("$0", NOTHING));
-        let error = sqlx::query(sqlx::AssertSqlSafe(statement))
-            .execute(&money.owner)
-            .await
-            .expect_err(row);
-        assert_eq!(code(&error), FOREIGN_KEY_VIOLATION, "{row}: {error}");
-        let refused = error.as_database_error().and_then(|it| it.constraint());
-        assert_eq!(refused, Some(*constraint), "{row}: {error}");
+    for (table, columns) in REFERENCES {
+        for column in *columns {
+            let nothing = match *column {
+                "asset_id" | "price_version_id" => "9999",
+                "sha256" => "sha256('')",
+                _ => "'00000000-0000-0000-0000-000000000000'",
+            };
+            let mut tx = money.owner.begin().await.unwrap();
+            let bare = BARE.replace("$TABLE", table);
+            sqlx::raw_sql(sqlx::AssertSqlSafe(bare))
+                .execute(&mut *tx)
+                .await
+                .unwrap();
+            let row = format!("INSERT INTO {table} ({column}) VALUES ({nothing})");
+            let error = sqlx::query(sqlx::AssertSqlSafe(row))
+                .execute(&mut *tx)
+                .await
+                .expect_err(column);
+            let what = format!("{table}.{column}: {error}");
+            assert_eq!(code(&error), FOREIGN_KEY_VIOLATION, "{what}");
+            let refused = error.as_database_error().and_then(|it| it.constraint());
+            let expected = format!("{table}_{column}_fkey");
+            assert_eq!(refused, Some(expected.as_str()), "{what}");
+        }
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_a_row_refers_to_is_never_changed(db: PgPool) {
+    let money = Money::new(db).await;
+    for (table, columns) in REFERENCES {
+        for column in *columns {
+            let change = format!("UPDATE {table} SET {column} = {column}");
+            let error = sqlx::query(sqlx::AssertSqlSafe(change))
+                .execute(&money.owner)
+                .await
+                .expect_err(column);
+            assert_eq!(
+                code(&error),
+                RESTRICT_VIOLATION,
+                "{table}.{column}: {error}"
+            );
+        }
     }
 }
 

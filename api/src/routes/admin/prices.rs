@@ -43,7 +43,7 @@ struct NewPriceBody {
     #[schema(maximum = 200_000)]
     platform_ppm: u32,
     /// From when on quotes use it; not before now. Quotes made until then keep the price they name.
-    #[serde(with = "time::serde::rfc3339")]
+    #[serde(with = "comptoir_http::moment")]
     effective_at: OffsetDateTime,
 }
 
@@ -130,7 +130,7 @@ async fn publish_price(
                 rate_nano: body.rate_nano,
                 minimum: body.minimum.amount_of(&asset, "/minimum")?,
                 platform_ppm: body.platform_ppm,
-                effective_at: body.effective_at.truncate_to_microsecond(),
+                effective_at: body.effective_at,
             };
             let version = prices::publish(tx, asset.id, new).await?;
             let shown = PriceVersionBody::new(&version, new.effective_at, &asset, now);

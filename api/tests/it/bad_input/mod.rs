@@ -494,3 +494,21 @@ async fn a_moment_that_is_none_makes_no_job(db: PgPool) {
     }
     assert_eq!(rows(&app).await, before, "nothing was held");
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_time_beyond_the_calendar_is_refused_wherever_one_is_read(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (session, _) = somebody(&app).await;
+    // Their UTC forms are in the years 10000 and -1.
+    for moment in ["9999-12-31T23:59:59-23:59", "0000-01-01T00:00:00+23:59"] {
+        let key = json!({ "name": "k", "scopes": ["jobs:read"], "expires_at": moment });
+        let reply = app.post("/v1/keys", &key).by(&session).send().await;
+        let problem = reply.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+        assert_eq!(problem.text("/errors/0/pointer"), "/expires_at");
+        for filter in ["created_after", "created_before"] {
+            let url = format!("/v1/jobs?{filter}={}", moment.replace('+', "%2B"));
+            let reply = app.get(&url).by(&session).send().await;
+            assert_refused(&reply, &[400, 422], &url);
+        }
+    }
+}
