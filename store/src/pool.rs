@@ -45,6 +45,20 @@ pub async fn connect(
     role: ServiceRole,
     connections_max: u32,
 ) -> sqlx::Result<PgPool> {
+    connect_patiently(options, role, connections_max, ACQUIRE_TIMEOUT).await
+}
+
+/// [`connect`], where a request waits for a connection for so long. Tests, which must not fail because the machine is busy, wait
+/// longer than clients would.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn connect_patiently(
+    options: PgConnectOptions,
+    role: ServiceRole,
+    connections_max: u32,
+    acquire_timeout: Duration,
+) -> sqlx::Result<PgPool> {
     let options = options.application_name(role.name()).options([
         ("role", role.name()),
         ("statement_timeout", "60s"),
@@ -59,7 +73,7 @@ pub async fn connect(
     ]);
     PgPoolOptions::new()
         .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_timeout(acquire_timeout)
         .test_before_acquire(false)
         .after_release(|connection, _| {
             Box::pin(async move {
@@ -74,8 +88,9 @@ pub async fn connect(
         .await
 }
 
-/// How long the transaction of a group waits for a row: all of the group waits with it.
-const GROUP_LOCK_TIMEOUT: &str = "1s";
+/// The transaction of a group waits for a row for this part of what a request waits for a connection: all of the group waits with
+/// it.
+const GROUP_LOCK_SHARE: u32 = 2;
 
 /// A few connections beside the pool of a service, for the statements of so many kinds of groups: in the same role, with plans that
 /// are made once and kept. They loop over indexes and nothing else, so that what Postgres knows or does not know of a table changes
@@ -85,8 +100,10 @@ const GROUP_LOCK_TIMEOUT: &str = "1s";
 /// Outside of a tokio runtime.
 #[must_use]
 pub fn for_groups(of: &PgPool, kinds: u32) -> PgPool {
+    let acquire_timeout = of.options().get_acquire_timeout();
+    let lock_timeout = (acquire_timeout / GROUP_LOCK_SHARE).as_millis().to_string();
     let options = of.connect_options().as_ref().clone().options([
-        ("lock_timeout", GROUP_LOCK_TIMEOUT),
+        ("lock_timeout", lock_timeout.as_str()),
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
         ("enable_bitmapscan", "off"),
@@ -96,7 +113,7 @@ pub fn for_groups(of: &PgPool, kinds: u32) -> PgPool {
     ]);
     PgPoolOptions::new()
         .max_connections(group::AT_ONCE * kinds)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .acquire_timeout(acquire_timeout)
         .test_before_acquire(false)
         .connect_lazy_with(options)
 }

@@ -48,6 +48,8 @@ use utoipa::openapi::OpenApi;
 
 pub const NOW: OffsetDateTime = datetime!(2026-11-22 09:00 UTC);
 pub const ORIGIN: &str = "https://comptoir.test";
+/// How long a request may wait for a connection, however busy the machine is.
+const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
 /// What an account may have and do here.
 pub const LIMITS: Limits = Limits {
     open_jobs: 1_000,
@@ -142,7 +144,7 @@ impl TestApp {
     pub async fn new(owner: PgPool) -> Self {
         PASSED.set(Duration::ZERO);
         let options = owner.connect_options().as_ref().clone();
-        let connect = |role, connections| pool::connect(options.clone(), role, connections);
+        let connect = |role, most| pool::connect_patiently(options.clone(), role, most, PATIENCE);
         let db = connect(ServiceRole::Api, 8).await.unwrap();
         let admin_db = connect(ServiceRole::Admin, 4).await.unwrap();
         let blobs = tempfile::tempdir().unwrap();

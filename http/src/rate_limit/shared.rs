@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::limiter::{Key, Policy};
 
-/// How long one round trip may take.
+/// How long one round trip takes at most, unless somebody [waits longer](Shared::patient).
 const REDIS_TIMEOUT: Duration = Duration::from_millis(50);
 /// After a failure, how long Redis is not asked.
 const BREAKER_OPEN: Duration = Duration::from_secs(1);
@@ -56,6 +56,8 @@ pub struct Shared {
     client: Client,
     prefix: String,
     script: Script,
+    /// How long one round trip may take.
+    timeout: Duration,
     state: Mutex<State>,
 }
 
@@ -83,8 +85,15 @@ impl Shared {
             client: Client::open(url)?,
             prefix: format!("comptoir:{namespace}:limit"),
             script: Script::new(TAKE),
+            timeout: REDIS_TIMEOUT,
             state: Mutex::default(),
         })
+    }
+
+    /// Waits for so long for an answer, where it matters more that all count together than that nobody waits.
+    #[must_use]
+    pub fn patient(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Takes up to `wanted`; none when Redis does not answer in time, or did not a moment ago.
@@ -92,7 +101,7 @@ impl Shared {
         if self.is_closed() {
             return None;
         }
-        let answer = tokio::time::timeout(REDIS_TIMEOUT, self.ask(policy, key, wanted)).await;
+        let answer = tokio::time::timeout(self.timeout, self.ask(policy, key, wanted)).await;
         match answer {
             Ok(Ok(grant)) => Some(grant),
             Ok(Err(error)) => self.close(&error),
@@ -125,8 +134,8 @@ impl Shared {
             return Ok(connection.clone());
         }
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(REDIS_TIMEOUT))
-            .set_response_timeout(Some(REDIS_TIMEOUT));
+            .set_connection_timeout(Some(self.timeout))
+            .set_response_timeout(Some(self.timeout));
         let connection = self
             .client
             .get_multiplexed_async_connection_with_config(&config)

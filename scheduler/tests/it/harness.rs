@@ -84,6 +84,9 @@ pub fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
+/// How long a request may wait for a connection, however busy the machine is.
+const PATIENCE: std::time::Duration = std::time::Duration::from_mins(1);
+
 impl Bench {
     pub async fn new(owner: PgPool) -> Self {
         let blobs = tempfile::tempdir().unwrap();
@@ -433,7 +436,7 @@ async fn publish(owner: &PgPool) -> (i32, PriceVersion) {
 
 async fn state(owner: &PgPool, blobs: &tempfile::TempDir, wake: Wake) -> SchedulerState {
     let options = owner.connect_options().as_ref().clone();
-    let db = pool::connect(options, ServiceRole::Scheduler, 12)
+    let db = pool::connect_patiently(options, ServiceRole::Scheduler, 12, PATIENCE)
         .await
         .unwrap();
     let objects = Objects::open(&url::Url::from_directory_path(blobs.path()).unwrap()).unwrap();
