@@ -1,6 +1,6 @@
 //! The OpenAPI document: made from the routes, committed, and served as it is committed.
 
-use comptoir_http::openapi::operations;
+use comptoir_http::{credential::SESSION_COOKIE, openapi::operations};
 use utoipa::{
     Modify, OpenApi as _,
     openapi::{
@@ -10,8 +10,6 @@ use utoipa::{
         },
     },
 };
-
-use crate::auth::session::COOKIE;
 
 /// Who signed in may do everything.
 const NO_SCOPES: [&str; 0] = [];
@@ -73,7 +71,7 @@ impl Modify for Security {
         components.add_security_scheme(
             "cookie",
             SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::with_description(
-                COOKIE,
+                SESSION_COOKIE,
                 "A browser's session, from POST /v1/auth/siwe or /v1/auth/token with `session: cookie`. What changes \
                  something needs the Origin of this service too.",
             ))),

@@ -5,6 +5,7 @@
 
 pub mod client_ip;
 pub mod codes;
+pub mod credential;
 pub mod extract;
 pub mod health;
 pub mod jwt;

@@ -2,10 +2,10 @@
 
 use axum::{
     extract::FromRequestParts,
-    http::{StatusCode, header, request::Parts},
+    http::{StatusCode, request::Parts},
 };
 use comptoir_domain::id::{LeaseToken, WorkerId};
-use comptoir_http::{Problem, rate_limit};
+use comptoir_http::{Problem, credential, rate_limit};
 use comptoir_store::workers::Worker;
 use comptoir_wire::LEASE_TOKEN_HEADER;
 
@@ -22,7 +22,7 @@ impl FromRequestParts<SchedulerState> for Caller {
         parts: &mut Parts,
         state: &SchedulerState,
     ) -> Result<Self, Problem> {
-        let token = bearer(parts).ok_or_else(Problem::unauthenticated)?;
+        let token = credential::bearer(&parts.headers).ok_or_else(Problem::unauthenticated)?;
         let claims = state
             .keys
             .verify(token, state.now())
@@ -74,14 +74,4 @@ pub fn barred() -> Problem {
         "The worker gets no work: two other owners agreed on another result than its own",
     )
     .detail("Whoever runs the service can lift it")
-}
-
-fn bearer(parts: &Parts) -> Option<&str> {
-    let (scheme, token) = parts
-        .headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }

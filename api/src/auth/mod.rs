@@ -17,7 +17,7 @@ use std::{marker::PhantomData, ops::Deref};
 use alloy_primitives::Address;
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts},
+    http::{HeaderValue, StatusCode, header, request::Parts},
 };
 use comptoir_domain::{
     audit::{Action, Actor, Event},
@@ -25,7 +25,7 @@ use comptoir_domain::{
     id::{AccountId, ApiKeyId, SessionId},
     scope::{Scope, Scopes},
 };
-use comptoir_http::{client_ip, rate_limit};
+use comptoir_http::{client_ip, credential, rate_limit};
 use comptoir_store::{PgTransaction, api_keys::Holder, audit, sessions::LiveSession, tenant};
 use time::OffsetDateTime;
 use tracing::Instrument as _;
@@ -219,7 +219,7 @@ impl<N: Need> FromRequestParts<AppState> for Caller<N> {
 
 async fn authenticate(parts: &Parts, state: &AppState) -> Result<Identity, Problem> {
     let identity = if parts.headers.contains_key(header::AUTHORIZATION) {
-        let token = bearer(&parts.headers).ok_or_else(Problem::unauthenticated)?;
+        let token = credential::bearer(&parts.headers).ok_or_else(Problem::unauthenticated)?;
         if token.starts_with("ck_") {
             by_api_key(token, state).await?
         } else {
@@ -236,17 +236,6 @@ async fn authenticate(parts: &Parts, state: &AppState) -> Result<Identity, Probl
             HeaderValue::from_static(r#"Bearer error="invalid_token""#),
         )
     })
-}
-
-/// The token of the only `Authorization` header.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let value = values.next()?.to_str().ok()?;
-    if values.next().is_some() {
-        return None;
-    }
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
 async fn by_api_key(token: &str, state: &AppState) -> Result<Option<Identity>, Problem> {

@@ -11,7 +11,10 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AccountId, SessionId},
 };
-use comptoir_http::client_ip;
+use comptoir_http::{
+    client_ip,
+    credential::{SESSION_COOKIE, session_cookie},
+};
 use comptoir_store::{
     PgTransaction, audit,
     limits::LimitError,
@@ -33,8 +36,6 @@ use crate::{AppState, Problem, extract::Json, limiting::limited};
 pub const REFRESH_LIFETIME: Duration = Duration::days(30);
 /// How long a browser stays signed in.
 pub const COOKIE_LIFETIME: Duration = Duration::days(7);
-/// The cookie of a session. The prefix makes browsers demand what [`set_cookie`] says.
-pub const COOKIE: &str = "__Host-comptoir";
 /// What a refresh token begins with.
 const REFRESH_PREFIX: &str = "crt_";
 
@@ -209,8 +210,9 @@ pub fn no_store() -> HeaderMap {
 /// Only our own pages send the cookie, no script reads it, and none but this host may set it.
 fn set_cookie(secret: &str, lifetime: Duration) -> HeaderMap {
     let seconds = lifetime.whole_seconds();
-    let cookie =
-        format!("{COOKIE}={secret}; Path=/; Max-Age={seconds}; HttpOnly; Secure; SameSite=Strict");
+    let cookie = format!(
+        "{SESSION_COOKIE}={secret}; Path=/; Max-Age={seconds}; HttpOnly; Secure; SameSite=Strict"
+    );
     let cookie = HeaderValue::try_from(cookie).expect("the secret is base64");
     let mut headers = no_store();
     headers.insert(header::SET_COOKIE, cookie);
@@ -248,7 +250,7 @@ pub(super) async fn by_cookie(
     parts: &Parts,
     state: &AppState,
 ) -> Result<Option<Identity>, Problem> {
-    let Some(cookie) = cookie(&parts.headers) else {
+    let Some(cookie) = session_cookie(&parts.headers) else {
         return Ok(None);
     };
     let hash = Sha256::of(cookie.as_bytes());
@@ -259,18 +261,6 @@ pub(super) async fn by_cookie(
         require_own_page(&parts.headers, state)?;
     }
     Ok(live.map(Identity::of_session))
-}
-
-/// The value of the only cookie of ours.
-fn cookie(headers: &HeaderMap) -> Option<&str> {
-    let mut ours = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(';'))
-        .filter_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='));
-    let value = ours.next()?;
-    ours.next().is_none().then_some(value)
 }
 
 /// Refuses a request that another site made a browser send: 403. `SameSite` says the same, in newer browsers alone.

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 pub use limiter::{Key, Limiter, Policy, Standing};
 pub use shared::Shared;
 
-use crate::{Problem, client_ip};
+use crate::{Problem, client_ip, credential};
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const STANDING: HeaderName = HeaderName::from_static("ratelimit");
@@ -195,10 +195,13 @@ fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(begun).max(1)
 }
 
-/// What a request authenticates itself with, if with anything: a header, or the cookies of a browser.
+/// What a request authenticates itself with, if with anything: a token, or the session of a browser. The credential itself
+/// counts, as handlers read it, not what is written around it: otherwise each spelling had a limit of its own.
 fn credential_key(headers: &HeaderMap) -> Option<Key> {
-    let named = headers
-        .get(header::AUTHORIZATION)
-        .or_else(|| headers.get(header::COOKIE))?;
-    Some(key(&[b"credential", named.as_bytes()]))
+    if headers.contains_key(header::AUTHORIZATION) {
+        let token = credential::bearer(headers)?;
+        return Some(key(&[b"bearer", token.as_bytes()]));
+    }
+    let session = credential::session_cookie(headers)?;
+    Some(key(&[b"cookie", session.as_bytes()]))
 }
