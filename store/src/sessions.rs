@@ -94,7 +94,8 @@ pub enum RefreshError {
     /// Unknown or expired, or its session has ended.
     #[error("the refresh token is not valid")]
     Invalid,
-    /// It was spent before. Its session is ended now, so commit.
+    /// It was spent before, and its session went on until now. It is ended, so commit. A token of a session that had ended is
+    /// [`Self::Invalid`], spent or not.
     #[error("the refresh token was spent before")]
     Reused {
         /// The session.
@@ -260,8 +261,13 @@ pub async fn rotate(
     .ok_or(RefreshError::Invalid)?;
     let (session, account) = (SessionId(token.family_id), AccountId(token.account_id));
     if token.used_at.is_some() {
-        end(tx, session, EndReason::TokenReused, now).await?;
-        return Err(RefreshError::Reused { session, account });
+        // Of two that show spent tokens at once, one ends the session.
+        let ended = end(tx, session, EndReason::TokenReused, now).await?;
+        return Err(if ended {
+            RefreshError::Reused { session, account }
+        } else {
+            RefreshError::Invalid
+        });
     }
     if token.ended_at.is_some() || token.expires_at <= now {
         return Err(RefreshError::Invalid);
@@ -299,14 +305,14 @@ pub async fn find_by_refresh_token(
     Ok(family.map(|row| (SessionId(row.session_id), AccountId(row.account_id))))
 }
 
-/// Ends a session. One that has ended stays as it was.
+/// Ends a session; says whether it did. One that has ended stays as it was.
 pub async fn end(
     connection: &mut PgConnection,
     id: SessionId,
     reason: EndReason,
     now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    sqlx::query!(
+) -> sqlx::Result<bool> {
+    let ended = sqlx::query!(
         "UPDATE sessions SET ended_at = $3, end_reason = $2 WHERE session_id = $1 AND ended_at IS NULL",
         id.0,
         reason.as_str(),
@@ -314,7 +320,7 @@ pub async fn end(
     )
     .execute(connection)
     .await?;
-    Ok(())
+    Ok(ended.rows_affected() > 0)
 }
 
 /// Ends every session of the account; says how many.

@@ -277,11 +277,65 @@ async fn whoever_shares_a_refresh_token_with_a_thief_is_told(db: PgPool) {
     sign_up(&app).await;
     let signed_in = sign_in(&app, PASSWORD).await.expect(StatusCode::OK);
     let body = json!({ "refresh_token": signed_in.text("/refresh_token") });
-    for expected in [StatusCode::OK, StatusCode::UNAUTHORIZED] {
+    let refused = StatusCode::UNAUTHORIZED;
+    // Who shows it again and again finds the session ended: nobody is told of that, and nothing is written.
+    for expected in [StatusCode::OK, refused, refused, refused] {
         let refreshed = post(&app, "/v1/auth/refresh", &body).await;
         refreshed.expect(expected);
     }
     steps::step(&app.state).await.unwrap();
     let [told] = letters(folder.path()).try_into().unwrap();
     assert!(told.contains("Subject: You were signed out"), "{told}");
+    assert_eq!(reuses(&app).await, 1);
+    // Nor is it a reuse where the owner had signed out before.
+    let signed_in = sign_in(&app, PASSWORD).await.expect(StatusCode::OK);
+    let spent = json!({ "refresh_token": signed_in.text("/refresh_token") });
+    let next = post(&app, "/v1/auth/refresh", &spent).await;
+    let next = next.expect(StatusCode::OK);
+    let last = json!({ "refresh_token": next.text("/refresh_token") });
+    let ended = post(&app, "/v1/auth/logout", &last).await;
+    ended.expect(StatusCode::NO_CONTENT);
+    let replayed = post(&app, "/v1/auth/refresh", &spent).await;
+    replayed.expect_problem(refused, "invalid_grant");
+    steps::step(&app.state).await.unwrap();
+    assert_eq!(letters(folder.path()).len(), 1);
+    assert_eq!(reuses(&app).await, 1);
+}
+
+/// Reuses of refresh tokens that the audit log knows.
+async fn reuses(app: &TestApp) -> usize {
+    let mut connection = app.owner.acquire().await.unwrap();
+    let log = comptoir_store::audit::list(&mut connection, None, None, 100).await;
+    let reused = |it: &comptoir_store::audit::Entry| it.record.action == "session.reused";
+    log.unwrap().iter().filter(|it| reused(it)).count()
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_notice_to_an_address_that_no_mail_goes_to_is_given_up_at_once(db: PgPool) {
+    let mut app = TestApp::new(db).await;
+    let folder = tempfile::tempdir().unwrap();
+    app.with_mail(folder.path());
+    for email in [".a@example.org", "a@xn--.com"] {
+        let body = json!({ "email": email, "password": PASSWORD });
+        let refused = post(&app, "/v1/accounts", &body).await;
+        let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+        assert_eq!(refused.text("/errors/0/pointer"), "/email", "{email}");
+    }
+    // Somebody who signed up when that was not asked.
+    sign_up(&app).await;
+    sqlx::query("UPDATE accounts SET email = '.someone@example.org'")
+        .execute(&app.owner)
+        .await
+        .unwrap();
+    ask(&app, ".someone@example.org")
+        .await
+        .expect(StatusCode::ACCEPTED);
+    steps::step(&app.state).await.unwrap();
+    let ended: Vec<(i16, bool)> =
+        sqlx::query_as("SELECT attempts, given_up_at IS NOT NULL FROM notices")
+            .fetch_all(&app.owner)
+            .await
+            .unwrap();
+    assert_eq!(ended, [(1, true)]);
+    assert_eq!(letters(folder.path()).len(), 0);
 }
