@@ -19,6 +19,7 @@ pub mod join_token;
 pub mod lease;
 pub mod ledger;
 pub mod limits;
+pub mod name;
 pub mod policy;
 pub mod price;
 pub mod program;

@@ -1,5 +1,7 @@
 //! What a request may not pass although its shape is right: the limits of the protocol, checked before anything is done.
 
+use comptoir_domain::name::{is_name, is_remark};
+
 use crate::{
     CODE_CHARS_MAX, DETAIL_CHARS_MAX, EVENT_SEQ_MAX, EVENTS_MAX, FACT_CHARS_MAX, LEASES_MAX,
     METRICS_MAX, NAME_CHARS_MAX, OUTPUTS_MAX, REPORTS_MAX, WAIT_MS_MAX,
@@ -55,9 +57,8 @@ impl JoinRequest {
             ("/facts/version", &facts.version, FACT_CHARS_MAX),
         ];
         for (pointer, text, most) in texts {
-            let fits = is_within(text, most) && !text.chars().any(char::is_control);
             let detail = format!("1 to {most} characters, no control characters");
-            limits.require(fits, pointer, detail);
+            limits.require(is_name(text, most), pointer, detail);
         }
         limits.require(
             (1..=MEMORY_BYTES_MAX).contains(&facts.memory_bytes),
@@ -109,9 +110,11 @@ impl EventsRequest {
             };
             limits.require(
                 values.len() <= METRICS_MAX
-                    && values.keys().all(|name| is_within(name, NAME_CHARS_MAX)),
+                    && values.keys().all(|name| is_name(name, NAME_CHARS_MAX)),
                 format!("/events/{place}/event/values"),
-                format!("at most {METRICS_MAX} values, names of 1 to {NAME_CHARS_MAX} characters"),
+                format!(
+                    "at most {METRICS_MAX} values, names of 1 to {NAME_CHARS_MAX} characters, no control characters"
+                ),
             );
         }
         limits.held()
@@ -140,12 +143,14 @@ impl WorkRequest {
             limits.require(fits, pointer, format!("at most {REPORTS_MAX}"));
         }
         for (place, reveal) in self.reveals.iter().enumerate() {
-            let names = |name: &String| is_within(name, NAME_CHARS_MAX);
+            let names = |name: &String| is_name(name, NAME_CHARS_MAX);
             limits.require(
                 (1..=OUTPUTS_MAX).contains(&reveal.outputs.len())
                     && reveal.outputs.keys().all(names),
                 format!("/reveals/{place}/outputs"),
-                format!("1 to {OUTPUTS_MAX} outputs, names of 1 to {NAME_CHARS_MAX} characters"),
+                format!(
+                    "1 to {OUTPUTS_MAX} outputs, names of 1 to {NAME_CHARS_MAX} characters, no control characters"
+                ),
             );
         }
         for (place, failure) in self.failures.iter().enumerate() {
@@ -155,17 +160,15 @@ impl WorkRequest {
                 format!("1 to {CODE_CHARS_MAX} lower-case letters, digits and `_`"),
             );
             limits.require(
-                failure.detail.chars().count() <= DETAIL_CHARS_MAX,
+                is_remark(&failure.detail, DETAIL_CHARS_MAX),
                 format!("/failures/{place}/detail"),
-                format!("at most {DETAIL_CHARS_MAX} characters"),
+                format!(
+                    "at most {DETAIL_CHARS_MAX} characters, of control line breaks and tabs alone"
+                ),
             );
         }
         limits.held()
     }
-}
-
-fn is_within(text: &str, most: usize) -> bool {
-    (1..=most).contains(&text.chars().count())
 }
 
 fn is_code(code: &str) -> bool {
@@ -173,4 +176,65 @@ fn is_code(code: &str) -> bool {
     (1..=CODE_CHARS_MAX).contains(&code.len())
         && code.as_bytes()[0].is_ascii_lowercase()
         && code.bytes().all(inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use comptoir_domain::id::{AttemptId, LeaseToken};
+
+    use super::*;
+    use crate::{
+        attempt::AttemptEvent,
+        work::{Failure, FailureCause},
+    };
+
+    /// Clears a terminal, in the two forms of an escape, and moves the cursor back.
+    const ESCAPES: [&str; 3] = ["\u{1b}[2J", "\u{9b}2J", "loss\r"];
+
+    fn refused(held: Result<(), Vec<Exceeded>>) -> Vec<String> {
+        let errors = held.err().unwrap_or_default();
+        errors.into_iter().map(|it| it.pointer).collect()
+    }
+
+    fn measured(name: &str) -> EventsRequest {
+        EventsRequest {
+            events: vec![AttemptEvent {
+                seq: 1,
+                event: EventKind::Metrics {
+                    epoch: 0,
+                    step: 1,
+                    values: BTreeMap::from([(name.to_owned(), Some(0.5))]),
+                },
+            }],
+        }
+    }
+
+    fn failed(detail: &str) -> WorkRequest {
+        let failure = Failure {
+            attempt_id: AttemptId::generate(),
+            lease_token: LeaseToken::generate(),
+            cause: FailureCause::Worker,
+            code: "crashed".to_owned(),
+            detail: detail.to_owned(),
+        };
+        WorkRequest {
+            failures: vec![failure],
+            ..WorkRequest::default()
+        }
+    }
+
+    #[test]
+    fn what_a_client_reads_writes_nothing_else_on_its_screen() {
+        for escape in ESCAPES {
+            let metric = refused(measured(escape).check());
+            assert_eq!(metric, ["/events/0/event/values"], "{escape:?}");
+            let detail = refused(failed(escape).check());
+            assert_eq!(detail, ["/failures/0/detail"], "{escape:?}");
+        }
+        assert_eq!(measured("loss").check(), Ok(()));
+        assert_eq!(failed("Traceback:\n\tout of memory").check(), Ok(()));
+        assert_eq!(failed("").check(), Ok(()));
+    }
 }

@@ -1,7 +1,7 @@
 //! `/v1/join-tokens`: what a new worker joins with.
 
 use axum::{extract::State, response::Response};
-use comptoir_domain::{id::JoinTokenId, join_token::JoinToken};
+use comptoir_domain::{id::JoinTokenId, join_token::JoinToken, name::is_name};
 use comptoir_store::{
     join_tokens::{self, JoinTokenRow, NewJoinToken},
     limits,
@@ -161,10 +161,10 @@ fn check(body: &NewJoinTokenBody) -> Result<(u16, u32), Problem> {
         body.expires_in_s.unwrap_or(LIFETIME_S.1),
     );
     let mut errors = Vec::new();
-    if !(1..=NAME_CHARS_MAX).contains(&body.name.chars().count()) {
+    if !is_name(&body.name, NAME_CHARS_MAX) {
         errors.push(FieldError::new(
             "/name",
-            format!("expected 1 to {NAME_CHARS_MAX} characters"),
+            format!("expected 1 to {NAME_CHARS_MAX} characters, none of control"),
         ));
     }
     if !(1..=USES_MAX).contains(&max_uses) {

@@ -12,6 +12,7 @@ use comptoir_domain::{
     credential::ApiKey,
     id::ApiKeyId,
     ip_list::{InvalidNetwork, IpList, NETWORKS_MAX, Network},
+    name::is_name,
     scope::{Scope, Scopes},
     spend_limit::{SpendLimit, SpendPeriod},
 };
@@ -263,10 +264,10 @@ struct Checked {
 
 fn check(new: &NewKey, caller: &Identity, now: OffsetDateTime) -> Result<Checked, Problem> {
     let mut errors = Vec::new();
-    if !(1..=NAME_CHARS_MAX).contains(&new.name.chars().count()) {
+    if !is_name(&new.name, NAME_CHARS_MAX) {
         errors.push(FieldError::new(
             "/name",
-            format!("expected 1 to {NAME_CHARS_MAX} characters"),
+            format!("expected 1 to {NAME_CHARS_MAX} characters, none of control"),
         ));
     }
     if new.scopes.is_empty() {

@@ -11,6 +11,7 @@ use comptoir_domain::{
     amount::Amount,
     id::{JobId, QuoteId},
     job::{Device, JobSpec, Tier},
+    name::is_name,
 };
 use comptoir_store::{events, jobs::CreateError, wake::Channel};
 use serde::{
@@ -252,10 +253,8 @@ fn check(
             "the quote says `spec`, `tier` and `device`; leave them out",
         ));
     }
-    let is_name = |name: &String| {
-        (1..=NAME_CHARS_MAX).contains(&name.chars().count()) && !name.contains(char::is_control)
-    };
-    if !body.name.as_ref().is_none_or(is_name) {
+    let named = body.name.as_deref();
+    if !named.is_none_or(|name| is_name(name, NAME_CHARS_MAX)) {
         errors.push(FieldError::new(
             "/name",
             format!("expected 1 to {NAME_CHARS_MAX} characters, none of control"),

@@ -312,6 +312,17 @@ async fn a_bad_key_request_is_told_all_that_is_wrong(db: PgPool) {
         .map(|error| error["pointer"].clone())
         .collect();
     assert_eq!(pointers, ["/name", "/scopes", "/expires_at"]);
+    for path in ["/v1/keys", "/v1/join-tokens"] {
+        for name in ["\u{1b}[2J", "a\u{9b}2J", "one\ntwo", "\u{7f}"] {
+            let mut body = json!({ "name": name });
+            if path == "/v1/keys" {
+                body["scopes"] = json!(["jobs:read"]);
+            }
+            let reply = app.post(path, &body).by(&session).send().await;
+            let reply = reply.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+            assert_eq!(reply.text("/errors/0/pointer"), "/name", "{name:?}");
+        }
+    }
     let body = json!({ "name": "a", "scopes": ["jobs:all"] });
     let reply = app.post("/v1/keys", &body).by(&session).send().await;
     let reply = reply.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");

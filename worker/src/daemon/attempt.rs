@@ -9,6 +9,7 @@ use std::{
 use comptoir_domain::{
     digest::Sha256,
     job::{Cause, Device},
+    name::to_remark,
 };
 use comptoir_wire::{
     attempt::EventKind,
@@ -119,16 +120,13 @@ impl From<engine::Failure> for Stop {
 /// A failure in the words of the protocol.
 #[must_use]
 pub fn failure(held: Held, cause: FailureCause, code: &str, detail: &str) -> Failure {
-    let detail = detail
-        .chars()
-        .take(comptoir_wire::DETAIL_CHARS_MAX)
-        .collect();
     Failure {
         attempt_id: held.attempt_id,
         lease_token: held.lease_token,
         cause,
         code: code.to_owned(),
-        detail,
+        // Some of it is what a library or a program said.
+        detail: to_remark(detail, comptoir_wire::DETAIL_CHARS_MAX),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use comptoir_domain::{
-    amount::Amount, digest::Sha256, id::WorkerId, job::Device, join_token::JoinToken,
+    amount::Amount, digest::Sha256, id::WorkerId, job::Device, join_token::JoinToken, name::is_name,
 };
 use comptoir_wire::{
     NAME_CHARS_MAX,
@@ -83,8 +83,7 @@ pub enum JoinError {
 
 /// Joins.
 pub async fn join(options: &JoinOptions, launcher: &Launcher) -> Result<Identity, JoinError> {
-    let is_name = (1..=NAME_CHARS_MAX).contains(&options.name.chars().count());
-    if !is_name || options.name.chars().any(char::is_control) {
+    if !is_name(&options.name, NAME_CHARS_MAX) {
         return Err(JoinError::Name);
     }
     launcher.sandbox().check()?;

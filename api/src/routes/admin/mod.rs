@@ -12,6 +12,7 @@ mod refunds;
 mod workers;
 
 use axum::http::StatusCode;
+use comptoir_domain::name::is_name;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
@@ -54,10 +55,7 @@ impl ReasonBody {
 }
 
 fn check_reason(reason: &str) -> Result<(), Problem> {
-    let is_told = !reason.trim().is_empty()
-        && reason.chars().count() <= REASON_CHARS_MAX
-        && !reason.contains(char::is_control);
-    if is_told {
+    if !reason.trim().is_empty() && is_name(reason, REASON_CHARS_MAX) {
         return Ok(());
     }
     let expected = format!("expected 1 to {REASON_CHARS_MAX} characters, none of control");
