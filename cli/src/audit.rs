@@ -20,7 +20,7 @@ use url::Url;
 use crate::{
     client::Context,
     exit::{Exit, coded},
-    output::{Output, say},
+    output::{Output, say, tell},
 };
 use source::LeafSource;
 
@@ -132,9 +132,9 @@ async fn recompute(context: &Context, args: &AuditArgs) -> anyhow::Result<Audite
         let bytes = bytes.map_err(|error| coded(Exit::NotFound, format!("{error:#}")))?;
         let named = LeafFile::parse(&bytes, &limits).map(|file| file.heading.contract);
         let named = named.map_err(|error| coded(Exit::NotVerified, error.to_string()))?;
-        eprintln!(
-            "comptoir: make sure that {named} is the contract you deal with, or name yours with --contract"
-        );
+        tell(format_args!(
+            "make sure that {named} is the contract you deal with, or name yours with --contract"
+        ));
         (named, Some(bytes))
     };
     let chain = look(args, contract).await?;

@@ -5,7 +5,7 @@ use std::{io::IsTerminal as _, process::ExitCode};
 use clap::Parser as _;
 use comptoir_cli::{
     args::{Cli, Command},
-    exit, run,
+    exit, output, run,
 };
 use tracing_subscriber::EnvFilter;
 
@@ -16,7 +16,7 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("comptoir: {error:#}");
+            output::tell(format_args!("{error:#}"));
             exit::code_of(&error)
         }
     }

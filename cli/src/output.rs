@@ -1,27 +1,54 @@
 //! What commands print: tables on a terminal, JSON when piped or asked for. Progress goes to stderr.
 
 use std::{
-    fmt::Display,
+    borrow::Cow,
+    fmt::{Display, Write as _},
     io::{ErrorKind, IsTerminal as _, Write as _},
 };
 
 use comfy_table::{ContentArrangement, Table, presets::UTF8_HORIZONTAL_ONLY};
+use comptoir_domain::name::is_readable;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
 
 /// The exit code of a program that SIGPIPE ended, as shells show it.
 const PIPE_CLOSED: i32 = 128 + 13;
 
-/// Prints a line. When nobody reads any more, as after `| head -1`, there is nothing left to do: the process ends.
+/// Prints lines, [`printable`]. When nobody reads any more, as after `| head -1`, there is nothing left to do: the process ends.
 ///
 /// # Panics
 /// When stdout cannot be written to for another reason, as `println!` does.
 pub fn say(line: impl Display) {
-    match writeln!(std::io::stdout().lock(), "{line}") {
+    let line = line.to_string();
+    match writeln!(std::io::stdout().lock(), "{}", printable(&line)) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::BrokenPipe => std::process::exit(PIPE_CLOSED),
         Err(error) => panic!("print to stdout: {error}"),
     }
+}
+
+/// Tells people something beside what is asked for, on stderr, [`printable`].
+pub fn tell(line: impl Display) {
+    eprintln!("comptoir: {}", printable(&line.to_string()));
+}
+
+/// Text with the control characters that do more than break lines and set tabs written out, as JSON writes them: whoever put
+/// them into a name or a message would else write to the reader's terminal. JSON means the same afterwards.
+#[must_use]
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().all(is_readable) {
+        return Cow::Borrowed(text);
+    }
+    let mut written = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_readable(character) {
+            written.push(character);
+        } else {
+            // Every control character is below U+0100.
+            write!(written, "\\u{:04x}", u32::from(character)).expect("a string takes it");
+        }
+    }
+    Cow::Owned(written)
 }
 
 /// How to print.
@@ -100,7 +127,8 @@ fn pick<'a>(object: &'a Value, path: &str) -> &'a Value {
 fn text(value: &Value) -> String {
     match value {
         Value::Null => "–".to_owned(),
-        Value::String(text) => text.clone(),
+        // Before the table is laid out, which counts characters.
+        Value::String(text) => printable(text).into_owned(),
         // A money body: the amount in whole tokens, exactly.
         Value::Object(fields)
             if fields.contains_key("amount") && fields.contains_key("decimals") =>
@@ -111,7 +139,7 @@ fn text(value: &Value) -> String {
                 .and_then(|it| usize::try_from(it).ok());
             whole_tokens(amount, decimals.unwrap_or_default())
         }
-        other => other.to_string(),
+        other => printable(&other.to_string()).into_owned(),
     }
 }
 
@@ -157,13 +185,13 @@ pub fn bar(length: u64, what: &str, template: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(template).expect("the template is a constant of ours");
     ProgressBar::new(length)
         .with_style(style)
-        .with_message(what.to_owned())
+        .with_message(printable(what).into_owned())
 }
 
 /// A spinner for something whose end is not known.
 #[must_use]
 pub fn spinner(what: &str) -> ProgressBar {
-    let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
+    let spinner = ProgressBar::new_spinner().with_message(printable(what).into_owned());
     spinner.enable_steady_tick(std::time::Duration::from_millis(120));
     spinner
 }
@@ -203,6 +231,22 @@ mod tests {
         ] {
             assert!(base_units(text, 18).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn nothing_that_a_service_says_moves_the_cursor() {
+        let foreign = "\u{1b}[2J\u{9b}31m\u{7}\r\u{7f}é\n\tend";
+        let shown = "\\u001b[2J\\u009b31m\\u0007\\u000d\\u007fé\n\tend";
+        assert_eq!(printable(foreign), shown);
+        assert_eq!(text(&serde_json::json!(foreign)), shown);
+        assert_eq!(text(&serde_json::json!(["\u{9b}"])), r#"["\u009b"]"#);
+        assert!(matches!(printable("plain\n"), Cow::Borrowed(_)));
+        // Also in JSON, which leaves the one-byte escape as it is: it means the same.
+        let document = serde_json::json!({ foreign: foreign });
+        let written = format!("{document:#}");
+        assert!(written.contains('\u{9b}') && !printable(&written).contains('\u{9b}'));
+        let read: Value = serde_json::from_str(&printable(&written)).unwrap();
+        assert_eq!(read, document);
     }
 
     #[test]

@@ -278,7 +278,7 @@ async fn hint_while_waiting(api: &Api, id: &str, spinner: &ProgressBar) -> ApiEr
         match api.get(&format!("/v1/jobs/{id}/explain")).await {
             Ok(explained) if explained["state"] == "queued" => {
                 if let Some(hint) = explained["hint"].as_str() {
-                    spinner.println(format!("{id} waits: {hint}"));
+                    spinner.println(output::printable(&format!("{id} waits: {hint}")));
                 }
             }
             Ok(_) | Err(ApiError::Unreachable { .. }) => {}
@@ -291,7 +291,7 @@ fn show_progress(spinner: &ProgressBar, event: &Event) {
     let data = &event.data;
     match (data["epoch"].as_u64(), data["values"]["loss"].as_f64()) {
         (Some(epoch), Some(loss)) => spinner.set_message(format!("epoch {epoch}: loss {loss:.4}")),
-        _ => spinner.set_message(event.kind.clone()),
+        _ => spinner.set_message(output::printable(&event.kind).into_owned()),
     }
 }
 

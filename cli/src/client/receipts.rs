@@ -73,10 +73,10 @@ pub async fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<()> 
             return Err(coded(Exit::NotVerified, message));
         }
         Some(_) => {}
-        None => eprintln!(
-            "comptoir: make sure that {} is the contract you deal with, or name yours with --contract",
+        None => output::tell(format_args!(
+            "make sure that {} is the contract you deal with, or name yours with --contract",
             document.contract
-        ),
+        )),
     }
     let on_chain = check(&document, &args.rpc).await?;
     let report = json!({
