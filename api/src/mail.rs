@@ -2,8 +2,9 @@
 
 use std::{fmt, time::Duration};
 
+use comptoir_domain::credential::{Email, InvalidEmail};
 use lettre::{
-    AsyncFileTransport, AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor,
+    Address, AsyncFileTransport, AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor,
     message::{Mailbox, header::ContentType},
 };
 
@@ -33,6 +34,24 @@ pub enum MailError {
     /// Too slow.
     #[error("the mail server did not answer in time")]
     Timeout,
+}
+
+impl MailError {
+    /// Will the same message be refused every time?
+    #[must_use]
+    pub const fn is_for_good(&self) -> bool {
+        matches!(self, Self::Address(_))
+    }
+}
+
+/// Reads an e-mail address that mail can be sent to: who signs up with another would never hear of anything.
+///
+/// # Errors
+/// When it is no address, or not one that [`Mailer::send`] takes.
+pub fn sendable(text: &str) -> Result<Email, InvalidEmail> {
+    let email: Email = text.parse()?;
+    let address: Result<Address, _> = email.as_str().parse();
+    address.map(|_| email).map_err(|_| InvalidEmail)
 }
 
 /// Sends mail from one address; cheap to clone.
@@ -94,7 +113,7 @@ impl Mailer {
     /// Hands a message over.
     ///
     /// # Errors
-    /// When it is not taken; it may be tried again.
+    /// When it is not taken; it may be tried again, unless it is refused [for good](MailError::is_for_good).
     pub async fn send(&self, letter: Letter<'_>) -> Result<(), MailError> {
         let domain = self.from.email.domain();
         let message = Message::builder()
@@ -121,6 +140,28 @@ impl Mailer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_that_no_mail_goes_to_is_none() {
+        for good in [
+            "a.b+c@example.org",
+            "Person@Example.ORG",
+            "x@xn--bcher-kva.example",
+        ] {
+            assert_eq!(sendable(good).unwrap().as_str(), good.to_lowercase());
+        }
+        for bad in [
+            ".a@b.c",
+            "a.@b.c",
+            "a..b@c.d",
+            "a@xn--.com",
+            "a@-b.c",
+            "a@b",
+            "",
+        ] {
+            assert!(sendable(bad).is_err(), "{bad}");
+        }
+    }
 
     // The pool of connections wants a runtime.
     #[tokio::test]

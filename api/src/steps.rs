@@ -155,14 +155,15 @@ async fn send_notices(state: &AppState, mailer: &Mailer) -> Result<usize, StepEr
     let taken = due.len();
     for notice in due {
         let sent = send(state, mailer, &notice).await;
-        let is_last = notice.attempts >= ATTEMPTS_MAX;
+        let is_for_good = sent.as_ref().is_err_and(|error| error.is_for_good);
+        let is_last = is_for_good || notice.attempts >= ATTEMPTS_MAX;
         match &sent {
             Ok(()) => tracing::info!(notice.id = %notice.id, notice.kind, "notice sent"),
             Err(error) if is_last => {
-                tracing::error!(notice.id = %notice.id, notice.kind, error, "notice given up");
+                tracing::error!(notice.id = %notice.id, notice.kind, error = error.says, "notice given up");
             }
             Err(error) => {
-                tracing::warn!(notice.id = %notice.id, notice.kind, error, "notice not sent yet");
+                tracing::warn!(notice.id = %notice.id, notice.kind, error = error.says, "notice not sent yet");
             }
         }
         if sent.is_ok() || is_last {
@@ -173,16 +174,28 @@ async fn send_notices(state: &AppState, mailer: &Mailer) -> Result<usize, StepEr
     Ok(taken)
 }
 
-/// The error is text: its causes may name whom the message is for, and are left out.
-async fn send(state: &AppState, mailer: &Mailer, due: &DueNotice) -> Result<(), String> {
+/// Why a message was not sent.
+struct Unsent {
+    /// Text alone: its causes may name whom the message is for, and are left out.
+    says: String,
+    /// Another attempt would end like this one.
+    is_for_good: bool,
+}
+
+async fn send(state: &AppState, mailer: &Mailer, due: &DueNotice) -> Result<(), Unsent> {
     let origin = &state.config.public_origin;
-    let words =
-        notices::put_into_words(due, &state.keys, origin).map_err(|error| error.to_string())?;
+    let words = notices::put_into_words(due, &state.keys, origin).map_err(|error| Unsent {
+        says: error.to_string(),
+        is_for_good: false,
+    })?;
     let letter = Letter {
         to: &due.recipient,
         id: &due.id.to_string(),
         subject: words.subject,
         text: words.text,
     };
-    mailer.send(letter).await.map_err(|error| error.to_string())
+    mailer.send(letter).await.map_err(|error| Unsent {
+        says: error.to_string(),
+        is_for_good: error.is_for_good(),
+    })
 }

@@ -7,7 +7,7 @@ use axum::{
 };
 use comptoir_domain::{
     audit::{Action, Actor, Event},
-    credential::{Email, check_password},
+    credential::check_password,
     id::{AccountId, AddressChangeId},
 };
 use comptoir_http::client_ip;
@@ -28,6 +28,7 @@ use crate::{
     auth::{Caller, needs},
     etag::Conditions,
     extract::Json,
+    mail,
     money::AddressBody,
 };
 
@@ -158,7 +159,7 @@ async fn create_account(
     State(state): State<AppState>,
     Json(body): Json<NewAccount>,
 ) -> Result<Response, Problem> {
-    let email: Email = body.email.parse().map_err(|error| {
+    let email = mail::sendable(&body.email).map_err(|error| {
         Problem::invalid_fields([FieldError::new("/email", format!("{error}"))])
     })?;
     check_password(&body.password, &email)

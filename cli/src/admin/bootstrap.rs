@@ -1,10 +1,9 @@
 //! How somebody becomes an administrator: a token, printed once by a command that needs the database itself.
 
 use clap::Args;
-use comptoir_api::auth::keys::random;
+use comptoir_api::{auth::keys::random, mail::sendable};
 use comptoir_domain::{
     audit::{Action, Actor, Event},
-    credential::Email,
     setup_token::{LIFETIME, SetupToken},
 };
 use comptoir_store::{admins, audit};
@@ -34,7 +33,7 @@ pub struct BootstrapArgs {
 /// # Errors
 /// When the text is no e-mail address, or the database refuses.
 pub async fn bootstrap(context: &Context, args: BootstrapArgs) -> anyhow::Result<()> {
-    let email: Email = args.email.parse()?;
+    let email = sendable(&args.email)?;
     let token = SetupToken::from_random(random());
     let expires_at = context.now.saturating_add(Duration::minutes(args.minutes));
     let mut connection = connect().await?;
