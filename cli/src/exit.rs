@@ -84,7 +84,8 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
 const fn code_of_api(error: &ApiError) -> Exit {
     match error {
         ApiError::Unreachable { .. } => Exit::Unavailable,
-        ApiError::Unreadable { .. } => Exit::Failure,
+        ApiError::Unreadable { .. } | ApiError::Unrenewed(_) => Exit::Failure,
+        ApiError::SignedOut { .. } => Exit::Unauthenticated,
         ApiError::Problem { status, .. } => match *status {
             401 | 403 => Exit::Unauthenticated,
             402 => Exit::InsufficientFunds,

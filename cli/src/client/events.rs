@@ -44,9 +44,11 @@ pub async fn follow(
         match read(api, job, &mut after, &mut on_event).await {
             Ok(()) => return Ok(()),
             Err(Break::Refused(
-                error @ ApiError::Problem {
+                error @ (ApiError::Problem {
                     status: 400..=499, ..
-                },
+                }
+                | ApiError::SignedOut { .. }
+                | ApiError::Unrenewed(_)),
             )) => return Err(error.into()),
             Err(Break::Refused(error)) if breaks >= BREAKS_MAX => return Err(error.into()),
             Err(Break::Cut) if breaks >= BREAKS_MAX => {

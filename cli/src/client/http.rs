@@ -1,8 +1,12 @@
 //! The REST API as seen from the command line: one request, one JSON reply or one problem.
 
-use reqwest::{Client, Method, RequestBuilder, Response, StatusCode, header};
+use std::sync::Arc;
+
+use reqwest::{Client, Method, Request, RequestBuilder, Response, StatusCode, header};
 use serde_json::Value;
 use url::Url;
+
+use super::profile::Session;
 
 /// Largest reply that is read into memory.
 const REPLY_BYTES_MAX: usize = 64 << 20;
@@ -34,6 +38,15 @@ pub enum ApiError {
         /// Where.
         url: String,
     },
+    /// The service takes neither the access token nor what renews it.
+    #[error("the session at {url} has ended: run `comptoir login`")]
+    SignedOut {
+        /// Where.
+        url: String,
+    },
+    /// The session cannot be read from its file, or not be kept there.
+    #[error("renew the session")]
+    Unrenewed(#[source] anyhow::Error),
 }
 
 /// A connection to one service, with or without credentials.
@@ -41,7 +54,16 @@ pub enum ApiError {
 pub struct Api {
     base: Url,
     client: Client,
-    bearer: Option<String>,
+    credential: Option<Credential>,
+}
+
+/// What requests authenticate themselves with.
+#[derive(Debug, Clone)]
+enum Credential {
+    /// Good or not, it stays.
+    Bearer(String),
+    /// Its token changes.
+    Session(Arc<Session>),
 }
 
 impl Api {
@@ -57,7 +79,7 @@ impl Api {
         Ok(Self {
             base,
             client,
-            bearer,
+            credential: bearer.map(Credential::Bearer),
         })
     }
 
@@ -65,7 +87,26 @@ impl Api {
     #[must_use]
     pub fn with_bearer(&self, bearer: impl Into<String>) -> Self {
         Self {
-            bearer: Some(bearer.into()),
+            credential: Some(Credential::Bearer(bearer.into())),
+            ..self.clone()
+        }
+    }
+
+    /// The same service in this session, which is renewed once for a request that the service refuses: the token may end
+    /// before its time, as when keys are rotated by force.
+    #[must_use]
+    pub fn with_session(&self, session: Session) -> Self {
+        Self {
+            credential: Some(Credential::Session(Arc::new(session))),
+            ..self.clone()
+        }
+    }
+
+    /// The same service without credentials.
+    #[must_use]
+    pub fn anonymous(&self) -> Self {
+        Self {
+            credential: None,
             ..self.clone()
         }
     }
@@ -85,8 +126,9 @@ impl Api {
         url.set_path(path);
         url.set_query(query);
         let request = self.client.request(method, url);
-        match &self.bearer {
-            Some(bearer) => request.bearer_auth(bearer),
+        match &self.credential {
+            Some(Credential::Bearer(bearer)) => request.bearer_auth(bearer),
+            Some(Credential::Session(session)) => request.bearer_auth(session.token()),
             None => request,
         }
     }
@@ -96,17 +138,53 @@ impl Api {
     /// # Errors
     /// [`ApiError`]
     pub async fn send(&self, request: RequestBuilder) -> Result<Response, ApiError> {
-        let response = request
-            .send()
-            .await
-            .map_err(|source| ApiError::Unreachable {
-                url: self.base.to_string(),
-                source: source.without_url(),
-            })?;
-        if response.status().is_client_error() || response.status().is_server_error() {
-            return Err(problem(response).await);
+        let (client, request) = request.build_split();
+        let request = request.map_err(|error| self.unreachable(error))?;
+        // What streams its body can be sent once; whoever does asks for something else before.
+        let again = request.try_clone();
+        let mut response = self.execute(&client, request).await?;
+        if response.status() == StatusCode::UNAUTHORIZED
+            && let Some(Credential::Session(session)) = &self.credential
+            && let Some(mut again) = again
+        {
+            let headers = again.headers_mut();
+            let token = session
+                .renew(self, headers.get(header::AUTHORIZATION))
+                .await?;
+            headers.insert(header::AUTHORIZATION, token);
+            response = self.execute(&client, again).await?;
+            if response.status() == StatusCode::UNAUTHORIZED {
+                return Err(self.signed_out());
+            }
         }
-        Ok(response)
+        judged(response).await
+    }
+
+    /// Sends a request that says itself who we are: nothing is renewed for it.
+    pub(super) async fn send_once(&self, request: RequestBuilder) -> Result<Response, ApiError> {
+        let (client, request) = request.build_split();
+        let request = request.map_err(|error| self.unreachable(error))?;
+        judged(self.execute(&client, request).await?).await
+    }
+
+    async fn execute(&self, client: &Client, request: Request) -> Result<Response, ApiError> {
+        let sent = client.execute(request).await;
+        sent.map_err(|error| self.unreachable(error))
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> ApiError {
+        ApiError::Unreachable {
+            url: self.base.to_string(),
+            source: error.without_url(),
+        }
+    }
+
+    /// Whoever gets this signs in again.
+    #[must_use]
+    pub fn signed_out(&self) -> ApiError {
+        ApiError::SignedOut {
+            url: self.base.to_string(),
+        }
     }
 
     /// `GET` of a JSON document.
@@ -161,6 +239,13 @@ pub async fn json(response: Response) -> Result<Value, ApiError> {
     response.json().await.map_err(|_| unreadable)
 }
 
+async fn judged(response: Response) -> Result<Response, ApiError> {
+    if response.status().is_client_error() || response.status().is_server_error() {
+        return Err(problem(response).await);
+    }
+    Ok(response)
+}
+
 async fn problem(response: Response) -> ApiError {
     let status = response.status();
     let is_problem = response
@@ -172,9 +257,15 @@ async fn problem(response: Response) -> ApiError {
     } else {
         Value::Null
     };
-    let title = body["title"]
-        .as_str()
-        .unwrap_or_else(|| status.canonical_reason().unwrap_or("refused"));
+    // The answer to a `HEAD` has no body to say it.
+    let (unnamed, untitled) = match status {
+        StatusCode::UNAUTHORIZED => (
+            "unauthenticated",
+            "The credentials are missing or not valid",
+        ),
+        _ => ("unknown", status.canonical_reason().unwrap_or("refused")),
+    };
+    let title = body["title"].as_str().unwrap_or(untitled);
     let mut message = title.to_owned();
     if let Some(detail) = body["detail"].as_str() {
         message = format!("{message}: {detail}");
@@ -185,7 +276,7 @@ async fn problem(response: Response) -> ApiError {
     }
     ApiError::Problem {
         status: status.as_u16(),
-        code: body["code"].as_str().unwrap_or("unknown").to_owned(),
+        code: body["code"].as_str().unwrap_or(unnamed).to_owned(),
         message,
     }
 }

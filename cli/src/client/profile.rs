@@ -1,17 +1,21 @@
 //! Who we are to which service: a file in the user's configuration folder, or an API key.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use anyhow::Context as _;
+use reqwest::{Method, header::HeaderValue};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use time::{Duration, OffsetDateTime};
 use url::Url;
 
-use super::http::Api;
+use super::http::{Api, ApiError, json};
 use crate::{
     exit::{Exit, coded},
     secret,
+    service::now,
 };
 
 /// A token this close to its end is renewed before it is used.
@@ -35,6 +39,7 @@ pub struct Profile {
 }
 
 /// How the command line reaches the service.
+#[derive(Debug, Clone)]
 pub struct Connection {
     /// Where the service is, when not the profile's.
     pub url: Option<Url>,
@@ -73,7 +78,7 @@ impl Connection {
         Api::new(url, None)
     }
 
-    /// The service with credentials; a token about to end is renewed and saved.
+    /// The service with credentials; a token that is about to end, or is refused, is renewed and saved.
     ///
     /// # Errors
     /// When nobody is signed in, or the service refuses the refresh token.
@@ -90,16 +95,15 @@ impl Connection {
             );
             coded(Exit::Unauthenticated, message)
         })?;
-        if profile.expires_at - RENEW_BEFORE > now {
-            return Ok(api.with_bearer(profile.access_token));
+        let session = Session {
+            connection: self.clone(),
+            access_token: Mutex::new(profile.access_token.clone()),
+            renewing: tokio::sync::Mutex::default(),
+        };
+        if profile.expires_at - RENEW_BEFORE <= now {
+            session.renew_token(&api, &profile.access_token).await?;
         }
-        let body = json!({ "refresh_token": profile.refresh_token });
-        let tokens = api
-            .post("/v1/auth/refresh", &body)
-            .await
-            .context("renew the session")?;
-        let profile = self.keep(api.base(), profile.signed_in_as, &tokens, now)?;
-        Ok(api.with_bearer(profile.access_token))
+        Ok(api.with_session(session))
     }
 
     /// Saves what signing in gave.
@@ -146,6 +150,70 @@ impl Connection {
             std::fs::remove_file(&self.profile)?;
         }
         Ok(profile)
+    }
+}
+
+/// Somebody who signed in. The profile has the newest tokens, also for other commands that run at the same time.
+#[derive(Debug)]
+pub struct Session {
+    connection: Connection,
+    access_token: Mutex<String>,
+    /// A refresh token is spent once: of requests that are refused together, one renews.
+    renewing: tokio::sync::Mutex<()>,
+}
+
+impl Session {
+    /// The access token as it is now.
+    #[must_use]
+    pub fn token(&self) -> String {
+        self.current().clone()
+    }
+
+    fn current(&self) -> MutexGuard<'_, String> {
+        let token = self.access_token.lock();
+        token.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The header of the next access token, after the one in `refused` was.
+    ///
+    /// # Errors
+    /// [`ApiError::SignedOut`] when the service does not renew the session.
+    pub async fn renew(
+        &self,
+        api: &Api,
+        refused: Option<&HeaderValue>,
+    ) -> Result<HeaderValue, ApiError> {
+        let refused = refused.and_then(|it| it.to_str().ok()?.strip_prefix("Bearer "));
+        let token = self.renew_token(api, refused.unwrap_or_default()).await?;
+        HeaderValue::try_from(format!("Bearer {token}"))
+            .map_err(|error| ApiError::Unrenewed(error.into()))
+    }
+
+    async fn renew_token(&self, api: &Api, refused: &str) -> Result<String, ApiError> {
+        let _one = self.renewing.lock().await;
+        let token = self.token();
+        if token != refused {
+            return Ok(token);
+        }
+        let profile = read(&self.connection.profile).map_err(ApiError::Unrenewed)?;
+        let profile = profile.filter(|profile| profile.url == *api.base());
+        let mut profile = profile.ok_or_else(|| api.signed_out())?;
+        if profile.access_token == refused {
+            let body = serde_json::json!({ "refresh_token": profile.refresh_token });
+            let request = api.anonymous().request(Method::POST, "/v1/auth/refresh");
+            let renewed = api.send_once(request.json(&body)).await;
+            let tokens = json(renewed.map_err(|error| match error {
+                ApiError::Problem { status: 401, .. } => api.signed_out(),
+                error => error,
+            })?);
+            let tokens = tokens.await?;
+            profile = self
+                .connection
+                .keep(api.base(), profile.signed_in_as, &tokens, now())
+                .map_err(ApiError::Unrenewed)?;
+        }
+        self.current().clone_from(&profile.access_token);
+        Ok(profile.access_token)
     }
 }
 

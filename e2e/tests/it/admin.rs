@@ -271,3 +271,43 @@ async fn a_rotation_of_keys_ends_nothing_that_was_given_out_before() {
     assert_eq!(again.code, Some(REFUSED), "{again:?}");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_goes_on_when_its_token_ends_early_and_says_when_its_session_has_ended() {
+    let world = World::start().await;
+    let terminal = Terminal {
+        world: &world,
+        name: "early",
+    };
+    terminal.done(&["signup", "--email", "early@example.org"]);
+    let profile = || -> Value {
+        let file = std::fs::read(world.path("early.json")).unwrap();
+        serde_json::from_slice(&file).unwrap()
+    };
+    let before = profile();
+    // Nothing that was signed with the keys of before is taken any more.
+    let keys = world.path("node/keys");
+    for _ in 0..2 {
+        let rotated = world.admin(&["rotate-keys", "--keys", keys.to_str().unwrap(), "--force"]);
+        assert_eq!(rotated.said["rotated"], true, "{rotated:?}");
+    }
+    let old = before["access_token"].as_str().unwrap();
+    let refused = async || world.api.with_bearer(old).get("/v1/account").await.is_err();
+    world.until("the end of the old keys", refused).await;
+
+    // What is asked first has an answer without a body.
+    let file = checkout().join("examples/digits/convnet.pt2");
+    let put = ["blob", "put", file.to_str().unwrap()];
+    terminal.done(&put);
+    let renewed = profile();
+    assert_ne!(renewed["access_token"], before["access_token"]);
+    terminal.done(&put);
+    assert_eq!(profile(), renewed, "a token that is taken is kept");
+
+    let body = json!({ "refresh_token": renewed["refresh_token"] });
+    world.api.post("/v1/auth/logout", &body).await.unwrap();
+    for command in [&put[..], &["account"]] {
+        terminal.refused(command, CREDENTIALS, "has ended: run `comptoir login`");
+    }
+    world.stop().await;
+}
