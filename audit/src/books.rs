@@ -185,3 +185,75 @@ fn unexplained(account: Address, sides: Sides) -> String {
 fn by_address(file: &LeafFile) -> BTreeMap<Address, &Account> {
     file.accounts.iter().map(|it| (it.account, it)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{file::Heading, value::Hash};
+
+    const ALICE: Address = Address([1; 20]);
+    const BOB: Address = Address([2; 20]);
+
+    fn account(account: Address, payable: u128, deposits_seen: u128) -> Account {
+        Account {
+            account,
+            payable,
+            available: 50,
+            deposits_seen,
+        }
+    }
+
+    fn file(accounts: &[Account]) -> LeafFile {
+        LeafFile {
+            heading: Heading {
+                chain_id: 31_337,
+                contract: Address([9; 20]),
+                id: 1,
+                generation: 0,
+                receipt_count: 0,
+                deposit_seq_seen: 0,
+                total_payable: 0,
+                total_available: 0,
+                deposits_seen: 0,
+                prev_hash: Hash::ZERO,
+                receipts_root: Hash::ZERO,
+                accounts_root: Hash::ZERO,
+                audit_head: None,
+            },
+            receipts: Vec::new(),
+            accounts: accounts.to_vec(),
+            sha256: Hash::ZERO,
+        }
+    }
+
+    #[test]
+    fn what_was_released_or_deposited_is_never_taken_back() {
+        let before = file(&[account(ALICE, 10, 100), account(BOB, 20, 200)]);
+        let after = |payable, deposits| {
+            let after = file(&[account(ALICE, 10, 100), account(BOB, payable, deposits)]);
+            shrinks(&before, &after)
+        };
+        for (payable, deposits) in [(20, 200), (21, 200), (20, 201), (u128::MAX, u128::MAX)] {
+            assert_eq!(after(payable, deposits), None, "{payable}, {deposits}");
+        }
+        let payable = format!("{BOB}: payable was 20 and is 19");
+        assert_eq!(after(19, 200), Some(payable.clone()));
+        assert_eq!(
+            after(19, 201),
+            Some(payable),
+            "a deposit makes up for nothing"
+        );
+        let deposits = format!("{BOB}: deposits were 200 and are 199");
+        assert_eq!(after(20, 199), Some(deposits.clone()));
+        assert_eq!(after(21, 199), Some(deposits));
+    }
+
+    #[test]
+    fn no_account_goes_away_and_a_new_one_may_come() {
+        let (alice, bob) = (account(ALICE, 0, 0), account(BOB, 20, 200));
+        let gone = shrinks(&file(&[alice, bob]), &file(&[bob]));
+        assert_eq!(gone, Some(format!("{ALICE} has no leaf any more")));
+        let came = shrinks(&file(&[bob]), &file(&[alice, bob]));
+        assert_eq!(came, None);
+    }
+}

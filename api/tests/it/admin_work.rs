@@ -51,7 +51,7 @@ async fn report(app: &TestApp, worker: WorkerId) -> Result<(), HeldError> {
     .map(drop)
 }
 
-async fn last_event(app: &TestApp, session: &Session, job: JobId) -> (String, serde_json::Value) {
+async fn last_event(app: &TestApp, job: JobId) -> (String, serde_json::Value) {
     let mut connection = app.owner.acquire().await.unwrap();
     let events = comptoir_store::events::after(&mut connection, job, 0, 100)
         .await
@@ -61,7 +61,6 @@ async fn last_event(app: &TestApp, session: &Session, job: JobId) -> (String, se
         .rev()
         .find(|it| it.kind == "attempt_failed")
         .unwrap();
-    let _ = session;
     (failed.kind, failed.data)
 }
 
@@ -87,7 +86,7 @@ async fn a_worker_in_quarantine_loses_its_leases_at_once(db: PgPool) {
         .send()
         .await;
     assert_eq!(shown.text("/state"), "queued");
-    let (_, data) = last_event(&app, &session, job).await;
+    let (_, data) = last_event(&app, job).await;
     assert_eq!(
         (data["cause"].clone(), data["code"].clone()),
         (json!("operator"), json!("worker_withdrawn"))
@@ -248,7 +247,7 @@ async fn a_stuck_job_is_sent_back_or_ended_with_all_its_money(db: PgPool) {
         .expect(StatusCode::OK);
     assert_eq!(requeued.json["leases_taken_back"], 1);
     assert!(matches!(report(&app, worker).await, Err(HeldError::Stale)));
-    let (_, data) = last_event(&app, &session, job).await;
+    let (_, data) = last_event(&app, job).await;
     assert_eq!(data["code"], "requeued");
     assert_eq!(
         count(

@@ -1,12 +1,20 @@
 //! What is refused, and who answers for it.
 
+use std::io;
+
 use comptoir_domain::{
-    job::{Cause, InferenceSpec, JobSpec, Loss, Optimizer},
+    job::{Cause, Device, InferenceSpec, JobSpec, Loss, Optimizer},
     tensors::{self, TensorView, Tensors},
 };
-use comptoir_worker::engine::{Code, Event, Failure};
+use comptoir_worker::{
+    engine::{Code, Description, Event, Failure, Task},
+    sandbox::{Features, Sandbox},
+};
 
-use crate::harness::{Bench, cases, column, convnet, example, inference, training, with_graph};
+use crate::harness::{
+    Bench, LIMITS, cases, collect, column, convnet, example, inference, launcher, training,
+    with_graph,
+};
 
 async fn failure(bench: &Bench, spec: JobSpec) -> Failure {
     match bench.run(spec).await.pop() {
@@ -36,6 +44,41 @@ async fn refuse_program(program: &[u8]) -> Failure {
         "{failure}"
     );
     failure
+}
+
+/// Starts a job on a machine that lacks these walls; whether a child was started.
+async fn start_without(landlock: bool, seccomp: bool, allow_unsandboxed: bool) -> io::Result<()> {
+    let mut bench = Bench::new();
+    let spec = mlp(&mut bench);
+    let found = launcher().sandbox().features;
+    let features = Features {
+        landlock: found.landlock.filter(|_| !landlock),
+        seccomp: found.seccomp && !seccomp,
+    };
+    let launcher = launcher().behind(Sandbox {
+        features,
+        allow_unsandboxed,
+    });
+    let description = Description {
+        task: Task::Job(Box::new(bench.task(JobSpec::Inference(spec)))),
+        device: Device::Cpu,
+        threads: 1,
+    };
+    let job = launcher.spawn(LIMITS, description, bench.scratch.path())?;
+    let last = collect(job).await.pop();
+    assert!(matches!(last, Some(Event::Done { .. })), "{last:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn no_job_starts_where_a_wall_is_missing() {
+    for (landlock, seccomp) in [(true, false), (false, true), (true, true)] {
+        let refused = start_without(landlock, seccomp, false).await;
+        let refusal = refused.unwrap_err().to_string();
+        assert!(refusal.contains("--allow-unsandboxed"), "{refusal}");
+    }
+    // Whoever said that it may be has said so.
+    start_without(true, true, true).await.unwrap();
 }
 
 #[tokio::test]
