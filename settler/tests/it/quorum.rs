@@ -15,7 +15,7 @@ use crate::{
     crashes::is_settled,
     harness::{
         DEPTH, Key, NOW, World,
-        process::Serve,
+        process::{Serve, WAIT_MAX},
         proxy::{Fault, Proxy},
         tokens,
     },
@@ -273,22 +273,30 @@ async fn where_no_two_nodes_agree_nothing_moves_until_they_do(db: PgPool) {
         health,
         stop.clone(),
     ));
-    while standing(&world, Alert::NodesDisagree).is_none() {
-        tokio::task::yield_now().await;
-    }
+    let disagreement = async {
+        while standing(&world, Alert::NodesDisagree).is_none() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let seen = tokio::time::timeout(WAIT_MAX, disagreement).await;
+    seen.expect("the nodes disagree");
     let readiness = world.health.readiness(NOW);
     assert!(!readiness.ready && readiness.alerts.contains(&"nodes_disagree"));
     assert!(world.batches().await.is_empty() && world.attempts().await.is_empty());
     assert_eq!(world.available(Key::Alice.address()).await, before);
     nodes[1].heals();
-    while world
-        .states()
-        .await
-        .first()
-        .is_none_or(|it| it.2 != BatchState::Mined)
-    {
-        tokio::task::yield_now().await;
-    }
+    let settling = async {
+        while world
+            .states()
+            .await
+            .first()
+            .is_none_or(|it| it.2 != BatchState::Mined)
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    let settled = tokio::time::timeout(WAIT_MAX, settling).await;
+    settled.expect("a batch is mined");
     assert_eq!(standing(&world, Alert::NodesDisagree), None);
     assert_eq!(world.available(Key::Alice.address()).await, before + 5);
     stop.cancel();

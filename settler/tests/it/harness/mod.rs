@@ -233,13 +233,17 @@ impl World {
     pub async fn send_unchecked(&self, from: Address, calldata: Vec<u8>) -> bool {
         let call = self.unchecked(from, calldata);
         let hash = self.anvil.ask("eth_sendTransaction", json!([call])).await;
-        loop {
-            let receipt = self.anvil.ask("eth_getTransactionReceipt", json!([hash]));
-            let receipt = receipt.await;
-            if !receipt.is_null() {
-                return receipt["status"] == "0x1";
+        let mined = async {
+            loop {
+                let receipt = self.anvil.ask("eth_getTransactionReceipt", json!([hash]));
+                let receipt = receipt.await;
+                if !receipt.is_null() {
+                    return receipt["status"] == "0x1";
+                }
             }
-        }
+        };
+        let mined = tokio::time::timeout(process::WAIT_MAX, mined).await;
+        mined.expect("the call is mined")
     }
 
     /// Such a call, for whoever sends it.

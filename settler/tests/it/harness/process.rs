@@ -1,8 +1,11 @@
 //! The settler as it is run: a process of its own, which a crash point may kill.
 
 use std::{
-    net::SocketAddr, os::unix::process::ExitStatusExt as _, path::PathBuf, process::Stdio,
-    time::Duration,
+    net::SocketAddr,
+    os::unix::process::ExitStatusExt as _,
+    path::PathBuf,
+    process::Stdio,
+    time::{Duration, Instant},
 };
 
 use alloy::providers::Provider as _;
@@ -13,8 +16,10 @@ use tokio::process::{Child, Command};
 
 use super::{DEPTH, Key, World};
 
-/// Beats of the chain that a process gets for whatever it has to do.
+/// Beats of the chain that a process gets for whatever it has to do,
 const BEATS_MAX: usize = 1_500;
+/// and how long they may take together: many times what they do, also on a busy machine.
+pub const WAIT_MAX: Duration = Duration::from_mins(2);
 /// Between two looks and between two beats.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Looks that a beat waits for a settler, which may not run.
@@ -36,18 +41,6 @@ pub struct Serve<'a> {
     pub metrics: Option<SocketAddr>,
     /// Where its log goes, if not to the test's.
     pub log: Option<PathBuf>,
-}
-
-/// The binary that `make build` made, beside the tests.
-fn binary() -> PathBuf {
-    let tests = std::env::current_exe().unwrap();
-    let binary = tests.ancestors().nth(2).unwrap().join("comptoir");
-    assert!(
-        binary.is_file(),
-        "{} is missing: run `make build`",
-        binary.display()
-    );
-    binary
 }
 
 impl World {
@@ -75,7 +68,7 @@ impl World {
         let hex = alloy::hex::encode(Key::Settler.signer().to_bytes());
         std::fs::write(&key, hex).unwrap();
         let objects = url::Url::from_directory_path(self.folder.path()).unwrap();
-        let mut command = Command::new(binary());
+        let mut command = Command::new(comptoir_devchain::built("comptoir"));
         command
             .args([
                 "serve",
@@ -159,7 +152,11 @@ impl Process {
     }
 
     pub async fn dies_while(mut self, world: &World, beat: Beat) {
+        let end = Instant::now() + WAIT_MAX;
         for _ in 0..BEATS_MAX {
+            if Instant::now() >= end {
+                break;
+            }
             tokio::select! {
                 status = self.0.wait() => {
                     let signal = status.unwrap().signal();
@@ -170,7 +167,7 @@ impl Process {
             }
         }
         panic!(
-            "the crash point was not reached: {:?}",
+            "the crash point was not reached within {BEATS_MAX} beats and {WAIT_MAX:?}: {:?}",
             world.states().await
         );
     }
@@ -186,16 +183,23 @@ impl Process {
         beat: Beat,
         done: impl AsyncFn(&World) -> bool,
     ) {
+        let end = Instant::now() + WAIT_MAX;
         for _ in 0..BEATS_MAX {
             if done(world).await {
                 return;
+            }
+            if Instant::now() >= end {
+                break;
             }
             if let Some(status) = self.0.try_wait().unwrap() {
                 panic!("the settler ended: {status}");
             }
             world.beat(beat).await;
         }
-        panic!("it did not come to that: {:?}", world.states().await);
+        panic!(
+            "it did not come to that within {BEATS_MAX} beats and {WAIT_MAX:?}: {:?}",
+            world.states().await
+        );
     }
 
     /// Lets so many blocks pass, with the process alive.
