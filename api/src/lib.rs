@@ -17,6 +17,7 @@ mod routes;
 pub mod server;
 mod state;
 pub mod steps;
+pub mod webhooks;
 
 use axum::{Router, middleware::from_fn_with_state};
 use comptoir_http::parameters::{self, Parameters};

@@ -38,6 +38,15 @@ pub(crate) enum Notice {
     PasswordChanged {},
     /// A refresh token was used by two.
     SessionReused {},
+    /// Nothing is sent to a webhook endpoint any more.
+    WebhookDisabled {
+        endpoint: String,
+        url: String,
+        /// It asked for that, with 410; else it failed for days.
+        gone: bool,
+        #[serde(with = "time::serde::rfc3339")]
+        since: OffsetDateTime,
+    },
 }
 
 /// A written notice is not one of this version.
@@ -167,6 +176,15 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
              If it was not you, ask for another password at once."
                 .to_owned(),
         ),
+        Notice::WebhookDisabled {
+            endpoint,
+            url,
+            gone,
+            since,
+        } => (
+            "A webhook endpoint was disabled",
+            webhook_words((endpoint, url), *gone, &at(since), origin),
+        ),
         Notice::SessionReused {} => (
             "You were signed out",
             "A token of your sign-in was used by two, so one of them is a thief. That sign-in has ended, for both. Sign in\n\
@@ -174,6 +192,25 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
                 .to_owned(),
         ),
     }
+}
+
+fn webhook_words(
+    (endpoint, url): (&str, &str),
+    is_gone: bool,
+    since: &str,
+    origin: &str,
+) -> String {
+    let why = if is_gone {
+        "It answered 410, which asks for that.".to_owned()
+    } else {
+        format!("Nothing that was sent there since {since} was taken.")
+    };
+    format!(
+        "Your webhook endpoint {endpoint} was disabled:\n\n    {url}\n\n{why} `comptoir webhook deliveries {endpoint}` shows what was\n\
+         answered. Once it works, enable it (`comptoir webhook update {endpoint} --enable`, or PATCH\n\
+         {origin}/v1/webhook-endpoints/{endpoint}) and have what it missed sent again (`comptoir webhook redeliver {endpoint}\n\
+         --since TIME`). Events are kept for 30 days."
+    )
 }
 
 #[cfg(test)]

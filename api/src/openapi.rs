@@ -1,15 +1,21 @@
 //! The OpenAPI document: made from the routes, committed, and served as it is committed.
 
+use comptoir_domain::webhook::EventType;
 use comptoir_http::{credential::SESSION_COOKIE, openapi::operations};
 use utoipa::{
     Modify, OpenApi as _,
     openapi::{
-        Content, OpenApi, Ref, RefOr, ResponseBuilder,
+        Content, Object, OpenApi, PathItem, Paths, PathsBuilder, Ref, RefOr, Required,
+        ResponseBuilder, Type,
+        path::{HttpMethod, Operation, OperationBuilder, ParameterBuilder, ParameterIn},
+        request_body::RequestBodyBuilder,
         security::{
             ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
         },
     },
 };
+
+use crate::webhooks::body::Message;
 
 /// Who signed in may do everything.
 const NO_SCOPES: [&str; 0] = [];
@@ -25,6 +31,7 @@ const NO_SCOPES: [&str; 0] = [];
     ),
     servers((url = "/", description = "This service")),
     modifiers(&Security),
+    components(schemas(Message)),
     tags(
         (name = "auth", description = "Sign in, stay signed in, sign out"),
         (name = "accounts", description = "The account and its on-chain address"),
@@ -34,6 +41,7 @@ const NO_SCOPES: [&str; 0] = [];
         (name = "workers", description = "Your own workers, and tokens that join new ones"),
         (name = "money", description = "Balance, statement, prices and withdrawals"),
         (name = "settlement", description = "Receipts, batches and their leaves, and what can be claimed on-chain"),
+        (name = "webhooks", description = "Being told what happens, and what happened"),
         (name = "service", description = "How the service is"),
         (name = "admin", description = "What operators do; every action is in the audit log"),
     ),
@@ -115,7 +123,51 @@ pub(crate) fn of_admins(document: &mut OpenApi) {
 
 /// What routes are added to.
 pub(crate) fn base() -> OpenApi {
-    Document::openapi()
+    let mut document = Document::openapi();
+    document.webhooks = Some(webhooks());
+    document
+}
+
+/// What is sent to webhook endpoints, by type of event.
+fn webhooks() -> Paths {
+    let types = EventType::ALL.iter();
+    let all = types.fold(PathsBuilder::new(), |all, kind| {
+        let receiving = PathItem::new(HttpMethod::Post, webhook(*kind));
+        all.path(kind.as_str(), receiving)
+    });
+    all.build()
+}
+
+fn webhook(kind: EventType) -> Operation {
+    let header = |name: &str, description: &str| {
+        ParameterBuilder::new()
+            .name(name)
+            .parameter_in(ParameterIn::Header)
+            .required(Required::True)
+            .schema(Some(Object::with_type(Type::String)))
+            .description(Some(description))
+            .build()
+    };
+    let message = Content::new(Some(Ref::from_schema_name("WebhookMessage")));
+    let body = RequestBodyBuilder::new()
+        .content("application/json", message)
+        .required(Some(Required::True))
+        .build();
+    let taken = ResponseBuilder::new().description("Any 2xx within 20 seconds: it is taken");
+    let gone = ResponseBuilder::new().description("The endpoint is disabled");
+    OperationBuilder::new()
+        .summary(Some(kind.meaning()))
+        .tag("webhooks")
+        .parameter(header("webhook-id", "The event; the same at each attempt"))
+        .parameter(header("webhook-timestamp", "When it was sent, in seconds of Unix time"))
+        .parameter(header(
+            "webhook-signature",
+            "`v1,` and the HMAC-SHA256 of `id.timestamp.body` in base64; with a space between, one for each secret that holds",
+        ))
+        .request_body(Some(body))
+        .response("2XX", taken)
+        .response("410", gone)
+        .build()
 }
 
 /// The document of every route, as it is committed in `openapi/api.json` (which ends with an end of line).

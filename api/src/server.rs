@@ -6,7 +6,10 @@ use comptoir_http::server::{self, Limits};
 use comptoir_store::{accounts, idempotency, notices, password_resets, sessions, siwe_nonces};
 use tokio::net::TcpListener;
 
-use crate::{AppState, steps};
+use crate::{
+    AppState, steps,
+    webhooks::{self, sender::Sender, upkeep},
+};
 
 /// How often what has expired is forgotten.
 const TIDY_EVERY: Duration = Duration::from_mins(1);
@@ -27,10 +30,14 @@ pub async fn serve(
 ) -> io::Result<()> {
     let tidying = tokio::spawn(tidy(state.clone()));
     let stepping = tokio::spawn(take_steps(state.clone()));
+    webhooks::describe();
+    let sending = tokio::spawn(Sender::new(state.clone()).run());
     let (router, _) = crate::app(state);
     let served = server::serve(listener, router, limits, shutdown).await;
     tidying.abort();
     stepping.abort();
+    // What is being sent is sent again, by whoever comes next.
+    sending.abort();
     served
 }
 
@@ -55,6 +62,9 @@ async fn tidy(state: AppState) {
             Ok(0) => {}
             Ok(forgotten) => tracing::info!(forgotten, "what had expired is forgotten"),
             Err(error) => tracing::warn!(%error, "what has expired is not forgotten"),
+        }
+        if let Err(error) = upkeep::round(&state).await {
+            tracing::warn!(%error, "webhooks are not tidied up");
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         sign_ins::SignIns,
     },
     mail::Mailer,
+    webhooks::Webhooks,
 };
 
 /// The state of the service; cheap to clone.
@@ -38,6 +39,8 @@ pub struct AppState {
     pub passwords: Hasher,
     /// Sends mail; without it notices wait.
     pub mailer: Option<Mailer>,
+    /// Tells accounts what happened.
+    pub webhooks: Webhooks,
     /// Judges signatures of contracts; without it only keys sign in.
     pub contract_wallets: Option<Arc<ContractWallets>>,
     /// Counts sign-ins.

@@ -12,6 +12,7 @@ use comptoir_api::{
         password::Hasher,
         sign_ins::SignIns,
     },
+    webhooks::{Webhooks, guard::Guard},
 };
 use comptoir_domain::{
     amount::Amount,
@@ -312,6 +313,7 @@ fn api_state(
         sign_ins: SignIns::default(),
         mailer: None,
         contract_wallets: None,
+        webhooks: Webhooks::new(Guard::new(Vec::new()))?,
         callers: Callers::default(),
         submissions: Submissions::default(),
     })

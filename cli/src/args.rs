@@ -104,6 +104,9 @@ pub enum Command {
     /// Your workers, and tokens for new ones.
     #[command(subcommand)]
     Worker(Worker),
+    /// Being told what happens: endpoints, deliveries, and a receiver on this machine.
+    #[command(subcommand)]
+    Webhook(crate::client::webhooks::Webhook),
     /// Receipts of what you paid or earned.
     #[command(subcommand)]
     Receipt(Receipt),

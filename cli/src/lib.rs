@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, Documented, Serve};
 use clap::CommandFactory as _;
-use client::{Context, account, blobs, jobs, money, receipts, security, workers};
+use client::{Context, account, blobs, jobs, money, receipts, security, webhooks, workers};
 
 /// Runs a command line.
 ///
@@ -77,6 +77,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Quote(args) => jobs::quote(context, &args).await,
         Command::Job(verb) => jobs::run(context, &verb).await,
         Command::Worker(verb) => workers::run(context, &verb).await,
+        Command::Webhook(verb) => webhooks::run(context, verb).await,
         Command::Receipt(verb) => receipts::run(context, &verb).await,
         Command::Bill(args) => receipts::recompute(context, &args),
         Command::Verify(args) => receipts::verify(context, &args).await,

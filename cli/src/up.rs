@@ -11,7 +11,7 @@ use std::{
 
 use alloy::primitives::Address;
 use anyhow::{Context as _, bail};
-use comptoir_domain::asset::Asset;
+use comptoir_domain::{asset::Asset, ip_list::Network};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -209,6 +209,8 @@ impl Node {
             rpc_url: Some(self.embedded.urls.ethereum.parse()?),
             sign_in_chains: Vec::new(),
             mail_url: Some(kept_in(folder, "mail")?.to_string().into()),
+            // Everything of `up` is on this machine, and so are the receivers of whoever tries it.
+            webhooks_to_private: loopback(),
             mail_from: Some("Comptoir <no-reply@localhost>".to_owned()),
             allowances: Allowances::default(),
         };
@@ -225,10 +227,7 @@ impl Node {
         };
         let settler = SettlerArgs {
             common,
-            endpoints: Endpoints {
-                rpc_url: self.embedded.urls.ethereum.parse()?,
-                rpc_url_also: Vec::new(),
-            },
+            endpoints: Endpoints::one(self.embedded.urls.ethereum.parse()?),
             key_file: folder.join("keys/settler.key"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             start_block,
@@ -341,6 +340,13 @@ impl Node {
 }
 
 /// The URL of a folder in the node's folder, which is made where it is missing.
+/// This machine alone.
+fn loopback() -> Vec<Network> {
+    let networks = ["127.0.0.0/8", "::1"];
+    let parsed = networks.iter().map(|it| it.parse().expect("a network"));
+    parsed.collect()
+}
+
 fn kept_in(folder: &Path, name: &str) -> anyhow::Result<Url> {
     let path = folder.join(name);
     std::fs::create_dir_all(&path)?;

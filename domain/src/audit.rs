@@ -127,6 +127,14 @@ actions! {
     SettlingResumed = "settling.resumed",
     /// An operator ended or moved on a job that was stuck.
     JobUnstuck = "job.unstuck",
+    /// An account wants to be told what happens.
+    WebhookEndpointCreated = "webhook_endpoint.created",
+    /// Where, of what or whether it is told was changed.
+    WebhookEndpointUpdated = "webhook_endpoint.updated",
+    /// It is told no longer.
+    WebhookEndpointDeleted = "webhook_endpoint.deleted",
+    /// What it is told is signed with another secret.
+    WebhookSecretRotated = "webhook_endpoint.secret_rotated",
     /// Messages that were sent before are sent again.
     OutboxReplayed = "outbox.replayed",
 }

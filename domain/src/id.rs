@@ -87,6 +87,12 @@ typed_ids! {
     SessionId = "ses",
     /// A change of a payout address that waits for its time.
     AddressChangeId = "adc",
+    /// Where an account wants to be told what happens.
+    WebhookEndpointId = "we",
+    /// Something that happened to an account.
+    WebhookEventId = "evt",
+    /// One event on its way to one endpoint.
+    WebhookDeliveryId = "whd",
     /// A message to the owner of an account.
     NoticeId = "ntc",
     /// A refresh token's row; the token itself is never stored.

@@ -18,6 +18,14 @@ pub struct Network(IpNet);
 )]
 pub struct InvalidNetwork;
 
+impl Network {
+    /// Is the address in it? One in IPv6 clothes is another address.
+    #[must_use]
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
 impl FromStr for Network {
     type Err = InvalidNetwork;
 

@@ -37,3 +37,4 @@ pub mod split;
 pub mod strict;
 pub mod tensors;
 pub mod verdict;
+pub mod webhook;

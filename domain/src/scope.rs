@@ -55,6 +55,10 @@ scopes! {
     WorkersRead = "workers:read",
     /// Create join tokens, and revoke workers.
     WorkersWrite = "workers:write",
+    /// See webhook endpoints, what happened, and what came of telling it.
+    WebhooksRead = "webhooks:read",
+    /// Create, change and delete webhook endpoints, and have events sent again.
+    WebhooksWrite = "webhooks:write",
 }
 
 /// No scope has this name.

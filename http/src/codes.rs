@@ -97,6 +97,16 @@ pub const ALL: &[Code] = &[
         "The account has as many working API keys as it may. Revoke one first.",
     ),
     code(
+        "too_many_webhook_endpoints",
+        409,
+        "The account has as many webhook endpoints as it may. Delete one first.",
+    ),
+    code(
+        "webhook_endpoint_disabled",
+        409,
+        "Nothing is sent to the endpoint. PATCH it with `enabled: true` first.",
+    ),
+    code(
         "email_taken",
         409,
         "An account with this e-mail exists already.",

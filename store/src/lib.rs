@@ -60,6 +60,7 @@ pub mod unstable;
 pub mod uploads;
 pub mod verdicts;
 pub mod wake;
+pub mod webhooks;
 pub mod work;
 pub mod worker_records;
 pub mod workers;

@@ -76,6 +76,8 @@ pub mod needs {
         BlobsWrite,
         WorkersRead,
         WorkersWrite,
+        WebhooksRead,
+        WebhooksWrite,
     );
 }
 

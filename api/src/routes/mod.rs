@@ -5,6 +5,7 @@ mod address;
 mod admin;
 mod auth;
 mod balance;
+mod balance_alert;
 mod batches;
 mod blobs;
 mod claims;
@@ -25,6 +26,9 @@ mod siwe;
 mod submissions;
 mod submit;
 mod verdict;
+mod webhook_deliveries;
+mod webhook_endpoints;
+mod webhook_events;
 mod withdrawals;
 mod workers;
 
@@ -58,6 +62,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(withdrawals::router())
         .merge(prices::router())
         .merge(balance::router())
+        .merge(balance_alert::router())
         .merge(batches::router())
         .merge(blobs::router())
         .merge(claims::router())
@@ -69,6 +74,9 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(quotes::router())
         .merge(receipts::router())
         .merge(verdict::router())
+        .merge(webhook_endpoints::router())
+        .merge(webhook_deliveries::router())
+        .merge(webhook_events::router())
         .merge(workers::router())
 }
 

@@ -58,6 +58,12 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/workers/{id}", |app, owner| {
         Box::pin(crate::workers::make(app, owner))
     }),
+    ("/v1/webhook-endpoints/{id}", |app, owner| {
+        Box::pin(crate::webhooks::make(app, owner))
+    }),
+    ("/v1/events/{id}", |app, owner| {
+        Box::pin(crate::webhooks::make_event(app, owner))
+    }),
     ("/v1/join-tokens/{id}", |app, owner| {
         Box::pin(crate::workers::make_token(app, owner))
     }),

@@ -19,6 +19,7 @@ use comptoir_api::{
         sign_ins::SignIns,
     },
     mail::Mailer,
+    webhooks::Webhooks,
 };
 use comptoir_domain::{
     amount::Amount,
@@ -176,6 +177,7 @@ impl TestApp {
             sign_ins: SignIns::default(),
             mailer: None,
             contract_wallets: None,
+            webhooks: Webhooks::new(crate::webhooks::guard()).unwrap(),
             callers: Callers::default(),
             submissions: Submissions::default(),
         };
@@ -193,6 +195,12 @@ impl TestApp {
     /// Asks contracts about signatures, from now on.
     pub fn with_contract_wallets(&mut self, wallets: Arc<ContractWallets>) {
         self.state.contract_wallets = Some(wallets);
+        (self.router, _) = comptoir_api::app(self.state.clone());
+    }
+
+    /// Calls receivers of webhooks in this way from now on.
+    pub fn replace_webhooks(&mut self, webhooks: Webhooks) {
+        self.state.webhooks = webhooks;
         (self.router, _) = comptoir_api::app(self.state.clone());
     }
 

@@ -32,4 +32,5 @@ mod submissions;
 mod tokens;
 mod verdict;
 mod waiting;
+mod webhooks;
 mod workers;

@@ -11,6 +11,8 @@ pub mod receipts;
 pub mod security;
 pub mod spec;
 pub mod wallet;
+pub mod webhook_listen;
+pub mod webhooks;
 pub mod workers;
 
 use time::OffsetDateTime;

@@ -10,6 +10,7 @@ use comptoir_api::{
         sign_ins::SignIns,
     },
     mail::Mailer,
+    webhooks::{Webhooks, guard::Guard},
 };
 use comptoir_domain::credential::Environment;
 use comptoir_http::{Edge, rate_limit::Shared, server::Limits};
@@ -65,6 +66,8 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
         passwords: Hasher::default(),
         sign_ins: SignIns::new(shared.as_ref()),
         mailer: mailer(&args)?,
+        webhooks: Webhooks::new(Guard::new(args.webhooks_to_private.clone()))
+            .context("set webhooks up")?,
         contract_wallets: args
             .rpc_url
             .clone()

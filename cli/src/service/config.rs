@@ -5,7 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use comptoir_domain::{
-    amount::Amount, limits::Limits, policy::holdback::DisputeWindows, refund::Caps,
+    amount::Amount, ip_list::Network, limits::Limits, policy::holdback::DisputeWindows,
+    refund::Caps,
 };
 use secrecy::SecretString;
 use time::Duration;
@@ -98,6 +99,10 @@ pub struct ApiArgs {
     /// wait].
     #[arg(long, env = "COMPTOIR_MAIL_URL", hide_env_values = true)]
     pub mail_url: Option<SecretString>,
+    /// Networks that webhooks may go to although they are not on the public internet, also without TLS, with commas between them:
+    /// for development [default: none].
+    #[arg(long, env = "COMPTOIR_WEBHOOKS_TO_PRIVATE", value_delimiter = ',')]
+    pub webhooks_to_private: Vec<Network>,
     /// Whom notices are from [default: `Comptoir <no-reply@HOST>`, of the public URL].
     #[arg(long, env = "COMPTOIR_MAIL_FROM")]
     pub mail_from: Option<String>,
@@ -258,6 +263,15 @@ pub struct Endpoints {
 }
 
 impl Endpoints {
+    /// One node alone.
+    #[must_use]
+    pub const fn one(rpc_url: Url) -> Self {
+        Self {
+            rpc_url,
+            rpc_url_also: Vec::new(),
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn all(&self) -> Vec<Url> {

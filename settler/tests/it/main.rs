@@ -36,3 +36,5 @@ mod reorgs;
 mod ring;
 #[cfg(test)]
 mod sending;
+#[cfg(test)]
+mod webhooks;

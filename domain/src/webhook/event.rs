@@ -1,0 +1,104 @@
+//! What an account can be told of.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+macro_rules! event_types {
+    ($(#[doc = $doc:literal] $name:ident = $text:literal),+ $(,)?) => {
+        /// What happened. A line is never renamed: receivers match on it.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+        #[schema(as = WebhookEventType)]
+        pub enum EventType {
+            $(#[doc = $doc] #[serde(rename = $text)] $name,)+
+        }
+
+        impl EventType {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name),+];
+
+            /// Its name outside.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$name => $text,)+
+                }
+            }
+
+            /// What it means, in a line.
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => $doc.trim_ascii(),)+
+                }
+            }
+        }
+    };
+}
+
+event_types! {
+    /// A job waits for a worker: at creation, and whenever it must run again.
+    JobQueued = "job.queued",
+    /// A worker took a replica of a job.
+    JobLeased = "job.leased",
+    /// Every replica of a job has sealed its result.
+    JobVerifying = "job.verifying",
+    /// A job is verified, charged and receipted.
+    JobCompleted = "job.completed",
+    /// A job ended without a result.
+    JobFailed = "job.failed",
+    /// A job was taken back by its owner.
+    JobCancelled = "job.cancelled",
+    /// A job was not done by its deadline.
+    JobExpired = "job.expired",
+    /// Something of what a job cost was given back.
+    JobRefunded = "job.refunded",
+    /// A batch in which the account pays or is paid is final on the chain.
+    BatchAnchored = "batch.anchored",
+    /// The contract paid the account's address, and the block is final.
+    PayoutPaid = "payout.paid",
+    /// A deposit for the account's address is final and credited.
+    DepositCredited = "deposit.credited",
+    /// The available balance fell below the threshold of PUT /v1/balance/alert.
+    BalanceLow = "balance.low",
+    /// One of the account's workers was not heard of for a while.
+    WorkerOffline = "worker.offline",
+    /// Somebody asked for a test of the endpoint.
+    WebhookTest = "webhook.test",
+}
+
+/// Nothing of this name happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a type of event")]
+pub struct UnknownEventType;
+
+impl FromStr for EventType {
+    type Err = UnknownEventType;
+
+    fn from_str(text: &str) -> Result<Self, UnknownEventType> {
+        let mut all = Self::ALL.iter().copied();
+        all.find(|it| it.as_str() == text).ok_or(UnknownEventType)
+    }
+}
+
+impl fmt::Display for EventType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_type_has_the_same_name_in_text_and_json() {
+        for kind in EventType::ALL {
+            assert_eq!(kind.as_str().parse(), Ok(*kind));
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+            assert!(!kind.meaning().is_empty());
+        }
+        assert_eq!("job.*".parse::<EventType>(), Err(UnknownEventType));
+    }
+}
