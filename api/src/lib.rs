@@ -1,20 +1,25 @@
 //! The REST API. [`app`] is the whole service as one tower `Service`, which the tests call directly.
 
 pub mod auth;
+pub mod checking;
 mod docs;
 pub mod etag;
 mod facts;
 pub mod idempotency;
 mod limiting;
 pub mod mail;
+pub mod metrics;
 pub mod money;
 mod notices;
 pub mod openapi;
 pub mod page;
 mod quoting;
+mod ranges;
 mod reading;
 mod routes;
+mod sealed;
 pub mod server;
+mod shredding;
 mod state;
 pub mod steps;
 pub mod webhooks;
@@ -25,7 +30,7 @@ use utoipa::openapi::OpenApi;
 
 pub use comptoir_http::{FieldError, Problem, extract};
 pub use routes::{AdminDb, Submissions};
-pub use state::{AppState, Config};
+pub use state::{AppState, Config, RootKeyRing};
 
 /// Bodies that are read whole may have this many bytes; routes that stream set their own limit.
 pub const BODY_BYTES_MAX: usize = 1 << 20;

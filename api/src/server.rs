@@ -7,7 +7,7 @@ use comptoir_store::{accounts, idempotency, notices, password_resets, sessions, 
 use tokio::net::TcpListener;
 
 use crate::{
-    AppState, steps,
+    AppState, checking, steps,
     webhooks::{self, sender::Sender, upkeep},
 };
 
@@ -32,12 +32,14 @@ pub async fn serve(
     let stepping = tokio::spawn(take_steps(state.clone()));
     webhooks::describe();
     let sending = tokio::spawn(Sender::new(state.clone()).run());
+    let checking = tokio::spawn(check(state.clone()));
     let (router, _) = crate::app(state);
     let served = server::serve(listener, router, limits, shutdown).await;
     tidying.abort();
     stepping.abort();
     // What is being sent is sent again, by whoever comes next.
     sending.abort();
+    checking.abort();
     served
 }
 
@@ -50,6 +52,33 @@ async fn take_steps(state: AppState) {
             let error: &dyn std::error::Error = &error;
             let cause = error.source().map(ToString::to_string);
             tracing::warn!(%error, cause, "a step is not done; it is tried again");
+        }
+    }
+}
+
+/// Versions that are to be published, one after the other.
+async fn check(state: AppState) {
+    let mut every = tokio::time::interval(STEP_EVERY);
+    loop {
+        every.tick().await;
+        loop {
+            match checking::step(&state).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    let causes: Vec<_> =
+                        std::iter::successors(Some(&error as &dyn std::error::Error), |it| {
+                            it.source()
+                        })
+                        .map(ToString::to_string)
+                        .collect();
+                    tracing::error!(
+                        error = causes.join(": "),
+                        "a version is not checked; it is tried again"
+                    );
+                    break;
+                }
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
 //! What happens later, beside answering: address changes are applied, forgotten passwords get their tokens, notices are
-//! sent. Each step is bounded, safe to repeat, and safe to run in several processes.
+//! sent, datasets are shredded. Each step is bounded, safe to repeat, and safe to run in several processes.
 
 use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use comptoir_domain::{
@@ -23,6 +23,7 @@ use crate::{
     auth::keys::random,
     mail::{Letter, Mailer},
     notices::{self, Notice},
+    shredding,
 };
 
 /// Changes, requests and messages of one step.
@@ -59,6 +60,9 @@ pub async fn step(state: &AppState) -> Result<usize, StepError> {
     }
     done += release_what_is_left(state).await?;
     done += answer_reset_requests(state).await?;
+    done += shredding::shred_forgotten(state).await?;
+    done += shredding::remove_objects(state).await?;
+    done += shredding::rewrap(state).await?;
     if let Some(mailer) = &state.mailer {
         done += send_notices(state, mailer).await?;
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 use alloy_primitives::Address;
 use anyhow::{Context as _, ensure};
 use comptoir_api::{
-    AppState, Config, Submissions,
+    AppState, Config, RootKeyRing, Submissions,
     auth::{
         callers::Callers,
         keys::{Keys, Secrets, random},
@@ -14,6 +14,7 @@ use comptoir_api::{
     },
     webhooks::{Webhooks, guard::Guard},
 };
+use comptoir_checker::Checker;
 use comptoir_domain::{
     amount::Amount,
     credential::Environment,
@@ -22,6 +23,7 @@ use comptoir_domain::{
     job::{Device, InferenceSpec, JobSpec, TensorRef},
     join_token::JoinToken,
     price::Rate,
+    root_keys::RootKeys,
 };
 use comptoir_http::{
     Edge,
@@ -309,6 +311,9 @@ fn api_state(
             edge: Edge::default(),
         }),
         keys: Arc::new(Keys::new(secrets, ISSUER)?),
+        root_keys: RootKeyRing::new(RootKeys::generate()),
+        // Nothing is published here.
+        checker: Checker::new("comptoir".into(), &["check-file"]),
         passwords: Hasher::default(),
         sign_ins: SignIns::default(),
         mailer: None,

@@ -8,7 +8,10 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use comptoir_api::auth::keys::Secrets;
-use comptoir_domain::audit::{Action, Actor, Event};
+use comptoir_domain::{
+    audit::{Action, Actor, Event},
+    root_keys::RootKeys,
+};
 use comptoir_http::key_ring::{KeyFile, KeyRing};
 use comptoir_store::audit;
 use serde_json::{Value, json};
@@ -57,7 +60,9 @@ impl ChainKeys {
 
 /// The file with the signing keys.
 const SIGNING: &str = "jwt.pem";
-/// How often a service looks whether the signing keys were rotated.
+/// The file with the root keys of datasets.
+const ROOTS: &str = "data-keys";
+/// How often a service looks whether keys were rotated.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// What the services sign and hash with.
@@ -69,7 +74,7 @@ pub struct ServiceKeys {
 }
 
 impl ServiceKeys {
-    /// Reads `jwt.pem` and `pepper` of a folder; makes what is missing, the next signing key too.
+    /// Reads `jwt.pem` and `pepper` of a folder; makes what is missing, the next signing key and the root keys of datasets too.
     ///
     /// # Errors
     /// When a file can be neither read nor written, or holds something else.
@@ -86,6 +91,10 @@ impl ServiceKeys {
             secret::replace(&path, &signing.to_text())?;
         }
         secret::read_or_create(&folder.join("pepper"))?;
+        let roots = folder.join(ROOTS);
+        if !roots.exists() {
+            secret::replace(&roots, &RootKeys::generate().to_text())?;
+        }
         Self::read(folder)
     }
 
@@ -131,36 +140,73 @@ fn read_signing(folder: &Path) -> anyhow::Result<KeyFile> {
     KeyFile::parse(&text_of(&folder.join(SIGNING))?).context(SIGNING)
 }
 
-/// Notices that the signing keys of a folder were rotated.
-struct Watch {
+/// The root keys of datasets in a folder.
+///
+/// # Errors
+/// When the file is missing or holds something else.
+pub fn root_keys(folder: &Path) -> anyhow::Result<RootKeys> {
+    let text = text_of(&folder.join(ROOTS));
+    let text =
+        text.context("`comptoir admin rotate-data-key` makes a root key where there is none")?;
+    parse_roots(&text)
+}
+
+fn parse_roots(text: &str) -> anyhow::Result<RootKeys> {
+    RootKeys::parse(text).context(ROOTS)
+}
+
+fn parse_ring(text: &str) -> anyhow::Result<KeyRing> {
+    KeyFile::parse(text)?.ring().context(SIGNING)
+}
+
+/// Notices that the keys of a file were rotated.
+struct Watch<K> {
     file: PathBuf,
+    parse: fn(&str) -> anyhow::Result<K>,
     known: String,
 }
 
-impl Watch {
+impl<K> Watch<K> {
     /// The first look tells what the file holds.
-    fn new(folder: &Path) -> Self {
+    fn new(file: PathBuf, parse: fn(&str) -> anyhow::Result<K>) -> Self {
         Self {
-            file: folder.join(SIGNING),
+            file,
+            parse,
             known: String::new(),
         }
     }
 
     /// The keys, where they are others than at the last look. What cannot be read stays unknown, and is looked at again.
-    fn look(&mut self) -> anyhow::Result<Option<KeyRing>> {
+    fn look(&mut self) -> anyhow::Result<Option<K>> {
         let text = text_of(&self.file)?;
         if text == self.known {
             return Ok(None);
         }
-        let ring = KeyFile::parse(&text)?.ring()?;
+        let keys = (self.parse)(&text)?;
         self.known = text;
-        Ok(Some(ring))
+        Ok(Some(keys))
     }
 }
 
 /// Hands the signing keys of a folder to a service that runs, whenever they are others, until `stop` is cancelled.
 pub fn follow(folder: &Path, stop: CancellationToken, replace: impl Fn(KeyRing) + Send + 'static) {
-    let mut watch = Watch::new(folder);
+    watch(Watch::new(folder.join(SIGNING), parse_ring), stop, replace);
+}
+
+/// As [`follow`], the root keys of datasets.
+pub fn follow_roots(
+    folder: &Path,
+    stop: CancellationToken,
+    replace: impl Fn(RootKeys) + Send + 'static,
+) {
+    watch(Watch::new(folder.join(ROOTS), parse_roots), stop, replace);
+}
+
+fn watch<K: Send + 'static>(
+    mut watch: Watch<K>,
+    stop: CancellationToken,
+    replace: impl Fn(K) + Send + 'static,
+) {
     tokio::spawn(async move {
         let mut every = tokio::time::interval(LOOK_EVERY);
         loop {
@@ -168,19 +214,66 @@ pub fn follow(folder: &Path, stop: CancellationToken, replace: impl Fn(KeyRing) 
                 _ = every.tick() => {}
                 () = stop.cancelled() => break,
             }
+            let file = watch.file.display().to_string();
             match watch.look() {
                 Ok(None) => {}
-                Ok(Some(ring)) => {
-                    replace(ring);
-                    tracing::info!("the signing keys are those of the file");
+                Ok(Some(keys)) => {
+                    replace(keys);
+                    tracing::info!(file, "the keys are those of the file");
                 }
                 Err(error) => tracing::error!(
+                    file,
                     error = format!("{error:#}"),
-                    "the signing keys cannot be read; the known ones stay in use"
+                    "keys cannot be read; the known ones stay in use"
                 ),
             }
         }
     });
+}
+
+/// Where the root keys of datasets are.
+#[derive(Debug, Args)]
+pub struct RotateDataKeyArgs {
+    /// The folder with `data-keys`.
+    #[arg(long, env = "COMPTOIR_KEYS")]
+    pub keys: PathBuf,
+    /// Who rotates, for the audit log.
+    #[arg(long, env = "COMPTOIR_OPERATOR", default_value = "operator")]
+    pub operator: String,
+}
+
+/// Puts a new root key in use. The ones before stay in the file: what they wrapped is wrapped anew by the service, within seconds, and a backup
+/// of the database may still need them.
+///
+/// # Errors
+/// When the file or the database cannot be written.
+pub async fn rotate_data_key(context: &Context, args: &RotateDataKeyArgs) -> anyhow::Result<()> {
+    let mut connection = admin::connect().await?;
+    let report = rotate_data_key_in(&mut connection, args, context.now).await?;
+    context.output.object(&report, &["current"]);
+    Ok(())
+}
+
+async fn rotate_data_key_in(
+    connection: &mut PgConnection,
+    args: &RotateDataKeyArgs,
+    now: OffsetDateTime,
+) -> anyhow::Result<Value> {
+    let file = args.keys.join(ROOTS);
+    let keys = if file.exists() {
+        root_keys(&args.keys)?.rotated()
+    } else {
+        RootKeys::generate()
+    };
+    let current = keys.current().to_owned();
+    let mut tx = connection.begin().await?;
+    let actor = Actor::Operator(args.operator.clone());
+    let event = Event::new(actor, Action::RootKeyRotated, current.clone());
+    audit::append(&mut tx, &event, now).await?;
+    // Before the commit: what is in use is in the log, or neither happened.
+    secret::replace(&file, &keys.to_text())?;
+    tx.commit().await?;
+    Ok(json!({ "current": current }))
 }
 
 /// Which keys are rotated.
@@ -266,7 +359,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let keys = ServiceKeys::read_or_create(folder.path()).unwrap();
         let file = folder.path().join(SIGNING);
-        let mut watch = Watch::new(folder.path());
+        let mut watch = Watch::new(file.clone(), parse_ring);
         let (first, known) = (watch.look().unwrap().unwrap(), keys.ring().unwrap());
         assert_eq!(first.signing.public(), known.signing.public());
         assert!(watch.look().unwrap().is_none());
@@ -291,6 +384,29 @@ mod tests {
         let again = ring(ServiceKeys::read_or_create(folder.path()).unwrap());
         assert_eq!(again.others, first.others);
         assert_eq!(again.signing.public(), first.signing.public());
+    }
+
+    #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+    async fn a_new_root_key_is_in_the_log_and_the_older_ones_stay(db: sqlx::PgPool) {
+        let folder = tempfile::tempdir().unwrap();
+        let args = RotateDataKeyArgs {
+            keys: folder.path().to_owned(),
+            operator: "somebody".to_owned(),
+        };
+        let mut connection = db.acquire().await.unwrap();
+        let now = datetime!(2026-11-22 12:00 UTC);
+        assert!(root_keys(folder.path()).is_err());
+        let first = rotate_data_key_in(&mut connection, &args, now)
+            .await
+            .unwrap();
+        let second = rotate_data_key_in(&mut connection, &args, now)
+            .await
+            .unwrap();
+        let text = text_of(&folder.path().join(ROOTS)).unwrap();
+        let names: Vec<_> = text.lines().map(|line| line[..16].to_owned()).collect();
+        assert_eq!(json!(names), json!([second["current"], first["current"]]));
+        let log = audit::list(&mut connection, None, None, 10).await.unwrap();
+        assert_eq!(log.len(), 2);
     }
 
     #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

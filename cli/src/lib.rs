@@ -23,7 +23,9 @@ use std::process::ExitCode;
 
 use args::{Cli, Command, Documented, Serve};
 use clap::CommandFactory as _;
-use client::{Context, account, blobs, jobs, money, receipts, security, webhooks, workers};
+use client::{
+    Context, account, blobs, datasets, jobs, money, receipts, security, webhooks, workers,
+};
 
 /// Runs a command line.
 ///
@@ -41,6 +43,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Migrate => service::migrate().await?,
         Command::Admin(verb) => admin::run(&context, verb).await?,
         Command::Doctor => doctor::run(context.output)?,
+        Command::CheckFile(args) => return Ok(comptoir_checker::child::run(&args)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "comptoir", &mut script);
@@ -73,6 +76,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Statement(page) => money::statement(context, &page).await,
         Command::Withdraw(args) => money::withdraw(context, &args.tokens).await,
         Command::Claim(args) => money::claim(context, &args).await,
+        Command::Dataset(verb) => datasets::run(context, &verb).await,
         Command::Blob(verb) => blobs::run(context, &verb).await,
         Command::Quote(args) => jobs::quote(context, &args).await,
         Command::Job(verb) => jobs::run(context, &verb).await,
@@ -94,6 +98,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         | Command::Migrate
         | Command::Admin(_)
         | Command::Doctor
+        | Command::CheckFile(_)
         | Command::Completions { .. }
         | Command::Openapi { .. } => unreachable!("`run` took the verbs that are not a client's"),
     }

@@ -9,9 +9,17 @@ use comptoir_cli::{
 };
 use tracing_subscriber::EnvFilter;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let cli = Cli::parse();
+    // Whoever reads a stranger's file has one thread, and no file open: nothing is started there.
+    if let Command::CheckFile(args) = &cli.command {
+        return comptoir_checker::child::run(args);
+    }
+    start(cli)
+}
+
+#[tokio::main]
+async fn start(cli: Cli) -> ExitCode {
     start_logging(&cli.command);
     match run(cli).await {
         Ok(code) => code,

@@ -113,6 +113,8 @@ actions! {
     WorkerBarLifted = "worker.bar_lifted",
     /// The keys of access tokens were rotated.
     SigningKeyRotated = "signing_key.rotated",
+    /// The root key of datasets was rotated.
+    RootKeyRotated = "root_key.rotated",
     /// An operator proposed a refund.
     RefundProposed = "refund.proposed",
     /// A second one approved it.

@@ -111,6 +111,12 @@ typed_ids! {
     SetupTokenId = "sut",
     /// Money on its way from `available` to `payable`.
     ReleaseId = "rel",
+    /// A dataset.
+    DatasetId = "ds",
+    /// One version of a dataset.
+    DatasetVersionId = "dsv",
+    /// One file of a version.
+    DatasetFileId = "dsf",
     /// A binding price for one job.
     QuoteId = "quo",
     /// A job.

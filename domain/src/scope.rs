@@ -51,6 +51,10 @@ scopes! {
     BlobsRead = "blobs:read",
     /// Upload blobs.
     BlobsWrite = "blobs:write",
+    /// See and download datasets.
+    DatasetsRead = "datasets:read",
+    /// Publish, change and shred datasets.
+    DatasetsWrite = "datasets:write",
     /// See the account's workers and join tokens.
     WorkersRead = "workers:read",
     /// Create join tokens, and revoke workers.

@@ -77,6 +77,11 @@ pub const ALL: &[Code] = &[
         "A cookie is taken from pages of this service alone: the Origin header is missing, or names another site.",
     ),
     code(
+        "not_entitled",
+        403,
+        "The file may be known, and not be read: it is no sample, and the account has no right to it.",
+    ),
+    code(
         "not_found",
         404,
         "There is no such object, or it belongs to somebody else.",
@@ -125,6 +130,56 @@ pub const ALL: &[Code] = &[
         "address_change_pending",
         409,
         "A change of the account's address waits for its time already. Take it back first, or wait.",
+    ),
+    code(
+        "dataset_name_taken",
+        409,
+        "The account has a dataset of that name. Choose another one: a dataset's name stays.",
+    ),
+    code(
+        "nothing_ready",
+        409,
+        "The dataset cannot be listed before one of its versions is ready. Publish one first.",
+    ),
+    code(
+        "too_many_drafts",
+        409,
+        "The dataset has as many versions that are not published as it may. Publish one, or delete one.",
+    ),
+    code(
+        "version_not_draft",
+        409,
+        "The version was handed over to be published, or deleted: its files do not change any more. Make a new version.",
+    ),
+    code(
+        "version_not_ready",
+        409,
+        "The version is not published yet, or was refused: there is nothing to read. Its `state` and `refusals` say more.",
+    ),
+    code(
+        "version_incomplete",
+        409,
+        "The version has no files, files with missing parts, or a file where another one needs a folder. Upload what is missing, then publish.",
+    ),
+    code(
+        "version_checking",
+        409,
+        "The version's files are being checked. Wait until it is ready or refused.",
+    ),
+    code(
+        "version_last",
+        409,
+        "The version is the only one that the listed dataset has. Withdraw the dataset, or publish another version first.",
+    ),
+    code(
+        "path_taken",
+        409,
+        "A version has one file per path, and paths that differ in case alone are the same.",
+    ),
+    code(
+        "too_many_files",
+        409,
+        "A version has at most 10,000 files. Put small files together, as in one table.",
     ),
     code(
         "address_not_bound",
@@ -257,6 +312,11 @@ pub const ALL: &[Code] = &[
         "The quote's 15 minutes are over. Ask for another.",
     ),
     code(
+        "version_shredded",
+        410,
+        "The version's key was thrown away: nobody can read its files any more.",
+    ),
+    code(
         "precondition_failed",
         412,
         "The object changed since you read it. Read it again and repeat with its new ETag.",
@@ -300,6 +360,11 @@ pub const ALL: &[Code] = &[
         "digest_mismatch",
         422,
         "The bytes that arrived do not have the digest in the address. Nothing was stored; hash the file again.",
+    ),
+    code(
+        "part_length",
+        422,
+        "Each part of a file has `part_bytes` bytes, the last one what is left. Send exactly those.",
     ),
     code(
         "max_cost_below_quote",

@@ -119,7 +119,7 @@ pub async fn holdings(
         r#"SELECT
              (SELECT count(*) FROM jobs WHERE account_id = $1 AND finished_at IS NULL) AS "open_jobs!",
              (SELECT count(*) FROM jobs WHERE account_id = $1 AND created_at >= $3) AS "jobs_today!",
-             (SELECT coalesce(sum(bytes), 0)::bigint FROM blob_owners JOIN blobs USING (sha256) WHERE account_id = $1) AS "stored!",
+             stored_bytes($1) AS "stored!",
              (SELECT count(*) FROM api_keys WHERE account_id = $1 AND revoked_at IS NULL
                  AND (expires_at IS NULL OR expires_at > $2)) AS "api_keys!",
              (SELECT count(*) FROM sessions WHERE account_id = $1 AND ended_at IS NULL AND expires_at > $2) AS "sessions!",

@@ -67,6 +67,18 @@ pub fn to_hash(column: &'static str, stored: &[u8]) -> Result<B256, sqlx::Error>
     B256::try_from(stored).map_err(|_| corrupt(column, stored, "a hash"))
 }
 
+/// Bytes of a fixed number from `bytea`.
+///
+/// # Errors
+/// When there are others.
+pub fn to_sized<const N: usize>(
+    column: &'static str,
+    stored: &[u8],
+    what: &'static str,
+) -> Result<[u8; N], sqlx::Error> {
+    <[u8; N]>::try_from(stored).map_err(|_| corrupt(column, stored, what))
+}
+
 /// One of our text enumerations from `text`.
 ///
 /// # Errors

@@ -206,9 +206,7 @@ pub async fn storage_room(
     deployment: Limits,
 ) -> Result<(u64, Reached), LimitError> {
     let row = sqlx::query!(
-        r#"SELECT asked.id AS "id!", frozen_at IS NOT NULL AS "frozen!", storage_bytes_max AS "storage_bytes_max?", (
-               SELECT coalesce(sum(bytes), 0)::bigint FROM blob_owners JOIN blobs USING (sha256) WHERE account_id = asked.id
-           ) AS "stored!"
+        r#"SELECT asked.id AS "id!", frozen_at IS NOT NULL AS "frozen!", storage_bytes_max AS "storage_bytes_max?", stored_bytes(asked.id) AS "stored!"
            FROM (SELECT $1::uuid) AS asked (id) LEFT JOIN account_controls ON account_id = asked.id"#,
         account.0,
     )
@@ -252,6 +250,25 @@ pub async fn admit_blob(
     .await?;
     let (room, reached) = storage_room(tx, account, deployment).await?;
     if known || bytes <= room {
+        Ok(())
+    } else {
+        Err(reached.into())
+    }
+}
+
+/// Lets so many bytes of dataset files be announced, if there is room: exact, however many requests ask at once.
+///
+/// # Errors
+/// When the account is frozen, or has no room.
+pub async fn admit_bytes(
+    tx: &mut PgTransaction<'_>,
+    account: AccountId,
+    bytes: u64,
+    deployment: Limits,
+) -> Result<(), LimitError> {
+    lock(tx, "storage", [account]).await?;
+    let (room, reached) = storage_room(tx, account, deployment).await?;
+    if bytes <= room {
         Ok(())
     } else {
         Err(reached.into())

@@ -1,6 +1,8 @@
 //! The object store: content-addressed bytes in a local folder or in S3. An object at its final place is
 //! whole and has the digest that names it: it gets there in one step, after it was checked.
 
+mod parts;
+
 use std::{error::Error as StdError, io, ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
@@ -13,6 +15,8 @@ use object_store::{
 use sha2::Digest as _;
 use url::Url;
 use uuid::Uuid;
+
+pub use parts::{PutPartError, ReadPartError};
 
 /// Bytes of one part of a large upload. S3 wants at least 5 MiB.
 const PART_BYTES: usize = 8 << 20;

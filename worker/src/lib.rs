@@ -5,4 +5,5 @@ pub mod canary;
 pub mod daemon;
 pub mod engine;
 pub mod facts;
-pub mod sandbox;
+
+pub use comptoir_sandbox as sandbox;

@@ -74,6 +74,8 @@ pub mod needs {
         JobsWrite,
         BlobsRead,
         BlobsWrite,
+        DatasetsRead,
+        DatasetsWrite,
         WorkersRead,
         WorkersWrite,
         WebhooksRead,

@@ -1,11 +1,11 @@
 //! `/v1/blobs`: files by the digest of their bytes.
 
-use std::{ops::Range, time::Duration};
+use std::time::Duration;
 
 use axum::{
     body::Body,
     extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use comptoir_domain::{
@@ -30,6 +30,7 @@ use crate::{
     auth::{Caller, needs},
     extract::{Json, Path},
     limiting::limited,
+    ranges::{Bytes, Wanted},
     reading::{self, Content},
 };
 
@@ -50,7 +51,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
 #[expect(dead_code, reason = "it only describes bodies")]
-struct Binary(Vec<u8>);
+pub(super) struct Binary(Vec<u8>);
 
 #[derive(Clone, Copy, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -272,130 +273,26 @@ async fn get_blob(
 ) -> Result<Response, Problem> {
     let blob = blobs::find(&mut *caller.read(&state).await?, caller.account, sha256).await?;
     let blob = blob.ok_or_else(Problem::not_found)?;
-    let tag = format!("\"{sha256}\"");
-    if names(&headers, &header::IF_NONE_MATCH, &tag) {
-        return Ok((StatusCode::NOT_MODIFIED, described(&tag)).into_response());
-    }
-    let is_same =
-        !headers.contains_key(header::IF_RANGE) || names(&headers, &header::IF_RANGE, &tag);
-    let asked = headers
-        .get(header::RANGE)
-        .filter(|_| is_same)
-        .and_then(|it| it.to_str().ok());
-    let (status, range) = match asked.map_or(Asked::Whole, |asked| Asked::of(asked, blob.bytes)) {
-        Asked::Whole => (StatusCode::OK, 0..blob.bytes),
-        Asked::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Asked::Nothing => return Err(unsatisfiable(blob.bytes)),
+    let bytes = Bytes {
+        tag: format!("\"{sha256}\""),
+        count: blob.bytes,
+        // The name is the digest of the bytes, so they never change.
+        cache: "private, max-age=31536000, immutable",
     };
-    let length = range.end - range.start;
-    let body = if length == 0 {
+    let answer = match bytes.wanted(&headers)? {
+        Wanted::Nothing(response) => return Ok(response),
+        Wanted::Range(answer) => answer,
+    };
+    let body = if answer.range.is_empty() {
         Body::empty()
     } else {
-        let read = state.objects.stream(sha256, Some(range.clone())).await;
+        let read = state
+            .objects
+            .stream(sha256, Some(answer.range.clone()))
+            .await;
         Body::from_stream(read.map_err(|error| Problem::internal(&error))?)
     };
-    let mut response = (status, described(&tag), body).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    if status == StatusCode::PARTIAL_CONTENT {
-        let span = format!("bytes {}-{}/{}", range.start, range.end - 1, blob.bytes);
-        headers.insert(
-            header::CONTENT_RANGE,
-            HeaderValue::try_from(span).expect("digits are ASCII"),
-        );
-    }
-    Ok(response)
-}
-
-fn described(tag: &str) -> HeaderMap {
-    let fixed = [
-        (header::CONTENT_TYPE, "application/octet-stream"),
-        (header::CONTENT_DISPOSITION, "attachment"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::ACCEPT_RANGES, "bytes"),
-        // The name is the digest of the bytes, so they never change.
-        (
-            header::CACHE_CONTROL,
-            "private, max-age=31536000, immutable",
-        ),
-    ];
-    let mut headers: HeaderMap = fixed
-        .into_iter()
-        .map(|(name, value)| (name, HeaderValue::from_static(value)))
-        .collect();
-    headers.insert(
-        header::ETAG,
-        HeaderValue::try_from(tag).expect("a digest is ASCII"),
-    );
-    headers
-}
-
-fn names(headers: &HeaderMap, condition: &header::HeaderName, tag: &str) -> bool {
-    let listed = headers
-        .get_all(condition)
-        .iter()
-        .filter_map(|it| it.to_str().ok());
-    listed
-        .flat_map(|list| list.split(','))
-        .map(str::trim)
-        .any(|it| it == tag || it == "*")
-}
-
-/// What a `Range` header asks for.
-#[derive(Debug, PartialEq, Eq)]
-enum Asked {
-    /// Everything: no range, one that is not understood, or several, which RFC 9110 lets a server ignore.
-    Whole,
-    /// These bytes.
-    Part(Range<u64>),
-    /// Bytes that are not there.
-    Nothing,
-}
-
-impl Asked {
-    fn of(range: &str, bytes: u64) -> Self {
-        let Some((first, last)) = range
-            .strip_prefix("bytes=")
-            .and_then(|it| it.split_once('-'))
-        else {
-            return Self::Whole;
-        };
-        // A number alone: `parse` would take a sign too.
-        let digits = |text: &str| {
-            text.bytes()
-                .all(|it| it.is_ascii_digit())
-                .then(|| text.parse::<u64>().ok())
-                .flatten()
-        };
-        let (start, end) = match (
-            first.is_empty(),
-            digits(first),
-            last.is_empty(),
-            digits(last),
-        ) {
-            (true, _, false, Some(suffix)) => (bytes.saturating_sub(suffix), bytes),
-            (false, Some(first), true, _) => (first, bytes),
-            (false, Some(first), false, Some(last)) if first <= last => {
-                (first, last.saturating_add(1).min(bytes))
-            }
-            _ => return Self::Whole,
-        };
-        if start < end {
-            Self::Part(start..end)
-        } else {
-            Self::Nothing
-        }
-    }
-}
-
-fn unsatisfiable(bytes: u64) -> Problem {
-    let size = HeaderValue::try_from(format!("bytes */{bytes}")).expect("digits are ASCII");
-    Problem::new(
-        StatusCode::RANGE_NOT_SATISFIABLE,
-        "range_not_satisfiable",
-        "The range begins behind the end of the blob",
-    )
-    .header(header::CONTENT_RANGE, size)
+    Ok(answer.with(body))
 }
 
 fn not_stored(error: &PutError) -> Problem {
@@ -408,37 +305,5 @@ fn not_stored(error: &PutError) -> Problem {
         }
         PutError::Body(_) => Problem::malformed("The body ended early"),
         PutError::Store(_) => Problem::internal(error),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_range_is_understood_in_each_of_its_forms() {
-        let asked = |range: &str| Asked::of(range, 10);
-        assert_eq!(asked("bytes=0-0"), Asked::Part(0..1));
-        assert_eq!(asked("bytes=2-4"), Asked::Part(2..5));
-        assert_eq!(asked("bytes=2-99"), Asked::Part(2..10));
-        assert_eq!(asked("bytes=7-"), Asked::Part(7..10));
-        assert_eq!(asked("bytes=-3"), Asked::Part(7..10));
-        assert_eq!(asked("bytes=-99"), Asked::Part(0..10));
-        for nothing in ["bytes=10-", "bytes=10-12", "bytes=-0"] {
-            assert_eq!(asked(nothing), Asked::Nothing, "{nothing}");
-        }
-        for ignored in [
-            "bytes=4-2",
-            "bytes=-",
-            "bytes=a-b",
-            "bytes=+1-2",
-            "bytes=0-1,3-4",
-            "lines=0-1",
-            "",
-            "bytes=99999999999999999999-",
-        ] {
-            assert_eq!(asked(ignored), Asked::Whole, "{ignored}");
-        }
-        assert_eq!(Asked::of("bytes=0-", 0), Asked::Nothing);
     }
 }

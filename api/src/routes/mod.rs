@@ -9,6 +9,7 @@ mod balance_alert;
 mod batches;
 mod blobs;
 mod claims;
+mod datasets;
 mod deposits;
 mod events;
 mod explain;
@@ -66,6 +67,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(batches::router())
         .merge(blobs::router())
         .merge(claims::router())
+        .merge(datasets::router())
         .merge(deposits::router())
         .merge(events::router())
         .merge(explain::router())

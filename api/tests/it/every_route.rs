@@ -49,6 +49,9 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/blobs/{sha256}", |app, owner| {
         Box::pin(crate::blobs::make(app, owner))
     }),
+    ("/v1/datasets/{dataset}", |app, owner| {
+        Box::pin(crate::datasets::make(app, owner))
+    }),
     ("/v1/quotes/{id}", |app, owner| {
         Box::pin(crate::quotes::make(app, owner))
     }),

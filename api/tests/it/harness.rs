@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request::Builder},
 };
 use comptoir_api::{
-    AppState, Config, Submissions,
+    AppState, Config, RootKeyRing, Submissions,
     auth::{
         callers::Callers,
         contract_wallets::ContractWallets,
@@ -21,6 +21,7 @@ use comptoir_api::{
     mail::Mailer,
     webhooks::Webhooks,
 };
+use comptoir_checker::Checker;
 use comptoir_domain::{
     amount::Amount,
     credential::{ApiKey, Environment},
@@ -29,6 +30,7 @@ use comptoir_domain::{
     ip_list::IpList,
     limits::Limits,
     refund::Caps,
+    root_keys::RootKeys,
     scope::Scopes,
 };
 use comptoir_http::{Edge, jwt::SigningKey, key_ring::KeyRing};
@@ -76,7 +78,7 @@ pub struct TestApp {
     pub openapi: OpenApi,
     pub signing_pem: String,
     router: Router,
-    _blobs: tempfile::TempDir,
+    pub blobs: tempfile::TempDir,
 }
 
 /// Somebody who may call.
@@ -173,6 +175,8 @@ impl TestApp {
             wake: Wake::local(),
             config: config.into(),
             keys: keys.into(),
+            root_keys: RootKeyRing::new(RootKeys::generate()),
+            checker: Checker::new(env!("CARGO_BIN_EXE_comptoir-check-file").into(), &[]),
             passwords: Hasher::default(),
             sign_ins: SignIns::default(),
             mailer: None,
@@ -188,7 +192,7 @@ impl TestApp {
             openapi,
             signing_pem,
             router,
-            _blobs: blobs,
+            blobs,
         }
     }
 

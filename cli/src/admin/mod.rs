@@ -42,6 +42,7 @@ pub async fn run(context: &Context, verb: Admin) -> anyhow::Result<()> {
         Admin::ImportBatches(args) => crate::import::import_batches(context, args).await,
         Admin::ResumeSettling(operator) => resume_settling(context, operator).await,
         Admin::RotateKeys(args) => keys::rotate(context, &args).await,
+        Admin::RotateDataKey(args) => keys::rotate_data_key(context, &args).await,
         Admin::PublishPrice(args) => publish_price(context, args).await,
         Admin::AuditLog(verb) => audit_log::run(context, verb).await,
         Admin::Accounts(verb) => accounts::run(context, &verb).await,

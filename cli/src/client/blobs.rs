@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Bytes read from a file at a time.
-const CHUNK: usize = 256 << 10;
+pub(super) const CHUNK: usize = 256 << 10;
 
 /// The blob verbs.
 pub async fn run(context: &Context, verb: &Blob) -> anyhow::Result<()> {
@@ -128,7 +128,11 @@ pub async fn download(api: &Api, digest: Sha256, to: &Path) -> anyhow::Result<u6
     Ok(bytes)
 }
 
-async fn digest_of(path: &Path) -> anyhow::Result<Sha256> {
+/// The digest of a file.
+///
+/// # Errors
+/// When it cannot be read.
+pub(super) async fn digest_of(path: &Path) -> anyhow::Result<Sha256> {
     let mut file = File::open(path)
         .await
         .with_context(|| format!("open {}", path.display()))?;

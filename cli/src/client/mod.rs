@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod blobs;
+pub mod datasets;
 pub mod events;
 pub mod http;
 pub mod jobs;

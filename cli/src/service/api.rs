@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use comptoir_api::{
-    AppState, Config, Submissions,
+    AppState, Config, RootKeyRing, Submissions,
     auth::{
         callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
         sign_ins::SignIns,
@@ -12,6 +12,7 @@ use comptoir_api::{
     mail::Mailer,
     webhooks::{Webhooks, guard::Guard},
 };
+use comptoir_checker::Checker;
 use comptoir_domain::credential::Environment;
 use comptoir_http::{Edge, rate_limit::Shared, server::Limits};
 use comptoir_store::pool::ServiceRole;
@@ -42,6 +43,7 @@ pub async fn run(args: ApiArgs) -> anyhow::Result<()> {
 /// # Errors
 /// When a part does not come up.
 pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Running> {
+    comptoir_api::metrics::describe();
     let secrets = ServiceKeys::read(&args.web.keys)?;
     let origin = parts::origin(&args.web.public_url);
     let shared = parts::shared_limits(&args.web)?;
@@ -63,6 +65,8 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
             refund_caps: args.allowances.refund_caps()?,
             edge: edge(&args, shared.as_ref())?,
         }),
+        root_keys: RootKeyRing::new(keys::root_keys(&args.web.keys)?),
+        checker: Checker::new(std::env::current_exe()?, &["check-file"]),
         passwords: Hasher::default(),
         sign_ins: SignIns::new(shared.as_ref()),
         mailer: mailer(&args)?,
@@ -76,6 +80,10 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
         submissions: Submissions::default(),
     };
     let signing = Arc::clone(&state.keys);
+    let roots = state.root_keys.clone();
+    keys::follow_roots(&args.web.keys, stop.clone(), move |keys| {
+        roots.replace(keys)
+    });
     keys::follow(&args.web.keys, stop.clone(), move |ring| {
         signing.replace(ring);
     });

@@ -8,7 +8,6 @@ pub mod infer;
 pub mod job;
 pub mod launch;
 mod layout;
-pub mod limits;
 pub mod message;
 pub mod objective;
 pub mod optimizer;
@@ -20,6 +19,8 @@ pub mod schedule;
 pub mod state;
 pub mod train;
 mod warm;
+
+pub use comptoir_sandbox::limits;
 
 pub use child::{Context, Stop};
 pub use failure::{Code, Failure};

@@ -3,10 +3,11 @@
 //! Two walls are needed before a job of a stranger may run: Landlock, which leaves the child no file but those of its
 //! scratch folder, and a seccomp filter, which leaves it no network, no further process and no way to touch another
 //! one. Namespaces are a second wall behind them, where the machine grants them. What a child may use up is limited in
-//! [`crate::engine::limits`].
+//! [`limits`].
 
 mod features;
 mod files;
+pub mod limits;
 mod syscalls;
 
 use std::io;

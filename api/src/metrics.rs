@@ -1,0 +1,18 @@
+//! Names of the API's metrics.
+
+/// Versions of datasets that were checked, by outcome.
+pub const DATASET_CHECKS: &str = "api_dataset_checks_total";
+/// Files of datasets that were found damaged or missing when they were read.
+pub const DATASET_DAMAGES: &str = "api_dataset_damages_total";
+
+/// Tells the recorder what they mean; once, after it is installed.
+pub fn describe() {
+    metrics::describe_counter!(
+        DATASET_CHECKS,
+        "Versions of datasets that were checked, by outcome"
+    );
+    metrics::describe_counter!(
+        DATASET_DAMAGES,
+        "Files of datasets that were found damaged or missing when they were read"
+    );
+}

@@ -1,0 +1,264 @@
+//! Files that are not what they say, and files that are meant to hurt whoever reads them.
+
+use std::sync::Arc;
+
+use comptoir_domain::dataset::RECORD_BYTES_MAX;
+use parquet::{
+    basic::Compression,
+    data_type::Int64Type,
+    file::{
+        metadata::{
+            FileMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter,
+            RowGroupMetaData,
+        },
+        properties::WriterProperties,
+        writer::SerializedFileWriter,
+    },
+    schema::parser::parse_message_type,
+};
+use serde_json::json;
+use sqlx::PgPool;
+
+use super::{dataset, draft, fill, get, published, submit};
+use crate::{harness::TestApp, market::example};
+
+/// A table of three rows and one column.
+fn parquet() -> Vec<u8> {
+    let schema = Arc::new(parse_message_type("message m { REQUIRED INT64 n; }").unwrap());
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::UNCOMPRESSED)
+        .build();
+    let mut bytes = Vec::new();
+    let mut file = SerializedFileWriter::new(&mut bytes, schema, properties.into()).unwrap();
+    let mut group = file.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    column
+        .typed::<Int64Type>()
+        .write_batch(&[1, 2, 3], None, None)
+        .unwrap();
+    column.close().unwrap();
+    group.close().unwrap();
+    file.close().unwrap();
+    bytes
+}
+
+/// The same pages under other metadata.
+fn with_metadata(change: impl Fn(&ParquetMetaData) -> ParquetMetaData) -> Vec<u8> {
+    let good = parquet();
+    let metadata = ParquetMetaDataReader::new()
+        .parse_and_finish(&bytes::Bytes::from(good.clone()))
+        .unwrap();
+    let length = u32::from_le_bytes(*good[good.len() - 8..].first_chunk().unwrap()) as usize;
+    let mut bytes = good[..good.len() - 8 - length].to_vec();
+    let mut tail = Vec::new();
+    ParquetMetaDataWriter::new(&mut tail, &change(&metadata))
+        .finish()
+        .unwrap();
+    bytes.extend(tail);
+    bytes
+}
+
+fn of_rows(metadata: &ParquetMetaData, group: RowGroupMetaData, rows: i64) -> ParquetMetaData {
+    let file = metadata.file_metadata();
+    let file = FileMetaData::new(
+        file.version(),
+        rows,
+        None,
+        None,
+        file.schema_descr_ptr(),
+        None,
+    );
+    ParquetMetaData::new(file, vec![group])
+}
+
+fn lying_rows() -> Vec<u8> {
+    with_metadata(|metadata| of_rows(metadata, metadata.row_group(0).clone(), 1_000_000_000))
+}
+
+fn lying_group() -> Vec<u8> {
+    with_metadata(|metadata| {
+        let group = metadata
+            .row_group(0)
+            .clone()
+            .into_builder()
+            .set_num_rows(1_000_000_000);
+        of_rows(metadata, group.build().unwrap(), 1_000_000_000)
+    })
+}
+
+fn bomb() -> Vec<u8> {
+    with_metadata(|metadata| {
+        let group = metadata.row_group(0).clone();
+        let column = group
+            .column(0)
+            .clone()
+            .into_builder()
+            .set_total_uncompressed_size(1 << 40);
+        let group = group
+            .into_builder()
+            .set_column_metadata(vec![column.build().unwrap()]);
+        of_rows(metadata, group.build().unwrap(), 3)
+    })
+}
+
+fn outside() -> Vec<u8> {
+    with_metadata(|metadata| {
+        let group = metadata.row_group(0).clone();
+        let column = group
+            .column(0)
+            .clone()
+            .into_builder()
+            .set_data_page_offset(i64::MAX - 1);
+        let group = group
+            .into_builder()
+            .set_column_metadata(vec![column.build().unwrap()]);
+        of_rows(metadata, group.build().unwrap(), 3)
+    })
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_in_a_file_is_found_by_reading_it(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let tensors = example("test.safetensors");
+    let lines = b"{\"a\":1,\"b\":null}\n{\"a\":\"x\",\"b\":[1]}\n";
+    let files = [
+        ("t.parquet", parquet()),
+        ("t.safetensors", tensors),
+        ("t.jsonl", lines.to_vec()),
+        ("t.txt", b"\0\xff".to_vec()),
+    ];
+    let files: Vec<_> = files
+        .iter()
+        .map(|(path, bytes)| (*path, &bytes[..]))
+        .collect();
+    let (_, _, paths) = published(&app, &seller, &files).await;
+    let facts = async |place: usize| get(&app, &seller, &paths[place]).await.json["facts"].clone();
+    assert_eq!(
+        facts(0).await,
+        json!({ "rows": 3, "columns": [{ "name": "n", "type": "int64" }] })
+    );
+    assert!(!facts(1).await["columns"].as_array().unwrap().is_empty());
+    assert_eq!(
+        facts(2).await,
+        json!({ "rows": 2, "columns": [{ "name": "a", "type": "mixed" }, { "name": "b", "type": "array" }] })
+    );
+    assert_eq!(facts(3).await, json!(null));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let record = usize::try_from(RECORD_BYTES_MAX).unwrap();
+    let columns: String = (0..1_000_000).map(|n| format!("{n},")).collect();
+    let mut cut = parquet();
+    cut.drain(..10);
+    let header = |length: u64, json: &str| [&length.to_le_bytes()[..], json.as_bytes()].concat();
+    let overlap = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}"#;
+    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+        ("zero.csv", b"a,b\n1,\0\n".to_vec(), "NUL"),
+        ("ragged.csv", b"a,b\n1\n".to_vec(), "fields"),
+        ("latin.csv", b"a\n\xe9\n".to_vec(), "UTF-8"),
+        (
+            "wide.csv",
+            format!("{columns}x\n").into_bytes(),
+            "more than",
+        ),
+        (
+            "long.csv",
+            [b"a\n\"".to_vec(), vec![b'x'; 3 * record], b"\"\n".to_vec()].concat(),
+            "more than",
+        ),
+        ("twice.csv", b"a,a\n1,2\n".to_vec(), "one name"),
+        (
+            "long.jsonl",
+            [
+                b"{\"a\":\"".to_vec(),
+                vec![b'x'; 3 * record],
+                b"\"}\n".to_vec(),
+            ]
+            .concat(),
+            "more than",
+        ),
+        ("array.jsonl", b"[1]\n".to_vec(), "no JSON object"),
+        (
+            "deep.jsonl",
+            format!("{{\"a\":{}1{}}}\n", "[".repeat(500), "]".repeat(500)).into_bytes(),
+            "recursion",
+        ),
+        ("zero.jsonl", b"{\"a\\u0000\":1}\n".to_vec(), "control"),
+        ("half.jsonl", b"{\"a\":1}\n{\"a\"".to_vec(), "line 2"),
+        (
+            "pickle.safetensors",
+            b"\x80\x04\x95\x0a\x00\x00\x00\x00\x00\x00\x00}q\x00.".to_vec(),
+            "header",
+        ),
+        (
+            "zip.safetensors",
+            b"PK\x03\x04\x00\x00\x00\x00\x00\x00\x00\x00".to_vec(),
+            "header",
+        ),
+        ("endless.safetensors", header(u64::MAX, "{}"), "header"),
+        ("short.safetensors", header(100, "{}"), "shorter"),
+        (
+            "overlap.safetensors",
+            [header(overlap.len() as u64, overlap), vec![0; 3]].concat(),
+            "overlap",
+        ),
+        ("cut.parquet", cut, ""),
+        (
+            "none.parquet",
+            b"not parquet at all".to_vec(),
+            "not a Parquet file",
+        ),
+        (
+            "huge.parquet",
+            b"PAR1\xff\xff\xff\x7fPAR1".to_vec(),
+            "metadata",
+        ),
+        ("rows.parquet", lying_rows(), "other rows"),
+        ("group.parquet", lying_group(), "other rows"),
+        ("bomb.parquet", bomb(), "grows"),
+        ("outside.parquet", outside(), "outside"),
+    ];
+    let dataset = dataset(&app, &seller).await;
+    let version = draft(&app, &seller, &dataset).await;
+    let files: Vec<_> = cases
+        .iter()
+        .map(|(path, bytes, _)| (*path, &bytes[..]))
+        .chain([("good.csv", &b"a\n1\n"[..])])
+        .collect();
+    fill(&app, &seller, &version, &files).await;
+    let refused = submit(&app, &seller, &version).await;
+    assert_eq!(refused.text("/state"), "refused");
+    let refusals = refused.json["refusals"].as_array().unwrap();
+    for (path, _, reason) in &cases {
+        let found = refusals.iter().find(|it| it["path"] == *path);
+        let found = found.unwrap_or_else(|| panic!("{path} was not refused"))["reason"]
+            .as_str()
+            .unwrap();
+        assert!(found.contains(reason), "{path}: {found}");
+        assert!(!found.contains("ends the reader"), "{path}: {found}");
+    }
+    assert_eq!(
+        refusals.len(),
+        cases.len(),
+        "the good one is not among them"
+    );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn other_bytes_than_announced_are_refused_by_their_digest(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let dataset = dataset(&app, &seller).await;
+    let version = draft(&app, &seller, &dataset).await;
+    let files = super::announce(&app, &seller, &version, &[("a.txt", b"these")]).await;
+    super::put(&app, &seller, &files[0], 0, b"those")
+        .await
+        .expect(axum::http::StatusCode::NO_CONTENT);
+    let refused = submit(&app, &seller, &version).await;
+    assert_eq!(refused.text("/state"), "refused");
+    assert!(refused.text("/refusals/0/reason").contains("digest"));
+}

@@ -1,0 +1,84 @@
+//! The child: closes the walls around itself, reads one file, says what it found, ends.
+
+use std::{fs::File, io, process::ExitCode};
+
+use comptoir_domain::dataset::{Facts, Format};
+use comptoir_sandbox::{
+    self as sandbox,
+    limits::{ChildLimits, UsedMemory},
+};
+use nix::unistd;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    formats::{self, Refusal},
+    source::Source,
+};
+
+/// What a child is told when it is started.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub struct CheckArgs {
+    /// Its limits and walls
+    #[command(flatten)]
+    pub limits: ChildLimits,
+    /// What the file says that it is
+    #[arg(long)]
+    pub format: Format,
+    /// How long it is
+    #[arg(long)]
+    pub bytes: u64,
+}
+
+/// What a child says at its end.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Found {
+    /// The file is what it says it is.
+    Facts(Option<Facts>),
+    /// It is not.
+    Refused(String),
+}
+
+/// The whole life of a child process, which must have a single thread.
+#[must_use]
+pub fn run(args: &CheckArgs) -> ExitCode {
+    match check(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("check: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(args: &CheckArgs) -> io::Result<()> {
+    let pipe = enclose(&args.limits)?;
+    let source = Source::new(io::stdin(), pipe, args.bytes);
+    let found = match formats::read(args.format, &source) {
+        Ok(facts) => Found::Facts(facts),
+        Err(Refusal::Io(error)) => return Err(error),
+        Err(refusal) => Found::Refused(refusal.to_string()),
+    };
+    source.conclude(&serde_json::to_vec(&found)?)
+}
+
+/// Closes the walls before a byte of the file is read; nothing of it can be undone.
+fn enclose(limits: &ChildLimits) -> io::Result<File> {
+    limits.bind()?;
+    let pipe = File::from(unistd::dup(io::stdout())?);
+    unistd::dup2_stdout(io::stderr())?;
+    // Where the machine grants it: a second wall behind the others.
+    let namespaces = sandbox::enter_namespaces();
+    let mut used = UsedMemory::open()?;
+    if limits.landlock {
+        sandbox::prepare_files(&limits.scratch, limits.device)?.close()?;
+        if namespaces.is_ok() && sandbox::hide_names().is_err() {
+            eprintln!("check: the names of files stay visible");
+        }
+    }
+    limits.limit_memory(&mut used)?;
+    if limits.seccomp {
+        sandbox::close_syscalls(limits.device)?;
+    }
+    Ok(pipe)
+}

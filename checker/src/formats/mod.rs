@@ -1,0 +1,45 @@
+//! Reading files as what they say they are: with libraries of others, and within limits.
+
+mod json_lines;
+mod parquet;
+mod table;
+mod tensors;
+
+use std::io;
+
+use comptoir_domain::dataset::{Facts, Format, InvalidFacts};
+
+use crate::source::Source;
+
+/// Why a file is not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// It is not what it says it is.
+    #[error("{0}")]
+    Content(String),
+    /// It says too much.
+    #[error(transparent)]
+    Facts(#[from] InvalidFacts),
+    /// The parent gave no bytes: nothing is said about the file.
+    #[error("read the file")]
+    Io(#[from] io::Error),
+}
+
+impl Refusal {
+    fn of(reason: impl ToString) -> Self {
+        Self::Content(reason.to_string())
+    }
+}
+
+/// Reads a file as this format.
+pub fn read(format: Format, source: &Source) -> Result<Option<Facts>, Refusal> {
+    let facts = match format {
+        Format::Safetensors => tensors::read(source)?,
+        Format::Csv => table::read(source)?,
+        Format::Parquet => parquet::read(source)?,
+        Format::JsonLines => json_lines::read(source)?,
+        Format::Other => return Ok(None),
+    };
+    facts.check()?;
+    Ok(Some(facts))
+}

@@ -1,0 +1,123 @@
+//! The file that a child reads, as it sees it.
+
+use std::{
+    fs::File,
+    io::{self, Read, Stdin},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use parquet::{
+    errors::{ParquetError, Result as ParquetResult},
+    file::reader::{ChunkReader, Length},
+};
+
+use crate::message::{self, READ_BYTES_MAX};
+
+/// Bytes that are fetched first after a jump; each fetch that goes on doubles them.
+const FIRST_READ_BYTES: usize = 16 << 10;
+
+/// The pipes to the parent, and how long the file is. Clones share it.
+#[derive(Clone)]
+pub struct Source {
+    pipes: Arc<Mutex<(Stdin, File)>>,
+    bytes: u64,
+}
+
+impl Source {
+    /// A file that is asked for on these pipes.
+    pub fn new(stdin: Stdin, stdout: File, bytes: u64) -> Self {
+        let pipes = Arc::new(Mutex::new((stdin, stdout)));
+        Self { pipes, bytes }
+    }
+
+    /// How long it is.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// A range, which must be within the file.
+    pub fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stdin, stdout) = &mut *pipes;
+        let mut at = at;
+        for piece in into.chunks_mut(READ_BYTES_MAX as usize) {
+            message::ask(stdout, stdin, at, piece)?;
+            at = at.saturating_add(piece.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The bytes from here to the end.
+    pub fn from(&self, at: u64) -> Reading {
+        Reading {
+            source: self.clone(),
+            at,
+            ahead: Vec::new(),
+            used: 0,
+            step: FIRST_READ_BYTES,
+        }
+    }
+
+    /// Says what was found.
+    pub fn conclude(&self, verdict: &[u8]) -> io::Result<()> {
+        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
+        message::conclude(&mut pipes.1, verdict)
+    }
+}
+
+/// Reads a file on, with what is read ahead.
+pub struct Reading {
+    source: Source,
+    /// Where the next fetch begins.
+    at: u64,
+    ahead: Vec<u8>,
+    used: usize,
+    step: usize,
+}
+
+impl Read for Reading {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.used == self.ahead.len() {
+            let left = self.source.bytes.saturating_sub(self.at);
+            let count = usize::try_from(left).unwrap_or(usize::MAX).min(self.step);
+            self.ahead.resize(count, 0);
+            self.used = 0;
+            if count == 0 {
+                return Ok(0);
+            }
+            self.source.read(self.at, &mut self.ahead)?;
+            self.at = self.at.saturating_add(count as u64);
+            self.step = self.step.saturating_mul(2).min(READ_BYTES_MAX as usize);
+        }
+        let left = &self.ahead[self.used..];
+        let count = left.len().min(into.len());
+        into[..count].copy_from_slice(&left[..count]);
+        self.used = self.used.saturating_add(count);
+        Ok(count)
+    }
+}
+
+impl Length for Source {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl ChunkReader for Source {
+    type T = Reading;
+
+    fn get_read(&self, start: u64) -> ParquetResult<Reading> {
+        Ok(self.from(start))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> ParquetResult<Bytes> {
+        let end = start.checked_add(length as u64);
+        if end.is_none_or(|end| end > self.bytes) {
+            return Err(ParquetError::EOF("the file ends before that".to_owned()));
+        }
+        let mut bytes = vec![0; length];
+        self.read(start, &mut bytes)?;
+        Ok(bytes.into())
+    }
+}

@@ -1,0 +1,136 @@
+//! Datasets: their cards, publishing a folder, and pulling one.
+
+mod publish;
+mod pull;
+
+use anyhow::Context as _;
+use reqwest::{Method, header};
+use serde_json::{Map, Value, json};
+
+use super::{Context, http, idempotency_key, jobs::list_path};
+use crate::args::{CardArgs, Dataset};
+
+const DATASET: &[&str] = &["id", "name", "title", "state", "licence", "created_at"];
+const VERSION: &[&str] = &["id", "number", "state", "files", "bytes", "manifest_root"];
+
+/// The dataset verbs.
+///
+/// # Errors
+/// When the service refuses, or a file cannot be read or written.
+pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
+    let api = context.api().await?;
+    let output = context.output;
+    let act = async |id: &str, action: &str, body: Value| {
+        let dataset = api
+            .post(&format!("/v1/datasets/{id}/{action}"), &body)
+            .await?;
+        output.object(&dataset, DATASET);
+        anyhow::Ok(())
+    };
+    match verb {
+        Dataset::Create { name, card } => {
+            let mut body = fields(card).await?;
+            body.insert("name".to_owned(), json!(name));
+            let key = idempotency_key();
+            let made = api.create("/v1/datasets", &key, &body.into()).await?;
+            output.object(&made, DATASET);
+        }
+        Dataset::Publish(args) => {
+            let version = publish::publish(&api, args).await?;
+            output.object(&version, VERSION);
+        }
+        Dataset::List(page) => {
+            output.list(&api.get(&list_path("/v1/datasets", page)).await?, DATASET);
+        }
+        Dataset::Show { id } => {
+            let mut dataset = api.get(&format!("/v1/datasets/{id}")).await?;
+            let versions = api
+                .get(&format!("/v1/datasets/{id}/versions?limit=100"))
+                .await?;
+            dataset["versions"] = versions["data"].clone();
+            let fields = [
+                DATASET,
+                &[
+                    "tags",
+                    "deprecation",
+                    "provenance",
+                    "description",
+                    "versions",
+                ],
+            ];
+            output.object(&dataset, &fields.concat());
+        }
+        Dataset::Edit { id, card } => {
+            let path = format!("/v1/datasets/{id}");
+            let read = api.send(api.request(Method::GET, &path)).await?;
+            let tag = read.headers().get(header::ETAG).cloned();
+            let tag = tag.context("the service told no ETag")?;
+            let patch = serde_json::to_vec(&fields(card).await?)?;
+            let request = api
+                .request(Method::PATCH, &path)
+                .header(header::IF_MATCH, tag)
+                .header(header::CONTENT_TYPE, "application/merge-patch+json")
+                .body(patch);
+            let changed = http::json(api.send(request).await?).await?;
+            output.object(&changed, DATASET);
+        }
+        Dataset::Announce { id } => act(id, "list", json!({})).await?,
+        Dataset::Withdraw { id } => act(id, "withdraw", json!({})).await?,
+        Dataset::Deprecate { id, message } => {
+            act(id, "deprecate", json!({ "message": message })).await?;
+        }
+        Dataset::Undeprecate { id } => act(id, "undeprecate", json!({})).await?,
+        Dataset::Delete { id, version } => {
+            let path = format!("/v1/datasets/{id}/versions/{version}");
+            let gone = api.send(api.request(Method::DELETE, &path)).await?;
+            output.object(&http::json(gone).await?, VERSION);
+        }
+        Dataset::Pull(args) => {
+            let pulled = pull::pull(&api, args).await?;
+            output.object(
+                &pulled,
+                &["version", "files", "bytes", "manifest_root", "folder"],
+            );
+        }
+    }
+    Ok(())
+}
+
+/// What was given of a card.
+async fn fields(card: &CardArgs) -> anyhow::Result<Map<String, Value>> {
+    let mut fields = Map::new();
+    let mut give = |name: &str, value: Option<Value>| {
+        fields.extend(value.map(|value| (name.to_owned(), value)));
+    };
+    give("title", card.title.as_ref().map(|it| json!(it)));
+    give("licence", card.licence.as_ref().map(|it| json!(it)));
+    give("provenance", card.provenance.as_ref().map(|it| json!(it)));
+    give("tags", (!card.tags.is_empty()).then(|| json!(card.tags)));
+    if let Some(file) = &card.description {
+        let text = tokio::fs::read_to_string(file).await;
+        let text = text.with_context(|| format!("read {}", file.display()))?;
+        give("description", Some(json!(text)));
+    }
+    Ok(fields)
+}
+
+/// Every row of a list.
+async fn all(api: &http::Api, path: &str) -> anyhow::Result<Vec<Value>> {
+    let (mut rows, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let mut page = api.get(&format!("{path}?limit=100{cursor}")).await?;
+        if let Some(data) = page["data"].as_array_mut() {
+            rows.append(data);
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={next}"),
+            None => return Ok(rows),
+        }
+    }
+}
+
+/// A field that the API promises to be text.
+fn text<'v>(value: &'v Value, field: &str) -> anyhow::Result<&'v str> {
+    let found = value[field].as_str();
+    found.with_context(|| format!("the service told no `{field}`"))
+}

@@ -1,0 +1,144 @@
+//! Downloads a version: only what is missing, and nothing stays that is not what the manifest says.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Context as _;
+use comptoir_domain::dataset::{ManifestFile, root};
+use futures::TryStreamExt as _;
+use indicatif::ProgressBar;
+use reqwest::{Method, StatusCode, header};
+use serde_json::{Value, json};
+use tokio::{
+    fs::{self, OpenOptions},
+    io::AsyncWriteExt as _,
+};
+
+use super::{
+    super::{blobs::digest_of, http::Api},
+    all, text,
+};
+use crate::{
+    args::PullArgs,
+    exit::{Exit, coded},
+    output,
+};
+
+/// Downloads a version into a folder; says what is there then.
+pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
+    let versions = format!("/v1/datasets/{}/versions", args.dataset);
+    let wanted = |version: &Value| {
+        version["state"] == "ready" && args.number.is_none_or(|number| version["number"] == number)
+    };
+    let found = all(api, &versions).await?;
+    let newest = found
+        .into_iter()
+        .filter(wanted)
+        .max_by_key(|it| it["number"].as_u64());
+    let version = newest.ok_or_else(|| {
+        coded(
+            Exit::NotFound,
+            "the dataset has no such version that is ready".to_owned(),
+        )
+    })?;
+    let path = format!("{versions}/{}", text(&version, "id")?);
+    let mut files = manifest(api, &path, &version).await?;
+    if args.samples {
+        files.retain(|file| file.is_sample);
+    }
+    let mut ids = BTreeMap::new();
+    for file in all(api, &format!("{path}/files")).await? {
+        ids.insert(
+            text(&file, "path")?.to_owned(),
+            text(&file, "id")?.to_owned(),
+        );
+    }
+    let bytes = files.iter().map(|file| file.bytes).sum();
+    let bar = output::bar(bytes, "downloading", output::BYTES);
+    for file in &files {
+        let id = ids
+            .get(file.path.as_str())
+            .context("a file of the manifest is not listed")?;
+        let from = format!("{path}/files/{id}/content");
+        let fetched = fetch(api, &from, &args.out.join(file.path.as_str()), file, &bar).await;
+        fetched.with_context(|| format!("download {}", file.path))?;
+    }
+    bar.finish_and_clear();
+    Ok(json!({
+        "version": version["number"],
+        "files": files.len(),
+        "bytes": bytes,
+        "manifest_root": version["manifest_root"],
+        "folder": args.out,
+    }))
+}
+
+/// The files of a version, which are those that its root names.
+async fn manifest(api: &Api, path: &str, version: &Value) -> anyhow::Result<Vec<ManifestFile>> {
+    let manifest = api.get(&format!("{path}/manifest")).await?;
+    let files: Vec<ManifestFile> = serde_json::from_value(manifest["files"].clone())?;
+    if version["manifest_root"] == root(&files).to_string() {
+        return Ok(files);
+    }
+    Err(coded(
+        Exit::NotVerified,
+        "the manifest is not the one that its root names".to_owned(),
+    ))
+}
+
+/// Downloads what is missing of a file, which appears under its name when it is whole.
+async fn fetch(
+    api: &Api,
+    from: &str,
+    to: &Path,
+    file: &ManifestFile,
+    bar: &ProgressBar,
+) -> anyhow::Result<()> {
+    let length = async |path: &Path| fs::metadata(path).await.map_or(0, |it| it.len());
+    if length(to).await == file.bytes && digest_of(to).await? == file.sha256 {
+        bar.inc(file.bytes);
+        return Ok(());
+    }
+    if let Some(folder) = to.parent() {
+        fs::create_dir_all(folder).await?;
+    }
+    let partial = to.with_added_extension("partial");
+    let mut have = length(&partial).await;
+    if have > file.bytes {
+        fs::remove_file(&partial).await?;
+        have = 0;
+    }
+    bar.inc(have);
+    if have < file.bytes {
+        let request = api
+            .request(Method::GET, from)
+            .header(header::RANGE, format!("bytes={have}-"))
+            .header(header::IF_RANGE, format!("\"{}\"", file.sha256));
+        let response = api.send(request).await?;
+        let goes_on = response.status() == StatusCode::PARTIAL_CONTENT;
+        let mut options = OpenOptions::new();
+        options
+            .create(true)
+            .write(true)
+            .append(goes_on)
+            .truncate(!goes_on);
+        let mut partial = options.open(&partial).await?;
+        let mut pieces = response.bytes_stream();
+        while let Some(piece) = pieces
+            .try_next()
+            .await
+            .context("the same command goes on where this one ended")?
+        {
+            partial.write_all(&piece).await?;
+            bar.inc(piece.len() as u64);
+        }
+        partial.sync_all().await?;
+    }
+    let found = digest_of(&partial).await?;
+    if found != file.sha256 {
+        fs::remove_file(&partial).await?;
+        let message = format!("the bytes have the digest {found}, not {}", file.sha256);
+        return Err(coded(Exit::NotVerified, message));
+    }
+    fs::rename(&partial, to).await?;
+    Ok(())
+}
