@@ -21,11 +21,12 @@ use crate::id::{DatasetFileId, DatasetVersionId};
 /// Bytes of a chunk before it is sealed; the last one of a part may have fewer.
 pub const CHUNK_BYTES: u64 = 64 << 10;
 /// Bytes that sealing adds to a chunk.
-pub const TAG_BYTES: u64 = 16;
+pub const TAG_BYTES: u64 = TAG_LEN as u64;
+const TAG_LEN: usize = 16;
 /// Bytes of every key.
 pub const KEY_BYTES: usize = 32;
 /// Bytes of a key that another one has wrapped: nonce, key, tag.
-pub const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + TAG_BYTES as usize;
+pub const WRAPPED_BYTES: usize = NONCE_LEN + KEY_BYTES + TAG_LEN;
 /// Bytes of what makes each try at a part a key of its own.
 pub const PART_SALT_BYTES: usize = 16;
 
@@ -163,12 +164,12 @@ impl PartKey {
 
     /// Seals a chunk in its place; its tag.
     #[must_use]
-    pub fn seal(&self, chunk: Chunk, bytes: &mut [u8]) -> [u8; TAG_BYTES as usize] {
+    pub fn seal(&self, chunk: Chunk, bytes: &mut [u8]) -> [u8; TAG_LEN] {
         let tag: Tag = self
             .0
             .seal_in_place_separate_tag(chunk.nonce(), Aad::empty(), bytes)
             .expect("a chunk is not too long to seal");
-        let mut it = [0; TAG_BYTES as usize];
+        let mut it = [0; TAG_LEN];
         it.copy_from_slice(tag.as_ref());
         it
     }

@@ -25,9 +25,18 @@ pub enum Refusal {
     Io(#[from] io::Error),
 }
 
+/// Why a file is not accepted, in words.
+struct Reason(String);
+
+impl<T: std::fmt::Display> From<T> for Reason {
+    fn from(reason: T) -> Self {
+        Self(reason.to_string())
+    }
+}
+
 impl Refusal {
-    fn of(reason: impl ToString) -> Self {
-        Self::Content(reason.to_string())
+    fn of(reason: impl Into<Reason>) -> Self {
+        Self::Content(reason.into().0)
     }
 }
 

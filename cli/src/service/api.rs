@@ -82,7 +82,7 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
     let signing = Arc::clone(&state.keys);
     let roots = state.root_keys.clone();
     keys::follow_roots(&args.web.keys, stop.clone(), move |keys| {
-        roots.replace(keys)
+        roots.replace(keys);
     });
     keys::follow(&args.web.keys, stop.clone(), move |ring| {
         signing.replace(ring);

@@ -199,9 +199,9 @@ mod tests {
             |it| it.facts = None,
         ];
         for change in changes {
-            let mut changed = files.clone();
-            change(&mut changed[1]);
-            assert_ne!(root(&files), root(&changed));
+            let mut others = files.clone();
+            change(&mut others[1]);
+            assert_ne!(root(&files), root(&others));
         }
         assert_eq!(manifest(&mut turned), manifest(&mut files.clone()));
     }

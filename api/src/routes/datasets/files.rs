@@ -55,7 +55,7 @@ struct NewFile {
     #[schema(min_length = 1, max_length = 512, example = "train/images.csv")]
     path: String,
     /// How many bytes it has.
-    #[schema(minimum = 1, maximum = 68719476736_i64)]
+    #[schema(minimum = 1, maximum = 68_719_476_736_i64)]
     bytes: u64,
     /// Their SHA-256.
     #[schema(value_type = String)]
@@ -247,8 +247,8 @@ fn not_announced(error: &AnnounceError) -> Problem {
 async fn list_dataset_files(
     State(state): State<AppState>,
     caller: Caller<needs::DatasetsRead>,
-    Path(place): Path<(DatasetId, DatasetVersionId)>,
     list: List,
+    Path(place): Path<(DatasetId, DatasetVersionId)>,
 ) -> Result<Page<FileBody>, Problem> {
     let before: Option<DatasetFileId> = list.position(&state, &caller)?;
     let mut connection = caller.read(&state).await?;

@@ -258,8 +258,8 @@ fn not_created(error: &CreateVersionError) -> Problem {
 async fn list_dataset_versions(
     State(state): State<AppState>,
     caller: Caller<needs::DatasetsRead>,
-    Path(dataset): Path<DatasetId>,
     list: List,
+    Path(dataset): Path<DatasetId>,
 ) -> Result<Page<VersionBody>, Problem> {
     let before: Option<DatasetVersionId> = list.position(&state, &caller)?;
     let mut connection = caller.read(&state).await?;

@@ -71,10 +71,6 @@ fn of_rows(metadata: &ParquetMetaData, group: RowGroupMetaData, rows: i64) -> Pa
     ParquetMetaData::new(file, vec![group])
 }
 
-fn lying_rows() -> Vec<u8> {
-    with_metadata(|metadata| of_rows(metadata, metadata.row_group(0).clone(), 1_000_000_000))
-}
-
 fn lying_group() -> Vec<u8> {
     with_metadata(|metadata| {
         let group = metadata
@@ -151,7 +147,7 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
     let app = TestApp::new(db).await;
     let seller = app.session().await;
     let record = usize::try_from(RECORD_BYTES_MAX).unwrap();
-    let columns: String = (0..1_000_000).map(|n| format!("{n},")).collect();
+    let columns = "a,".repeat(1_000_000);
     let mut cut = parquet();
     cut.drain(..10);
     let header = |length: u64, json: &str| [&length.to_le_bytes()[..], json.as_bytes()].concat();
@@ -217,7 +213,6 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
             b"PAR1\xff\xff\xff\x7fPAR1".to_vec(),
             "metadata",
         ),
-        ("rows.parquet", lying_rows(), "other rows"),
         ("group.parquet", lying_group(), "other rows"),
         ("bomb.parquet", bomb(), "grows"),
         ("outside.parquet", outside(), "outside"),

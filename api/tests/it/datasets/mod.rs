@@ -161,9 +161,8 @@ pub fn objects(app: &TestApp) -> Vec<PathBuf> {
 
 /// Bytes that differ everywhere.
 pub fn patterned(count: usize) -> Vec<u8> {
-    (0..count)
-        .map(|at| (at % 251) as u8 ^ (at >> 16) as u8)
-        .collect()
+    let digit = |at: usize| u8::try_from(at % 251).unwrap();
+    (0..count).map(|at| digit(at) ^ digit(at >> 16)).collect()
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -185,7 +185,7 @@ async fn two_that_publish_at_once_publish_once(db: PgPool) {
         (one.text("/state"), two.text("/state")),
         ("checking", "checking")
     );
-    let (one, two) = join(check::step(&app.state), check::step(&app.state)).await;
+    let (one, two) = Box::pin(join(check::step(&app.state), check::step(&app.state))).await;
     assert_eq!(
         [one.unwrap(), two.unwrap()]
             .iter()

@@ -61,18 +61,7 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
             output.object(&dataset, &fields.concat());
         }
         Dataset::Edit { id, card } => {
-            let path = format!("/v1/datasets/{id}");
-            let read = api.send(api.request(Method::GET, &path)).await?;
-            let tag = read.headers().get(header::ETAG).cloned();
-            let tag = tag.context("the service told no ETag")?;
-            let patch = serde_json::to_vec(&fields(card).await?)?;
-            let request = api
-                .request(Method::PATCH, &path)
-                .header(header::IF_MATCH, tag)
-                .header(header::CONTENT_TYPE, "application/merge-patch+json")
-                .body(patch);
-            let changed = http::json(api.send(request).await?).await?;
-            output.object(&changed, DATASET);
+            output.object(&edit(&api, id, card).await?, DATASET);
         }
         Dataset::Announce { id } => act(id, "list", json!({})).await?,
         Dataset::Withdraw { id } => act(id, "withdraw", json!({})).await?,
@@ -94,6 +83,21 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Changes what is given of a card, and nothing that somebody else changed in the meantime.
+async fn edit(api: &http::Api, id: &str, card: &CardArgs) -> anyhow::Result<Value> {
+    let path = format!("/v1/datasets/{id}");
+    let read = api.send(api.request(Method::GET, &path)).await?;
+    let tag = read.headers().get(header::ETAG).cloned();
+    let tag = tag.context("the service told no ETag")?;
+    let changes = serde_json::to_vec(&fields(card).await?)?;
+    let request = api
+        .request(Method::PATCH, &path)
+        .header(header::IF_MATCH, tag)
+        .header(header::CONTENT_TYPE, "application/merge-patch+json")
+        .body(changes);
+    Ok(http::json(api.send(request).await?).await?)
 }
 
 /// What was given of a card.
