@@ -105,6 +105,7 @@ fn check_column(
         || stored < 0
         || grown < 0
         || end.is_none_or(|end| end > source.bytes())
+        || u64::try_from(first).ok() > end
         || column.file_path().is_some()
     {
         return Err(Refusal::of("a column is outside of the file"));
