@@ -184,14 +184,21 @@ CREATE TRIGGER postings_say AFTER INSERT ON postings REFERENCING NEW TABLE AS fr
 -- The chain: a batch that is anchored, to everybody who pays or is paid in it.
 CREATE FUNCTION say_batch_anchored() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 BEGIN
+    IF NOT EXISTS (SELECT FROM webhook_endpoints) THEN
+        RETURN NULL;
+    END IF;
+    -- Once over the batch, and not once for every endpoint: the settler waits for this.
     INSERT INTO webhook_events (account_id, kind, subject_id, data, created_at)
     SELECT it.account_id, 'batch.anchored', NEW.batch_id,
         jsonb_build_object('number', NEW.number, 'hash', '0x' || encode(NEW.hash, 'hex')), NEW.anchored_at
-    FROM (SELECT DISTINCT account_id FROM webhook_endpoints) it JOIN accounts a ON a.account_id = it.account_id
-    WHERE EXISTS (SELECT FROM batch_items i JOIN receipts r ON r.receipt_id = i.receipt_id
-            WHERE i.batch_id = NEW.batch_id AND r.account_id = it.account_id)
-        OR EXISTS (SELECT FROM batch_items i JOIN receipt_splits s ON s.receipt_id = i.receipt_id
-            WHERE i.batch_id = NEW.batch_id AND s.payee = a.address);
+    FROM (
+        SELECT r.account_id FROM batch_items i JOIN receipts r ON r.receipt_id = i.receipt_id WHERE i.batch_id = NEW.batch_id
+        UNION
+        SELECT a.account_id FROM batch_items i
+        JOIN receipt_splits s ON s.receipt_id = i.receipt_id JOIN accounts a ON a.address = s.payee
+        WHERE i.batch_id = NEW.batch_id
+    ) it
+    WHERE EXISTS (SELECT FROM webhook_endpoints e WHERE e.account_id = it.account_id);
     RETURN NULL;
 END $$;
 CREATE TRIGGER settlement_batches_say AFTER UPDATE OF anchored_at ON settlement_batches FOR EACH ROW
