@@ -9,11 +9,11 @@ use axum::{
     response::Response,
 };
 use comptoir_domain::id::{DatasetFileId, DatasetId, DatasetVersionId};
-use comptoir_store::{dataset_files, dataset_versions, objects::ReadPartError};
+use comptoir_store::{dataset_files, objects::ReadPartError};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::versions::require_ready;
+use super::versions::{read_version, require_ready};
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
@@ -36,8 +36,7 @@ async fn open(
     file: DatasetFileId,
 ) -> Result<SealedFile, Problem> {
     let mut connection = caller.read(state).await?;
-    let found = dataset_versions::find(&mut connection, caller.account, place).await?;
-    let version = found.ok_or_else(Problem::not_found)?;
+    let version = read_version(&mut connection, caller.account, place).await?;
     let found = dataset_files::find(&mut connection, version.id, file).await?;
     let file = found.ok_or_else(Problem::not_found)?;
     drop(connection);

@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::versions::lock_draft;
+use super::versions::{lock_draft, read_version};
 use crate::{
     AppState, FieldError, Problem,
     auth::{Caller, Identity, needs},
@@ -252,8 +252,7 @@ async fn list_dataset_files(
 ) -> Result<Page<FileBody>, Problem> {
     let before: Option<DatasetFileId> = list.position(&state, &caller)?;
     let mut connection = caller.read(&state).await?;
-    let found = dataset_versions::find(&mut connection, caller.account, place).await?;
-    let version = found.ok_or_else(Problem::not_found)?;
+    let version = read_version(&mut connection, caller.account, place).await?;
     let rows = dataset_files::list(&mut connection, version.id, before, list.fetch()).await?;
     Ok(list.page(&state, &caller, rows, |row| row.id, FileBody::from))
 }
@@ -276,8 +275,7 @@ async fn find_dataset_file(
 ) -> Result<Response, Problem> {
     let mut connection = caller.read(&state).await?;
     let place = (dataset, version);
-    let found = dataset_versions::find(&mut connection, caller.account, place).await?;
-    found.ok_or_else(Problem::not_found)?;
+    read_version(&mut connection, caller.account, place).await?;
     let found = dataset_files::find(&mut connection, version, file).await?;
     let file = found.ok_or_else(Problem::not_found)?;
     let stored = if file.parts_stored == file.parts() {

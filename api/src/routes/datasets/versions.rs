@@ -9,7 +9,7 @@ use axum::{
 use comptoir_domain::{
     dataset::{self, ManifestFile, VersionState, check_notes},
     envelope::Key,
-    id::{DatasetId, DatasetVersionId},
+    id::{AccountId, DatasetId, DatasetVersionId},
     root_keys,
 };
 use comptoir_store::{
@@ -19,6 +19,7 @@ use comptoir_store::{
     datasets, limits,
 };
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -152,6 +153,16 @@ struct ManifestBody {
     files: Vec<ManifestFile>,
 }
 
+/// A version that the account may know of.
+pub(super) async fn read_version(
+    connection: &mut PgConnection,
+    account: AccountId,
+    place: (DatasetId, DatasetVersionId),
+) -> Result<Version, Problem> {
+    let found = dataset_versions::find(connection, account, place).await?;
+    found.ok_or_else(Problem::not_found)
+}
+
 /// The caller's draft, locked: 409 where it is none any more.
 pub(super) async fn lock_draft(
     tx: &mut PgTransaction<'_>,
@@ -226,8 +237,7 @@ async fn create_dataset_version(
             dataset_versions::create(tx, (dataset, account), (id, wrapped), &notes, now)
                 .await
                 .map_err(|error| not_created(&error))?;
-            let made = dataset_versions::find(tx, account, (dataset, id)).await?;
-            let body = VersionBody::from(made.ok_or_else(Problem::not_found)?);
+            let body = VersionBody::from(read_version(tx, account, (dataset, id)).await?);
             let location = format!("/v1/datasets/{dataset}/versions/{id}");
             Ok(Reply::created(location, &body))
         })
@@ -288,8 +298,7 @@ async fn find_dataset_version(
     conditions: Conditions,
 ) -> Result<Response, Problem> {
     let mut connection = caller.read(&state).await?;
-    let found = dataset_versions::find(&mut connection, caller.account, place).await?;
-    let version = found.ok_or_else(Problem::not_found)?;
+    let version = read_version(&mut connection, caller.account, place).await?;
     Ok(conditions.answer(VersionBody::from(version)))
 }
 
@@ -322,8 +331,7 @@ async fn publish_dataset_version(
             VersionState::Draft => {
                 require_complete(&dataset_files::all(&mut tx, version.id).await?)?;
                 dataset_versions::submit(&mut tx, version.id, state.now()).await?;
-                let found = dataset_versions::find(&mut tx, identity.account, place).await?;
-                version = found.ok_or_else(Problem::not_found)?;
+                version = read_version(&mut tx, identity.account, place).await?;
                 tx.commit().await?;
             }
         }
@@ -393,8 +401,7 @@ async fn shred_dataset_version(
         dataset_versions::shred(&mut tx, &version, state.now())
             .await
             .map_err(|error| not_shredded(&error))?;
-        let found = dataset_versions::find(&mut tx, identity.account, place).await?;
-        let version = found.ok_or_else(Problem::not_found)?;
+        let version = read_version(&mut tx, identity.account, place).await?;
         tx.commit().await?;
         tracing::info!(version.id = %version.id, "the key of a version is gone");
         Ok(Json(VersionBody::from(version)).into_response())
@@ -436,8 +443,7 @@ async fn find_dataset_manifest(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut connection = caller.read(&state).await?;
-    let found = dataset_versions::find(&mut connection, caller.account, place).await?;
-    let version = found.ok_or_else(Problem::not_found)?;
+    let version = read_version(&mut connection, caller.account, place).await?;
     require_ready(&version)?;
     let files = dataset_files::all(&mut connection, version.id).await?;
     let mut entries: Vec<_> = files.into_iter().map(|file| file.entry).collect();
