@@ -36,6 +36,7 @@ CREATE TABLE purchases (
     seconds integer CHECK (seconds > 0),                                  -- for how long; NULL: for good
     note text CHECK (octet_length(note) <= 4096),                         -- a buyer's words to the seller of a gated offer
     reason text CHECK (length(reason) BETWEEN 1 AND 1000),                -- why it was denied or refunded
+    final_because text CHECK (final_because IN ('at_once', 'served', 'window_over', 'time_over', 'ended_by_buyer', 'buyer_left', 'taken_down')),
     created_at timestamptz NOT NULL,
     answer_due_at timestamptz,                                            -- of a request
     starts_at timestamptz,
@@ -48,7 +49,7 @@ CREATE TABLE purchases (
     CONSTRAINT purchases_subscription_fits_kind CHECK ((subscription_id IS NOT NULL) = (kind = 'subscribe')),
     CONSTRAINT purchases_grant_has_time CHECK ((state IN ('granted', 'settled')) <= (starts_at IS NOT NULL AND final_at IS NOT NULL)),
     CONSTRAINT purchases_end_has_time CHECK ((state IN ('requested', 'granted')) = (ended_at IS NULL)),
-    CONSTRAINT purchases_charged_if_settled CHECK ((state = 'settled') = (charged_base IS NOT NULL))
+    CONSTRAINT purchases_charged_if_settled CHECK ((state = 'settled') = (charged_base IS NOT NULL) AND (state = 'settled') = (final_because IS NOT NULL))
 ) WITH (fillfactor = 70);
 CREATE INDEX purchases_account ON purchases (account_id, purchase_id);
 CREATE INDEX purchases_seller ON purchases (seller_id, purchase_id);
@@ -94,8 +95,8 @@ BEGIN
         RAISE EXCEPTION 'a % purchase does not become %', OLD.state, NEW.state
             USING ERRCODE = 'restrict_violation', CONSTRAINT = 'purchases_states';
     END IF;
-    IF (to_jsonb(OLD) - '{state,charged_base,reason,starts_at,ends_at,final_at,ended_at}'::text[])
-        IS DISTINCT FROM (to_jsonb(NEW) - '{state,charged_base,reason,starts_at,ends_at,final_at,ended_at}'::text[]) OR OLD.ended_at IS NOT NULL THEN
+    IF (to_jsonb(OLD) - '{state,charged_base,reason,final_because,starts_at,ends_at,final_at,ended_at}'::text[])
+        IS DISTINCT FROM (to_jsonb(NEW) - '{state,charged_base,reason,final_because,starts_at,ends_at,final_at,ended_at}'::text[]) OR OLD.ended_at IS NOT NULL THEN
         RAISE EXCEPTION 'a purchase does not change' USING ERRCODE = 'restrict_violation', CONSTRAINT = 'purchases_stay';
     END IF;
     RETURN NEW;
@@ -138,13 +139,10 @@ GRANT INSERT ON receipts, receipt_splits, split_versions, split_parties TO compt
 GRANT UPDATE (carry) ON split_parties TO comptoir_api;
 
 GRANT SELECT, INSERT, UPDATE (state, ended_because, ended_at, cap_base) ON subscriptions TO comptoir_api;
-GRANT SELECT, INSERT, UPDATE (state, charged_base, reason, starts_at, ends_at, final_at, ended_at) ON purchases TO comptoir_api;
-GRANT SELECT, INSERT, UPDATE (ended_at, ends_at) ON entitlements TO comptoir_api;
+GRANT SELECT, INSERT, UPDATE (state, charged_base, reason, final_because, starts_at, ends_at, final_at, ended_at) ON purchases TO comptoir_api;
+GRANT SELECT, INSERT, UPDATE (ended_at) ON entitlements TO comptoir_api;
 GRANT SELECT, INSERT ON purchase_servings TO comptoir_api;
-GRANT SELECT, INSERT, UPDATE (state, ended_because, ended_at) ON subscriptions TO comptoir_scheduler;
-GRANT SELECT, INSERT, UPDATE (state, charged_base, reason, starts_at, ends_at, final_at, ended_at) ON purchases TO comptoir_scheduler;
-GRANT SELECT, INSERT, UPDATE (ended_at, ends_at) ON entitlements TO comptoir_scheduler;
-GRANT SELECT ON purchase_servings TO comptoir_scheduler;
+GRANT SELECT ON purchases, entitlements TO comptoir_scheduler;
 GRANT SELECT ON datasets, dataset_versions, dataset_files, dataset_parts, tenant_keys TO comptoir_scheduler;
 GRANT SELECT ON subscriptions, purchases, entitlements, datasets TO comptoir_admin;
 
@@ -177,3 +175,11 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER purchases_say AFTER INSERT OR UPDATE OF state ON purchases FOR EACH ROW EXECUTE FUNCTION say_purchases();
+
+-- What keys with a limit hold and were charged: purchases count as jobs do.
+ALTER TABLE api_key_jobs RENAME TO api_key_holds;
+ALTER TABLE api_key_holds RENAME COLUMN job_id TO source_id;
+ALTER TABLE api_key_holds DROP CONSTRAINT api_key_jobs_job_id_fkey;
+ALTER TABLE api_key_holds ADD COLUMN source_kind text NOT NULL DEFAULT 'job' CHECK (source_kind IN ('job', 'purchase'));
+ALTER TABLE api_key_holds ALTER COLUMN source_kind DROP DEFAULT;
+ALTER TABLE api_key_holds ADD FOREIGN KEY (source_kind, source_id) REFERENCES holds (source_kind, source_id);

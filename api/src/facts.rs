@@ -10,8 +10,13 @@ use std::{
 };
 
 use comptoir_domain::{
-    asset::Asset, digest::Sha256, fit::ProgramFacts, id::AccountId, job::Device,
-    price::PriceVersion, tensors::TensorsHeader,
+    asset::Asset,
+    digest::Sha256,
+    fit::ProgramFacts,
+    id::{AccountId, DatasetVersionId},
+    job::Device,
+    price::PriceVersion,
+    tensors::TensorsHeader,
 };
 use comptoir_store::{
     assets::{self, AssetError},
@@ -38,6 +43,8 @@ pub(crate) struct Facts {
     pub programs: Kept<Sha256, Arc<ProgramFacts>>,
     /// The heads of tensor files.
     pub heads: Kept<Sha256, Arc<TensorsHeader>>,
+    /// Versions that could be served, and when that was seen.
+    pub available: Kept<DatasetVersionId, OffsetDateTime>,
     terms: Mutex<Option<Arc<Terms>>>,
     unstable: Mutex<Option<(OffsetDateTime, Arc<Unstable>)>>,
 }
@@ -62,6 +69,7 @@ impl Default for Facts {
             owned: Kept::new(OWNED_MAX),
             programs: Kept::new(FILES_MAX),
             heads: Kept::new(FILES_MAX),
+            available: Kept::new(OWNED_MAX),
             terms: Mutex::default(),
             unstable: Mutex::default(),
         }

@@ -1,6 +1,7 @@
 //! The REST API. [`app`] is the whole service as one tower `Service`, which the tests call directly.
 
 pub mod auth;
+mod availability;
 pub mod checking;
 mod docs;
 pub mod etag;

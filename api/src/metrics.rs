@@ -4,6 +4,10 @@
 pub const DATASET_CHECKS: &str = "api_dataset_checks_total";
 /// Files of datasets that were found damaged or missing when they were read.
 pub const DATASET_DAMAGES: &str = "api_dataset_damages_total";
+/// Versions on sale that were found to be unreadable before somebody paid.
+pub const DATASETS_UNAVAILABLE: &str = "api_datasets_unavailable_total";
+/// Purchases whose time had come, by what came of them.
+pub const PURCHASE_STEPS: &str = "api_purchase_steps_total";
 
 /// Tells the recorder what they mean; once, after it is installed.
 pub fn describe() {
@@ -14,5 +18,13 @@ pub fn describe() {
     metrics::describe_counter!(
         DATASET_DAMAGES,
         "Files of datasets that were found damaged or missing when they were read"
+    );
+    metrics::describe_counter!(
+        DATASETS_UNAVAILABLE,
+        "Versions on sale that were found to be unreadable before somebody paid"
+    );
+    metrics::describe_counter!(
+        PURCHASE_STEPS,
+        "Purchases whose time had come, by what came of them"
     );
 }

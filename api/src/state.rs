@@ -105,6 +105,8 @@ pub struct Config {
     pub limits: Limits,
     /// The most that is given back.
     pub refund_caps: Caps,
+    /// What the platform takes of sales of datasets, in millionths.
+    pub market_ppm: u32,
     /// Who may call, from where, and how often.
     pub edge: Edge,
 }

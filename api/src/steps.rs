@@ -13,7 +13,7 @@ use comptoir_store::{
     assets::{self, AssetError},
     audit, ledger,
     notices::{self as outbox, ATTEMPTS_MAX, DueNotice},
-    password_resets,
+    password_resets, purchases,
     releases::{self, WithdrawalError},
 };
 use time::Duration;
@@ -22,6 +22,7 @@ use crate::{
     AppState,
     auth::keys::random,
     mail::{Letter, Mailer},
+    metrics::PURCHASE_STEPS,
     notices::{self, Notice},
     shredding,
 };
@@ -60,6 +61,7 @@ pub async fn step(state: &AppState) -> Result<usize, StepError> {
     }
     done += release_what_is_left(state).await?;
     done += answer_reset_requests(state).await?;
+    done += purchases_due(state).await?;
     done += shredding::shred_forgotten(state).await?;
     done += shredding::remove_objects(state).await?;
     done += shredding::rewrap(state).await?;
@@ -116,6 +118,35 @@ async fn release_what_is_left(state: &AppState) -> Result<usize, StepError> {
     }
     tx.commit().await?;
     Ok(released)
+}
+
+/// Charges what is final, gives back what was not answered, renews subscriptions. Each in a transaction of its own: one that fails waits, and
+/// hinders no other.
+async fn purchases_due(state: &AppState) -> Result<usize, StepError> {
+    let now = state.now();
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let due = purchases::due(&mut *state.db.acquire().await?, now, limit).await?;
+    let mut done = 0;
+    for it in due {
+        let mut tx = state.db.begin().await?;
+        let outcome = match purchases::step(&mut tx, it, now).await {
+            Ok(()) => {
+                tx.commit().await?;
+                done += 1;
+                "done"
+            }
+            Err(error) => {
+                tracing::error!(
+                    ?it,
+                    error = &error as &dyn std::error::Error,
+                    "a purchase waits"
+                );
+                "failed"
+            }
+        };
+        metrics::counter!(PURCHASE_STEPS, "outcome" => outcome).increment(1);
+    }
+    Ok(done)
 }
 
 async fn answer_reset_requests(state: &AppState) -> Result<usize, StepError> {

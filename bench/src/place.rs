@@ -308,6 +308,7 @@ fn api_state(
                 per_refund: Amount::ZERO,
                 per_day: Amount::ZERO,
             },
+            market_ppm: 50_000,
             edge: Edge::default(),
         }),
         keys: Arc::new(Keys::new(secrets, ISSUER)?),

@@ -72,6 +72,13 @@ impl Amount {
             .unwrap_or(Self::ZERO)
     }
 
+    /// So many times it; `None` above [`Self::MAX`].
+    #[must_use]
+    pub fn times(self, count: u64) -> Option<Self> {
+        let product = self.0.checked_mul(u128::from(count));
+        product.and_then(Self::from_base)
+    }
+
     /// `None` when the sum passes [`Self::MAX`].
     pub fn sum(amounts: impl IntoIterator<Item = Self>) -> Option<Self> {
         amounts.into_iter().try_fold(Self::ZERO, Self::checked_add)

@@ -12,6 +12,7 @@ use crate::{
     digest::Sha256,
     id::SplitVersionId,
     price::{self, Meter, PriceVersion},
+    sale::SaleBill,
     split::{InvalidSplit, Party, Shared, Split},
 };
 
@@ -40,6 +41,36 @@ pub struct Bill {
     pub parties: Vec<BilledParty>,
 }
 
+/// What a receipt is explained by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Explanation {
+    /// A job's bill.
+    Job(Bill),
+    /// A sale's bill.
+    Sale(SaleBill),
+}
+
+impl Explanation {
+    /// Who was credited with what, in order.
+    #[must_use]
+    pub fn parties(&self) -> &[BilledParty] {
+        match self {
+            Self::Job(bill) => &bill.parties,
+            Self::Sale(bill) => &bill.parties,
+        }
+    }
+
+    /// The digest of the document in canonical form: the `meterHash` of the receipt's leaf.
+    #[must_use]
+    pub fn digest(&self) -> Sha256 {
+        match self {
+            Self::Job(bill) => bill.digest(),
+            Self::Sale(bill) => bill.digest(),
+        }
+    }
+}
+
 /// One party of the charge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -52,6 +83,21 @@ pub struct BilledParty {
     #[serde(rename = "credit_base")]
     #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
     pub credit: Amount,
+}
+
+impl BilledParty {
+    /// What each party of a split carried and was credited.
+    #[must_use]
+    pub fn of(split: &Split, carries: &[u32], shared: &Shared) -> Vec<Self> {
+        let parties = split.parties().iter().zip(carries).zip(&shared.credits);
+        parties
+            .map(|((party, carry), credit)| Self {
+                party: *party,
+                carry_before: *carry,
+                credit: *credit,
+            })
+            .collect()
+    }
 }
 
 /// What a charge becomes: the document, and the state after it.
@@ -111,14 +157,7 @@ impl Bill {
         let amount = price::amount(&meter, &price).ok_or(BillError::TooLarge)?;
         let (gross, carry) = before.charge(amount).ok_or(BillError::TooLarge)?;
         let shared = split.share(gross, carries)?;
-        let parties = split.parties().iter().zip(carries).zip(&shared.credits);
-        let parties = parties
-            .map(|((party, carry), credit)| BilledParty {
-                party: *party,
-                carry_before: *carry,
-                credit: *credit,
-            })
-            .collect();
+        let parties = BilledParty::of(split, carries, &shared);
         let used_before_atto = before.used();
         let bill = Self {
             meter,

@@ -117,6 +117,14 @@ typed_ids! {
     DatasetVersionId = "dsv",
     /// One file of a version.
     DatasetFileId = "dsf",
+    /// Terms on which a dataset can be had.
+    OfferId = "off",
+    /// What a buyer took of an offer.
+    PurchaseId = "pur",
+    /// A purchase that renews itself.
+    SubscriptionId = "sub",
+    /// What a buyer may do with a dataset, and until when.
+    EntitlementId = "ent",
     /// A binding price for one job.
     QuoteId = "quo",
     /// A job.

@@ -10,7 +10,10 @@ use uuid::Uuid;
 
 use crate::{
     amount::Amount,
-    id::{AttemptId, JobId, JournalEntryId, LedgerAccountId, RefundId, ReleaseId, SplitVersionId},
+    id::{
+        AttemptId, JobId, JournalEntryId, LedgerAccountId, PurchaseId, RefundId, ReleaseId,
+        SplitVersionId,
+    },
 };
 
 /// A ledger account, by what it is for. An owner is an on-chain address.
@@ -101,7 +104,7 @@ pub enum EntryKind {
     Hold,
     /// A lock ended without a charge.
     HoldRelease,
-    /// A job was paid for.
+    /// A job or a sale was paid for.
     Charge,
     /// Money became claimable on-chain.
     Release,
@@ -147,6 +150,12 @@ pub enum Source {
     JobHoldRelease(JobId),
     /// The completion of a job.
     JobCharge(JobId),
+    /// The price of a purchase.
+    PurchaseHold(PurchaseId),
+    /// A purchase that costs nothing after all.
+    PurchaseHoldRelease(PurchaseId),
+    /// A sale that is final.
+    PurchaseCharge(PurchaseId),
     /// A withdrawal that was asked for.
     WithdrawalHold(ReleaseId),
     /// A withdrawal that was cancelled.
@@ -176,6 +185,9 @@ impl Source {
             Self::JobHold(_) => "job_hold",
             Self::JobHoldRelease(_) => "job_hold_release",
             Self::JobCharge(_) => "job_charge",
+            Self::PurchaseHold(_) => "purchase_hold",
+            Self::PurchaseHoldRelease(_) => "purchase_hold_release",
+            Self::PurchaseCharge(_) => "purchase_charge",
             Self::WithdrawalHold(_) => "withdrawal_hold",
             Self::WithdrawalHoldRelease(_) => "withdrawal_hold_release",
             Self::Seal(_) => "seal",
@@ -197,6 +209,9 @@ impl Source {
             | Self::JobHold(_)
             | Self::JobHoldRelease(_)
             | Self::JobCharge(_)
+            | Self::PurchaseHold(_)
+            | Self::PurchaseHoldRelease(_)
+            | Self::PurchaseCharge(_)
             | Self::WithdrawalHold(_)
             | Self::WithdrawalHoldRelease(_)
             | Self::Seal(_)
@@ -213,6 +228,9 @@ impl Source {
         match self {
             Self::Deposit(id) | Self::Seal(id) => id.clone(),
             Self::JobHold(id) | Self::JobHoldRelease(id) | Self::JobCharge(id) => id.to_string(),
+            Self::PurchaseHold(id) | Self::PurchaseHoldRelease(id) | Self::PurchaseCharge(id) => {
+                id.to_string()
+            }
             Self::WithdrawalHold(id) | Self::WithdrawalHoldRelease(id) => id.to_string(),
             Self::SplitClose(id) => id.to_string(),
             Self::HoldbackRelease(job, owner) | Self::Forfeit(job, owner) => {

@@ -55,6 +55,10 @@ scopes! {
     DatasetsRead = "datasets:read",
     /// Publish, change and shred datasets.
     DatasetsWrite = "datasets:write",
+    /// See purchases, subscriptions and sales.
+    PurchasesRead = "purchases:read",
+    /// Buy, rent and subscribe, and end what was bought; answer requests.
+    PurchasesWrite = "purchases:write",
     /// See the account's workers and join tokens.
     WorkersRead = "workers:read",
     /// Create join tokens, and revoke workers.

@@ -97,6 +97,61 @@ pub const ALL: &[Code] = &[
         "The address exists, but does not take this method. The Allow header names those that it takes.",
     ),
     code(
+        "own_dataset",
+        409,
+        "The dataset is the account's own: what is yours need not be bought.",
+    ),
+    code(
+        "already_owned",
+        409,
+        "The account has this for good already, by the purchase that is named. Nothing was bought or held.",
+    ),
+    code(
+        "already_requested",
+        409,
+        "The account's request for this offer waits for the seller's answer.",
+    ),
+    code(
+        "already_subscribed",
+        409,
+        "The account has a subscription of this offer that has not ended.",
+    ),
+    code(
+        "price_changed",
+        409,
+        "The offer costs something else than `expected_price` says. Nothing was bought; quote it again, and decide again.",
+    ),
+    code(
+        "not_on_sale",
+        409,
+        "The offer is closed, its dataset is not listed, or its seller cannot be paid. Nothing was bought.",
+    ),
+    code(
+        "nothing_to_take",
+        409,
+        "An offer of the kind `compute_only` that nobody has to ask for is not bought: a job names the dataset, and its price has the offer's in it.",
+    ),
+    code(
+        "compute_offer_stands",
+        409,
+        "The dataset has an open offer to compute on it. Close that one first: a job's price depends on one offer.",
+    ),
+    code(
+        "purchase_final",
+        409,
+        "The purchase is charged, refunded, denied or lapsed; it does not end again.",
+    ),
+    code(
+        "purchase_kind",
+        409,
+        "What was bought for good is given back with `refund`; what lasts for some time is ended with `end`.",
+    ),
+    code(
+        "request_answered",
+        409,
+        "The request was answered before, or its time is over.",
+    ),
+    code(
         "too_many_keys",
         409,
         "The account has as many working API keys as it may. Revoke one first.",
@@ -450,6 +505,11 @@ pub const ALL: &[Code] = &[
         "internal",
         500,
         "The service failed. The request id finds the cause in our logs; the request may be repeated with the same Idempotency-Key.",
+    ),
+    code(
+        "dataset_unavailable",
+        503,
+        "The dataset is on sale, but its bytes cannot be read now, so it is not sold. Nothing was held. Try again later.",
     ),
     code(
         "unavailable",

@@ -7,7 +7,7 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     atto::Atto,
-    bill::{Bill, BillError, Billed},
+    bill::{Bill, BillError, Billed, Explanation},
     charge::ChargeCarry,
     digest::Sha256,
     id::{AccountId, HoldId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
@@ -24,7 +24,7 @@ use crate::{
     holdback::{self, Earners},
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
-    receipts::{self, Receipt, ReceiptShare},
+    receipts::{self, Receipt, ReceiptShare, Subject},
     releases::{self, NewRelease, ReleaseKind},
     splits,
 };
@@ -184,7 +184,8 @@ async fn settle_of_asset(
         written.push(receipt(it, posted, billed, now));
     }
     receipts::insert_all(tx, &written).await?;
-    settled.extend(written.into_iter().map(|it| (it.job, it.id)));
+    let of_jobs = written.into_iter();
+    settled.extend(of_jobs.filter_map(|it| Some((it.subject.job()?, it.id))));
     Ok(settled)
 }
 
@@ -362,9 +363,10 @@ async fn settled_before(
     let receipt = receipts::find_of_job(tx, charge.job)
         .await?
         .ok_or(ChargeError::NotHeld)?;
-    let parties = receipt.bill.parties.iter().map(|it| it.party);
+    let bill = receipt.job_bill().ok_or(ChargeError::NotHeld)?;
+    let parties = bill.parties.iter().map(|it| it.party);
     let same = (receipt.account, receipt.payer) == (charge.account, charge.payer)
-        && (receipt.bill.meter, receipt.bill.price) == (charge.meter, charge.price)
+        && (bill.meter, bill.price) == (charge.meter, charge.price)
         && (receipt.input, receipt.result, receipt.verdict_sha256)
             == (charge.input, charge.result, charge.verdict)
         && parties.eq(split.parties().iter().copied());
@@ -458,7 +460,7 @@ fn receipt(it: &Shared<'_>, entry: JournalEntryId, billed: Billed, now: OffsetDa
         id: ReceiptId::generate(),
         asset_id: charge.asset_id,
         account: charge.account,
-        job: charge.job,
+        subject: Subject::Job(charge.job),
         entry,
         payer: charge.payer,
         gross: bill.gross,
@@ -474,13 +476,14 @@ fn receipt(it: &Shared<'_>, entry: JournalEntryId, billed: Billed, now: OffsetDa
         result: charge.result,
         result_salt: salt(),
         bill_sha256: bill.digest(),
-        bill,
+        bill: Explanation::Job(bill),
         verdict_sha256: charge.verdict,
         created_at: now,
     }
 }
 
-fn salt() -> [u8; 32] {
+/// Hides a digest in a leaf.
+pub(crate) fn salt() -> [u8; 32] {
     let mut salt = [0; 32];
     aws_lc_rs::rand::fill(&mut salt).expect("the operating system gives random bytes");
     salt

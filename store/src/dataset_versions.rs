@@ -192,6 +192,29 @@ pub async fn find(
     row.map(Version::try_from).transpose()
 }
 
+/// The version of the dataset if it is ready; the newest ready one where none is named. Who may know of it was decided before.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn newest_ready(
+    conn: &mut PgConnection,
+    dataset: DatasetId,
+    version: Option<DatasetVersionId>,
+) -> sqlx::Result<Option<Version>> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT version_id, dataset_id, account_id, number, state, notes, licence, wrapped_key, manifest_root, files, bytes, refusals, created_at,
+           submitted_at, published_at, shredded_at
+         FROM dataset_versions
+         WHERE dataset_id = $1 AND state = 'ready' AND ($2::uuid IS NULL OR version_id = $2) ORDER BY number DESC LIMIT 1",
+        dataset.0,
+        version.map(|it| it.0),
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(Version::try_from).transpose()
+}
+
 /// The account's version, which nobody else changes until the transaction ends.
 pub async fn lock(
     tx: &mut PgTransaction<'_>,

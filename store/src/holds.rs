@@ -1,11 +1,11 @@
-//! Locks on a part of an owner's balance: a budget of a job, or a withdrawal on its way.
+//! Locks on a part of an owner's balance: a budget of a job, a withdrawal on its way, or the price of a purchase.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{HoldId, JobId, ReleaseId},
+    id::{HoldId, JobId, PurchaseId, ReleaseId},
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
 };
 use sqlx::PgConnection;
@@ -26,6 +26,8 @@ pub enum HoldSource {
     Job(JobId),
     /// Money on its way out.
     Withdrawal(ReleaseId),
+    /// The price of a purchase.
+    Purchase(PurchaseId),
 }
 
 /// A lock that is wanted.
@@ -317,17 +319,19 @@ pub(crate) async fn end_all(
 }
 
 impl HoldSource {
-    const fn kind(self) -> &'static str {
+    pub(crate) const fn kind(self) -> &'static str {
         match self {
             Self::Job(_) => "job",
             Self::Withdrawal(_) => "withdrawal",
+            Self::Purchase(_) => "purchase",
         }
     }
 
-    const fn id(self) -> Uuid {
+    pub(crate) const fn id(self) -> Uuid {
         match self {
             Self::Job(id) => id.0,
             Self::Withdrawal(id) => id.0,
+            Self::Purchase(id) => id.0,
         }
     }
 
@@ -335,6 +339,7 @@ impl HoldSource {
         match self {
             Self::Job(id) => Source::JobHold(id),
             Self::Withdrawal(id) => Source::WithdrawalHold(id),
+            Self::Purchase(id) => Source::PurchaseHold(id),
         }
     }
 
@@ -342,6 +347,7 @@ impl HoldSource {
         match self {
             Self::Job(id) => Source::JobHoldRelease(id),
             Self::Withdrawal(id) => Source::WithdrawalHoldRelease(id),
+            Self::Purchase(id) => Source::PurchaseHoldRelease(id),
         }
     }
 }

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    bill::Bill,
+    bill::{Bill, Explanation},
     digest::Sha256,
-    id::{AccountId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
+    id::{AccountId, JobId, JournalEntryId, PurchaseId, ReceiptId, SplitVersionId},
+    sale::SaleKind,
 };
 use sqlx::{PgConnection, types::BigDecimal};
 use time::OffsetDateTime;
@@ -18,6 +19,61 @@ use crate::{
     codec::{to_address, to_amount, to_digest, to_document, to_numeric},
 };
 
+/// What was paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// A completed job.
+    Job(JobId),
+    /// A sale that became final.
+    Sale(SaleKind, PurchaseId),
+}
+
+/// The kind of a job's leaf.
+const JOB_KIND: u8 = 1;
+
+impl Subject {
+    /// The kind of its leaf.
+    #[must_use]
+    pub const fn leaf_kind(self) -> u8 {
+        match self {
+            Self::Job(_) => JOB_KIND,
+            Self::Sale(kind, _) => kind.leaf_kind(),
+        }
+    }
+
+    /// The job, where it is one.
+    #[must_use]
+    pub const fn job(self) -> Option<JobId> {
+        match self {
+            Self::Job(job) => Some(job),
+            Self::Sale(..) => None,
+        }
+    }
+
+    /// The purchase, where it is one.
+    #[must_use]
+    pub const fn purchase(self) -> Option<PurchaseId> {
+        match self {
+            Self::Job(_) => None,
+            Self::Sale(_, purchase) => Some(purchase),
+        }
+    }
+
+    fn decode(kind: i16, job: Option<Uuid>, purchase: Option<Uuid>) -> sqlx::Result<Self> {
+        let sale = [SaleKind::Purchase, SaleKind::Rental, SaleKind::Subscription];
+        let sale = sale
+            .into_iter()
+            .find(|it| i16::from(it.leaf_kind()) == kind);
+        match (job, sale, purchase) {
+            (Some(job), None, None) => Ok(Self::Job(JobId(job))),
+            (None, Some(kind), Some(purchase)) => Ok(Self::Sale(kind, PurchaseId(purchase))),
+            _ => Err(sqlx::Error::Decode(
+                "a receipt is of a job or a sale".into(),
+            )),
+        }
+    }
+}
+
 /// What a charge is explained by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
@@ -25,10 +81,10 @@ pub struct Receipt {
     pub id: ReceiptId,
     /// Row of `assets`.
     pub asset_id: i32,
-    /// Whose job it was.
+    /// Who caused it.
     pub account: AccountId,
-    /// The job that was paid for.
-    pub job: JobId,
+    /// What was paid for.
+    pub subject: Subject,
     /// The ledger entry of the charge.
     pub entry: JournalEntryId,
     /// Who paid.
@@ -48,7 +104,7 @@ pub struct Receipt {
     /// Hides `result` in the leaf.
     pub result_salt: [u8; 32],
     /// What the charge was computed from.
-    pub bill: Bill,
+    pub bill: Explanation,
     /// The digest of `bill` in canonical form.
     pub bill_sha256: Sha256,
     /// The digest of the verdict's kind and evidence.
@@ -83,23 +139,23 @@ pub(crate) async fn insert_all(
     let it = Columns::of(receipts)?;
     sqlx::query!(
         "WITH receipt AS (
-             INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, journal_entry_id, payer, gross_base,
+             INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, purchase_id, journal_entry_id, payer, gross_base,
                  split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
                  verdict_sha256, created_at)
-             SELECT it.id, it.asset, it.account, 1, it.job, it.entry, it.payer, it.gross, it.split, it.input, it.input_salt,
+             SELECT it.id, it.asset, it.account, it.kind, it.job, it.purchase, it.entry, it.payer, it.gross, it.split, it.input, it.input_salt,
                  it.result, it.result_salt, it.meter, it.meter_sha256, it.verdict, it.created_at
              FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[], $7::numeric[], $8::uuid[],
                      $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::jsonb[], $14::bytea[], $15::bytea[],
-                     $16::timestamptz[])
+                     $16::timestamptz[], $21::smallint[], $22::uuid[])
                  AS it (id, asset, account, job, entry, payer, gross, split, input, input_salt, result, result_salt, meter,
-                     meter_sha256, verdict, created_at)
+                     meter_sha256, verdict, created_at, kind, purchase)
          )
          INSERT INTO receipt_splits (receipt_id, party, payee, amount_base)
          SELECT * FROM UNNEST($17::uuid[], $18::smallint[], $19::bytea[], $20::numeric[])",
         &it.ids,
         &it.assets,
         &it.accounts,
-        &it.jobs,
+        &it.jobs as &[Option<Uuid>],
         &it.entries,
         &it.payers,
         &it.gross,
@@ -116,6 +172,8 @@ pub(crate) async fn insert_all(
         &it.parties,
         &it.payees,
         &it.amounts,
+        &it.kinds,
+        &it.purchases as &[Option<Uuid>],
     )
     .execute(&mut **tx)
     .await
@@ -128,7 +186,9 @@ struct Columns {
     ids: Vec<Uuid>,
     assets: Vec<i32>,
     accounts: Vec<Uuid>,
-    jobs: Vec<Uuid>,
+    kinds: Vec<i16>,
+    jobs: Vec<Option<Uuid>>,
+    purchases: Vec<Option<Uuid>>,
     entries: Vec<Uuid>,
     payers: Vec<Vec<u8>>,
     gross: Vec<BigDecimal>,
@@ -147,6 +207,17 @@ struct Columns {
     amounts: Vec<BigDecimal>,
 }
 
+impl Receipt {
+    /// The bill of a job's receipt.
+    #[must_use]
+    pub const fn job_bill(&self) -> Option<&Bill> {
+        match &self.bill {
+            Explanation::Job(bill) => Some(bill),
+            Explanation::Sale(_) => None,
+        }
+    }
+}
+
 impl Columns {
     fn of(receipts: &[Receipt]) -> sqlx::Result<Self> {
         let mut columns = Self::default();
@@ -156,7 +227,10 @@ impl Columns {
             columns.ids.push(receipt.id.0);
             columns.assets.push(receipt.asset_id);
             columns.accounts.push(receipt.account.0);
-            columns.jobs.push(receipt.job.0);
+            let subject = receipt.subject;
+            columns.kinds.push(subject.leaf_kind().into());
+            columns.jobs.push(subject.job().map(|it| it.0));
+            columns.purchases.push(subject.purchase().map(|it| it.0));
             columns.entries.push(receipt.entry.0);
             columns.payers.push(receipt.payer.to_vec());
             columns.gross.push(to_numeric(receipt.gross));
@@ -218,6 +292,23 @@ pub async fn find_of_job(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Op
     }
 }
 
+/// The receipt of a purchase.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn id_of_purchase(
+    conn: &mut PgConnection,
+    purchase: PurchaseId,
+) -> sqlx::Result<Option<ReceiptId>> {
+    let id = sqlx::query_scalar!(
+        "SELECT receipt_id FROM receipts WHERE purchase_id = $1",
+        purchase.0
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(id.map(ReceiptId))
+}
+
 /// The receipts that a reader may see, newest first, older than `before`.
 ///
 /// # Errors
@@ -256,10 +347,10 @@ pub async fn list(conn: &mut PgConnection, ids: &[ReceiptId]) -> sqlx::Result<Ve
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT receipt_id, asset_id, account_id, job_id AS "job_id!", journal_entry_id, payer, gross_base,
-               split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
-               verdict_sha256, created_at
-           FROM receipts WHERE receipt_id = ANY ($1) ORDER BY receipt_id DESC"#,
+        "SELECT receipt_id, asset_id, account_id, kind, job_id, purchase_id, journal_entry_id, payer, gross_base,
+             split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
+             verdict_sha256, created_at
+         FROM receipts WHERE receipt_id = ANY ($1) ORDER BY receipt_id DESC",
         &ids,
     )
     .fetch_all(&mut *conn)
@@ -292,7 +383,9 @@ struct Row {
     receipt_id: Uuid,
     asset_id: i32,
     account_id: Uuid,
-    job_id: Uuid,
+    kind: i16,
+    job_id: Option<Uuid>,
+    purchase_id: Option<Uuid>,
     journal_entry_id: Uuid,
     payer: Vec<u8>,
     gross_base: BigDecimal,
@@ -313,7 +406,7 @@ impl Row {
             id: ReceiptId(self.receipt_id),
             asset_id: self.asset_id,
             account: AccountId(self.account_id),
-            job: JobId(self.job_id),
+            subject: Subject::decode(self.kind, self.job_id, self.purchase_id)?,
             entry: JournalEntryId(self.journal_entry_id),
             payer: to_address("payer", &self.payer)?,
             gross: to_amount("gross_base", &self.gross_base)?,

@@ -1,10 +1,10 @@
-//! What the jobs of API keys with a limit cost: what open ones hold, and what ended ones were charged.
+//! What the jobs and purchases of API keys with a limit cost: what open ones hold, and what ended ones were charged.
 
 use std::collections::{BTreeSet, HashMap};
 
 use comptoir_domain::{
     amount::Amount,
-    id::{ApiKeyId, JobId},
+    id::ApiKeyId,
     spend_limit::{SpendLimit, SpendPeriod},
 };
 use sqlx::{PgConnection, types::BigDecimal};
@@ -14,9 +14,10 @@ use uuid::Uuid;
 use crate::{
     PgTransaction,
     codec::{to_amount, to_enum, to_numeric},
+    holds::HoldSource,
 };
 
-/// A job would bring its key above its limit.
+/// A hold would bring its key above its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the key's spend limit leaves {left} base units")]
 pub struct AboveSpendLimit {
@@ -71,7 +72,7 @@ impl Budgets {
         Ok(Self { budgets })
     }
 
-    /// Takes a job's hold out of what the key may spend. A key without a limit is refused nothing.
+    /// Takes a hold out of what the key may spend. A key without a limit is refused nothing.
     ///
     /// # Errors
     /// When it is more than is left.
@@ -84,38 +85,41 @@ impl Budgets {
         Ok(())
     }
 
-    /// Gives back what was taken for a job that was not made.
+    /// Gives back what was taken for something that was not made.
     pub fn give_back(&mut self, key: ApiKeyId, hold: Amount) {
         if let Some(budget) = self.budgets.get_mut(&key) {
             budget.left = budget.left.checked_add(hold).unwrap_or(budget.left);
         }
     }
 
-    /// Counts jobs that were made with what was taken for them.
+    /// Counts what was made with what was taken for it.
     ///
     /// # Errors
     /// When the statement fails.
     pub async fn keep(
         &self,
         tx: &mut PgTransaction<'_>,
-        made: &[(ApiKeyId, JobId, Amount)],
+        made: &[(ApiKeyId, HoldSource, Amount)],
     ) -> sqlx::Result<()> {
-        let (mut jobs, mut keys, mut days, mut holds) = (vec![], vec![], vec![], vec![]);
-        for (key, job, hold) in made {
+        let (mut kinds, mut sources, mut keys, mut days, mut holds) =
+            (vec![], vec![], vec![], vec![], vec![]);
+        for (key, source, hold) in made {
             if let Some(budget) = self.budgets.get(key) {
-                jobs.push(job.0);
+                kinds.push(source.kind().to_owned());
+                sources.push(source.id());
                 keys.push(key.0);
                 days.push(budget.starts_on);
                 holds.push(to_numeric(*hold));
             }
         }
-        if jobs.is_empty() {
+        if sources.is_empty() {
             return Ok(());
         }
         sqlx::query!(
-            "INSERT INTO api_key_jobs (job_id, api_key_id, starts_on, held_base)
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::date[], $4::numeric[])",
-            &jobs,
+            "INSERT INTO api_key_holds (source_kind, source_id, api_key_id, starts_on, held_base)
+             SELECT * FROM UNNEST($1::text[], $2::uuid[], $3::uuid[], $4::date[], $5::numeric[])",
+            &kinds,
+            &sources,
             &keys,
             &days,
             &holds,
@@ -133,17 +137,19 @@ pub(crate) fn to_limit(amount: &BigDecimal, period: &str) -> sqlx::Result<SpendL
     })
 }
 
-/// Moves jobs that ended from what is held to what was charged.
+/// Moves what ended from what is held to what was charged.
 async fn count_ended(tx: &mut PgTransaction<'_>, keys: &[Uuid]) -> sqlx::Result<()> {
     sqlx::query!(
         "WITH ended AS (
-             DELETE FROM api_key_jobs USING holds
-             WHERE api_key_id = ANY ($1) AND source_kind = 'job' AND source_id = job_id AND ended_at IS NOT NULL
-             RETURNING api_key_id, starts_on, job_id
+             DELETE FROM api_key_holds AS it USING holds AS h
+             WHERE it.api_key_id = ANY ($1) AND h.source_kind = it.source_kind AND h.source_id = it.source_id AND h.ended_at IS NOT NULL
+             RETURNING it.api_key_id, it.starts_on, it.source_kind, it.source_id
          )
          INSERT INTO api_key_spending AS it (api_key_id, starts_on, charged_base)
-         SELECT api_key_id, starts_on, coalesce(sum(gross_base), 0) FROM ended LEFT JOIN receipts USING (job_id)
-         GROUP BY api_key_id, starts_on
+         SELECT api_key_id, starts_on, coalesce(sum(CASE source_kind
+             WHEN 'job' THEN (SELECT gross_base FROM receipts WHERE job_id = source_id)
+             ELSE (SELECT gross_base FROM receipts WHERE purchase_id = source_id) END), 0)
+         FROM ended GROUP BY api_key_id, starts_on
          ON CONFLICT (api_key_id, starts_on) DO UPDATE SET charged_base = it.charged_base + EXCLUDED.charged_base",
         keys,
     )
@@ -152,7 +158,7 @@ async fn count_ended(tx: &mut PgTransaction<'_>, keys: &[Uuid]) -> sqlx::Result<
     .map(drop)
 }
 
-/// What the key's jobs of a period hold and were charged.
+/// What the key's jobs and purchases of a period hold and were charged.
 ///
 /// # Errors
 /// When the statement fails.
@@ -164,9 +170,10 @@ pub async fn spent(
     let spent = sqlx::query_scalar!(
         r#"SELECT coalesce((SELECT charged_base FROM api_key_spending WHERE api_key_id = $1 AND starts_on = $2), 0)
                + coalesce((
-                   SELECT sum(CASE WHEN ended_at IS NULL THEN held_base ELSE coalesce(gross_base, 0) END)
-                   FROM api_key_jobs JOIN holds ON source_kind = 'job' AND source_id = api_key_jobs.job_id
-                       LEFT JOIN receipts ON receipts.job_id = api_key_jobs.job_id
+                   SELECT sum(CASE WHEN h.ended_at IS NULL THEN held_base
+                       WHEN source_kind = 'job' THEN (SELECT gross_base FROM receipts WHERE job_id = source_id)
+                       ELSE (SELECT gross_base FROM receipts WHERE purchase_id = source_id) END)
+                   FROM api_key_holds JOIN holds AS h USING (source_kind, source_id)
                    WHERE api_key_id = $1 AND starts_on = $2
                ), 0) AS "spent!""#,
         key.0,

@@ -76,6 +76,8 @@ pub mod needs {
         BlobsWrite,
         DatasetsRead,
         DatasetsWrite,
+        PurchasesRead,
+        PurchasesWrite,
         WorkersRead,
         WorkersWrite,
         WebhooksRead,

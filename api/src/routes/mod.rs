@@ -18,14 +18,17 @@ mod job_body;
 mod jobs;
 mod join_tokens;
 mod keys;
+mod offers;
 mod passwords;
 mod prices;
 mod problems;
+mod purchases;
 mod quotes;
 mod receipts;
 mod siwe;
 mod submissions;
 mod submit;
+mod subscriptions;
 mod verdict;
 mod webhook_deliveries;
 mod webhook_endpoints;
@@ -73,6 +76,9 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(explain::router())
         .merge(jobs::router())
         .merge(join_tokens::router())
+        .merge(offers::router())
+        .merge(purchases::router())
+        .merge(subscriptions::router())
         .merge(quotes::router())
         .merge(receipts::router())
         .merge(verdict::router())

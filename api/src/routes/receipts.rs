@@ -5,13 +5,14 @@ use axum::{extract::State, response::Response};
 use comptoir_domain::{
     asset::Asset,
     digest::Sha256,
-    id::{BatchId, JobId, ReceiptId},
+    id::{BatchId, JobId, PurchaseId, ReceiptId},
+    sale::SaleKind,
     settlement::{self, ReceiptDocument, Split, Tree, document::Disclosure, salted},
 };
 use comptoir_store::{
     assets,
     batches::{self, Batch},
-    receipts::{self, Reader, Receipt},
+    receipts::{self, Reader, Receipt, Subject},
 };
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -47,6 +48,12 @@ enum ReceiptObject {
 enum ReceiptKind {
     /// A completed job.
     Job,
+    /// Something that was bought for good.
+    Purchase,
+    /// Something that was rented.
+    Rental,
+    /// A period of a subscription.
+    Subscription,
 }
 
 /// Who was credited with how much.
@@ -76,8 +83,12 @@ struct ReceiptBody {
     id: ReceiptId,
     object: ReceiptObject,
     kind: ReceiptKind,
-    #[schema(value_type = String)]
-    job_id: JobId,
+    /// The job that was paid for; `null` of a sale.
+    #[schema(required = true, value_type = Option<String>)]
+    job_id: Option<JobId>,
+    /// The purchase that was paid for; `null` of a job.
+    #[schema(required = true, value_type = Option<String>)]
+    purchase_id: Option<PurchaseId>,
     /// Who paid, as CAIP-10 names it.
     payer: String,
     /// What was charged.
@@ -120,8 +131,14 @@ impl ReceiptBody {
         Ok(Self {
             id: receipt.id,
             object: ReceiptObject::Receipt,
-            kind: ReceiptKind::Job,
-            job_id: receipt.job,
+            kind: match receipt.subject {
+                Subject::Job(_) => ReceiptKind::Job,
+                Subject::Sale(SaleKind::Purchase, _) => ReceiptKind::Purchase,
+                Subject::Sale(SaleKind::Rental, _) => ReceiptKind::Rental,
+                Subject::Sale(SaleKind::Subscription, _) => ReceiptKind::Subscription,
+            },
+            job_id: receipt.subject.job(),
+            purchase_id: receipt.subject.purchase(),
             payer: asset.caip10(receipt.payer),
             gross: MoneyBody::new(receipt.gross, asset),
             splits: receipt.shares.iter().map(split).collect(),
@@ -244,7 +261,7 @@ async fn document(
             batch_id: batch.header.id,
             index,
             receipt_id: FixedBytes(receipt.id.0.into_bytes()),
-            kind: 1,
+            kind: receipt.subject.leaf_kind(),
             payer: receipt.payer,
             gross: receipt.gross.base(),
             splits: receipt

@@ -13,7 +13,7 @@ use comptoir_domain::{
     job::{Device, JobSpec, Tier},
     name::is_name,
 };
-use comptoir_store::{events, jobs::CreateError, wake::Channel};
+use comptoir_store::{events, jobs::CreateError, spending::AboveSpendLimit, wake::Channel};
 use serde::{
     Deserialize, Deserializer,
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
@@ -340,14 +340,21 @@ pub(super) fn not_created(error: CreateError) -> Problem {
             )
             .errors([FieldError::new("/max_cost", detail)])
         }
-        CreateError::AboveSpendLimit { hold, limit } => Problem::new(
-            StatusCode::PAYMENT_REQUIRED,
-            "spend_limit_reached",
-            "The key may not spend so much",
-        )
-        .detail(format!("The job holds {hold} base units; {limit}")),
+        CreateError::AboveSpendLimit { hold, limit } => {
+            above_spend_limit(limit).detail(format!("The job holds {hold} base units; {limit}"))
+        }
         CreateError::Database(error) => error.into(),
         CreateError::Quote(error) => not_quoted(error),
         CreateError::Hold(error) => hold_refused(error),
     }
+}
+
+/// What an API key is told that may not spend so much.
+pub(super) fn above_spend_limit(limit: AboveSpendLimit) -> Problem {
+    Problem::new(
+        StatusCode::PAYMENT_REQUIRED,
+        "spend_limit_reached",
+        "The key may not spend so much",
+    )
+    .detail(limit.to_string())
 }

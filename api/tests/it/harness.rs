@@ -165,6 +165,7 @@ impl TestApp {
             sign_in_chains: Vec::new(),
             limits: LIMITS,
             refund_caps: REFUND_CAPS,
+            market_ppm: 50_000,
             edge: Edge::default(),
         };
         let state = AppState {

@@ -63,6 +63,7 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
             sign_in_chains: args.sign_in_chains.clone(),
             limits: args.allowances.limits(),
             refund_caps: args.allowances.refund_caps()?,
+            market_ppm: args.allowances.market_ppm,
             edge: edge(&args, shared.as_ref())?,
         }),
         root_keys: RootKeyRing::new(keys::root_keys(&args.web.keys)?),

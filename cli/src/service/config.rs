@@ -126,8 +126,13 @@ pub struct Allowances {
     /// Most that all refunds of 24 hours give back, in base units.
     #[arg(long, env = "COMPTOIR_REFUND_DAY_MAX_BASE", default_value_t = REFUND_DAY_MAX_BASE)]
     pub refund_day_max_base: u128,
+    /// What the platform takes of sales of datasets, in millionths; offers and prices that were made before keep theirs.
+    #[arg(long, env = "COMPTOIR_MARKET_PPM", default_value_t = MARKET_PPM, value_parser = clap::value_parser!(u32).range(..=200_000))]
+    pub market_ppm: u32,
 }
 
+/// One twentieth.
+const MARKET_PPM: u32 = 50_000;
 /// A thousand tokens of 18 decimals.
 const REFUND_MAX_BASE: u128 = 1_000_000_000_000_000_000_000;
 /// Ten thousand tokens of 18 decimals.
@@ -147,6 +152,7 @@ impl Default for Allowances {
             storage_bytes_max: storage_bytes,
             refund_max_base: REFUND_MAX_BASE,
             refund_day_max_base: REFUND_DAY_MAX_BASE,
+            market_ppm: MARKET_PPM,
         }
     }
 }

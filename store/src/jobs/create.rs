@@ -133,7 +133,7 @@ pub async fn create_all(
         let mut made = Vec::new();
         for (place, hold) in make(tx, new, &mut known, judged, &mut outcomes, now).await? {
             match (new[place].spender, &outcomes[place]) {
-                (Some(key), Some(Ok(job))) => made.push((key, job.id, hold)),
+                (Some(key), Some(Ok(job))) => made.push((key, HoldSource::Job(job.id), hold)),
                 (Some(key), _) => budgets.give_back(key, hold),
                 (None, _) => {}
             }

@@ -147,7 +147,8 @@ pub(super) async fn owe_confirmations(
     let receipt = receipts::find_of_job(tx, case.job)
         .await?
         .ok_or(sqlx::Error::RowNotFound)?;
-    let earned = receipt.bill.parties.iter().filter(|it| !it.party.platform);
+    let parties = receipt.bill.parties().iter();
+    let earned = parties.filter(|it| !it.party.platform);
     let earned = Amount::sum(earned.map(|it| it.credit)).ok_or(sqlx::Error::RowNotFound)?;
     for result in unpaid {
         let owner = shares::payee(tx, result.worker).await?;

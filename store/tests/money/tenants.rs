@@ -56,7 +56,7 @@ async fn furnish(money: &Money, address: Address) -> AccountId {
         .unwrap();
     let job = money.held_job(account, address, 10, &[]).await.job;
     let of_key = format!(
-        "INSERT INTO api_key_jobs SELECT '{}', api_key_id, current_date, 1 FROM api_keys WHERE account_id = '{}'",
+        "INSERT INTO api_key_holds (source_kind, source_id, api_key_id, starts_on, held_base) SELECT 'job', '{}', api_key_id, current_date, 1 FROM api_keys WHERE account_id = '{}'",
         job.0, account.0,
     );
     sqlx::raw_sql(AssertSqlSafe(of_key))
@@ -100,7 +100,7 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
     );
     let by_key = [
         ("api_key_spending", of_key.as_str()),
-        ("api_key_jobs", &of_key),
+        ("api_key_holds", &of_key),
         ("postings", &of_line),
     ];
     let mut tx = tenant::begin(&money.api, (alice, Some(ALICE)))
@@ -135,7 +135,7 @@ async fn a_query_without_its_condition_sees_no_other_tenant(db: PgPool) {
         "DELETE FROM address_challenges",
         "UPDATE holds SET ended_at = now()",
         "UPDATE api_key_spending SET charged_base = 2",
-        "DELETE FROM api_key_jobs",
+        "DELETE FROM api_key_holds",
     ] {
         let done = sqlx::query(statement).execute(&mut *tx).await.unwrap();
         assert_eq!(done.rows_affected(), 1, "{statement}");
@@ -213,7 +213,7 @@ async fn who_does_not_say_for_whom_it_asks_sees_nothing(db: PgPool) {
         "exits",
         "charge_carries",
         "api_key_spending",
-        "api_key_jobs",
+        "api_key_holds",
         "journal_entries",
         "workers",
     ] {

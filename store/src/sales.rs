@@ -1,0 +1,185 @@
+//! Charging sales: what was held for a purchase is shared by carry and receipted, and the rest goes back, in the transaction that
+//! makes the sale final.
+
+use alloy_primitives::Address;
+use comptoir_domain::{
+    bill::{BillError, Explanation},
+    digest::Sha256,
+    id::{AccountId, PurchaseId, ReceiptId, SplitVersionId},
+    ledger::{AccountKey, EntryKind, Lines, Source},
+    release::ReleaseKind,
+    sale::{Sale, SaleBill},
+    split::{Shared, Split},
+};
+use time::OffsetDateTime;
+
+use crate::{
+    PgTransaction, charges,
+    holds::{self, HoldError, HoldSource},
+    ledger::{self, PostError},
+    receipts::{self, Receipt, ReceiptShare, Subject},
+    releases::{self, NewRelease},
+    splits,
+};
+
+/// A sale that is final.
+#[derive(Debug, Clone)]
+pub(crate) struct FinalSale {
+    /// The purchase; its hold pays.
+    pub purchase: PurchaseId,
+    /// Whose it is.
+    pub account: AccountId,
+    /// The address that pays.
+    pub payer: Address,
+    /// Row of `assets`.
+    pub asset_id: i32,
+    /// Who shares it.
+    pub split: SplitVersionId,
+    /// What it costs.
+    pub sale: Sale,
+    /// The digest of what was sold: a version's manifest.
+    pub sold: Sha256,
+    /// The digest of the right that was given.
+    pub right: Sha256,
+    /// The digest of what made it final.
+    pub finality: Sha256,
+}
+
+/// Why a sale was not charged.
+#[derive(Debug, thiserror::Error)]
+pub enum SaleError {
+    /// Nothing of this payer is held for it, or not any more, or too little.
+    #[error("what is held for the purchase does not cover its charge")]
+    NotCovered,
+    /// A number is out of bounds.
+    #[error("bill the sale")]
+    Bill(#[from] BillError),
+    /// The hold could not be ended.
+    #[error("end the hold")]
+    Hold(#[from] HoldError),
+    /// The entry was refused.
+    #[error("post the charge")]
+    Post(#[from] PostError),
+    /// A statement failed.
+    #[error("charge a sale")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Charges a sale, shares the charge, gives back the rest of the hold, queues what is released by itself and writes the receipt.
+/// A sale that comes to nothing gives back the hold, and has no receipt.
+///
+/// # Errors
+/// When it cannot be charged as described; the caller rolls back.
+pub(crate) async fn charge(
+    tx: &mut PgTransaction<'_>,
+    it: &FinalSale,
+    now: OffsetDateTime,
+) -> Result<Option<ReceiptId>, SaleError> {
+    let source = HoldSource::Purchase(it.purchase);
+    let gross = it.sale.gross().ok_or(BillError::TooLarge)?;
+    if gross.is_zero() {
+        holds::release(tx, source, now).await?;
+        return Ok(None);
+    }
+    let (version, split) = open_split(tx, it, now).await?;
+    let dust = AccountKey::SplitDust(version);
+    let own = [
+        AccountKey::Held(it.payer),
+        AccountKey::Available(it.payer),
+        dust,
+    ];
+    let payees = split.parties().iter().map(splits::account_of);
+    ledger::lock(tx, it.asset_id, payees.chain(own)).await?;
+    let held = holds::find(tx, source)
+        .await?
+        .ok_or(SaleError::NotCovered)?
+        .hold;
+    if (held.owner, held.asset_id) != (it.payer, it.asset_id) {
+        return Err(SaleError::NotCovered);
+    }
+    holds::end(tx, source, now).await?;
+    let standing = splits::find(tx, version)
+        .await?
+        .ok_or(sqlx::Error::RowNotFound)?;
+    let (bill, shared) = it.sale.bill(version, &split, &standing.carries)?;
+    splits::save_carries(tx, version, &shared.carries).await?;
+    let rest = held
+        .amount
+        .checked_sub(gross)
+        .ok_or(SaleError::NotCovered)?;
+    let mut lines = Lines::default()
+        .debit(AccountKey::Held(it.payer), held.amount)
+        .credit(AccountKey::Available(it.payer), rest)
+        .change(dust, shared.dust);
+    for (party, credit) in split.parties().iter().zip(&shared.credits) {
+        lines = lines.credit(splits::account_of(party), *credit);
+    }
+    let entry = lines.into_entry(EntryKind::Charge, Source::PurchaseCharge(it.purchase));
+    let entry = ledger::post_locked(tx, it.asset_id, &entry.map_err(PostError::from)?, now).await?;
+    releases::queue(tx, it.asset_id, &earned(&split, &shared), now).await?;
+    let receipt = Receipt {
+        id: ReceiptId::generate(),
+        asset_id: it.asset_id,
+        account: it.account,
+        subject: Subject::Sale(it.sale.kind, it.purchase),
+        entry,
+        payer: it.payer,
+        gross,
+        split_version: version,
+        shares: shares(&bill),
+        input: it.sold,
+        input_salt: charges::salt(),
+        result: it.right,
+        result_salt: charges::salt(),
+        bill_sha256: bill.digest(),
+        bill: Explanation::Sale(bill),
+        verdict_sha256: it.finality,
+        created_at: now,
+    };
+    let id = receipt.id;
+    receipts::insert_all(tx, &[receipt]).await?;
+    Ok(Some(id))
+}
+
+/// The version of the split that was agreed, or the open one with the same parties where that was closed since.
+async fn open_split(
+    tx: &mut PgTransaction<'_>,
+    it: &FinalSale,
+    now: OffsetDateTime,
+) -> sqlx::Result<(SplitVersionId, Split)> {
+    let agreed = splits::find(tx, it.split)
+        .await?
+        .ok_or(sqlx::Error::RowNotFound)?;
+    let version = if agreed.closed {
+        splits::open_version(tx, it.asset_id, &agreed.split, now).await?
+    } else {
+        it.split
+    };
+    Ok((version, agreed.split))
+}
+
+fn earned(split: &Split, shared: &Shared) -> Vec<NewRelease> {
+    let credits = split.parties().iter().zip(&shared.credits);
+    let credits = credits.filter(|(_, credit)| !credit.is_zero());
+    credits
+        .map(|(party, credit)| NewRelease {
+            owner: party.payee,
+            kind: if party.platform {
+                ReleaseKind::Fees
+            } else {
+                ReleaseKind::Earning
+            },
+            amount: *credit,
+        })
+        .collect()
+}
+
+fn shares(bill: &SaleBill) -> Vec<ReceiptShare> {
+    let parties = bill.parties.iter();
+    parties
+        .map(|it| ReceiptShare {
+            payee: it.party.payee,
+            amount: it.credit,
+        })
+        .collect()
+}
