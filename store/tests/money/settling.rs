@@ -72,10 +72,16 @@ async fn a_settled_job_pays_everybody_and_gives_the_rest_back(db: PgPool) {
         receipt.bill_sha256,
         "the stored document is the one that was hashed"
     );
-    assert_eq!(receipt.bill.recompute(&charge.meter, &charge.price), Ok(()));
+    assert_eq!(
+        receipt
+            .job_bill()
+            .unwrap()
+            .recompute(&charge.meter, &charge.price),
+        Ok(())
+    );
     let other = Meter::inference(999, 1, Tier::None).unwrap();
     assert_eq!(
-        receipt.bill.recompute(&other, &charge.price),
+        receipt.job_bill().unwrap().recompute(&other, &charge.price),
         Err(BillMismatch::Meter)
     );
 }
