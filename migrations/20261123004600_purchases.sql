@@ -137,6 +137,9 @@ CREATE POLICY releases_api_sales ON releases FOR INSERT TO comptoir_api
 CREATE POLICY receipts_api ON receipts AS RESTRICTIVE FOR INSERT TO comptoir_api WITH CHECK (kind <> 1);
 GRANT INSERT ON receipts, receipt_splits, split_versions, split_parties TO comptoir_api;
 GRANT UPDATE (carry) ON split_parties TO comptoir_api;
+-- Fees of a sale stay where they are while the house owes for confirming runs.
+GRANT SELECT ON audit_pays TO comptoir_api;
+CALL wall('audit_pays', 'sees_all()');
 
 GRANT SELECT, INSERT, UPDATE (state, ended_because, ended_at, cap_base) ON subscriptions TO comptoir_api;
 GRANT SELECT, INSERT, UPDATE (state, charged_base, reason, final_because, starts_at, ends_at, final_at, ended_at) ON purchases TO comptoir_api;

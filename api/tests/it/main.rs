@@ -24,6 +24,7 @@ mod keys;
 mod market;
 mod money;
 mod passwords;
+mod purchases;
 mod quotes;
 mod requests;
 mod service;

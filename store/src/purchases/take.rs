@@ -269,10 +269,10 @@ async fn begin(
     now: OffsetDateTime,
 ) -> Result<PurchaseId, TakeError> {
     let (id, offer) = (PurchaseId::generate(), it.offer);
-    let split = if it.held.is_zero() {
-        None
-    } else {
-        Some(split(tx, offer, now).await?)
+    let split = match it.payer {
+        _ if it.held.is_zero() => None,
+        Some(_) => Some(split(tx, offer, now).await?),
+        None => return Err(TakeError::NoAddress("buyer")),
     };
     let due = |seconds: u32| now.saturating_add(Duration::seconds(i64::from(seconds)));
     sqlx::query!(

@@ -1,0 +1,261 @@
+use axum::http::StatusCode;
+use serde_json::json;
+use sqlx::PgPool;
+
+use super::Shop;
+use crate::{datasets, market};
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn each_purchase_that_cannot_be_has_its_answer_and_holds_nothing(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 333).await;
+    let wish = shop.wish(&offer, 333);
+    let own = shop
+        .app
+        .post("/v1/purchases", &wish)
+        .by(&shop.seller)
+        .send()
+        .await;
+    own.expect_problem(StatusCode::CONFLICT, "own_dataset");
+    let cheaper = shop.take(&shop.wish(&offer, 332)).await;
+    let cheaper = cheaper.expect_problem(StatusCode::CONFLICT, "price_changed");
+    assert!(
+        cheaper.text("/detail").contains("333"),
+        "it says what it costs: {}",
+        cheaper.json
+    );
+    let poor = market::client(&shop.app, &shop.asset, 332).await.0;
+    let unpaid = shop.app.post("/v1/purchases", &wish).by(&poor).send().await;
+    unpaid.expect_problem(StatusCode::PAYMENT_REQUIRED, "insufficient_funds");
+    let nobody = shop.app.session().await;
+    let unbound = shop
+        .app
+        .post("/v1/purchases", &wish)
+        .by(&nobody)
+        .send()
+        .await;
+    unbound.expect_problem(StatusCode::CONFLICT, "address_not_bound");
+    let unknown = format!("off_{}", "0".repeat(26));
+    let unknown = shop.take(&shop.wish(&unknown, 333)).await;
+    unknown.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    let mut other_token = wish.clone();
+    other_token["expected_price"]["asset"] =
+        json!("eip155:1/erc20:0x0000000000000000000000000000000000000001");
+    shop.take(&other_token)
+        .await
+        .expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    for (field, value) in [
+        ("seconds", json!(60)),
+        ("cap", shop.money(1)),
+        ("note", json!("please")),
+    ] {
+        let mut wish = wish.clone();
+        wish[field] = value;
+        let refused = shop.take(&wish).await;
+        let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+        assert_eq!(refused.text("/errors/0/pointer"), format!("/{field}"));
+    }
+    assert_eq!(shop.purse().await, (1_000, 0));
+    shop.taken(&wish).await;
+    shop.take(&wish)
+        .await
+        .expect_problem(StatusCode::CONFLICT, "already_owned");
+    // What one has for good need not be rented either.
+    let rent = shop
+        .offer(json!({ "kind": "rent", "period_seconds": 60 }), 1)
+        .await;
+    let mut wish = shop.wish(&rent, 60);
+    wish["seconds"] = json!(60);
+    shop.take(&wish)
+        .await
+        .expect_problem(StatusCode::CONFLICT, "already_owned");
+    assert_eq!(shop.purse().await, (667, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_closed_withdrawn_or_of_a_frozen_seller_is_not_sold(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 333).await;
+    let wish = shop.wish(&offer, 333);
+    let freeze = "INSERT INTO account_controls (account_id, frozen_at, frozen_reason, updated_at) VALUES ($1, now(), 'test', now())";
+    let frozen = sqlx::query(freeze).bind(shop.seller.account.0);
+    frozen.execute(&shop.app.owner).await.unwrap();
+    shop.take(&wish)
+        .await
+        .expect_problem(StatusCode::CONFLICT, "not_on_sale");
+    sqlx::query("DELETE FROM account_controls")
+        .execute(&shop.app.owner)
+        .await
+        .unwrap();
+    shop.sell(&format!("{}/withdraw", shop.dataset), &json!({}))
+        .await
+        .expect(StatusCode::OK);
+    let gone = shop.take(&wish).await;
+    gone.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    shop.sell(&format!("{}/list", shop.dataset), &json!({}))
+        .await
+        .expect(StatusCode::OK);
+    for _ in 0..2 {
+        let closed = shop
+            .sell(&format!("/v1/offers/{offer}/close"), &json!({}))
+            .await;
+        assert!(closed.expect(StatusCode::OK).json["closed_at"].is_string());
+    }
+    shop.take(&wish)
+        .await
+        .expect_problem(StatusCode::CONFLICT, "not_on_sale");
+    let quote = format!("/v1/offers/{offer}/quote");
+    let quoted = shop
+        .app
+        .post(&quote, &json!({}))
+        .by(&shop.buyer)
+        .send()
+        .await;
+    quoted.expect_problem(StatusCode::CONFLICT, "not_on_sale");
+    assert_eq!(shop.purse().await, (1_000, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_cannot_be_served_is_not_sold(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 333).await;
+    let object = datasets::objects(&shop.app).remove(0);
+    let good = std::fs::read(&object).unwrap();
+    let mut bad = good.clone();
+    bad[0] ^= 1;
+    for damaged in [Some(bad), Some(vec![]), None] {
+        match damaged {
+            Some(bytes) => std::fs::write(&object, bytes).unwrap(),
+            None => std::fs::remove_file(&object).unwrap(),
+        }
+        let refused = shop.take(&shop.wish(&offer, 333)).await;
+        let refused =
+            refused.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "dataset_unavailable");
+        assert_eq!(refused.header(axum::http::header::RETRY_AFTER), "60");
+        assert_eq!(shop.purse().await, (1_000, 0));
+    }
+    std::fs::write(&object, good).unwrap();
+    shop.taken(&shop.wish(&offer, 333)).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn terms_that_do_not_fit_are_refused_by_field(db: PgPool) {
+    let shop = Shop::open(db, 0).await;
+    let month = 2_592_000;
+    for (terms, price, pointer) in [
+        (json!({ "kind": "buy" }), 0, "/price/amount"),
+        (json!({ "kind": "free" }), 1, "/price/amount"),
+        (
+            json!({ "kind": "buy", "period_seconds": 60 }),
+            1,
+            "/period_seconds",
+        ),
+        (json!({ "kind": "rent" }), 1, "/period_seconds"),
+        (
+            json!({ "kind": "rent", "period_seconds": 59 }),
+            1,
+            "/period_seconds",
+        ),
+        (
+            json!({ "kind": "buy", "refund_seconds": month + 1 }),
+            1,
+            "/refund_seconds",
+        ),
+        (
+            json!({ "kind": "buy", "answer_seconds": 3599 }),
+            1,
+            "/answer_seconds",
+        ),
+        (json!({ "kind": "compute_only" }), 1, "/output_bytes_max"),
+        (
+            json!({ "kind": "compute_only", "output_bytes_max": 1, "programs": [] }),
+            1,
+            "/programs",
+        ),
+        (
+            json!({ "kind": "buy", "version": format!("dsv_{}", "0".repeat(26)) }),
+            1,
+            "/version",
+        ),
+        (json!({ "kind": "sell" }), 1, "/kind"),
+    ] {
+        let refused = shop.try_offer(terms.clone(), price).await;
+        let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+        assert_eq!(refused.text("/errors/0/pointer"), pointer, "{terms}");
+    }
+    let compute = json!({ "kind": "compute_only", "output_bytes_max": 1_000 });
+    shop.offer(compute.clone(), 1).await;
+    let second = shop.try_offer(compute, 2).await;
+    second.expect_problem(StatusCode::CONFLICT, "compute_offer_stands");
+    let stranger = shop.app.bound_session().await.0;
+    let body = json!({ "kind": "buy", "price": shop.money(1) });
+    let other = shop
+        .app
+        .post(&format!("{}/offers", shop.dataset), &body)
+        .by(&stranger)
+        .send()
+        .await;
+    other.expect(StatusCode::NOT_FOUND);
+    let unbound = shop.app.session().await;
+    let own = datasets::dataset(&shop.app, &unbound).await;
+    let unpaid = shop
+        .app
+        .post(&format!("{own}/offers"), &body)
+        .by(&unbound)
+        .send()
+        .await;
+    unpaid.expect_problem(StatusCode::CONFLICT, "address_not_bound");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_nobody_has_to_ask_for_to_compute_on_is_not_taken(db: PgPool) {
+    let shop = Shop::open(db, 10).await;
+    let offer = shop
+        .offer(
+            json!({ "kind": "compute_only", "output_bytes_max": 1_000 }),
+            5,
+        )
+        .await;
+    let refused = shop.take(&shop.wish(&offer, 0)).await;
+    refused.expect_problem(StatusCode::CONFLICT, "nothing_to_take");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_purchase_is_its_buyers_and_its_sellers_and_nobody_elses(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "buy", "refund_seconds": 3600 }), 333)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 333)).await;
+    datasets::get(&shop.app, &shop.seller, &path)
+        .await
+        .expect(StatusCode::OK);
+    let stranger = shop.app.session().await;
+    datasets::get(&shop.app, &stranger, &path)
+        .await
+        .expect(StatusCode::NOT_FOUND);
+    for by in [&stranger, &shop.seller] {
+        for verb in ["refund", "end"] {
+            datasets::act(&shop.app, by, &format!("{path}/{verb}"))
+                .await
+                .expect(StatusCode::NOT_FOUND);
+        }
+    }
+    let id = path.rsplit('/').next().unwrap();
+    for by in [&stranger, &shop.buyer] {
+        let approved = datasets::act(&shop.app, by, &format!("/v1/sales/{id}/approve")).await;
+        approved.expect(StatusCode::NOT_FOUND);
+    }
+    let listed = |by, path| datasets::get(&shop.app, by, path);
+    for (by, path, count) in [
+        (&shop.buyer, "/v1/purchases", 1),
+        (&shop.buyer, "/v1/sales", 0),
+        (&shop.seller, "/v1/sales?state=granted", 1),
+        (&shop.seller, "/v1/sales?state=settled", 0),
+        (&shop.seller, "/v1/purchases", 0),
+        (&stranger, "/v1/purchases", 0),
+    ] {
+        let page = listed(by, path).await.expect(StatusCode::OK);
+        assert_eq!(page.json["data"].as_array().unwrap().len(), count, "{path}");
+    }
+}

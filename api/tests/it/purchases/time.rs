@@ -1,0 +1,345 @@
+use ::time::Duration;
+use axum::http::{Method, StatusCode, header};
+use comptoir_api::steps;
+use serde_json::{Value, json};
+use sqlx::PgPool;
+
+use super::{Shop, shared};
+
+const DAY: u32 = 86_400;
+
+fn rental(shop: &Shop, offer: &str, seconds: u32, price: u128) -> Value {
+    let mut wish = shop.wish(offer, price);
+    wish["seconds"] = json!(seconds);
+    wish
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_rental_that_ends_early_is_charged_to_the_second(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "rent", "period_seconds": 3600 }), 2)
+        .await;
+    let path = shop.taken(&rental(&shop, &offer, 1_000, 2_000)).await;
+    assert_eq!(shop.purse().await, (8_000, 2_000));
+    shop.act(&format!("{path}/refund"))
+        .await
+        .expect_problem(StatusCode::CONFLICT, "purchase_kind");
+    shop.app.pass(Duration::milliseconds(123_999));
+    for _ in 0..2 {
+        let ended = shop
+            .act(&format!("{path}/end"))
+            .await
+            .expect(StatusCode::OK);
+        assert_eq!(
+            (ended.text("/state"), ended.text("/charged/amount")),
+            ("settled", "246"),
+            "a begun second is the buyer's"
+        );
+    }
+    assert_eq!(
+        (shop.purse().await, shop.earned().await),
+        ((9_754, 0), shared(246).0)
+    );
+    let receipt = shop.read(&path).await;
+    let receipt = shop
+        .read(&format!("/v1/receipts/{}", receipt.text("/receipt")))
+        .await;
+    assert_eq!(
+        (
+            receipt.text("/kind"),
+            &receipt.json["bill"]["time"]["used_seconds"]
+        ),
+        ("rental", &json!(123))
+    );
+    shop.adds_up(10_000).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_rental_is_extended_by_renting_again_without_paying_a_second_twice(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "rent", "period_seconds": 3600 }), 1)
+        .await;
+    let first = shop.taken(&rental(&shop, &offer, 1_000, 1_000)).await;
+    shop.app.pass(Duration::seconds(400));
+    let second = shop.taken(&rental(&shop, &offer, 500, 500)).await;
+    let (first_read, second_read) = (shop.read(&first).await, shop.read(&second).await);
+    assert_eq!(first_read.text("/ends_at"), second_read.text("/starts_at"));
+    // Together they may not reach further than the offer lets.
+    let too_long = shop.take(&rental(&shop, &offer, 2_501, 2_501)).await;
+    let too_long = too_long.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    assert_eq!(too_long.text("/errors/0/pointer"), "/seconds");
+    for seconds in [0, 3_601] {
+        let refused = shop
+            .take(&rental(&shop, &offer, seconds, u128::from(seconds)))
+            .await;
+        refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    }
+    // One that has not begun costs nothing.
+    let ended = shop
+        .act(&format!("{second}/end"))
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(
+        (ended.text("/charged/amount"), &ended.json["receipt"]),
+        ("0", &Value::Null)
+    );
+    shop.pass(Duration::seconds(600)).await;
+    assert_eq!(shop.read(&first).await.text("/final_because"), "time_over");
+    assert_eq!(
+        (shop.purse().await, shop.earned().await),
+        ((9_000, 0), shared(1_000).0)
+    );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_subscription_renews_itself_without_a_gap_and_once_however_many_renew_it(db: PgPool) {
+    let shop = Shop::open(db, 250).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    let subscription = shop.read(&path).await;
+    let subscription = format!("/v1/subscriptions/{}", subscription.text("/subscription"));
+    shop.take(&shop.wish(&offer, 100))
+        .await
+        .expect_problem(StatusCode::CONFLICT, "already_subscribed");
+    // Four minutes before the end the next period is held already; the first one goes on.
+    shop.app.pass(Duration::seconds(i64::from(DAY) - 240));
+    let renewals = (0..4).map(|_| steps::step(&shop.app.state));
+    for renewed in futures::future::join_all(renewals).await {
+        renewed.unwrap();
+    }
+    assert_eq!(
+        (shop.read(&path).await.text("/state"), shop.purse().await),
+        ("granted", (50, 200))
+    );
+    let next = shop.read(&subscription).await.text("/period").to_owned();
+    let next = shop.read(&format!("/v1/purchases/{next}")).await;
+    assert_eq!(
+        next.text("/starts_at"),
+        shop.read(&path).await.text("/ends_at")
+    );
+    shop.pass(Duration::seconds(240)).await;
+    assert_eq!(
+        (
+            shop.read(&path).await.text("/charged/amount"),
+            shop.purse().await
+        ),
+        ("100", (50, 100))
+    );
+    // The money does not cover a third: the subscription ends with its second period, and says why.
+    shop.pass(Duration::seconds(i64::from(DAY) - 1)).await;
+    assert_eq!(shop.read(&subscription).await.text("/state"), "active");
+    shop.pass(Duration::seconds(1)).await;
+    let ended = shop.read(&subscription).await;
+    assert_eq!(
+        (ended.text("/state"), ended.text("/ended_because")),
+        ("ended", "insufficient_funds")
+    );
+    assert_eq!(
+        (shop.purse().await, shop.earned().await),
+        ((50, 0), shared(200).0)
+    );
+    shop.adds_up(250).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_period_that_is_ended_is_prorated_and_ends_its_subscription(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    // In the time in which the next one is held already.
+    shop.pass(Duration::seconds(i64::from(DAY) - 60)).await;
+    assert_eq!(shop.purse().await, (800, 200));
+    let ended = shop
+        .act(&format!("{path}/end"))
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(
+        ended.text("/charged/amount"),
+        "99",
+        "86,340 of 86,400 seconds of 100, rounded down"
+    );
+    assert_eq!(
+        shop.purse().await,
+        (901, 0),
+        "the period that had not begun costs nothing"
+    );
+    let subscription = format!("/v1/subscriptions/{}", ended.text("/subscription"));
+    assert_eq!(
+        shop.read(&subscription).await.text("/ended_because"),
+        "cancelled"
+    );
+    shop.pass(Duration::days(3)).await;
+    assert_eq!(shop.purse().await, (901, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_cancelled_subscription_lasts_until_the_end_of_what_is_paid(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    let subscription = shop.read(&path).await.text("/subscription").to_owned();
+    let cancel = format!("/v1/subscriptions/{subscription}/cancel");
+    for _ in 0..2 {
+        assert_eq!(
+            shop.act(&cancel)
+                .await
+                .expect(StatusCode::OK)
+                .text("/state"),
+            "ending"
+        );
+    }
+    shop.pass(Duration::seconds(i64::from(DAY) - 1)).await;
+    assert_eq!(shop.read(&path).await.text("/state"), "granted");
+    shop.pass(Duration::days(2)).await;
+    let subscription = shop
+        .read(&format!("/v1/subscriptions/{subscription}"))
+        .await;
+    assert_eq!(
+        (
+            subscription.text("/state"),
+            subscription.text("/ended_because")
+        ),
+        ("ended", "cancelled")
+    );
+    assert_eq!(shop.purse().await, (900, 0));
+    // Whoever comes back subscribes anew.
+    shop.taken(&shop.wish(&offer, 100)).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_higher_price_counts_after_its_notice_and_never_above_the_cap(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    let offer = shop
+        .offer(
+            json!({ "kind": "subscribe", "period_seconds": 5 * DAY }),
+            100,
+        )
+        .await;
+    let mut wish = shop.wish(&offer, 100);
+    wish["cap"] = shop.money(99);
+    let refused = shop.take(&wish).await;
+    refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    wish["cap"] = shop.money(150);
+    let path = shop.taken(&wish).await;
+    let subscription = shop.read(&path).await.text("/subscription").to_owned();
+    let subscription = format!("/v1/subscriptions/{subscription}");
+    let price = |base| json!({ "price": shop.money(base) });
+    let prices = format!("/v1/offers/{offer}/prices");
+    let post = |body: Value| {
+        let seller = shop.app.renewed(&shop.seller);
+        let (app, prices) = (&shop.app, prices.clone());
+        async move {
+            app.post(&prices, &body)
+                .by(&seller)
+                .send()
+                .await
+                .expect(StatusCode::CREATED)
+        }
+    };
+    let announced = post(price(150)).await;
+    assert_eq!(
+        (
+            announced.text("/price/price/amount"),
+            announced.text("/next_price/price/amount")
+        ),
+        ("100", "150")
+    );
+    // The first renewal is within the notice of seven days, the second is not.
+    shop.pass(Duration::days(5)).await;
+    assert_eq!(shop.purse().await, (9_800, 100));
+    shop.pass(Duration::days(5)).await;
+    assert_eq!(shop.purse().await, (9_650, 150));
+    post(price(151)).await;
+    shop.pass(Duration::days(5)).await;
+    assert_eq!(shop.purse().await, (9_500, 150), "within the notice");
+    // Its subscriber allows more, with the tag of what it read; and then less.
+    let read = shop.read(&subscription).await;
+    let patch = |tag: &str, base| {
+        let buyer = shop.app.renewed(&shop.buyer);
+        let call = shop.app.request(Method::PATCH, &subscription).by(&buyer);
+        call.header(header::IF_MATCH, tag)
+            .json(&json!({ "cap": shop.money(base) }))
+            .send()
+    };
+    let tag = read.header(header::ETAG).to_owned();
+    let changed = patch(&tag, 1_000).await.expect(StatusCode::OK);
+    patch(&tag, 1).await.expect(StatusCode::PRECONDITION_FAILED);
+    patch(&changed.header(header::ETAG).to_owned(), 150)
+        .await
+        .expect(StatusCode::OK);
+    shop.pass(Duration::days(5)).await;
+    let ended = shop.read(&subscription).await;
+    assert_eq!(
+        (ended.text("/state"), ended.text("/ended_because")),
+        ("ended", "price_above_cap")
+    );
+    assert_eq!(
+        (shop.purse().await, shop.earned().await),
+        ((9_500, 0), shared(500).0)
+    );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_closed_offer_ends_subscriptions_with_their_period(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    shop.sell(&format!("/v1/offers/{offer}/close"), &json!({}))
+        .await
+        .expect(StatusCode::OK);
+    shop.pass(Duration::days(1)).await;
+    let subscription = shop.read(&path).await.text("/subscription").to_owned();
+    let subscription = shop
+        .read(&format!("/v1/subscriptions/{subscription}"))
+        .await;
+    assert_eq!(subscription.text("/ended_because"), "offer_closed");
+    assert_eq!(shop.purse().await, (900, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_leaves_pays_for_what_was_used_and_nothing_more(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    let rent = shop
+        .offer(json!({ "kind": "rent", "period_seconds": 3600 }), 1)
+        .await;
+    let rented = shop.taken(&rental(&shop, &rent, 1_000, 1_000)).await;
+    let version = shop.version.rsplit('/').next().unwrap().to_owned();
+    let buy = shop
+        .offer(
+            json!({ "kind": "buy", "refund_seconds": 3600, "version": version }),
+            333,
+        )
+        .await;
+    let bought = shop.taken(&shop.wish(&buy, 333)).await;
+    shop.app.pass(Duration::seconds(100));
+    sqlx::query(
+        "INSERT INTO exits (asset_id, event_seq, owner, block_number, due_at, seen_at) VALUES ($1, 1, $2, 1, now() + interval '1 hour', now())",
+    )
+    .bind(shop.asset.id)
+    .bind(shop.payer.to_vec())
+    .execute(&shop.app.owner)
+    .await
+    .unwrap();
+    shop.settle().await;
+    assert_eq!(
+        (
+            shop.read(&bought).await.text("/state"),
+            shop.read(&rented).await.text("/charged/amount")
+        ),
+        ("refunded", "100")
+    );
+    assert_eq!(
+        (shop.purse().await, shop.earned().await),
+        ((9_900, 0), shared(100).0)
+    );
+}
