@@ -54,14 +54,14 @@ struct NewOfferBody {
     #[schema(value_type = Option<String>)]
     version: Option<DatasetVersionId>,
     /// How long you have to answer whoever asks for it; left out: nobody has to ask.
-    #[schema(minimum = 3600, maximum = 2592000)]
+    #[schema(minimum = 3_600, maximum = 2_592_000)]
     answer_seconds: Option<u32>,
     /// For how long a purchase of which nothing was read can be given back.
     #[serde(default)]
-    #[schema(maximum = 2592000)]
+    #[schema(maximum = 2_592_000)]
     refund_seconds: u32,
     /// The period of a subscription, or the longest rental.
-    #[schema(minimum = 60, maximum = 31622400)]
+    #[schema(minimum = 60, maximum = 31_622_400)]
     period_seconds: Option<u32>,
     /// SHA-256 of the programs that may compute on it; left out: any.
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 1000)]

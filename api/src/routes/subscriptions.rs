@@ -67,7 +67,7 @@ struct SubscriptionBody {
 }
 
 impl SubscriptionBody {
-    fn new(subscription: Subscription, asset: &Asset) -> Self {
+    fn new(subscription: &Subscription, asset: &Asset) -> Self {
         Self {
             id: subscription.id,
             object: SubscriptionObject::Subscription,
@@ -112,7 +112,7 @@ async fn list_subscriptions(
         &caller,
         rows,
         |row| row.id,
-        |row| SubscriptionBody::new(row, &asset),
+        |row| SubscriptionBody::new(&row, &asset),
     ))
 }
 
@@ -136,7 +136,7 @@ async fn find_subscription(
     let found = subscriptions::find(&mut connection, caller.account, id).await?;
     let subscription = found.ok_or_else(Problem::not_found)?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
-    Ok(conditions.answer(SubscriptionBody::new(subscription, &asset)))
+    Ok(conditions.answer(SubscriptionBody::new(&subscription, &asset)))
 }
 
 /// Changes the most that a period may cost.
@@ -162,11 +162,11 @@ async fn update_subscription(
         let found = subscriptions::lock(&mut tx, identity.account, id).await?;
         let mut subscription = found.ok_or_else(Problem::not_found)?;
         let asset = assets::current(&mut tx).await.map_err(no_asset)?;
-        conditions.require_match(&SubscriptionBody::new(subscription.clone(), &asset))?;
+        conditions.require_match(&SubscriptionBody::new(&subscription, &asset))?;
         subscription.cap = patch.cap.amount_of(&asset, "/cap")?;
         subscriptions::set_cap(&mut tx, id, subscription.cap).await?;
         tx.commit().await?;
-        Ok(conditions.answer(SubscriptionBody::new(subscription, &asset)))
+        Ok(conditions.answer(SubscriptionBody::new(&subscription, &asset)))
     })
     .await
 }
@@ -195,7 +195,7 @@ async fn cancel_subscription(
         let changed = changed.ok_or_else(Problem::not_found)?;
         let asset = assets::current(&mut tx).await.map_err(no_asset)?;
         tx.commit().await?;
-        Ok(Json(SubscriptionBody::new(changed, &asset)).into_response())
+        Ok(Json(SubscriptionBody::new(&changed, &asset)).into_response())
     })
     .await
 }

@@ -52,6 +52,18 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/datasets/{dataset}", |app, owner| {
         Box::pin(crate::datasets::make(app, owner))
     }),
+    ("/v1/offers/{offer}", |app, owner| {
+        Box::pin(crate::purchases::make_offer(app, owner))
+    }),
+    ("/v1/purchases/{purchase}", |app, owner| {
+        Box::pin(crate::purchases::make(app, owner, "free"))
+    }),
+    ("/v1/sales/{purchase}", |app, owner| {
+        Box::pin(crate::purchases::make_sale(app, owner))
+    }),
+    ("/v1/subscriptions/{subscription}", |app, owner| {
+        Box::pin(crate::purchases::make(app, owner, "subscribe"))
+    }),
     ("/v1/quotes/{id}", |app, owner| {
         Box::pin(crate::quotes::make(app, owner))
     }),
@@ -75,6 +87,19 @@ const OBJECTS: &[(&str, MakeObject)] = &[
 /// What is sent to an operation that does not take an empty object, by the end of its path.
 const BODIES: &[(&str, &str)] = &[
     ("/deprecate", r#"{"message":"old"}"#),
+    ("/deny", r#"{"reason":"no"}"#),
+    (
+        "/offers",
+        r#"{"kind":"buy","price":{"amount":"5","asset":"eip155:31337/erc20:0x1111111111111111111111111111111111111111","decimals":18}}"#,
+    ),
+    (
+        "/prices",
+        r#"{"price":{"amount":"5","asset":"eip155:31337/erc20:0x1111111111111111111111111111111111111111","decimals":18}}"#,
+    ),
+    (
+        "/v1/subscriptions/{subscription}",
+        r#"{"cap":{"amount":"5","asset":"eip155:31337/erc20:0x1111111111111111111111111111111111111111","decimals":18}}"#,
+    ),
     (
         "/files",
         r#"{"files":[{"path":"b","bytes":1,"sha256":"0000000000000000000000000000000000000000000000000000000000000000"}]}"#,

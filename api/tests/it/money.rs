@@ -33,7 +33,11 @@ pub async fn asset(app: &TestApp) -> Asset {
 
 /// Credits a deposit, as the settler does when the chain has made it final.
 pub async fn deposit(app: &TestApp, owner: Address, base: u128) {
-    let asset = asset(app).await;
+    credit(app, &asset(app).await, owner, base).await;
+}
+
+/// Credits a deposit of this token.
+pub async fn credit(app: &TestApp, asset: &Asset, owner: Address, base: u128) {
     let source = uuid::Uuid::now_v7().to_string();
     let amount = Amount::from_base(base).unwrap();
     let mut tx = app.owner.begin().await.unwrap();

@@ -231,7 +231,10 @@ async fn a_repeated_request_buys_once(db: PgPool) {
     let first = buy().await.expect(StatusCode::CREATED);
     let second = buy().await.expect(StatusCode::CREATED);
     assert_eq!(
-        (first.text("/id"), second.header(comptoir_api::idempotency::REPLAYED)),
+        (
+            first.text("/id"),
+            second.header(comptoir_api::idempotency::REPLAYED)
+        ),
         (second.text("/id"), "true")
     );
     assert_eq!(shop.purse().await, (667, 0));

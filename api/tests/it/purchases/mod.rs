@@ -35,7 +35,6 @@ pub struct Shop {
     pub payer: Address,
     pub dataset: String,
     pub version: String,
-    pub files: Vec<String>,
 }
 
 impl Shop {
@@ -45,7 +44,7 @@ impl Shop {
         let (seller, paid) = app.bound_session().await;
         let (buyer, payer) = market::client(&app, &asset, money).await;
         let files: [(&str, &[u8]); 1] = [("rows.csv", b"a,b\n1,2\n")];
-        let (dataset, version, files) = datasets::published(&app, &seller, &files).await;
+        let (dataset, version, _) = datasets::published(&app, &seller, &files).await;
         datasets::act(&app, &seller, &format!("{dataset}/list"))
             .await
             .expect(StatusCode::OK);
@@ -58,7 +57,6 @@ impl Shop {
             payer,
             dataset,
             version,
-            files,
         }
     }
 
@@ -170,13 +168,67 @@ fn shared(gross: u128) -> (u128, u128) {
     (seller, gross - seller)
 }
 
-/// For the walk over every route: an offer and a purchase of it.
-pub async fn make(app: &TestApp, owner: &Session) -> Vec<String> {
-    let asset = market::open(app).await.0;
-    let dataset = datasets::dataset(app, owner).await;
-    let price = json!({ "amount": "5", "asset": asset.caip19(), "decimals": 18 });
-    let terms = json!({ "kind": "buy", "price": price });
+fn price(asset: &Asset, base: u128) -> Value {
+    json!({ "amount": base.to_string(), "asset": asset.caip19(), "decimals": 18 })
+}
+
+/// A listed dataset of this seller with an offer on these terms.
+async fn on_sale(app: &TestApp, seller: &Session, terms: &Value) -> String {
+    let (dataset, ..) = datasets::published(app, seller, &[("a.csv", b"a\n1\n")]).await;
+    let listed = datasets::act(app, seller, &format!("{dataset}/list")).await;
+    listed.expect(StatusCode::OK);
     let path = format!("{dataset}/offers");
-    let made = app.post(&path, &terms).by(owner).send().await;
-    vec![made.expect(StatusCode::CREATED).text("/id").to_owned()]
+    let made = app.post(&path, terms).by(seller).send().await;
+    made.expect(StatusCode::CREATED).text("/id").to_owned()
+}
+
+async fn buy(app: &TestApp, buyer: &Session, offer: &str, expected: &Value) -> Reply {
+    let wish = json!({ "offer": offer, "expected_price": expected });
+    let taken = app.post("/v1/purchases", &wish).by(buyer).send().await;
+    taken.expect(StatusCode::CREATED)
+}
+
+/// For the walk over every route: an offer.
+pub async fn make_offer(app: &TestApp, owner: &Session) -> Vec<String> {
+    let asset = market::open(app).await.0;
+    let terms = json!({ "kind": "buy", "price": price(&asset, 5) });
+    vec![on_sale(app, owner, &terms).await]
+}
+
+/// For the walk over every route: what the owner bought or subscribed to.
+pub async fn make(app: &TestApp, owner: &Session, kind: &str) -> Vec<String> {
+    let asset = market::open(app).await.0;
+    let (seller, _) = app.bound_session().await;
+    let subscribes = kind == "subscribe";
+    let price = price(&asset, subscribes.into());
+    let mut terms = json!({ "kind": kind, "price": price });
+    if subscribes {
+        terms["period_seconds"] = json!(3_600);
+        let address: Vec<u8> =
+            sqlx::query_scalar("SELECT address FROM accounts WHERE account_id = $1")
+                .bind(owner.account.0)
+                .fetch_one(&app.owner)
+                .await
+                .unwrap();
+        crate::money::credit(app, &asset, Address::from_slice(&address), 1).await;
+    }
+    let offer = on_sale(app, &seller, &terms).await;
+    let taken = buy(app, owner, &offer, &price).await;
+    let id = if subscribes { "/subscription" } else { "/id" };
+    vec![taken.text(id).to_owned()]
+}
+
+/// For the walk over every route: what somebody asks the owner for.
+pub async fn make_sale(app: &TestApp, owner: &Session) -> Vec<String> {
+    let asset = market::open(app).await.0;
+    let price = price(&asset, 0);
+    let terms = json!({ "kind": "free", "price": price, "answer_seconds": 3_600 });
+    let offer = on_sale(app, owner, &terms).await;
+    let buyer = app.session().await;
+    vec![
+        buy(app, &buyer, &offer, &price)
+            .await
+            .text("/id")
+            .to_owned(),
+    ]
 }

@@ -272,7 +272,7 @@ async fn a_higher_price_counts_after_its_notice_and_never_above_the_cap(db: PgPo
     let tag = read.header(header::ETAG).to_owned();
     let changed = patch(&tag, 1_000).await.expect(StatusCode::OK);
     patch(&tag, 1).await.expect(StatusCode::PRECONDITION_FAILED);
-    patch(&changed.header(header::ETAG).to_owned(), 150)
+    patch(changed.header(header::ETAG), 150)
         .await
         .expect(StatusCode::OK);
     shop.pass(Duration::days(5)).await;
