@@ -349,14 +349,9 @@ impl History {
                 let fee = self.money.price.platform_ppm;
                 let gross = after.settle(&charge, hold, fee, &numbers.collect());
                 assert_eq!(receipt.gross, amount(gross));
-                assert_eq!(
-                    receipt
-                        .job_bill()
-                        .unwrap()
-                        .recompute(&charge.meter, &charge.price),
-                    Ok(())
-                );
-                let parties = receipt.bill.parties().iter();
+                let bill = receipt.job_bill().unwrap();
+                assert_eq!(bill.recompute(&charge.meter, &charge.price), Ok(()));
+                let parties = bill.parties.iter();
                 let parties: Vec<_> = parties
                     .map(|it| (it.party.payee, it.party.platform, it.party.ppm))
                     .collect();

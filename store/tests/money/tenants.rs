@@ -254,8 +254,17 @@ const OF_NOBODY: &[&str] = &[
     "unstable_classes",
 ];
 
-/// What has a door in its wall, the policy `listed`: everybody looks at what a seller has listed.
-const OF_SELLERS: &[&str] = &["dataset_files", "dataset_versions", "datasets"];
+/// What has a door in its wall. `listed`: everybody looks at what a seller has listed. `entitled`, `taken`: who has a right to it, or took it, looks at
+/// it still.
+const DOORS: &[(&str, &str)] = &[
+    ("entitled", "dataset_versions"),
+    ("entitled", "datasets"),
+    ("listed", "dataset_files"),
+    ("listed", "dataset_versions"),
+    ("listed", "datasets"),
+    ("listed", "offers"),
+    ("taken", "offers"),
+];
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn every_table_that_the_api_reads_has_a_wall_unless_it_is_nobodys(db: PgPool) {
@@ -265,7 +274,7 @@ async fn every_table_that_the_api_reads_has_a_wall_unless_it_is_nobodys(db: PgPo
              SELECT count(*) > 0 AND (bool_or(NOT polpermissive AND walls) OR bool_and(walls) FILTER (WHERE polpermissive))
              FROM (
                  SELECT polpermissive, pg_get_expr(polqual, polrelid) ~ 'sees_(all|account|owner)' AS walls FROM pg_policy
-                 WHERE polrelid = c.oid AND polcmd IN ('*', 'r') AND polname <> 'listed'
+                 WHERE polrelid = c.oid AND polcmd IN ('*', 'r') AND polname NOT IN ('listed', 'entitled', 'taken')
                    AND (polroles = '{0}' OR 'comptoir_api'::regrole = ANY (polroles))
              ) it
          ), false)
@@ -284,13 +293,18 @@ async fn every_table_that_the_api_reads_has_a_wall_unless_it_is_nobodys(db: PgPo
         .collect();
     assert_eq!(without, OF_NOBODY.iter().copied().collect());
     assert!(tables.len() > 55, "the catalogue is read: {tables:?}");
-    let doors: Vec<String> = sqlx::query_scalar(
-        "SELECT polrelid::regclass::text FROM pg_policy WHERE polname = 'listed' AND polcmd = 'r' ORDER BY 1",
+    let doors: Vec<(String, String)> = sqlx::query_as(
+        "SELECT polname::text, polrelid::regclass::text FROM pg_policy
+         WHERE polname IN ('listed', 'entitled', 'taken') AND polcmd = 'r' ORDER BY 1, 2",
     )
     .fetch_all(&db)
     .await
     .unwrap();
-    assert_eq!(doors, OF_SELLERS, "one door per table, to read through");
+    let doors: Vec<_> = doors
+        .iter()
+        .map(|(name, table)| (name.as_str(), table.as_str()))
+        .collect();
+    assert_eq!(doors, DOORS);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -192,7 +192,13 @@ async fn buy(app: &TestApp, buyer: &Session, offer: &str, expected: &Value) -> R
 pub async fn make_offer(app: &TestApp, owner: &Session) -> Vec<String> {
     let asset = market::open(app).await.0;
     let terms = json!({ "kind": "buy", "price": price(&asset, 5) });
-    vec![on_sale(app, owner, &terms).await]
+    let dataset = datasets::dataset(app, owner).await;
+    let made = app
+        .post(&format!("{dataset}/offers"), &terms)
+        .by(owner)
+        .send()
+        .await;
+    vec![made.expect(StatusCode::CREATED).text("/id").to_owned()]
 }
 
 /// For the walk over every route: what the owner bought or subscribed to.
