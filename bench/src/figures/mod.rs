@@ -3,6 +3,7 @@
 mod cost;
 mod jobs;
 mod ledger;
+mod market;
 mod merkle;
 mod queue;
 mod submit;
@@ -100,6 +101,11 @@ pub const FIGURES: &[(&str, Goal, &str)] = &[
         "rs_merkle's tree of 1,000,000 leaves / ours, in time",
     ),
     (
+        "purchase",
+        AtLeast(0.5),
+        "purchases of datasets through REST, final at once, 64 clients / TPC-B, 8 clients",
+    ),
+    (
         "wal",
         AtMost(1000.0),
         "bytes of WAL per job from submission to receipt / 1",
@@ -141,6 +147,7 @@ pub async fn measure(name: &str, setting: &Setting) -> anyhow::Result<Figure> {
         "transfer-batch" => ledger::transfers_in_groups(setting).await?,
         "merkle" => merkle::beside_keccak(setting),
         "merkle-peer" => merkle::beside_peer(setting)?,
+        "purchase" => market::purchases(setting).await?,
         "wal" => cost::wal(setting).await?,
         "cpu" => cost::cpu(setting).await?,
         _ => cost::hot(setting).await?,
