@@ -21,6 +21,8 @@ mod refunds;
 #[cfg(test)]
 mod releases;
 #[cfg(test)]
+mod sales;
+#[cfg(test)]
 mod settling;
 #[cfg(test)]
 mod tenants;

@@ -1,0 +1,356 @@
+//! Random histories of purchases: whatever is taken, given back, ended, answered and renewed, the books add up after every step.
+
+use std::collections::BTreeMap;
+
+use alloy_primitives::Address;
+use comptoir_domain::{
+    amount::Amount,
+    id::{AccountId, DatasetId, DatasetVersionId, OfferId, PurchaseId},
+    offer::{OfferKind, Terms},
+    purchase::PurchaseState,
+};
+use comptoir_store::{
+    PgTransaction, ledger, offers,
+    offers::NewOffer,
+    purchases::{self, NewPurchase, Purchase, TakeError},
+    receipts,
+};
+use sqlx::PgPool;
+use time::{Duration, OffsetDateTime};
+
+use crate::harness::{ALICE, BOB, CAROL, Money, NOW};
+
+const SELLER: Address = CAROL;
+const BUYERS: [Address; 2] = [ALICE, BOB];
+const MONEY: u128 = 20_000;
+const PPM: u32 = 70_003;
+const DAY: u32 = 86_400;
+
+/// The numbers of a history: the same for a seed at each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        // Knuth's MMIX generator; its high bits are the good ones.
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+struct Market {
+    money: Money,
+    buyers: Vec<AccountId>,
+    seller: AccountId,
+    offers: Vec<OfferId>,
+    now: OffsetDateTime,
+}
+
+fn terms(kind: OfferKind, refund_seconds: u32, answer_seconds: Option<u32>) -> Terms {
+    let lasts = matches!(kind, OfferKind::Rent | OfferKind::Subscribe);
+    Terms {
+        kind,
+        version: None,
+        answer_seconds,
+        refund_seconds,
+        period_seconds: lasts.then_some(DAY),
+        programs: None,
+        output_bytes_max: None,
+        is_released_by_seller: false,
+    }
+}
+
+impl Market {
+    async fn open(db: PgPool) -> Self {
+        let money = Money::new(db).await;
+        let seller = money.bind(SELLER, true).await;
+        let mut buyers = Vec::new();
+        for buyer in BUYERS {
+            buyers.push(money.bind(buyer, false).await);
+            money.deposit(buyer, MONEY).await;
+        }
+        let mut market = Self {
+            money,
+            buyers,
+            seller,
+            offers: vec![],
+            now: NOW,
+        };
+        for (terms, price) in [
+            (terms(OfferKind::Buy, 0, None), 1_777),
+            (terms(OfferKind::Buy, 7_200, None), 901),
+            (terms(OfferKind::Rent, 0, None), 1),
+            (terms(OfferKind::Subscribe, 0, None), 997),
+            (terms(OfferKind::Buy, 3_600, Some(DAY)), 503),
+            (terms(OfferKind::Rent, 0, Some(3_600)), 1),
+            (terms(OfferKind::Buy, 86_400, None), 311),
+            (terms(OfferKind::Buy, 86_400, None), 313),
+            (terms(OfferKind::Buy, 86_400, None), 317),
+            (terms(OfferKind::Buy, 3_600, Some(DAY)), 331),
+        ] {
+            let offer = market.offer(&terms, price).await;
+            market.offers.push(offer);
+        }
+        market
+    }
+
+    /// An offer of a listed dataset of its own.
+    async fn offer(&self, terms: &Terms, price: u128) -> OfferId {
+        let (dataset, version) = (DatasetId::generate(), DatasetVersionId::generate());
+        let mut tx = self.money.owner.begin().await.unwrap();
+        sqlx::query(
+            "INSERT INTO datasets (dataset_id, account_id, name, title, description, licence, provenance, tags, state, created_at, updated_at)
+             VALUES ($1, $2, $3, 'x', '', 'MIT', '', '{}', 'listed', $4, $4)",
+        )
+        .bind(dataset.0)
+        .bind(self.seller.0)
+        .bind(dataset.to_string())
+        .bind(NOW)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        sqlx::query(
+            "INSERT INTO dataset_versions (version_id, dataset_id, account_id, number, state, notes, wrapped_key, manifest_root, created_at, published_at)
+             VALUES ($1, $2, $3, 1, 'ready', '', $4, $5, $6, $6)",
+        )
+        .bind(version.0)
+        .bind(dataset.0)
+        .bind(self.seller.0)
+        .bind(&[0_u8; 60][..])
+        .bind(&[7_u8; 32][..])
+        .bind(NOW)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+        let new = NewOffer {
+            dataset,
+            account: self.seller,
+            asset_id: self.money.asset,
+            terms,
+            price: Amount::from_base(price).unwrap(),
+            platform_ppm: PPM,
+        };
+        let id = offers::create(&mut tx, &new, NOW).await.unwrap();
+        tx.commit().await.unwrap();
+        id
+    }
+
+    async fn begin(&self) -> PgTransaction<'static> {
+        self.money.api.begin().await.unwrap()
+    }
+
+    /// Takes an offer; what cannot be taken now is refused for a reason that a buyer may meet.
+    async fn take(&self, buyer: usize, offer: usize, seconds: u32) -> bool {
+        let mut tx = self.begin().await;
+        let offer = offers::find(&mut tx, self.offers[offer], self.now)
+            .await
+            .unwrap()
+            .unwrap();
+        let rents = offer.terms.kind == OfferKind::Rent;
+        let seconds = rents.then_some(seconds);
+        let new = NewPurchase {
+            account: self.buyers[buyer],
+            payer: Some(BUYERS[buyer]),
+            spender: None,
+            expected: offer.terms.held(offer.price.amount, seconds).unwrap(),
+            seconds,
+            cap: None,
+            note: None,
+            offer,
+        };
+        match purchases::take(&mut tx, &new, self.now).await {
+            Ok(_) => {
+                tx.commit().await.unwrap();
+                true
+            }
+            Err(
+                TakeError::Owned(_)
+                | TakeError::Requested(_)
+                | TakeError::Subscribed(_)
+                | TakeError::TooLong(_)
+                | TakeError::Hold(comptoir_store::holds::HoldError::InsufficientFunds { .. }),
+            ) => false,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    /// Does something with a purchase, which may be too late.
+    async fn act(&self, id: PurchaseId, what: u64) -> bool {
+        let mut tx = self.begin().await;
+        let purchase = purchases::lock(&mut tx, id).await.unwrap().unwrap();
+        let done = match what {
+            0 => purchases::refund(&mut tx, &purchase, "test", self.now)
+                .await
+                .is_ok(),
+            1 => purchases::end_by_buyer(&mut tx, &purchase, self.now)
+                .await
+                .is_ok(),
+            2 => purchases::make_final(&mut tx, id, self.now).await.is_ok(),
+            3 => purchases::approve(&mut tx, (self.seller, id), 3_600, self.now)
+                .await
+                .is_ok(),
+            _ => purchases::deny(&mut tx, (self.seller, id), "test", self.now)
+                .await
+                .is_ok(),
+        };
+        if done {
+            tx.commit().await.unwrap();
+        }
+        done
+    }
+
+    /// Lets time pass, in steps that are as late as steps may be.
+    async fn pass(&mut self, seconds: u64) {
+        self.now += Duration::seconds(seconds.cast_signed());
+        loop {
+            let due =
+                purchases::due(&mut *self.money.api.acquire().await.unwrap(), self.now, 3).await;
+            let due = due.unwrap();
+            if due.is_empty() {
+                return;
+            }
+            for it in &due {
+                let mut tx = self.begin().await;
+                purchases::step(&mut tx, *it, self.now).await.unwrap();
+                tx.commit().await.unwrap();
+            }
+            let only_renewals = due
+                .iter()
+                .all(|it| matches!(it, purchases::Due::Renewing(_)));
+            if only_renewals {
+                return;
+            }
+        }
+    }
+
+    async fn purchases(&self) -> Vec<Purchase> {
+        let ids: Vec<uuid::Uuid> = sqlx::query_scalar("SELECT purchase_id FROM purchases")
+            .fetch_all(&self.money.owner)
+            .await
+            .unwrap();
+        let ids: Vec<_> = ids.into_iter().map(PurchaseId).collect();
+        let mut connection = self.money.owner.acquire().await.unwrap();
+        purchases::find_all(&mut connection, &ids).await.unwrap()
+    }
+
+    /// What must hold after every step.
+    async fn adds_up(&self) {
+        let purchases = self.purchases().await;
+        let mut connection = self.money.owner.acquire().await.unwrap();
+        let asset = self.money.asset;
+        let (mut held, mut charged) = (
+            BTreeMap::<Address, u128>::new(),
+            BTreeMap::<Address, u128>::new(),
+        );
+        for it in &purchases {
+            let payer = it.payer.unwrap();
+            if matches!(it.state, PurchaseState::Requested | PurchaseState::Granted) {
+                *held.entry(payer).or_default() += it.amount.base();
+            }
+            let paid = it.charged.unwrap_or_default();
+            assert_eq!(
+                it.receipt.is_some(),
+                !paid.is_zero(),
+                "a charge has a receipt, and nothing else has: {it:?}"
+            );
+            if let Some(receipt) = it.receipt {
+                let receipt = receipts::find(&mut connection, receipt)
+                    .await
+                    .unwrap()
+                    .unwrap();
+                assert_eq!((receipt.gross, receipt.payer), (paid, payer));
+            }
+            *charged.entry(payer).or_default() += paid.base();
+        }
+        for buyer in BUYERS {
+            let it = ledger::balances(&mut connection, buyer, asset)
+                .await
+                .unwrap();
+            let (held, charged) = (held.get(&buyer), charged.get(&buyer));
+            assert_eq!(it.held.base(), held.copied().unwrap_or_default());
+            let rest = MONEY - charged.copied().unwrap_or_default();
+            assert_eq!(it.available.base() + it.held.base(), rest);
+        }
+        // One split shares all of it: what the seller has is rounded once over all sales.
+        let gross: u128 = charged.values().sum();
+        let seller = ledger::balances(&mut connection, SELLER, asset)
+            .await
+            .unwrap();
+        assert_eq!(
+            seller.available.base(),
+            gross * u128::from(1_000_000 - PPM) / 1_000_000
+        );
+        let house = ledger::house_balances(&mut connection, asset)
+            .await
+            .unwrap();
+        assert_eq!(
+            seller.available.base() + house.fees.base() + house.split_dust.base(),
+            gross
+        );
+        assert!(house.split_dust.base() < 2);
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: PgPool) {
+    let mut market = Market::open(db).await;
+    let mut dice = Dice(20_261_123);
+    let mut done = BTreeMap::<&str, u32>::new();
+    for _ in 0..250 {
+        let (buyer, offer) = (
+            usize::from(dice.roll(2) == 1),
+            usize::try_from(dice.roll(market.offers.len() as u64)).unwrap(),
+        );
+        let what = dice.roll(10);
+        let worked = match what {
+            0..=3 => {
+                let seconds = u32::try_from(1 + dice.roll(2_000)).unwrap();
+                market.take(buyer, offer, seconds).await.then_some("take")
+            }
+            4..=7 => {
+                let open = market.purchases().await;
+                let open: Vec<_> = open
+                    .into_iter()
+                    .filter(|it| it.ended_at.is_none())
+                    .collect();
+                match open.get(usize::try_from(dice.roll(1 + open.len() as u64)).unwrap()) {
+                    Some(purchase) => {
+                        // What fits its state, or for one in five whatever comes.
+                        let asked = purchase.state == PurchaseState::Requested;
+                        let verb = match dice.roll(5) {
+                            0 => dice.roll(5),
+                            _ if asked => 3 + dice.roll(2),
+                            _ => dice.roll(3),
+                        };
+                        let names = ["refund", "end", "final", "approve", "deny"];
+                        let name = names[usize::try_from(verb).unwrap()];
+                        market.act(purchase.id, verb).await.then_some(name)
+                    }
+                    None => None,
+                }
+            }
+            _ => {
+                market.pass(dice.roll(15_000)).await;
+                Some("pass")
+            }
+        };
+        if let Some(name) = worked {
+            *done.entry(name).or_default() += 1;
+        }
+        market.adds_up().await;
+    }
+    for name in ["take", "refund", "end", "final", "approve", "deny", "pass"] {
+        assert!(
+            done.get(name).is_some_and(|it| *it > 1),
+            "the history has {name}: {done:?}"
+        );
+    }
+    let settled = market.purchases().await;
+    let settled = settled
+        .iter()
+        .filter(|it| it.state == PurchaseState::Settled)
+        .count();
+    assert!(settled > 15, "{settled} were charged");
+}
