@@ -125,6 +125,8 @@ typed_ids! {
     SubscriptionId = "sub",
     /// What a buyer may do with a dataset, and until when.
     EntitlementId = "ent",
+    /// One request that bytes of a dataset were handed out for.
+    DatasetServingId = "dss",
     /// A binding price for one job.
     QuoteId = "quo",
     /// A job.

@@ -24,6 +24,20 @@ text_enum! {
 }
 
 text_enum! {
+    /// What a right is worth now.
+    EntitlementState {
+        /// It begins later: the next period of a rental or a subscription.
+        Upcoming = "upcoming",
+        /// It holds.
+        Active = "active",
+        /// Its time is over, or it was ended early.
+        Expired = "expired",
+        /// Its purchase was refunded.
+        TakenBack = "taken_back",
+    }
+}
+
+text_enum! {
     /// Where a subscription stands.
     SubscriptionState {
         /// It renews itself.

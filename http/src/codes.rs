@@ -77,6 +77,26 @@ pub const ALL: &[Code] = &[
         "A cookie is taken from pages of this service alone: the Origin header is missing, or names another site.",
     ),
     code(
+        "payment_required",
+        402,
+        "The account has no right to these bytes, and can have one: the dataset's offers say on what terms. Take one, then repeat the request.",
+    ),
+    code(
+        "compute_only",
+        403,
+        "What the account has lets jobs compute on the dataset. Its bytes are not handed out.",
+    ),
+    code(
+        "entitlement_expired",
+        410,
+        "The account's right to these bytes is over; the detail says since when. The dataset's offers may give it another.",
+    ),
+    code(
+        "version_sold",
+        409,
+        "Somebody has a right to the version, so it stays until that right is over. Withdraw the dataset to sell it to nobody else.",
+    ),
+    code(
         "not_entitled",
         403,
         "The file may be known, and not be read: it is no sample, and the account has no right to it.",

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::{
     PgTransaction,
     codec::{to_document, to_enum, to_hash},
+    entitlements,
     tenant_keys::to_wrapped,
 };
 
@@ -86,6 +87,9 @@ pub enum ShredError {
     /// Its dataset is listed, and has no other.
     #[error("the dataset is listed, and has no other version")]
     LastOfListed,
+    /// Somebody has a right to it.
+    #[error("somebody has a right to the version")]
+    Sold,
     /// Postgres failed.
     #[error("shred a version")]
     Database(#[from] sqlx::Error),
@@ -171,7 +175,7 @@ pub async fn create(
     Ok(())
 }
 
-/// The version, if the account may look at it: its own, or a ready one of a listed dataset.
+/// The version, if the account may look at it: its own, a ready one of a listed dataset, or one that it has or had a right to.
 pub async fn find(
     conn: &mut PgConnection,
     account: AccountId,
@@ -182,7 +186,9 @@ pub async fn find(
         "SELECT version_id, v.dataset_id, v.account_id, number, v.state, notes, v.licence, wrapped_key, manifest_root, files, bytes, refusals, v.created_at,
            submitted_at, published_at, shredded_at
          FROM dataset_versions AS v JOIN datasets AS d USING (dataset_id)
-         WHERE version_id = $1 AND dataset_id = $2 AND (v.account_id = $3 OR (v.state = 'ready' AND d.state = 'listed'))",
+         WHERE version_id = $1 AND dataset_id = $2 AND (v.account_id = $3 OR (v.state = 'ready' AND d.state = 'listed')
+           OR (v.state IN ('ready', 'shredded') AND EXISTS (SELECT FROM entitlements AS e
+               WHERE e.account_id = $3 AND e.dataset_id = v.dataset_id AND (e.version_id IS NULL OR e.version_id = v.version_id))))",
         id.0,
         dataset.0,
         account.0,
@@ -248,7 +254,9 @@ pub async fn list(
         "SELECT version_id, v.dataset_id, v.account_id, number, v.state, notes, v.licence, wrapped_key, manifest_root, files, bytes, refusals, v.created_at,
            submitted_at, published_at, shredded_at
          FROM dataset_versions AS v JOIN datasets AS d USING (dataset_id)
-         WHERE dataset_id = $1 AND (v.account_id = $2 OR (v.state = 'ready' AND d.state = 'listed')) AND ($3::uuid IS NULL OR version_id < $3)
+         WHERE dataset_id = $1 AND ($3::uuid IS NULL OR version_id < $3) AND (v.account_id = $2 OR (v.state = 'ready' AND d.state = 'listed')
+           OR (v.state IN ('ready', 'shredded') AND EXISTS (SELECT FROM entitlements AS e
+               WHERE e.account_id = $2 AND e.dataset_id = v.dataset_id AND (e.version_id IS NULL OR e.version_id = v.version_id))))
          ORDER BY version_id DESC LIMIT $4",
         dataset.0,
         account.0,
@@ -295,10 +303,10 @@ pub async fn submit(
     .map(drop)
 }
 
-/// Throws away the key of a version that is locked. Again changes nothing.
+/// Throws away the key of a version that is locked. Again changes nothing. The transaction must see everybody: buyers have rights to it.
 ///
 /// # Errors
-/// While it is checked, and when it is the last that a listed dataset shows.
+/// While it is checked, while somebody has a right to it, and when it is the last that a listed dataset shows.
 pub async fn shred(
     tx: &mut PgTransaction<'_>,
     version: &Version,
@@ -308,6 +316,11 @@ pub async fn shred(
         VersionState::Shredded => return Ok(()),
         VersionState::Checking => return Err(ShredError::Checking),
         VersionState::Draft | VersionState::Ready | VersionState::Refused => {}
+    }
+    let is_sold = version.state == VersionState::Ready
+        && entitlements::is_sold(tx, (version.dataset, version.id), now).await?;
+    if is_sold {
+        return Err(ShredError::Sold);
     }
     let done = sqlx::query!(
         "UPDATE dataset_versions AS v SET state = 'shredded', wrapped_key = NULL, shredded_at = $2

@@ -133,7 +133,7 @@ pub async fn create(
     })
 }
 
-/// The dataset, if the account may look at it: its own, or a listed one.
+/// The dataset, if the account may look at it: its own, a listed one, or one that it has or had a right to.
 pub async fn find(
     conn: &mut PgConnection,
     account: AccountId,
@@ -142,7 +142,8 @@ pub async fn find(
     let row = sqlx::query_as!(
         Row,
         "SELECT dataset_id, account_id, name, title, description, licence, provenance, tags, state, deprecation, created_at, updated_at
-         FROM datasets WHERE dataset_id = $1 AND (account_id = $2 OR state = 'listed')",
+         FROM datasets AS d WHERE dataset_id = $1 AND (account_id = $2 OR state = 'listed'
+           OR EXISTS (SELECT FROM entitlements AS e WHERE e.account_id = $2 AND e.dataset_id = d.dataset_id))",
         id.0,
         account.0,
     )

@@ -18,6 +18,7 @@ mod job_body;
 mod jobs;
 mod join_tokens;
 mod keys;
+mod library;
 mod offers;
 mod passwords;
 mod prices;
@@ -76,6 +77,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(explain::router())
         .merge(jobs::router())
         .merge(join_tokens::router())
+        .merge(library::router())
         .merge(offers::router())
         .merge(purchases::router())
         .merge(subscriptions::router())

@@ -1,59 +1,232 @@
-//! `…/files/{file}/content`: the bytes of a published file.
+//! `…/files/{file}/content`: the bytes of a published file, for who has a right to them.
 
 use std::sync::Arc;
 
 use axum::{
     body::{Body, Bytes as Piece},
     extract::State,
-    http::HeaderMap,
+    http::{HeaderMap, StatusCode},
     response::Response,
 };
-use comptoir_domain::id::{DatasetFileId, DatasetId, DatasetVersionId};
-use comptoir_store::{dataset_files, objects::ReadPartError};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use comptoir_domain::{
+    id::{AccountId, DatasetFileId, DatasetId, DatasetVersionId},
+    purchase::PurchaseState,
+};
+use comptoir_store::{
+    dataset_files,
+    dataset_servings::{self, Served},
+    entitlements::{self, Entitlement, Standing},
+    objects::ReadPartError,
+    purchases::{self, EndError},
+};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use sqlx::PgConnection;
+use time::format_description::well_known::Rfc3339;
+use tokio::time::{Duration, Instant};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::versions::{read_version, require_ready};
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
+    availability,
     extract::Path,
     ranges::{Bytes, Wanted},
     routes::blobs::Binary,
     sealed::SealedFile,
 };
 
+/// After so many bytes of one answer its right is looked at again,
+const RECHECK_BYTES: u64 = 64 << 20;
+/// and after so much time.
+const RECHECK_AFTER: Duration = Duration::from_secs(60);
+
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_dataset_content))
 }
 
-/// Opens a file for somebody who may have its bytes: its seller, or everybody where it is a sample of a listed dataset. This is the one place
-/// that decides it. 404 for who may not know of the file at all, 403 for who may not have its bytes.
+/// A file that somebody may read, and by what right: `None` where it is the reader's own, or a sample.
+struct Opened {
+    file: SealedFile,
+    right: Option<Entitlement>,
+}
+
+/// What is read by whom: a version of a dataset.
+type Place = (DatasetId, DatasetVersionId);
+
+/// Why an answer ends before its last byte.
+#[derive(Debug, thiserror::Error)]
+enum Cut {
+    #[error("read a file of a dataset")]
+    Read(#[from] ReadPartError),
+    #[error("the right is over")]
+    RightIsOver,
+    #[error("look at the right again")]
+    Database(#[from] sqlx::Error),
+}
+
+/// Opens a file for somebody who may have its bytes: its seller, who has a right to it, or everybody where it is a sample of a listed dataset. This
+/// is the one place that decides it. 404 for who may not know of the file at all; 402, 403 and 410 for who may not have its bytes.
 async fn open(
     state: &AppState,
     caller: &Identity,
-    place: (DatasetId, DatasetVersionId),
+    place: Place,
     file: DatasetFileId,
-) -> Result<SealedFile, Problem> {
+) -> Result<Opened, Problem> {
     let mut connection = caller.read(state).await?;
     let version = read_version(&mut connection, caller.account, place).await?;
     let found = dataset_files::find(&mut connection, version.id, file).await?;
     let file = found.ok_or_else(Problem::not_found)?;
-    drop(connection);
     require_ready(&version)?;
-    let may_read = version.account == caller.account || file.entry.is_sample;
-    if !may_read {
-        return Err(Problem::new(
-            axum::http::StatusCode::FORBIDDEN,
-            "not_entitled",
-            "The account has no right to these bytes",
-        ));
-    }
+    let is_free = version.account == caller.account || file.entry.is_sample;
+    let right = if is_free {
+        None
+    } else {
+        Some(require_right(state, &mut connection, caller.account, place).await?)
+    };
+    drop(connection);
     let opened = SealedFile::open(state, &version, file).await;
-    opened.map_err(|error| Problem::internal(&error))
+    let file = opened.map_err(|error| Problem::internal(&error))?;
+    Ok(Opened { file, right })
 }
 
-/// Downloads a file of a ready version, whole or in part: one of yours, or a sample of a listed dataset.
+/// The right by which the account reads the version.
+async fn require_right(
+    state: &AppState,
+    connection: &mut PgConnection,
+    account: AccountId,
+    place: Place,
+) -> Result<Entitlement, Problem> {
+    let standing = entitlements::standing(connection, account, place, state.now()).await?;
+    let offers = || format!("its offers are at /v1/datasets/{}/offers", place.0);
+    match standing {
+        Standing::Active(right) => Ok(right),
+        Standing::ComputeOnly => Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "compute_only",
+            "The account may compute on the dataset, and not read it",
+        )),
+        Standing::Expired(at) => Err(Problem::new(
+            StatusCode::GONE,
+            "entitlement_expired",
+            "The right to these bytes is over",
+        )
+        .detail(format!(
+            "since {}; {}",
+            at.format(&Rfc3339)
+                .expect("times of the service are within the calendar"),
+            offers()
+        ))),
+        Standing::TakenBack | Standing::None => {
+            if entitlements::is_on_sale(connection, place).await? {
+                return Err(Problem::new(
+                    StatusCode::PAYMENT_REQUIRED,
+                    "payment_required",
+                    "The account has no right to these bytes yet",
+                )
+                .detail(offers()));
+            }
+            Err(not_entitled())
+        }
+    }
+}
+
+fn not_entitled() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "not_entitled",
+        "The account has no right to these bytes",
+    )
+}
+
+/// Notes what is about to be handed out, and makes the sale final by which it is. Nothing leaves before that is committed.
+async fn before_first_byte(
+    state: &AppState,
+    right: Option<&Entitlement>,
+    served: &Served,
+) -> Result<(), Problem> {
+    let now = state.now();
+    let mut tx = state.db.begin().await?;
+    let open = right.filter(|it| it.purchase_state == PurchaseState::Granted);
+    if let Some(right) = open {
+        purchases::make_final(&mut tx, right.purchase, now)
+            .await
+            .map_err(|error| match error {
+                // It was given back in this moment.
+                EndError::NotOpen(_) => not_entitled(),
+                error => Problem::internal(&error),
+            })?;
+        dataset_servings::begin(&mut tx, right.purchase, now).await?;
+    }
+    dataset_servings::write(&mut tx, served, now).await?;
+    Ok(tx.commit().await?)
+}
+
+/// What is told where the first piece cannot be read. Where it is lost, and nothing of the purchase was ever handed out, the price goes back.
+async fn cannot_serve(
+    state: &AppState,
+    right: Option<&Entitlement>,
+    error: &ReadPartError,
+) -> Problem {
+    let open = right.filter(|it| it.purchase_state == PurchaseState::Granted);
+    let (Some(right), true) = (open, error.is_damage()) else {
+        return Problem::internal(error);
+    };
+    match give_back(state, right).await {
+        Ok(true) => availability::unavailable().detail(format!("{} is refunded", right.purchase)),
+        Ok(false) => Problem::internal(error),
+        Err(problem) => problem,
+    }
+}
+
+/// Refunds a purchase that is not final and of which nothing was handed out; says whether it did.
+async fn give_back(state: &AppState, right: &Entitlement) -> Result<bool, Problem> {
+    let mut tx = state.db.begin().await?;
+    let locked = purchases::lock(&mut tx, right.purchase).await?;
+    let open = locked.filter(|it| it.state == PurchaseState::Granted);
+    let Some(purchase) = open else {
+        return Ok(false);
+    };
+    if dataset_servings::has_begun(&mut tx, purchase.id).await? {
+        return Ok(false);
+    }
+    purchases::refund(&mut tx, &purchase, "it could not be served", state.now())
+        .await
+        .map_err(|error| Problem::internal(&error))?;
+    tx.commit().await?;
+    tracing::warn!(purchase.id = %purchase.id, "a purchase that could not be served is refunded");
+    Ok(true)
+}
+
+/// The rest of an answer, for as long as the right lasts.
+fn while_entitled(
+    state: AppState,
+    (account, place): (AccountId, Place),
+    pieces: impl Stream<Item = Result<Piece, ReadPartError>> + Send + Unpin + 'static,
+) -> impl Stream<Item = Result<Piece, Cut>> + Send + 'static {
+    let begin = (state, pieces, 0_u64, Instant::now());
+    stream::try_unfold(begin, move |(state, mut pieces, sent, since)| async move {
+        let is_due = sent >= RECHECK_BYTES || since.elapsed() >= RECHECK_AFTER;
+        let (sent, since) = if is_due {
+            let mut connection = state.db.acquire().await?;
+            let standing = entitlements::standing(&mut connection, account, place, state.now());
+            if !matches!(standing.await?, Standing::Active(_)) {
+                return Err(Cut::RightIsOver);
+            }
+            (0, Instant::now())
+        } else {
+            (sent, since)
+        };
+        let piece = pieces.try_next().await?;
+        Ok(piece.map(|piece| {
+            let sent = sent.saturating_add(piece.len() as u64);
+            (piece, (state, pieces, sent, since))
+        }))
+    })
+}
+
+/// Downloads a file of a ready version, whole or in part: one of yours, one that you have a right to, or a sample of a listed dataset. The first byte
+/// of something bought makes its sale final; where that byte cannot be read, the price goes back.
 #[utoipa::path(
     get, path = "/v1/datasets/{dataset}/versions/{version}/files/{file}/content", tag = "datasets",
     security(("session" = []), ("api_key" = ["datasets:read"])),
@@ -66,6 +239,7 @@ async fn open(
         (status = 206, body = Binary, content_type = "application/octet-stream", headers(("Content-Range" = String))),
         (status = 304),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn get_dataset_content(
@@ -74,7 +248,8 @@ async fn get_dataset_content(
     Path((dataset, version, file)): Path<(DatasetId, DatasetVersionId, DatasetFileId)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let file = open(&state, &caller, (dataset, version), file).await?;
+    let place = (dataset, version);
+    let Opened { file, right } = open(&state, &caller, place, file).await?;
     let entry = &file.file().entry;
     let bytes = Bytes {
         tag: format!("\"{}\"", entry.sha256),
@@ -86,12 +261,27 @@ async fn get_dataset_content(
         Wanted::Nothing(response) => return Ok(response),
         Wanted::Range(answer) => answer,
     };
-    // The first piece before the head: what is lost is told with a status. What is found to be lost later ends the answer.
+    let served = Served {
+        account: caller.account,
+        dataset,
+        version,
+        file: file.file().id,
+        purchase: right.map(|it| it.purchase),
+        first_byte: answer.range.start,
+        bytes: answer.range.end.saturating_sub(answer.range.start),
+    };
+    // The first piece before the head: what is lost is told with a status, and paid by nobody. What is found to be lost later ends the answer.
     let mut pieces = Box::pin(Arc::new(file).stream(answer.range.clone()));
-    let first = pieces
-        .try_next()
-        .await
-        .map_err(|error| Problem::internal(&error))?;
+    let first = match pieces.try_next().await {
+        Ok(first) => first,
+        Err(error) => return Err(cannot_serve(&state, right.as_ref(), &error).await),
+    };
+    before_first_byte(&state, right.as_ref(), &served).await?;
     let first = stream::iter(first.map(Ok::<Piece, ReadPartError>));
-    Ok(answer.with(Body::from_stream(first.chain(pieces))))
+    let pieces = first.chain(pieces);
+    let body = match right {
+        Some(_) => Body::from_stream(while_entitled(state, (caller.account, place), pieces)),
+        None => Body::from_stream(pieces),
+    };
+    Ok(answer.with(body))
 }

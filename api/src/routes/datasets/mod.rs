@@ -4,6 +4,7 @@
 mod content;
 mod files;
 mod parts;
+mod servings;
 mod versions;
 
 use axum::{
@@ -49,6 +50,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(files::router())
         .merge(parts::router())
         .merge(content::router())
+        .merge(servings::router())
 }
 
 #[derive(Deserialize, ToSchema)]

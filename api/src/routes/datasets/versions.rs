@@ -16,7 +16,7 @@ use comptoir_store::{
     PgTransaction,
     dataset_files::{self, File},
     dataset_versions::{self, CreateVersionError, Refusal, ShredError, Version},
-    datasets, limits,
+    datasets, limits, tenant,
 };
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
@@ -398,6 +398,7 @@ async fn shred_dataset_version(
         datasets::lock(&mut tx, identity.account, place.0).await?;
         let found = dataset_versions::lock(&mut tx, identity.account, place).await?;
         let version = found.ok_or_else(Problem::not_found)?;
+        tenant::widen(&mut tx).await?;
         dataset_versions::shred(&mut tx, &version, state.now())
             .await
             .map_err(|error| not_shredded(&error))?;
@@ -421,6 +422,11 @@ fn not_shredded(error: &ShredError) -> Problem {
             StatusCode::CONFLICT,
             "version_last",
             "The dataset is listed, and has no other version that is ready",
+        ),
+        ShredError::Sold => Problem::new(
+            StatusCode::CONFLICT,
+            "version_sold",
+            "Somebody has a right to the version",
         ),
         ShredError::Database(_) => Problem::internal(error),
     }

@@ -3,6 +3,7 @@
 mod buying;
 mod refusals;
 mod requests;
+mod serving;
 mod time;
 
 use ::time::Duration;
