@@ -11,7 +11,7 @@ use comptoir_store::{
     PgTransaction,
     address_changes::{self, Applied},
     assets::{self, AssetError},
-    audit, ledger,
+    audit, dataset_links, ledger,
     notices::{self as outbox, ATTEMPTS_MAX, DueNotice},
     password_resets, purchases,
     releases::{self, WithdrawalError},
@@ -29,6 +29,8 @@ use crate::{
 
 /// Changes, requests and messages of one step.
 const AT_ONCE: usize = 50;
+/// Links that one step forgets.
+const LINKS_AT_ONCE: i64 = 1_000;
 /// How long a token that replaces a password holds.
 pub const RESET_LIFETIME: Duration = Duration::minutes(30);
 /// What such a token begins with.
@@ -62,6 +64,7 @@ pub async fn step(state: &AppState) -> Result<usize, StepError> {
     done += release_what_is_left(state).await?;
     done += answer_reset_requests(state).await?;
     done += purchases_due(state).await?;
+    done += forget_links(state).await?;
     done += shredding::shred_forgotten(state).await?;
     done += shredding::remove_objects(state).await?;
     done += shredding::rewrap(state).await?;
@@ -147,6 +150,14 @@ async fn purchases_due(state: &AppState) -> Result<usize, StepError> {
         metrics::counter!(PURCHASE_STEPS, "outcome" => outcome).increment(1);
     }
     Ok(done)
+}
+
+/// Forgets links that are over for a day.
+async fn forget_links(state: &AppState) -> Result<usize, StepError> {
+    let before = state.now().saturating_sub(Duration::DAY);
+    let mut connection = state.db.acquire().await?;
+    let forgotten = dataset_links::forget(&mut connection, before, LINKS_AT_ONCE).await?;
+    Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
 }
 
 async fn answer_reset_requests(state: &AppState) -> Result<usize, StepError> {

@@ -127,6 +127,8 @@ typed_ids! {
     EntitlementId = "ent",
     /// One request that bytes of a dataset were handed out for.
     DatasetServingId = "dss",
+    /// A short-lived link to one file of a dataset; its secret is never stored.
+    DatasetLinkId = "dsl",
     /// A binding price for one job.
     QuoteId = "quo",
     /// A job.

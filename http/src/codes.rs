@@ -87,6 +87,16 @@ pub const ALL: &[Code] = &[
         "What the account has lets jobs compute on the dataset. Its bytes are not handed out.",
     ),
     code(
+        "link_expired",
+        410,
+        "The link to a file is over: it holds for two minutes. Make another one.",
+    ),
+    code(
+        "link_used",
+        410,
+        "The link to a file was for one use. Make another one.",
+    ),
+    code(
         "entitlement_expired",
         410,
         "The account's right to these bytes is over; the detail says since when. The dataset's offers may give it another.",

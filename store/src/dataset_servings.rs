@@ -1,7 +1,8 @@
 //! Which bytes of datasets were handed out, and to whom.
 
 use comptoir_domain::id::{
-    AccountId, DatasetFileId, DatasetId, DatasetServingId, DatasetVersionId, PurchaseId,
+    AccountId, DatasetFileId, DatasetId, DatasetLinkId, DatasetServingId, DatasetVersionId,
+    PurchaseId,
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -21,6 +22,8 @@ pub struct Served {
     pub file: DatasetFileId,
     /// By what right; `None`: it is the seller's own, or a sample.
     pub purchase: Option<PurchaseId>,
+    /// By which link; `None`: with a credential.
+    pub link: Option<DatasetLinkId>,
     /// From which byte on.
     pub first_byte: u64,
     /// How many were asked for.
@@ -48,14 +51,15 @@ pub async fn write(
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "INSERT INTO dataset_servings (serving_id, account_id, dataset_id, version_id, file_id, purchase_id, first_byte, bytes, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        "INSERT INTO dataset_servings (serving_id, account_id, dataset_id, version_id, file_id, purchase_id, dataset_link_id, first_byte, bytes, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
         DatasetServingId::generate().0,
         it.account.0,
         it.dataset.0,
         it.version.0,
         it.file.0,
         it.purchase.map(|id| id.0),
+        it.link.map(|id| id.0),
         it.first_byte.cast_signed(),
         it.bytes.cast_signed(),
         now,
@@ -108,7 +112,7 @@ pub async fn list(
     limit: i64,
 ) -> sqlx::Result<Vec<Serving>> {
     let rows = sqlx::query!(
-        "SELECT serving_id, account_id, dataset_id, version_id, file_id, purchase_id, first_byte, bytes, created_at
+        "SELECT serving_id, account_id, dataset_id, version_id, file_id, purchase_id, dataset_link_id, first_byte, bytes, created_at
          FROM dataset_servings WHERE dataset_id = $1 AND ($2::uuid IS NULL OR serving_id < $2) ORDER BY serving_id DESC LIMIT $3",
         dataset.0,
         before.map(|it| it.0),
@@ -124,6 +128,7 @@ pub async fn list(
             version: DatasetVersionId(row.version_id),
             file: DatasetFileId(row.file_id),
             purchase: row.purchase_id.map(PurchaseId),
+            link: row.dataset_link_id.map(DatasetLinkId),
             first_byte: row.first_byte.unsigned_abs(),
             bytes: row.bytes.unsigned_abs(),
         },

@@ -22,6 +22,7 @@ pub mod charges;
 pub mod codec;
 pub mod dataset_checks;
 pub mod dataset_files;
+pub mod dataset_links;
 pub mod dataset_servings;
 pub mod dataset_versions;
 pub mod datasets;

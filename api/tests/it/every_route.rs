@@ -19,6 +19,8 @@ const PUBLIC: &[(&str, &str)] = &[
     ("get", "/v1/batches"),
     ("get", "/v1/batches/{id}"),
     ("get", "/v1/batches/{id}/leaves"),
+    // The link is the credential.
+    ("get", "/v1/links/{secret}"),
     ("get", "/version"),
     ("post", "/v1/accounts"),
     ("post", "/v1/admin/setup"),
@@ -113,6 +115,7 @@ const MAKING: &[(&str, &str)] = &[("PUT", "/v1/blobs/{sha256}")];
 const SHARED: &[&str] = &[
     "/v1/batches/{id}",
     "/v1/batches/{id}/leaves",
+    "/v1/links/{secret}",
     "/v1/prices/{id}",
 ];
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use alloy_primitives::Address;
 use axum::{
     body::{Body, Bytes as Piece},
     extract::State,
@@ -9,7 +10,7 @@ use axum::{
     response::Response,
 };
 use comptoir_domain::{
-    id::{AccountId, DatasetFileId, DatasetId, DatasetVersionId},
+    id::{AccountId, DatasetFileId, DatasetId, DatasetLinkId, DatasetVersionId},
     purchase::PurchaseState,
 };
 use comptoir_store::{
@@ -18,6 +19,7 @@ use comptoir_store::{
     entitlements::{self, Entitlement, Standing},
     objects::ReadPartError,
     purchases::{self, EndError},
+    tenant,
 };
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use sqlx::PgConnection;
@@ -46,9 +48,38 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 }
 
 /// A file that somebody may read, and by what right: `None` where it is the reader's own, or a sample.
-struct Opened {
+pub(super) struct Opened {
     file: SealedFile,
     right: Option<Entitlement>,
+}
+
+impl Opened {
+    /// The length of the file.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.file.file().entry.bytes
+    }
+}
+
+/// Who reads.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reader {
+    /// By whose right.
+    pub account: AccountId,
+    /// Its address, where it is known.
+    pub address: Option<Address>,
+    /// The link that is followed; `None`: with a credential.
+    pub link: Option<DatasetLinkId>,
+}
+
+impl Reader {
+    /// Somebody with a credential.
+    pub(super) fn of(caller: &Identity) -> Self {
+        Self {
+            account: caller.account,
+            address: caller.address,
+            link: None,
+        }
+    }
 }
 
 /// What is read by whom: a version of a dataset.
@@ -67,22 +98,23 @@ enum Cut {
 
 /// Opens a file for somebody who may have its bytes: its seller, who has a right to it, or everybody where it is a sample of a listed dataset. This
 /// is the one place that decides it. 404 for who may not know of the file at all; 402, 403 and 410 for who may not have its bytes.
-async fn open(
+pub(super) async fn open(
     state: &AppState,
-    caller: &Identity,
+    reader: Reader,
     place: Place,
     file: DatasetFileId,
 ) -> Result<Opened, Problem> {
-    let mut connection = caller.read(state).await?;
-    let version = read_version(&mut connection, caller.account, place).await?;
+    let account = reader.account;
+    let mut connection = tenant::read(&state.db, (account, reader.address)).await?;
+    let version = read_version(&mut connection, account, place).await?;
     let found = dataset_files::find(&mut connection, version.id, file).await?;
     let file = found.ok_or_else(Problem::not_found)?;
     require_ready(&version)?;
-    let is_free = version.account == caller.account || file.entry.is_sample;
+    let is_free = version.account == account || file.entry.is_sample;
     let right = if is_free {
         None
     } else {
-        Some(require_right(state, &mut connection, caller.account, place).await?)
+        Some(require_right(state, &mut connection, account, place).await?)
     };
     drop(connection);
     let opened = SealedFile::open(state, &version, file).await;
@@ -248,8 +280,25 @@ async fn get_dataset_content(
     Path((dataset, version, file)): Path<(DatasetId, DatasetVersionId, DatasetFileId)>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let place = (dataset, version);
-    let Opened { file, right } = open(&state, &caller, place, file).await?;
+    serve(
+        &state,
+        Reader::of(&caller),
+        (dataset, version),
+        file,
+        &headers,
+    )
+    .await
+}
+
+/// Hands out what is asked for of a file, to somebody who may have it.
+pub(super) async fn serve(
+    state: &AppState,
+    reader: Reader,
+    place: Place,
+    file: DatasetFileId,
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
+    let Opened { file, right } = open(state, reader, place, file).await?;
     let entry = &file.file().entry;
     let bytes = Bytes {
         tag: format!("\"{}\"", entry.sha256),
@@ -257,16 +306,17 @@ async fn get_dataset_content(
         // A right may end, and nobody but who has it is to keep the bytes.
         cache: "private, no-store",
     };
-    let answer = match bytes.wanted(&headers)? {
+    let answer = match bytes.wanted(headers)? {
         Wanted::Nothing(response) => return Ok(response),
         Wanted::Range(answer) => answer,
     };
     let served = Served {
-        account: caller.account,
-        dataset,
-        version,
+        account: reader.account,
+        dataset: place.0,
+        version: place.1,
         file: file.file().id,
         purchase: right.map(|it| it.purchase),
+        link: reader.link,
         first_byte: answer.range.start,
         bytes: answer.range.end.saturating_sub(answer.range.start),
     };
@@ -274,13 +324,17 @@ async fn get_dataset_content(
     let mut pieces = Box::pin(Arc::new(file).stream(answer.range.clone()));
     let first = match pieces.try_next().await {
         Ok(first) => first,
-        Err(error) => return Err(cannot_serve(&state, right.as_ref(), &error).await),
+        Err(error) => return Err(cannot_serve(state, right.as_ref(), &error).await),
     };
-    before_first_byte(&state, right.as_ref(), &served).await?;
+    before_first_byte(state, right.as_ref(), &served).await?;
     let first = stream::iter(first.map(Ok::<Piece, ReadPartError>));
     let pieces = first.chain(pieces);
     let body = match right {
-        Some(_) => Body::from_stream(while_entitled(state, (caller.account, place), pieces)),
+        Some(_) => Body::from_stream(while_entitled(
+            state.clone(),
+            (reader.account, place),
+            pieces,
+        )),
         None => Body::from_stream(pieces),
     };
     Ok(answer.with(body))

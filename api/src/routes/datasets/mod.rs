@@ -3,6 +3,7 @@
 
 mod content;
 mod files;
+mod links;
 mod parts;
 mod servings;
 mod versions;
@@ -50,6 +51,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(files::router())
         .merge(parts::router())
         .merge(content::router())
+        .merge(links::router())
         .merge(servings::router())
 }
 

@@ -1,6 +1,7 @@
 //! Offers and what is taken of them, over HTTP: the price is held with the right, and charged once the sale is final.
 
 mod buying;
+mod links;
 mod refusals;
 mod requests;
 mod serving;

@@ -14,7 +14,7 @@ const ROWS: &[u8] = b"a,b\n1,2\n";
 
 impl Shop {
     /// The path of the bytes of the dataset's only file.
-    async fn content(&self) -> String {
+    pub async fn content(&self) -> String {
         let seller = self.app.renewed(&self.seller);
         let files = format!("{}/files", self.version);
         let files = datasets::get(&self.app, &seller, &files).await;
