@@ -8,6 +8,8 @@ pub const DATASET_DAMAGES: &str = "api_dataset_damages_total";
 pub const DATASETS_UNAVAILABLE: &str = "api_datasets_unavailable_total";
 /// Purchases whose time had come, by what came of them.
 pub const PURCHASE_STEPS: &str = "api_purchase_steps_total";
+/// Contributions that nobody answered in time.
+pub const CONTRIBUTIONS_LAPSED: &str = "api_contributions_lapsed_total";
 
 /// Tells the recorder what they mean; once, after it is installed.
 pub fn describe() {
@@ -26,5 +28,9 @@ pub fn describe() {
     metrics::describe_counter!(
         PURCHASE_STEPS,
         "Purchases whose time had come, by what came of them"
+    );
+    metrics::describe_counter!(
+        CONTRIBUTIONS_LAPSED,
+        "Contributions that nobody answered in time"
     );
 }

@@ -11,7 +11,9 @@ use comptoir_store::{
     PgTransaction,
     address_changes::{self, Applied},
     assets::{self, AssetError},
-    audit, dataset_links, ledger,
+    audit,
+    contributions::{self, AnswerError},
+    dataset_links, ledger,
     notices::{self as outbox, ATTEMPTS_MAX, DueNotice},
     password_resets, purchases,
     releases::{self, WithdrawalError},
@@ -22,7 +24,7 @@ use crate::{
     AppState,
     auth::keys::random,
     mail::{Letter, Mailer},
-    metrics::PURCHASE_STEPS,
+    metrics::{CONTRIBUTIONS_LAPSED, PURCHASE_STEPS},
     notices::{self, Notice},
     shredding,
 };
@@ -44,6 +46,9 @@ pub enum StepError {
     /// Money of an address that was left could not be held.
     #[error("release what is left under an old address")]
     Sweep(#[from] WithdrawalError),
+    /// Contributions that nobody answered could not be given up.
+    #[error("give up contributions")]
+    Lapse(#[from] AnswerError),
     /// Postgres failed.
     #[error("a step of the api")]
     Database(#[from] sqlx::Error),
@@ -65,6 +70,7 @@ pub async fn step(state: &AppState) -> Result<usize, StepError> {
     done += answer_reset_requests(state).await?;
     done += purchases_due(state).await?;
     done += forget_links(state).await?;
+    done += give_up_contributions(state).await?;
     done += shredding::shred_forgotten(state).await?;
     done += shredding::remove_objects(state).await?;
     done += shredding::rewrap(state).await?;
@@ -158,6 +164,20 @@ async fn forget_links(state: &AppState) -> Result<usize, StepError> {
     let mut connection = state.db.acquire().await?;
     let forgotten = dataset_links::forget(&mut connection, before, LINKS_AT_ONCE).await?;
     Ok(usize::try_from(forgotten).unwrap_or(usize::MAX))
+}
+
+/// Gives up contributions that their owners did not answer in time.
+async fn give_up_contributions(state: &AppState) -> Result<usize, StepError> {
+    let mut tx = state.db.begin().await?;
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let lapsed = contributions::lapse_due(&mut tx, state.now(), limit).await?;
+    tx.commit().await?;
+    if lapsed > 0 {
+        tracing::info!(lapsed, "contributions were not answered in time");
+        let counted = u64::try_from(lapsed).unwrap_or(u64::MAX);
+        metrics::counter!(CONTRIBUTIONS_LAPSED).increment(counted);
+    }
+    Ok(lapsed)
 }
 
 async fn answer_reset_requests(state: &AppState) -> Result<usize, StepError> {

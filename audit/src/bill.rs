@@ -28,6 +28,8 @@ struct Party {
 pub struct Bill {
     receipt: Option<ReceiptId>,
     gross: u128,
+    /// Of a reward: what its rows come to.
+    earned: Option<u128>,
     parties: Vec<Party>,
     hash: Hash,
 }
@@ -42,7 +44,7 @@ pub enum InvalidBill {
     #[error("the weights of the bill do not add up to a million, or the platform's is too high")]
     Weights,
     /// It charges something else.
-    #[error("the bill charges another gross than the receipt")]
+    #[error("the bill charges another gross than the receipt, or than its rows earn")]
     Gross,
     /// It shares in another way.
     #[error("the shares are not those that the bill's weights and carries make")]
@@ -72,6 +74,7 @@ impl Bill {
         Ok(Self {
             receipt,
             gross: gross.ok_or(InvalidBill::Field("gross_base"))?,
+            earned: earned(bill)?,
             parties: parties.iter().map(party).collect::<Result<_, _>>()?,
             hash: sha256(canonical.as_bytes()),
         })
@@ -102,7 +105,7 @@ impl Bill {
         if whole != WHOLE_PPM || fees > HOUSE_PPM_MAX {
             return Err(InvalidBill::Weights);
         }
-        if self.gross != receipt.gross {
+        if self.gross != receipt.gross || self.earned.is_some_and(|it| it != self.gross) {
             return Err(InvalidBill::Gross);
         }
         let mut shares = receipt.shares.iter();
@@ -123,6 +126,20 @@ fn credit(gross: u128, party: Party) -> Result<u128, InvalidBill> {
     whole
         .and_then(|whole| whole.checked_add(rest / WHOLE_PPM))
         .ok_or(InvalidBill::Shares)
+}
+
+/// What the rows of a contribution earn, where the bill is of one.
+fn earned(bill: &Value) -> Result<Option<u128>, InvalidBill> {
+    let per_row = &bill["reward_per_row_base"];
+    if per_row.is_null() {
+        return Ok(None);
+    }
+    let field = InvalidBill::Field;
+    let per_row = per_row.as_str().and_then(|it| it.parse::<u128>().ok());
+    let rows = bill["rows"].as_u64().ok_or(field("rows"))?;
+    let earned = per_row.ok_or(field("reward_per_row_base"))?;
+    let earned = earned.checked_mul(rows.into());
+    earned.map(Some).ok_or(InvalidBill::Gross)
 }
 
 fn party(value: &Value) -> Result<Party, InvalidBill> {
@@ -229,6 +246,22 @@ mod tests {
             read.explain(&receipt(8, &[(9, 1), (2, 7)])),
             Err(InvalidBill::Gross)
         );
+    }
+
+    #[test]
+    fn a_reward_is_what_its_rows_earn() {
+        let mut document = bill("21", &[(2, 1_000_000, 0)]);
+        document["reward_per_row_base"] = "7".into();
+        document["rows"] = 3.into();
+        let explain = |document: &Value| Bill::read(document)?.explain(&receipt(21, &[(2, 21)]));
+        assert_eq!(explain(&document), Ok(()));
+        document["rows"] = 4.into();
+        assert_eq!(explain(&document), Err(InvalidBill::Gross));
+        document["rows"] = u64::MAX.into();
+        document["reward_per_row_base"] = u128::MAX.to_string().into();
+        assert_eq!(explain(&document), Err(InvalidBill::Gross));
+        document["rows"] = Value::Null;
+        assert_eq!(explain(&document), Err(InvalidBill::Field("rows")));
     }
 
     #[test]

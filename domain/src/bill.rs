@@ -9,6 +9,7 @@ use crate::{
     amount::Amount,
     atto::Atto,
     charge::ChargeCarry,
+    contribution::RewardBill,
     digest::Sha256,
     id::SplitVersionId,
     price::{self, Meter, PriceVersion},
@@ -49,6 +50,8 @@ pub enum Explanation {
     Job(Bill),
     /// A sale's bill.
     Sale(SaleBill),
+    /// The bill of a contribution's reward.
+    Contribution(RewardBill),
 }
 
 impl Explanation {
@@ -58,6 +61,7 @@ impl Explanation {
         match self {
             Self::Job(bill) => &bill.parties,
             Self::Sale(bill) => &bill.parties,
+            Self::Contribution(bill) => &bill.parties,
         }
     }
 
@@ -67,6 +71,7 @@ impl Explanation {
         match self {
             Self::Job(bill) => bill.digest(),
             Self::Sale(bill) => bill.digest(),
+            Self::Contribution(bill) => bill.digest(),
         }
     }
 }

@@ -123,6 +123,8 @@ typed_ids! {
     PurchaseId = "pur",
     /// A purchase that renews itself.
     SubscriptionId = "sub",
+    /// What somebody offers to add to the dataset of another.
+    ContributionId = "con",
     /// What a buyer may do with a dataset, and until when.
     EntitlementId = "ent",
     /// One request that bytes of a dataset were handed out for.

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     amount::Amount,
     id::{
-        AttemptId, JobId, JournalEntryId, LedgerAccountId, PurchaseId, RefundId, ReleaseId,
-        SplitVersionId,
+        AttemptId, ContributionId, JobId, JournalEntryId, LedgerAccountId, PurchaseId, RefundId,
+        ReleaseId, SplitVersionId,
     },
 };
 
@@ -156,6 +156,12 @@ pub enum Source {
     PurchaseHoldRelease(PurchaseId),
     /// A sale that is final.
     PurchaseCharge(PurchaseId),
+    /// The reward of a contribution.
+    ContributionHold(ContributionId),
+    /// A reward that is not paid after all.
+    ContributionHoldRelease(ContributionId),
+    /// A contribution that is accepted.
+    ContributionCharge(ContributionId),
     /// A withdrawal that was asked for.
     WithdrawalHold(ReleaseId),
     /// A withdrawal that was cancelled.
@@ -188,6 +194,9 @@ impl Source {
             Self::PurchaseHold(_) => "purchase_hold",
             Self::PurchaseHoldRelease(_) => "purchase_hold_release",
             Self::PurchaseCharge(_) => "purchase_charge",
+            Self::ContributionHold(_) => "contribution_hold",
+            Self::ContributionHoldRelease(_) => "contribution_hold_release",
+            Self::ContributionCharge(_) => "contribution_charge",
             Self::WithdrawalHold(_) => "withdrawal_hold",
             Self::WithdrawalHoldRelease(_) => "withdrawal_hold_release",
             Self::Seal(_) => "seal",
@@ -212,6 +221,9 @@ impl Source {
             | Self::PurchaseHold(_)
             | Self::PurchaseHoldRelease(_)
             | Self::PurchaseCharge(_)
+            | Self::ContributionHold(_)
+            | Self::ContributionHoldRelease(_)
+            | Self::ContributionCharge(_)
             | Self::WithdrawalHold(_)
             | Self::WithdrawalHoldRelease(_)
             | Self::Seal(_)
@@ -231,6 +243,9 @@ impl Source {
             Self::PurchaseHold(id) | Self::PurchaseHoldRelease(id) | Self::PurchaseCharge(id) => {
                 id.to_string()
             }
+            Self::ContributionHold(id)
+            | Self::ContributionHoldRelease(id)
+            | Self::ContributionCharge(id) => id.to_string(),
             Self::WithdrawalHold(id) | Self::WithdrawalHoldRelease(id) => id.to_string(),
             Self::SplitClose(id) => id.to_string(),
             Self::HoldbackRelease(job, owner) | Self::Forfeit(job, owner) => {

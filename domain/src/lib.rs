@@ -8,6 +8,7 @@ pub mod atto;
 pub mod audit;
 pub mod bill;
 pub mod charge;
+pub mod contribution;
 pub mod credential;
 pub mod dataset;
 pub mod deviation;

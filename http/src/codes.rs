@@ -129,7 +129,7 @@ pub const ALL: &[Code] = &[
     code(
         "own_dataset",
         409,
-        "The dataset is the account's own: what is yours need not be bought.",
+        "The dataset is the account's own: what is yours need not be bought, and nobody contributes to it but others.",
     ),
     code(
         "already_owned",
@@ -149,7 +149,7 @@ pub const ALL: &[Code] = &[
     code(
         "price_changed",
         409,
-        "The offer costs something else than `expected_price` says. Nothing was bought; quote it again, and decide again.",
+        "It costs something else than `expected_price`, or earns something else than `expected_reward`. Nothing was charged; look again, and decide again.",
     ),
     code(
         "not_on_sale",
@@ -180,6 +180,46 @@ pub const ALL: &[Code] = &[
         "request_answered",
         409,
         "The request was answered before, or its time is over.",
+    ),
+    code(
+        "contributions_closed",
+        409,
+        "The dataset takes no contributions: its owner invites nobody now, or took it off the list.",
+    ),
+    code(
+        "duplicate_contribution",
+        409,
+        "The file that the detail names is in the dataset already, was offered to it already, or is twice in the version. Leave it out, and offer the rest.",
+    ),
+    code(
+        "too_many_contributions",
+        409,
+        "Ten contributions of the account to this dataset wait for an answer. Wait for one, or withdraw one.",
+    ),
+    code(
+        "contribution_answered",
+        409,
+        "The contribution was accepted, rejected or withdrawn before, or its time is over.",
+    ),
+    code(
+        "too_many_contributors",
+        409,
+        "A sale is shared by at most 1,000: the seller, and 999 who contributed. Those who contributed already may contribute more.",
+    ),
+    code(
+        "too_many_rows",
+        409,
+        "At most 10^12 rows are accepted to one dataset.",
+    ),
+    code(
+        "contributor_unpaid",
+        409,
+        "The contributor has no address that the reward could go to. Nothing was charged.",
+    ),
+    code(
+        "version_contributed",
+        409,
+        "The version is offered to the dataset of another, or accepted there. Withdraw the contribution first; what is accepted stays.",
     ),
     code(
         "too_many_keys",

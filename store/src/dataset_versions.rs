@@ -84,6 +84,9 @@ pub enum ShredError {
     /// It is being checked.
     #[error("the version is being checked")]
     Checking,
+    /// It was offered to the dataset of another, who reads it.
+    #[error("the version is contributed to another dataset")]
+    Contributed,
     /// Its dataset is listed, and has no other.
     #[error("the dataset is listed, and has no other version")]
     LastOfListed,
@@ -306,7 +309,7 @@ pub async fn submit(
 /// Throws away the key of a version that is locked. Again changes nothing. The transaction must see everybody: buyers have rights to it.
 ///
 /// # Errors
-/// While it is checked, while somebody has a right to it, and when it is the last that a listed dataset shows.
+/// While it is checked, where it is contributed, while somebody has a right to it, and when it is the last that a listed dataset shows.
 pub async fn shred(
     tx: &mut PgTransaction<'_>,
     version: &Version,
@@ -316,6 +319,15 @@ pub async fn shred(
         VersionState::Shredded => return Ok(()),
         VersionState::Checking => return Err(ShredError::Checking),
         VersionState::Draft | VersionState::Ready | VersionState::Refused => {}
+    }
+    let contributed = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM contributions WHERE version_id = $1 AND state IN ('pending', 'accepted')) AS "contributed!""#,
+        version.id.0,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    if contributed {
+        return Err(ShredError::Contributed);
     }
     let is_sold = version.state == VersionState::Ready
         && entitlements::is_sold(tx, (version.dataset, version.id), now).await?;

@@ -1,11 +1,12 @@
-//! Locks on a part of an owner's balance: a budget of a job, a withdrawal on its way, or the price of a purchase.
+//! Locks on a part of an owner's balance: a budget of a job, a withdrawal on its way, the price of a purchase,
+//! or the reward of a contribution.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{HoldId, JobId, PurchaseId, ReleaseId},
+    id::{ContributionId, HoldId, JobId, PurchaseId, ReleaseId},
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
 };
 use sqlx::PgConnection;
@@ -28,6 +29,8 @@ pub enum HoldSource {
     Withdrawal(ReleaseId),
     /// The price of a purchase.
     Purchase(PurchaseId),
+    /// The reward of a contribution.
+    Contribution(ContributionId),
 }
 
 /// A lock that is wanted.
@@ -324,6 +327,7 @@ impl HoldSource {
             Self::Job(_) => "job",
             Self::Withdrawal(_) => "withdrawal",
             Self::Purchase(_) => "purchase",
+            Self::Contribution(_) => "contribution",
         }
     }
 
@@ -332,6 +336,7 @@ impl HoldSource {
             Self::Job(id) => id.0,
             Self::Withdrawal(id) => id.0,
             Self::Purchase(id) => id.0,
+            Self::Contribution(id) => id.0,
         }
     }
 
@@ -340,6 +345,7 @@ impl HoldSource {
             Self::Job(id) => Source::JobHold(id),
             Self::Withdrawal(id) => Source::WithdrawalHold(id),
             Self::Purchase(id) => Source::PurchaseHold(id),
+            Self::Contribution(id) => Source::ContributionHold(id),
         }
     }
 
@@ -348,6 +354,7 @@ impl HoldSource {
             Self::Job(id) => Source::JobHoldRelease(id),
             Self::Withdrawal(id) => Source::WithdrawalHoldRelease(id),
             Self::Purchase(id) => Source::PurchaseHoldRelease(id),
+            Self::Contribution(id) => Source::ContributionHoldRelease(id),
         }
     }
 }

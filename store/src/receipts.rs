@@ -6,8 +6,9 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     bill::{Bill, Explanation},
+    contribution,
     digest::Sha256,
-    id::{AccountId, JobId, JournalEntryId, PurchaseId, ReceiptId, SplitVersionId},
+    id::{AccountId, ContributionId, JobId, JournalEntryId, PurchaseId, ReceiptId, SplitVersionId},
     sale::SaleKind,
 };
 use sqlx::{PgConnection, types::BigDecimal};
@@ -26,6 +27,8 @@ pub enum Subject {
     Job(JobId),
     /// A sale that became final.
     Sale(SaleKind, PurchaseId),
+    /// A contribution that was accepted.
+    Contribution(ContributionId),
 }
 
 /// The kind of a job's leaf.
@@ -38,6 +41,7 @@ impl Subject {
         match self {
             Self::Job(_) => JOB_KIND,
             Self::Sale(kind, _) => kind.leaf_kind(),
+            Self::Contribution(_) => contribution::LEAF_KIND,
         }
     }
 
@@ -46,7 +50,7 @@ impl Subject {
     pub const fn job(self) -> Option<JobId> {
         match self {
             Self::Job(job) => Some(job),
-            Self::Sale(..) => None,
+            Self::Sale(..) | Self::Contribution(_) => None,
         }
     }
 
@@ -54,21 +58,34 @@ impl Subject {
     #[must_use]
     pub const fn purchase(self) -> Option<PurchaseId> {
         match self {
-            Self::Job(_) => None,
+            Self::Job(_) | Self::Contribution(_) => None,
             Self::Sale(_, purchase) => Some(purchase),
         }
     }
 
-    fn decode(kind: i16, job: Option<Uuid>, purchase: Option<Uuid>) -> sqlx::Result<Self> {
+    /// The contribution, where it is one.
+    #[must_use]
+    pub const fn contribution(self) -> Option<ContributionId> {
+        match self {
+            Self::Job(_) | Self::Sale(..) => None,
+            Self::Contribution(contribution) => Some(contribution),
+        }
+    }
+
+    fn decode(
+        kind: i16,
+        (job, purchase, contribution): (Option<Uuid>, Option<Uuid>, Option<Uuid>),
+    ) -> sqlx::Result<Self> {
         let sale = [SaleKind::Purchase, SaleKind::Rental, SaleKind::Subscription];
         let sale = sale
             .into_iter()
             .find(|it| i16::from(it.leaf_kind()) == kind);
-        match (job, sale, purchase) {
+        match (job, sale.zip(purchase), contribution) {
             (Some(job), None, None) => Ok(Self::Job(JobId(job))),
-            (None, Some(kind), Some(purchase)) => Ok(Self::Sale(kind, PurchaseId(purchase))),
+            (None, Some((kind, id)), None) => Ok(Self::Sale(kind, PurchaseId(id))),
+            (None, None, Some(id)) => Ok(Self::Contribution(ContributionId(id))),
             _ => Err(sqlx::Error::Decode(
-                "a receipt is of a job or a sale".into(),
+                "a receipt is of a job, a sale or a contribution".into(),
             )),
         }
     }
@@ -139,16 +156,16 @@ pub(crate) async fn insert_all(
     let it = Columns::of(receipts)?;
     sqlx::query!(
         "WITH receipt AS (
-             INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, purchase_id, journal_entry_id, payer, gross_base,
+             INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, journal_entry_id, payer, gross_base,
                  split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
                  verdict_sha256, created_at)
-             SELECT it.id, it.asset, it.account, it.kind, it.job, it.purchase, it.entry, it.payer, it.gross, it.split, it.input, it.input_salt,
+             SELECT it.id, it.asset, it.account, it.kind, it.job, it.purchase, it.contribution, it.entry, it.payer, it.gross, it.split, it.input, it.input_salt,
                  it.result, it.result_salt, it.meter, it.meter_sha256, it.verdict, it.created_at
              FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[], $7::numeric[], $8::uuid[],
                      $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::jsonb[], $14::bytea[], $15::bytea[],
-                     $16::timestamptz[], $21::smallint[], $22::uuid[])
+                     $16::timestamptz[], $21::smallint[], $22::uuid[], $23::uuid[])
                  AS it (id, asset, account, job, entry, payer, gross, split, input, input_salt, result, result_salt, meter,
-                     meter_sha256, verdict, created_at, kind, purchase)
+                     meter_sha256, verdict, created_at, kind, purchase, contribution)
          )
          INSERT INTO receipt_splits (receipt_id, party, payee, amount_base)
          SELECT * FROM UNNEST($17::uuid[], $18::smallint[], $19::bytea[], $20::numeric[])",
@@ -174,6 +191,7 @@ pub(crate) async fn insert_all(
         &it.amounts,
         &it.kinds,
         &it.purchases as &[Option<Uuid>],
+        &it.contributions as &[Option<Uuid>],
     )
     .execute(&mut **tx)
     .await
@@ -189,6 +207,7 @@ struct Columns {
     kinds: Vec<i16>,
     jobs: Vec<Option<Uuid>>,
     purchases: Vec<Option<Uuid>>,
+    contributions: Vec<Option<Uuid>>,
     entries: Vec<Uuid>,
     payers: Vec<Vec<u8>>,
     gross: Vec<BigDecimal>,
@@ -213,7 +232,7 @@ impl Receipt {
     pub const fn job_bill(&self) -> Option<&Bill> {
         match &self.bill {
             Explanation::Job(bill) => Some(bill),
-            Explanation::Sale(_) => None,
+            Explanation::Sale(_) | Explanation::Contribution(_) => None,
         }
     }
 }
@@ -231,6 +250,8 @@ impl Columns {
             columns.kinds.push(subject.leaf_kind().into());
             columns.jobs.push(subject.job().map(|it| it.0));
             columns.purchases.push(subject.purchase().map(|it| it.0));
+            let contribution = subject.contribution().map(|it| it.0);
+            columns.contributions.push(contribution);
             columns.entries.push(receipt.entry.0);
             columns.payers.push(receipt.payer.to_vec());
             columns.gross.push(to_numeric(receipt.gross));
@@ -347,7 +368,7 @@ pub async fn list(conn: &mut PgConnection, ids: &[ReceiptId]) -> sqlx::Result<Ve
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
         Row,
-        "SELECT receipt_id, asset_id, account_id, kind, job_id, purchase_id, journal_entry_id, payer, gross_base,
+        "SELECT receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, journal_entry_id, payer, gross_base,
              split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
              verdict_sha256, created_at
          FROM receipts WHERE receipt_id = ANY ($1) ORDER BY receipt_id DESC",
@@ -386,6 +407,7 @@ struct Row {
     kind: i16,
     job_id: Option<Uuid>,
     purchase_id: Option<Uuid>,
+    contribution_id: Option<Uuid>,
     journal_entry_id: Uuid,
     payer: Vec<u8>,
     gross_base: BigDecimal,
@@ -406,7 +428,10 @@ impl Row {
             id: ReceiptId(self.receipt_id),
             asset_id: self.asset_id,
             account: AccountId(self.account_id),
-            subject: Subject::decode(self.kind, self.job_id, self.purchase_id)?,
+            subject: Subject::decode(
+                self.kind,
+                (self.job_id, self.purchase_id, self.contribution_id),
+            )?,
             entry: JournalEntryId(self.journal_entry_id),
             payer: to_address("payer", &self.payer)?,
             gross: to_amount("gross_base", &self.gross_base)?,

@@ -1,14 +1,16 @@
-//! Charging sales: what was held for a purchase is shared by carry and receipted, and the rest goes back, in the transaction that
-//! makes the sale final.
+//! Charging sales and rewards: what was held for a purchase or a contribution is shared by carry and receipted, and the rest goes back, in the
+//! transaction that makes it final.
 
 use alloy_primitives::Address;
 use comptoir_domain::{
+    amount::Amount,
     bill::{BillError, Explanation},
+    contribution::Reward,
     digest::Sha256,
     id::{AccountId, PurchaseId, ReceiptId, SplitVersionId},
     ledger::{AccountKey, EntryKind, Lines, Source},
     release::ReleaseKind,
-    sale::{Sale, SaleBill},
+    sale::Sale,
     split::{Shared, Split},
 };
 use time::OffsetDateTime;
@@ -22,11 +24,20 @@ use crate::{
     splits,
 };
 
+/// What is paid for, and how its price is explained.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Sold {
+    /// A purchase; its hold pays.
+    Purchase(PurchaseId, Sale),
+    /// What a contribution earns; its hold pays.
+    Reward(Reward),
+}
+
 /// A sale that is final.
 #[derive(Debug, Clone)]
 pub(crate) struct FinalSale {
-    /// The purchase; its hold pays.
-    pub purchase: PurchaseId,
+    /// What is paid for.
+    pub of: Sold,
     /// Whose it is.
     pub account: AccountId,
     /// The address that pays.
@@ -35,8 +46,6 @@ pub(crate) struct FinalSale {
     pub asset_id: i32,
     /// Who shares it.
     pub split: SplitVersionId,
-    /// What it costs.
-    pub sale: Sale,
     /// The digest of what was sold: a version's manifest.
     pub sold: Sha256,
     /// The digest of the right that was given.
@@ -49,7 +58,7 @@ pub(crate) struct FinalSale {
 #[derive(Debug, thiserror::Error)]
 pub enum SaleError {
     /// Nothing of this payer is held for it, or not any more, or too little.
-    #[error("what is held for the purchase does not cover its charge")]
+    #[error("what is held does not cover the charge")]
     NotCovered,
     /// A number is out of bounds.
     #[error("bill the sale")]
@@ -75,8 +84,8 @@ pub(crate) async fn charge(
     it: &FinalSale,
     now: OffsetDateTime,
 ) -> Result<Option<ReceiptId>, SaleError> {
-    let source = HoldSource::Purchase(it.purchase);
-    let gross = it.sale.gross().ok_or(BillError::TooLarge)?;
+    let source = it.of.hold();
+    let gross = it.of.gross().ok_or(BillError::TooLarge)?;
     if gross.is_zero() {
         holds::release(tx, source, now).await?;
         return Ok(None);
@@ -101,7 +110,7 @@ pub(crate) async fn charge(
     let standing = splits::find(tx, version)
         .await?
         .ok_or(sqlx::Error::RowNotFound)?;
-    let (bill, shared) = it.sale.bill(version, &split, &standing.carries)?;
+    let (bill, shared) = it.of.bill(version, &split, &standing.carries)?;
     splits::save_carries(tx, version, &shared.carries).await?;
     let rest = held
         .amount
@@ -114,14 +123,14 @@ pub(crate) async fn charge(
     for (party, credit) in split.parties().iter().zip(&shared.credits) {
         lines = lines.credit(splits::account_of(party), *credit);
     }
-    let entry = lines.into_entry(EntryKind::Charge, Source::PurchaseCharge(it.purchase));
+    let entry = lines.into_entry(EntryKind::Charge, it.of.charge());
     let entry = ledger::post_locked(tx, it.asset_id, &entry.map_err(PostError::from)?, now).await?;
     releases::queue(tx, it.asset_id, &earned(&split, &shared), now).await?;
     let receipt = Receipt {
         id: ReceiptId::generate(),
         asset_id: it.asset_id,
         account: it.account,
-        subject: Subject::Sale(it.sale.kind, it.purchase),
+        subject: it.of.subject(),
         entry,
         payer: it.payer,
         gross,
@@ -132,13 +141,61 @@ pub(crate) async fn charge(
         result: it.right,
         result_salt: charges::salt(),
         bill_sha256: bill.digest(),
-        bill: Explanation::Sale(bill),
+        bill,
         verdict_sha256: it.finality,
         created_at: now,
     };
     let id = receipt.id;
     receipts::insert_all(tx, &[receipt]).await?;
     Ok(Some(id))
+}
+
+impl Sold {
+    const fn hold(&self) -> HoldSource {
+        match self {
+            Self::Purchase(id, _) => HoldSource::Purchase(*id),
+            Self::Reward(reward) => HoldSource::Contribution(reward.contribution),
+        }
+    }
+
+    const fn charge(&self) -> Source {
+        match self {
+            Self::Purchase(id, _) => Source::PurchaseCharge(*id),
+            Self::Reward(reward) => Source::ContributionCharge(reward.contribution),
+        }
+    }
+
+    const fn subject(&self) -> Subject {
+        match self {
+            Self::Purchase(id, sale) => Subject::Sale(sale.kind, *id),
+            Self::Reward(reward) => Subject::Contribution(reward.contribution),
+        }
+    }
+
+    fn gross(&self) -> Option<Amount> {
+        match self {
+            Self::Purchase(_, sale) => sale.gross(),
+            Self::Reward(reward) => reward.gross(),
+        }
+    }
+
+    fn bill(
+        &self,
+        version: SplitVersionId,
+        split: &Split,
+        carries: &[u32],
+    ) -> Result<(Explanation, Shared), BillError> {
+        Ok(match self {
+            Self::Purchase(_, sale) => {
+                let (bill, shared) = sale.bill(version, split, carries)?;
+                (Explanation::Sale(bill), shared)
+            }
+            Self::Reward(reward) => {
+                let (bill, shared) = reward.bill(version, split, carries)?;
+                (Explanation::Contribution(bill), shared)
+            }
+        })
+    }
 }
 
 /// The version of the split that was agreed, or the open one with the same parties where that was closed since.
@@ -174,8 +231,8 @@ fn earned(split: &Split, shared: &Shared) -> Vec<NewRelease> {
         .collect()
 }
 
-fn shares(bill: &SaleBill) -> Vec<ReceiptShare> {
-    let parties = bill.parties.iter();
+fn shares(bill: &Explanation) -> Vec<ReceiptShare> {
+    let parties = bill.parties().iter();
     parties
         .map(|it| ReceiptShare {
             payee: it.party.payee,

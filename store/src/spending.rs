@@ -148,6 +148,7 @@ async fn count_ended(tx: &mut PgTransaction<'_>, keys: &[Uuid]) -> sqlx::Result<
          INSERT INTO api_key_spending AS it (api_key_id, starts_on, charged_base)
          SELECT api_key_id, starts_on, coalesce(sum(CASE source_kind
              WHEN 'job' THEN (SELECT gross_base FROM receipts WHERE job_id = source_id)
+             WHEN 'contribution' THEN (SELECT gross_base FROM receipts WHERE contribution_id = source_id)
              ELSE (SELECT gross_base FROM receipts WHERE purchase_id = source_id) END), 0)
          FROM ended GROUP BY api_key_id, starts_on
          ON CONFLICT (api_key_id, starts_on) DO UPDATE SET charged_base = it.charged_base + EXCLUDED.charged_base",
@@ -158,7 +159,7 @@ async fn count_ended(tx: &mut PgTransaction<'_>, keys: &[Uuid]) -> sqlx::Result<
     .map(drop)
 }
 
-/// What the key's jobs and purchases of a period hold and were charged.
+/// What the key's jobs, purchases and rewards of a period hold and were charged.
 ///
 /// # Errors
 /// When the statement fails.
@@ -172,6 +173,7 @@ pub async fn spent(
                + coalesce((
                    SELECT sum(CASE WHEN h.ended_at IS NULL THEN held_base
                        WHEN source_kind = 'job' THEN (SELECT gross_base FROM receipts WHERE job_id = source_id)
+                       WHEN source_kind = 'contribution' THEN (SELECT gross_base FROM receipts WHERE contribution_id = source_id)
                        ELSE (SELECT gross_base FROM receipts WHERE purchase_id = source_id) END)
                    FROM api_key_holds JOIN holds AS h USING (source_kind, source_id)
                    WHERE api_key_id = $1 AND starts_on = $2

@@ -9,6 +9,8 @@ mod balance_alert;
 mod batches;
 mod blobs;
 mod claims;
+mod contribution_terms;
+mod contributions;
 mod datasets;
 mod deposits;
 mod events;
@@ -71,6 +73,8 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(batches::router())
         .merge(blobs::router())
         .merge(claims::router())
+        .merge(contribution_terms::router())
+        .merge(contributions::router())
         .merge(datasets::router())
         .merge(deposits::router())
         .merge(events::router())

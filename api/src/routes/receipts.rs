@@ -5,7 +5,7 @@ use axum::{extract::State, response::Response};
 use comptoir_domain::{
     asset::Asset,
     digest::Sha256,
-    id::{BatchId, JobId, PurchaseId, ReceiptId},
+    id::{BatchId, ContributionId, JobId, PurchaseId, ReceiptId},
     sale::SaleKind,
     settlement::{self, ReceiptDocument, Split, Tree, document::Disclosure, salted},
 };
@@ -54,6 +54,8 @@ enum ReceiptKind {
     Rental,
     /// A period of a subscription.
     Subscription,
+    /// What was contributed to a dataset.
+    Contribution,
 }
 
 /// Who was credited with how much.
@@ -83,12 +85,15 @@ struct ReceiptBody {
     id: ReceiptId,
     object: ReceiptObject,
     kind: ReceiptKind,
-    /// The job that was paid for; `null` of a sale.
+    /// The job that was paid for; `null` of anything else.
     #[schema(required = true, value_type = Option<String>)]
     job_id: Option<JobId>,
-    /// The purchase that was paid for; `null` of a job.
+    /// The purchase that was paid for; `null` of anything else.
     #[schema(required = true, value_type = Option<String>)]
     purchase_id: Option<PurchaseId>,
+    /// The contribution that was paid for; `null` of anything else.
+    #[schema(required = true, value_type = Option<String>)]
+    contribution_id: Option<ContributionId>,
     /// Who paid, as CAIP-10 names it.
     payer: String,
     /// What was charged.
@@ -136,9 +141,11 @@ impl ReceiptBody {
                 Subject::Sale(SaleKind::Purchase, _) => ReceiptKind::Purchase,
                 Subject::Sale(SaleKind::Rental, _) => ReceiptKind::Rental,
                 Subject::Sale(SaleKind::Subscription, _) => ReceiptKind::Subscription,
+                Subject::Contribution(_) => ReceiptKind::Contribution,
             },
             job_id: receipt.subject.job(),
             purchase_id: receipt.subject.purchase(),
+            contribution_id: receipt.subject.contribution(),
             payer: asset.caip10(receipt.payer),
             gross: MoneyBody::new(receipt.gross, asset),
             splits: receipt.shares.iter().map(split).collect(),

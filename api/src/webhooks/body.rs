@@ -3,13 +3,17 @@
 use comptoir_domain::{
     amount::Amount,
     asset::Asset,
-    id::{BatchId, DepositId, JobId, WebhookEndpointId, WebhookEventId, WorkerId},
+    id::{
+        BatchId, ContributionId, DatasetId, DepositId, JobId, PurchaseId, WebhookEndpointId,
+        WebhookEventId, WorkerId,
+    },
     webhook::{BODY_BYTES_MAX, EventType},
 };
 use comptoir_store::webhooks::events::WebhookEvent;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use crate::money::MoneyBody;
 
@@ -29,6 +33,42 @@ pub struct JobData {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     code: Option<String>,
+}
+
+/// Something about a purchase, told to its buyer and its seller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WebhookPurchase)]
+pub struct PurchaseData {
+    #[schema(value_type = String, example = "pur_01h455vb4pex5vsknk084sn02q")]
+    purchase_id: PurchaseId,
+    #[schema(value_type = String)]
+    dataset_id: DatasetId,
+    /// What is or was held.
+    price: MoneyBody,
+    /// Of `purchase.settled`: what was charged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    charged: Option<MoneyBody>,
+    /// Why it was denied or refunded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+}
+
+/// Something about a contribution, told to its contributor and the owner of the dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WebhookContribution)]
+pub struct ContributionData {
+    #[schema(value_type = String, example = "con_01h455vb4pex5vsknk084sn02q")]
+    contribution_id: ContributionId,
+    #[schema(value_type = String)]
+    dataset_id: DatasetId,
+    rows: u64,
+    reward: MoneyBody,
+    /// Of `contribution.rejected`: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
 }
 
 /// A batch that is final on the chain.
@@ -99,6 +139,10 @@ pub struct TestData {
 pub enum Data {
     /// Of `job.*`.
     Job(JobData),
+    /// Of `purchase.*`.
+    Purchase(PurchaseData),
+    /// Of `contribution.*`.
+    Contribution(ContributionData),
     /// Of `batch.anchored`.
     Batch(BatchData),
     /// Of `payout.paid`.
@@ -170,6 +214,22 @@ struct StoredJob {
 }
 
 #[derive(Deserialize)]
+struct StoredPurchase {
+    dataset_id: Uuid,
+    amount_base: Amount,
+    charged_base: Option<Amount>,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct StoredContribution {
+    dataset_id: Uuid,
+    rows: u64,
+    reward_base: Amount,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct StoredBatch {
     number: i64,
     hash: String,
@@ -218,6 +278,17 @@ impl Data {
                     code,
                 })
             }
+            E::PurchaseRequested
+            | E::PurchaseGranted
+            | E::PurchaseSettled
+            | E::PurchaseRefunded
+            | E::PurchaseDenied
+            | E::PurchaseLapsed => Self::purchase(event)?,
+            E::ContributionReceived
+            | E::ContributionAccepted
+            | E::ContributionRejected
+            | E::ContributionWithdrawn
+            | E::ContributionLapsed => Self::contribution(event)?,
             E::BatchAnchored => {
                 let StoredBatch { number, hash } = stored(event)?;
                 let batch_id = BatchId(subject()?);
@@ -252,6 +323,31 @@ impl Data {
                 Self::Test(TestData { endpoint_id })
             }
         })
+    }
+
+    fn purchase(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let it: StoredPurchase = stored(event)?;
+        let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
+        let charged = it.charged_base.map(|charged| money(event, charged));
+        Ok(Self::Purchase(PurchaseData {
+            purchase_id: PurchaseId(subject),
+            dataset_id: DatasetId(it.dataset_id),
+            price: money(event, it.amount_base)?,
+            charged: charged.transpose()?,
+            reason: it.reason,
+        }))
+    }
+
+    fn contribution(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let it: StoredContribution = stored(event)?;
+        let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
+        Ok(Self::Contribution(ContributionData {
+            contribution_id: ContributionId(subject),
+            dataset_id: DatasetId(it.dataset_id),
+            rows: it.rows,
+            reward: money(event, it.reward_base)?,
+            reason: it.reason,
+        }))
     }
 
     fn payout(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
@@ -328,7 +424,6 @@ pub fn message(event: &WebhookEvent) -> Result<Vec<u8>, UnreadableEvent> {
 mod tests {
     use serde_json::{Value, json};
     use time::macros::datetime;
-    use uuid::Uuid;
 
     use super::*;
 

@@ -51,6 +51,12 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/blobs/{sha256}", |app, owner| {
         Box::pin(crate::blobs::make(app, owner))
     }),
+    ("/v1/contributions/{contribution}", |app, owner| {
+        Box::pin(crate::contributions::make(app, owner))
+    }),
+    ("/v1/datasets/{dataset}/contribution-terms", |app, owner| {
+        Box::pin(crate::contributions::make_terms(app, owner))
+    }),
     ("/v1/datasets/{dataset}", |app, owner| {
         Box::pin(crate::datasets::make(app, owner))
     }),
@@ -102,6 +108,19 @@ const BODIES: &[(&str, &str)] = &[
         "/v1/subscriptions/{subscription}",
         r#"{"cap":{"amount":"5","asset":"eip155:31337/erc20:0x1111111111111111111111111111111111111111","decimals":18}}"#,
     ),
+    (
+        "/contribution-terms",
+        r#"{"reward_per_row":{"amount":"0","asset":"","decimals":18},"pool_ppm":0,"rows_max":1,"is_open":true}"#,
+    ),
+    (
+        "/contributions",
+        r#"{"version":"dsv_01h455vb4pex5vsknk084sn02q"}"#,
+    ),
+    (
+        "/accept",
+        r#"{"expected_reward":{"amount":"0","asset":"","decimals":18}}"#,
+    ),
+    ("/reject", r#"{"reason":"no"}"#),
     (
         "/files",
         r#"{"files":[{"path":"b","bytes":1,"sha256":"0000000000000000000000000000000000000000000000000000000000000000"}]}"#,

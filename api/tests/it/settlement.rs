@@ -66,7 +66,7 @@ fn block(number: u64) -> Block {
 }
 
 /// Shows a deposit in the next block, and makes that block final.
-async fn deposit(app: &TestApp, asset: &Asset, account: Address, amount: u128) {
+pub async fn deposit(app: &TestApp, asset: &Asset, account: Address, amount: u128) {
     let number = show_deposit(app, asset, account, amount).await;
     let mut tx = app.owner.begin().await.unwrap();
     chain::make_final(
@@ -181,7 +181,7 @@ async fn pay(
 }
 
 /// Seals everything that waits, as batch 1; returns it with the leaf file.
-async fn seal(app: &TestApp, asset: &Asset) -> (BatchId, Vec<u8>) {
+pub async fn seal(app: &TestApp, asset: &Asset) -> (BatchId, Vec<u8>) {
     let id = BatchId::generate();
     let mut tx = app.owner.begin().await.unwrap();
     let all = comptoir_domain::amount::Amount::MAX;
@@ -225,7 +225,7 @@ async fn seal(app: &TestApp, asset: &Asset) -> (BatchId, Vec<u8>) {
     (id, bytes)
 }
 
-async fn advance(app: &TestApp, batch: BatchId, state: BatchState) {
+pub async fn advance(app: &TestApp, batch: BatchId, state: BatchState) {
     let mut tx = app.owner.begin().await.unwrap();
     batches::advance(&mut tx, batch, state, Some(app.now()), app.now())
         .await

@@ -54,6 +54,28 @@ event_types! {
     JobExpired = "job.expired",
     /// Something of what a job cost was given back.
     JobRefunded = "job.refunded",
+    /// A gated offer was asked for, its price held.
+    PurchaseRequested = "purchase.requested",
+    /// A buyer has its right; the price is held.
+    PurchaseGranted = "purchase.granted",
+    /// A sale is final, and charged.
+    PurchaseSettled = "purchase.settled",
+    /// The whole price of a purchase went back, and the right with it.
+    PurchaseRefunded = "purchase.refunded",
+    /// A seller refused a request; its price went back.
+    PurchaseDenied = "purchase.denied",
+    /// A request was not answered in time; its price went back.
+    PurchaseLapsed = "purchase.lapsed",
+    /// Somebody offered something to a dataset.
+    ContributionReceived = "contribution.received",
+    /// A contribution was accepted, and its reward paid.
+    ContributionAccepted = "contribution.accepted",
+    /// A contribution was rejected.
+    ContributionRejected = "contribution.rejected",
+    /// A contribution was taken back by its contributor.
+    ContributionWithdrawn = "contribution.withdrawn",
+    /// A contribution was not answered in time.
+    ContributionLapsed = "contribution.lapsed",
     /// A batch in which the account pays or is paid is final on the chain.
     BatchAnchored = "batch.anchored",
     /// The contract paid the account's address, and the block is final.

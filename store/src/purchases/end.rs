@@ -18,7 +18,7 @@ use crate::{
     PgTransaction,
     codec::{to_digest, to_numeric},
     holds::{self, HoldError, HoldSource},
-    sales::{self, FinalSale, SaleError},
+    sales::{self, FinalSale, SaleError, Sold},
     subscriptions::{self, RenewError},
 };
 
@@ -157,12 +157,11 @@ pub(super) async fn settle(
     let receipt = match (sale, purchase.payer, purchase.split) {
         (Some(sale), Some(payer), Some(split)) if !purchase.amount.is_zero() => {
             let it = FinalSale {
-                purchase: purchase.id,
+                of: Sold::Purchase(purchase.id, sale),
                 account: purchase.account,
                 payer,
                 asset_id: purchase.asset_id,
                 split,
-                sale,
                 sold: sold(tx, purchase).await?,
                 right: right(purchase),
                 finality: finality(purchase.id, because, at),

@@ -4,20 +4,20 @@
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{AccountId, ApiKeyId, DatasetId, PurchaseId, SplitVersionId, SubscriptionId},
+    id::{AccountId, ApiKeyId, PurchaseId, SplitVersionId, SubscriptionId},
     offer::OfferKind,
     purchase::{Finality, PurchaseState},
     split::{InvalidSplit, Split},
 };
-use sqlx::PgConnection;
 use time::{Duration, OffsetDateTime};
 
 use super::{EndError, Purchase, end, lock};
 use crate::{
     PgTransaction, accounts, assets,
-    codec::{to_address, to_numeric},
+    codec::to_numeric,
     holds::{self, Hold, HoldError, HoldSource},
     offers::Offer,
+    payees,
     spending::{AboveSpendLimit, Budgets},
     splits, subscriptions,
 };
@@ -195,10 +195,10 @@ async fn refuse_again(
     }
     // For good, and of at least what the offer is about.
     let owned = sqlx::query_scalar!(
-        "SELECT purchase_id FROM entitlements
-         WHERE account_id = $1 AND dataset_id = $2 AND ended_at IS NULL AND ends_at IS NULL AND starts_at <= $5
+        r#"SELECT purchase_id AS "purchase_id!" FROM entitlements
+         WHERE purchase_id IS NOT NULL AND account_id = $1 AND dataset_id = $2 AND ended_at IS NULL AND ends_at IS NULL AND starts_at <= $5
              AND (version_id IS NULL OR version_id = $3) AND (allows = 'download' OR allows = $4)
-         LIMIT 1",
+         LIMIT 1"#,
         new.account.0,
         offer.dataset.0,
         offer.terms.version.map(|it| it.0),
@@ -388,29 +388,10 @@ async fn split(
     now: OffsetDateTime,
 ) -> Result<SplitVersionId, TakeError> {
     let platform = assets::platform(tx, offer.asset_id).await?;
-    let payees = payees(tx, offer.dataset).await?;
+    let payees = payees::of(tx, offer.dataset).await?;
     if payees.is_empty() {
         return Err(TakeError::NoAddress("seller"));
     }
     let split = Split::new(platform, offer.price.platform_ppm, &payees)?;
     Ok(splits::open_version(tx, offer.asset_id, &split, now).await?)
-}
-
-/// Who is paid for a dataset beside the platform, and by what weight. Nobody where the seller has no address.
-///
-/// # Errors
-/// When the statement fails.
-pub(crate) async fn payees(
-    conn: &mut PgConnection,
-    dataset: DatasetId,
-) -> sqlx::Result<Vec<(Address, u64)>> {
-    let address = sqlx::query_scalar!(
-        r#"SELECT a.address AS "address!" FROM datasets d JOIN accounts a USING (account_id)
-           WHERE dataset_id = $1 AND a.address IS NOT NULL"#,
-        dataset.0,
-    )
-    .fetch_optional(conn)
-    .await?;
-    let address = address.map(|it| to_address("address", &it)).transpose()?;
-    Ok(address.map(|it| (it, 1)).into_iter().collect())
 }

@@ -418,6 +418,11 @@ fn not_shredded(error: &ShredError) -> Problem {
             "The version is being checked",
         )
         .retry_after(1),
+        ShredError::Contributed => Problem::new(
+            StatusCode::CONFLICT,
+            "version_contributed",
+            "The version is contributed to the dataset of another",
+        ),
         ShredError::LastOfListed => Problem::new(
             StatusCode::CONFLICT,
             "version_last",

@@ -162,7 +162,7 @@ async fn what_makes_no_endpoint_is_refused_by_name(db: PgPool) {
             "/event_types/0",
         ),
         (
-            json!({ "url": URL, "event_types": ["purchase.granted"] }),
+            json!({ "url": URL, "event_types": ["purchase.made"] }),
             "/event_types/0",
         ),
         (json!({ "url": URL, "description": "" }), "/description"),
