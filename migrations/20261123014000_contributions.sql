@@ -110,6 +110,10 @@ CALL wall('contributions', 'CASE WHEN (SELECT sees_all()) THEN true ELSE sees_ac
 CALL wall('contribution_files', 'CASE WHEN (SELECT sees_all()) THEN true
     ELSE EXISTS (SELECT FROM contributions c WHERE c.contribution_id = contribution_files.contribution_id) END');
 
+-- Whoever contributed reads the terms of it, also once the dataset is off the list.
+CREATE POLICY contributed ON contribution_terms FOR SELECT TO comptoir_api USING (
+    EXISTS (SELECT FROM contributions c WHERE c.dataset_id = contribution_terms.dataset_id));
+
 -- Both sides are told, in the transaction that it happens in.
 CREATE FUNCTION say_contributions() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$
 BEGIN

@@ -422,6 +422,8 @@ pub enum Dataset {
     },
     /// Downloads a version, and checks every file. When it breaks off, the same command goes on.
     Pull(PullArgs),
+    #[command(flatten)]
+    Contribution(crate::client::contributions::Contribution),
 }
 
 /// What a dataset says of itself.

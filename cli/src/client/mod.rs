@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod blobs;
+pub mod contributions;
 pub mod datasets;
 pub mod events;
 pub mod http;

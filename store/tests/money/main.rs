@@ -1,6 +1,8 @@
 //! The ledger and everything that moves money through it, each path in the database role of its service.
 
 #[cfg(test)]
+mod contributions;
+#[cfg(test)]
 mod deposits;
 #[cfg(test)]
 mod guards;

@@ -154,6 +154,13 @@ async fn a_contribution_is_its_two_sides_and_nobody_elses(db: PgPool) {
         let page = guild.read(by, path).await.expect(StatusCode::OK);
         assert_eq!(page.json["data"].as_array().unwrap().len(), count, "{path}");
     }
+    // What was made stays readable to both, also when the dataset is off the list.
+    let withdraw = format!("{}/withdraw", guild.dataset);
+    let withdrawn = crate::datasets::act(&guild.app, &guild.owner, &withdraw).await;
+    withdrawn.expect(StatusCode::OK);
+    for by in [&guild.owner, &guild.giver] {
+        guild.read(by, &path).await.expect(StatusCode::OK);
+    }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use reqwest::{Method, header};
 use serde_json::{Map, Value, json};
 
-use super::{Context, http, idempotency_key, jobs::list_path};
+use super::{Context, contributions, http, idempotency_key, jobs::list_path};
 use crate::args::{CardArgs, Dataset};
 
 const DATASET: &[&str] = &["id", "name", "title", "state", "licence", "created_at"];
@@ -74,6 +74,7 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
             let gone = api.send(api.request(Method::DELETE, &path)).await?;
             output.object(&http::json(gone).await?, VERSION);
         }
+        Dataset::Contribution(verb) => contributions::run(context, &api, verb).await?,
         Dataset::Pull(args) => {
             let pulled = pull::pull(&api, args).await?;
             output.object(
