@@ -15,10 +15,10 @@ use crate::codec::to_enum;
 pub struct Entitlement {
     /// Which.
     pub id: EntitlementId,
-    /// What gave it.
-    pub purchase: PurchaseId,
-    /// Is that charged, or held still?
-    pub purchase_state: PurchaseState,
+    /// The purchase that gave it; `None`: a contribution did.
+    pub purchase: Option<PurchaseId>,
+    /// Is the purchase held still, and to be made final by the first byte?
+    pub is_open: bool,
     /// Until when; `None`: for good.
     pub ends_at: Option<OffsetDateTime>,
 }
@@ -32,7 +32,7 @@ pub enum Standing {
     ComputeOnly,
     /// It might until then.
     Expired(OffsetDateTime),
-    /// It might, and the price went back.
+    /// It might, and the price went back, or what it was offered did.
     TakenBack,
     /// It never had a right.
     None,
@@ -72,11 +72,11 @@ pub async fn standing(
     now: OffsetDateTime,
 ) -> sqlx::Result<Standing> {
     let row = sqlx::query!(
-        r#"SELECT e.entitlement_id, e.purchase_id, p.state AS purchase_state, e.allows, e.ends_at, least(e.ends_at, e.ended_at) AS over_at,
+        r#"SELECT e.entitlement_id, e.purchase_id, p.state AS "purchase_state?", e.allows, e.ends_at, least(e.ends_at, e.ended_at) AS over_at,
              e.ended_at IS NULL AND (e.ends_at IS NULL OR e.ends_at > $4) AS "is_active!"
-           FROM entitlements AS e JOIN purchases AS p USING (purchase_id)
+           FROM entitlements AS e LEFT JOIN purchases AS p USING (purchase_id)
            WHERE e.account_id = $1 AND e.dataset_id = $2 AND (e.version_id IS NULL OR e.version_id = $3) AND e.starts_at <= $4
-           ORDER BY "is_active!" DESC, e.allows = 'download' DESC, p.state = 'refunded', p.state = 'granted', over_at DESC LIMIT 1"#,
+           ORDER BY "is_active!" DESC, e.allows = 'download' DESC, coalesce(p.state = 'refunded', false), coalesce(p.state = 'granted', false), over_at DESC LIMIT 1"#,
         account.0,
         dataset.0,
         version.0,
@@ -87,17 +87,21 @@ pub async fn standing(
     let Some(row) = row else {
         return Ok(Standing::None);
     };
-    let purchase_state = to_enum("state", &row.purchase_state, PurchaseState::parse)?;
+    let purchase_state = row.purchase_state;
+    let purchase_state = purchase_state.map(|it| to_enum("state", &it, PurchaseState::parse));
+    let purchase_state = purchase_state.transpose()?;
     let allows = to_enum("allows", &row.allows, Allows::parse)?;
     Ok(match (row.is_active, allows, row.over_at) {
         (true, Allows::Download, _) => Standing::Active(Entitlement {
             id: EntitlementId(row.entitlement_id),
-            purchase: PurchaseId(row.purchase_id),
-            purchase_state,
+            purchase: row.purchase_id.map(PurchaseId),
+            is_open: purchase_state == Some(PurchaseState::Granted),
             ends_at: row.ends_at,
         }),
         (true, Allows::Compute, _) => Standing::ComputeOnly,
-        (false, Allows::Download, Some(at)) if purchase_state != PurchaseState::Refunded => {
+        (false, Allows::Download, Some(at))
+            if purchase_state.is_some_and(|it| it != PurchaseState::Refunded) =>
+        {
             Standing::Expired(at)
         }
         (false, Allows::Download, _) => Standing::TakenBack,

@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use comptoir_domain::{
-    id::{AccountId, DatasetFileId, DatasetId, DatasetLinkId, DatasetVersionId},
+    id::{AccountId, DatasetFileId, DatasetId, DatasetLinkId, DatasetVersionId, PurchaseId},
     purchase::PurchaseState,
 };
 use comptoir_store::{
@@ -171,6 +171,11 @@ fn not_entitled() -> Problem {
     )
 }
 
+/// The purchase that the first byte makes final.
+fn open_purchase(right: &Entitlement) -> Option<PurchaseId> {
+    right.purchase.filter(|_| right.is_open)
+}
+
 /// Notes what is about to be handed out, and makes the sale final by which it is. Nothing leaves before that is committed.
 async fn before_first_byte(
     state: &AppState,
@@ -179,16 +184,15 @@ async fn before_first_byte(
 ) -> Result<(), Problem> {
     let now = state.now();
     let mut tx = state.db.begin().await?;
-    let open = right.filter(|it| it.purchase_state == PurchaseState::Granted);
-    if let Some(right) = open {
-        purchases::make_final(&mut tx, right.purchase, now)
+    if let Some(open) = right.and_then(open_purchase) {
+        purchases::make_final(&mut tx, open, now)
             .await
             .map_err(|error| match error {
                 // It was given back in this moment.
                 EndError::NotOpen(_) => not_entitled(),
                 error => Problem::internal(&error),
             })?;
-        dataset_servings::begin(&mut tx, right.purchase, now).await?;
+        dataset_servings::begin(&mut tx, open, now).await?;
     }
     dataset_servings::write(&mut tx, served, now).await?;
     Ok(tx.commit().await?)
@@ -200,21 +204,21 @@ async fn cannot_serve(
     right: Option<&Entitlement>,
     error: &ReadPartError,
 ) -> Problem {
-    let open = right.filter(|it| it.purchase_state == PurchaseState::Granted);
-    let (Some(right), true) = (open, error.is_damage()) else {
+    let open = right.and_then(open_purchase);
+    let (Some(open), true) = (open, error.is_damage()) else {
         return Problem::internal(error);
     };
-    match give_back(state, right).await {
-        Ok(true) => availability::unavailable().detail(format!("{} is refunded", right.purchase)),
+    match give_back(state, open).await {
+        Ok(true) => availability::unavailable().detail(format!("{open} is refunded")),
         Ok(false) => Problem::internal(error),
         Err(problem) => problem,
     }
 }
 
 /// Refunds a purchase that is not final and of which nothing was handed out; says whether it did.
-async fn give_back(state: &AppState, right: &Entitlement) -> Result<bool, Problem> {
+async fn give_back(state: &AppState, id: PurchaseId) -> Result<bool, Problem> {
     let mut tx = state.db.begin().await?;
-    let locked = purchases::lock(&mut tx, right.purchase).await?;
+    let locked = purchases::lock(&mut tx, id).await?;
     let open = locked.filter(|it| it.state == PurchaseState::Granted);
     let Some(purchase) = open else {
         return Ok(false);
@@ -315,7 +319,7 @@ pub(super) async fn serve(
         dataset: place.0,
         version: place.1,
         file: file.file().id,
-        purchase: right.map(|it| it.purchase),
+        purchase: right.and_then(|it| it.purchase),
         link: reader.link,
         first_byte: answer.range.start,
         bytes: answer.range.end.saturating_sub(answer.range.start),

@@ -4,6 +4,16 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use super::Guild;
+use crate::harness::Reply;
+
+/// Where the one file of a contribution is.
+async fn content_of(guild: &Guild, given: &Reply) -> String {
+    let (source, version) = (given.text("/source"), given.text("/version"));
+    let files = format!("/v1/datasets/{source}/versions/{version}/files");
+    let listed = guild.read(&guild.owner, &files).await;
+    let listed = listed.expect(StatusCode::OK);
+    format!("{files}/{}/content", listed.text("/data/0/id"))
+}
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn the_owner_may_read_what_is_offered_until_it_ends_unaccepted(db: PgPool) {
@@ -12,6 +22,12 @@ async fn the_owner_may_read_what_is_offered_until_it_ends_unaccepted(db: PgPool)
         let given = guild.given(&guild.giver, &[&format!("{verb},1")]).await;
         let id = given.text("/id");
         assert!(guild.may_read(id).await);
+        let content = content_of(&guild, &given).await;
+        let read = guild.read(&guild.owner, &content).await;
+        assert_eq!(
+            read.expect(StatusCode::OK).bytes,
+            format!("a,b\n{verb},1\n").as_bytes()
+        );
         let by = if verb == "reject" {
             &guild.owner
         } else {
@@ -21,6 +37,8 @@ async fn the_owner_may_read_what_is_offered_until_it_ends_unaccepted(db: PgPool)
             guild.end(by, id, verb).await.expect(StatusCode::OK);
         }
         assert!(!guild.may_read(id).await, "{verb}");
+        let over = guild.read(&guild.owner, &content).await;
+        assert!(over.status.is_client_error(), "{verb}: {}", over.status);
     }
     let given = guild.given(&guild.giver, &["kept,1"]).await;
     guild.accept(&given).await;
