@@ -78,7 +78,7 @@ enum Unavailable {
     #[error("{0}")]
     Read(#[from] comptoir_store::objects::ReadPartError),
     #[error("{0}")]
-    Key(#[from] crate::sealed::KeyError),
+    Key(#[from] comptoir_store::data_keys::KeyError),
 }
 
 async fn look(state: &AppState, version: &Version, files: Vec<File>) -> Result<(), Unavailable> {

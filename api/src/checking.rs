@@ -10,6 +10,7 @@ use comptoir_domain::{
     id::DatasetFileId,
 };
 use comptoir_store::{
+    data_keys::KeyError,
     dataset_checks::{self, Lease},
     dataset_files::{self, File},
     dataset_versions::{self, Refusal, Version},
@@ -19,11 +20,7 @@ use futures::{FutureExt as _, TryStreamExt as _};
 use sha2::Digest as _;
 use time::Duration;
 
-use crate::{
-    AppState,
-    metrics::DATASET_CHECKS,
-    sealed::{KeyError, SealedFile},
-};
+use crate::{AppState, metrics::DATASET_CHECKS, sealed::SealedFile};
 
 /// How long a version is a checker's without a sign of life; also how long it waits after a check that could not be done.
 pub const LEASE: Duration = Duration::minutes(2);

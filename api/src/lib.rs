@@ -3,6 +3,7 @@
 pub mod auth;
 mod availability;
 pub mod checking;
+mod dataset_inputs;
 mod docs;
 pub mod etag;
 mod facts;
@@ -30,8 +31,9 @@ use comptoir_http::parameters::{self, Parameters};
 use utoipa::openapi::OpenApi;
 
 pub use comptoir_http::{FieldError, Problem, extract};
+pub use comptoir_store::data_keys::RootKeyRing;
 pub use routes::{AdminDb, Submissions};
-pub use state::{AppState, Config, RootKeyRing};
+pub use state::{AppState, Config};
 
 /// Bodies that are read whole may have this many bytes; routes that stream set their own limit.
 pub const BODY_BYTES_MAX: usize = 1 << 20;

@@ -18,7 +18,7 @@ use comptoir_store::{
 use time::Duration;
 
 use crate::{
-    AppState, FieldError, Problem,
+    AppState, FieldError, Problem, dataset_inputs,
     facts::Terms,
     reading::{self, ReadError},
 };
@@ -40,7 +40,7 @@ pub(crate) struct Wanted {
 /// Prices a job. Nothing is written but what was found out about its program.
 ///
 /// # Errors
-/// 422 with every field that cannot be accepted. A blob that is another account's is as unknown as one that is
+/// 422 with every field that cannot be accepted, and what [`dataset_inputs::read`] says of a dataset. A blob that is another account's is as unknown as one that is
 /// nobody's.
 pub(crate) async fn price(
     state: &AppState,
@@ -54,11 +54,21 @@ pub(crate) async fn price(
     let files = owned(state, account, &spec).await?;
     let now = state.now();
     let version = *terms.price(device).ok_or_else(not_published)?;
-    let (program, heads) = read(state, &spec, &files).await?;
+    let dataset = dataset_inputs::read(state, (account, terms.asset.id), &spec).await?;
+    let (program, mut heads) = read(state, &spec, &files).await?;
+    heads.extend(dataset.iter().flat_map(|it| it.heads.clone()));
     let fit = fit::check(&spec, tier, &program, &heads).map_err(|misfits| {
         let error = |it: fit::Misfit| FieldError::new(in_spec(&it.pointer), it.detail);
         Problem::invalid_fields(misfits.into_iter().map(error))
     })?;
+    let data_terms = dataset.as_ref().and_then(|it| it.terms.as_ref());
+    if let Some(allowed) = data_terms.map(|it| it.output_bytes_max)
+        && fit.output_bytes > allowed
+    {
+        let bytes = fit.output_bytes;
+        let detail = format!("the results would have {bytes} bytes; the offer allows {allowed}");
+        return Err(Problem::invalid("/spec", detail));
+    }
     let verified = (spec.program(), device);
     let facts = &state.submissions.facts;
     if tier != Tier::None && facts.is_unstable(&state.db, verified, now).await? {
@@ -75,6 +85,7 @@ pub(crate) async fn price(
         meter: fit.meter,
         price_version: version.id,
         amount,
+        data: dataset.map(|it| it.quoted),
         min_memory_bytes: fit.min_memory_bytes,
         expires_at: now + QUOTE_LIFETIME,
     })
@@ -170,7 +181,6 @@ async fn read(
 
 /// The same error at each place where the specification names the blob.
 fn at_each(spec: &JobSpec, sha256: Sha256, detail: &str) -> Vec<FieldError> {
-    let escape = |name: &str| name.replace('~', "~0").replace('/', "~1");
     let mut pointers = Vec::new();
     if spec.program() == sha256 {
         pointers.push("/spec/program".to_owned());
@@ -178,12 +188,9 @@ fn at_each(spec: &JobSpec, sha256: Sha256, detail: &str) -> Vec<FieldError> {
     if spec.weights() == Some(sha256) {
         pointers.push("/spec/weights".to_owned());
     }
-    let is_it = |tensor: &TensorRef| tensor.blob == sha256;
-    let inputs = spec.inputs().iter().filter(|(_, tensor)| is_it(tensor));
-    pointers.extend(inputs.map(|(name, _)| format!("/spec/inputs/{}/blob", escape(name))));
-    if matches!(spec, JobSpec::Training(training) if is_it(&training.target)) {
-        pointers.push("/spec/target/blob".to_owned());
-    }
+    let is_it = |tensor: &TensorRef| tensor.blob == sha256 && tensor.dataset_version.is_none();
+    let tensors = spec.tensors().filter(|(_, tensor)| is_it(tensor));
+    pointers.extend(tensors.map(|(pointer, _)| format!("/spec{pointer}/blob")));
     pointers
         .into_iter()
         .map(|pointer| FieldError::new(pointer, detail))

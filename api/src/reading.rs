@@ -1,7 +1,8 @@
 //! Reads what an uploaded file is, without running anything in it: a program, tensors, or neither.
 
-use std::{error::Error as StdError, sync::Arc};
+use std::{error::Error as StdError, ops::Range, sync::Arc};
 
+use bytes::Bytes;
 use comptoir_domain::{
     digest::Sha256,
     fit::{NoFacts, ProgramFacts},
@@ -10,12 +11,13 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     blobs::Blob,
-    objects::GetError,
+    data_keys::KeyError,
+    objects::{GetError, Objects, ReadPartError},
     quotes::{self, QuoteError},
 };
 use tokio::{sync::Semaphore, task::JoinError};
 
-use crate::{AppState, Problem};
+use crate::{AppState, Problem, sealed::SealedFile};
 
 /// Archives that are read at once: each takes a thread and up to some hundred megabytes.
 const ARCHIVES_AT_ONCE: usize = 4;
@@ -31,6 +33,12 @@ pub(crate) enum ReadError {
     /// The object store failed.
     #[error("read a blob")]
     Objects(#[from] GetError),
+    /// A file of a dataset is damaged, or the object store failed.
+    #[error("read a file of a dataset")]
+    Sealed(#[from] ReadPartError),
+    /// A file of a dataset cannot be opened.
+    #[error("open a file of a dataset")]
+    Key(#[from] KeyError),
     /// Parsing ended in a panic.
     #[error("parse an archive")]
     Parse(#[from] JoinError),
@@ -118,21 +126,41 @@ pub(crate) async fn tensors(
 }
 
 async fn read_head(state: &AppState, blob: &Blob) -> Result<TensorsHeader, ReadError> {
+    head_of(Bytewise::Blob(&state.objects, blob.sha256), blob.bytes).await
+}
+
+/// Where the bytes of a tensor file are.
+#[derive(Clone, Copy)]
+pub(crate) enum Bytewise<'a> {
+    /// In a blob.
+    Blob(&'a Objects, Sha256),
+    /// In a file of a dataset.
+    Sealed(&'a SealedFile),
+}
+
+impl Bytewise<'_> {
+    async fn read(self, range: Range<u64>) -> Result<Bytes, ReadError> {
+        Ok(match self {
+            Self::Blob(objects, sha256) => objects.get_range(sha256, range).await?,
+            Self::Sealed(file) => file.read(range).await?,
+        })
+    }
+}
+
+/// The head of a tensor file of so many bytes.
+pub(crate) async fn head_of(file: Bytewise<'_>, bytes: u64) -> Result<TensorsHeader, ReadError> {
     let refused = |error: InvalidTensors| ReadError::Refused(chain(&error));
-    let prefix = match blob.bytes {
+    let prefix = match bytes {
         0 => None,
         bytes => {
-            let prefix = state
-                .objects
-                .get_range(blob.sha256, 0..bytes.min(PREFIX_BYTES as u64))
-                .await?;
+            let prefix = file.read(0..bytes.min(PREFIX_BYTES as u64)).await?;
             prefix.first_chunk::<PREFIX_BYTES>().copied()
         }
     };
     let prefix = prefix.ok_or_else(|| refused(InvalidTensors::Truncated))?;
-    let end = head_bytes(prefix).map_err(refused)?.min(blob.bytes);
-    let head = state.objects.get_range(blob.sha256, 0..end).await?;
-    TensorsHeader::read_sized(&head, blob.bytes).map_err(refused)
+    let end = head_bytes(prefix).map_err(refused)?.min(bytes);
+    let head = file.read(0..end).await?;
+    TensorsHeader::read_sized(&head, bytes).map_err(refused)
 }
 
 /// What a file is, by its content.
@@ -148,7 +176,7 @@ pub(crate) enum Content {
 /// Looks at a file.
 pub(crate) async fn content(state: &AppState, blob: &Blob) -> Result<Content, ReadError> {
     let head = match blob.bytes {
-        0 => bytes::Bytes::new(),
+        0 => Bytes::new(),
         bytes => {
             state
                 .objects

@@ -3,77 +3,19 @@
 use std::{ops::Range, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
-use comptoir_domain::{
-    dataset::part_length,
-    envelope::{Damaged, Key, PART_SALT_BYTES, Part},
-    id::{AccountId, DatasetVersionId},
-    root_keys::{self, OpenError},
-};
+use comptoir_domain::{dataset::part_length, envelope::Key};
 use comptoir_store::{
-    PgTransaction,
+    data_keys::{self, KeyError},
     dataset_files::{self, File, Salts},
     dataset_versions::Version,
     objects::{Objects, ReadPartError},
-    tenant_keys,
 };
 use futures::{Stream, stream};
-use sqlx::PgConnection;
-use time::OffsetDateTime;
 
-use crate::{AppState, metrics::DATASET_DAMAGES, state::RootKeyRing};
+use crate::{AppState, metrics::DATASET_DAMAGES};
 
 /// Bytes that are in memory for each download, sealed and opened.
 const STEP_BYTES: u64 = 4 << 20;
-
-/// Why a key does not open.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum KeyError {
-    /// The version's key is gone, or its seller has none.
-    #[error("{0} has no key")]
-    Gone(DatasetVersionId),
-    /// The seller's key does not open.
-    #[error("open the key of a seller")]
-    Tenant(#[from] OpenError),
-    /// The version's key does not open.
-    #[error("open the key of a version")]
-    Data(#[from] Damaged),
-    /// Postgres failed.
-    #[error("find a key")]
-    Database(#[from] sqlx::Error),
-}
-
-/// The seller's key; made where there is none yet.
-pub(crate) async fn tenant_key(
-    tx: &mut PgTransaction<'_>,
-    roots: &RootKeyRing,
-    account: AccountId,
-    now: OffsetDateTime,
-) -> Result<Key, KeyError> {
-    let roots = roots.now();
-    if tenant_keys::find(tx, account).await?.is_none() {
-        let fresh = roots.wrap(account, &Key::generate());
-        // Another request may have been quicker: what it made counts.
-        tenant_keys::create(tx, account, &fresh, now).await?;
-    }
-    let wrapped = tenant_keys::find(tx, account).await?;
-    let wrapped = wrapped.ok_or(sqlx::Error::RowNotFound)?;
-    Ok(roots.open(account, &wrapped)?)
-}
-
-/// The data key of a version. Who may have it was decided before: the connection sees everybody's keys.
-pub(crate) async fn data_key(
-    conn: &mut PgConnection,
-    roots: &RootKeyRing,
-    version: &Version,
-) -> Result<Key, KeyError> {
-    let gone = || KeyError::Gone(version.id);
-    let wrapped = version.wrapped_key.as_ref().ok_or_else(gone)?;
-    let tenant = tenant_keys::find(conn, version.account).await?;
-    let tenant = roots
-        .now()
-        .open(version.account, &tenant.ok_or_else(gone)?)?;
-    Ok(root_keys::open_data_key(&tenant, version.id, wrapped)?)
-}
 
 /// A file whose key is at hand.
 pub(crate) struct SealedFile {
@@ -93,7 +35,7 @@ impl SealedFile {
         let mut connection = state.db.acquire().await?;
         Ok(Self {
             objects: state.objects.clone(),
-            key: data_key(&mut connection, &state.root_keys, version).await?,
+            key: data_keys::of_version(&mut connection, &state.root_keys, version).await?,
             salts: dataset_files::salts(&mut connection, file.id).await?,
             file,
         })
@@ -150,7 +92,7 @@ impl SealedFile {
             let salt = self.salts.get(&number).ok_or_else(missing)?;
             let end = start.saturating_add(range.end.saturating_sub(range.start));
             let within = start..end.min(length);
-            let part = place(&self.file, number, *salt);
+            let part = self.file.part(number, *salt);
             self.objects
                 .read_part(&self.key, &part, length, &within)
                 .await
@@ -163,16 +105,5 @@ impl SealedFile {
             tracing::error!(version.id = %self.file.version, file.id = %self.file.id, %error, "a file of a dataset is damaged");
         }
         read
-    }
-}
-
-/// Where a part of a file is, and what it is sealed to.
-pub(crate) const fn place(file: &File, number: u32, salt: [u8; PART_SALT_BYTES]) -> Part {
-    Part {
-        version: file.version,
-        file: file.id,
-        file_bytes: file.entry.bytes,
-        number,
-        salt,
     }
 }

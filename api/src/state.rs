@@ -1,11 +1,11 @@
 //! What every handler can reach, and what the deployment decides.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use comptoir_checker::Checker;
-use comptoir_domain::{credential::Environment, limits::Limits, refund::Caps, root_keys::RootKeys};
+use comptoir_domain::{credential::Environment, limits::Limits, refund::Caps};
 use comptoir_http::Edge;
-use comptoir_store::{objects::Objects, wake::Wake};
+use comptoir_store::{data_keys::RootKeyRing, objects::Objects, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 
@@ -61,32 +61,6 @@ impl AppState {
     #[must_use]
     pub fn now(&self) -> OffsetDateTime {
         (self.clock)().truncate_to_microsecond()
-    }
-}
-
-/// The root keys, which an operator may rotate while the service runs. Clones share them.
-#[derive(Debug, Clone)]
-pub struct RootKeyRing(Arc<RwLock<RootKeys>>);
-
-impl RootKeyRing {
-    /// These keys.
-    #[must_use]
-    pub fn new(keys: RootKeys) -> Self {
-        Self(Arc::new(RwLock::new(keys)))
-    }
-
-    /// Other keys, from now on.
-    pub fn replace(&self, keys: RootKeys) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = keys;
-    }
-
-    /// The keys that count now.
-    #[must_use]
-    pub fn now(&self) -> RootKeys {
-        self.0
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
     }
 }
 

@@ -4,13 +4,15 @@ use serde_json::Value;
 
 use crate::{
     hash::sha256,
-    value::{Address, Hash, Receipt, ReceiptId, unhex},
+    value::{Address, Hash, Receipt, ReceiptId, Share, unhex},
 };
 
 /// Weights of a split add up to this.
 const WHOLE_PPM: u128 = 1_000_000;
 /// Most that the house takes, in millionths: a fee of a fifth, and the tenth of a run that a sampled job adds for audits.
 const HOUSE_PPM_MAX: u128 = 272_728;
+/// Most that the house takes of what a dataset costs.
+const DATA_HOUSE_PPM_MAX: u128 = 200_000;
 /// Most parties of a split.
 const PARTIES_MAX: usize = 1_001;
 
@@ -31,7 +33,16 @@ pub struct Bill {
     /// Of a reward: what its rows come to.
     earned: Option<u128>,
     parties: Vec<Party>,
+    data: Option<Data>,
     hash: Hash,
+}
+
+/// What a job's dataset cost: a part of the gross with a split of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Data {
+    price: u128,
+    platform_ppm: u128,
+    parties: Vec<Party>,
 }
 
 /// Why a document is no bill, or a bill not a receipt's.
@@ -66,16 +77,15 @@ impl Bill {
             (&document["meter"], Some(ReceiptId(id)))
         };
         let gross = bill["gross_base"].as_str().and_then(|it| it.parse().ok());
-        let parties = bill["parties"].as_array();
-        let parties = parties.filter(|it| it.len() <= PARTIES_MAX);
-        let parties = parties.ok_or(InvalidBill::Field("parties"))?;
+        let parties = parties(&bill["parties"])?;
         let mut canonical = String::new();
         write_canonical(bill, &mut canonical);
         Ok(Self {
             receipt,
             gross: gross.ok_or(InvalidBill::Field("gross_base"))?,
             earned: earned(bill)?,
-            parties: parties.iter().map(party).collect::<Result<_, _>>()?,
+            parties,
+            data: data(&bill["data"])?,
             hash: sha256(canonical.as_bytes()),
         })
     }
@@ -95,28 +105,50 @@ impl Bill {
     /// # Errors
     /// When the receipt says something else.
     pub fn explain(&self, receipt: &Receipt) -> Result<(), InvalidBill> {
-        let whole: u128 = self.parties.iter().map(|it| it.ppm).sum();
-        let fees: u128 = self
-            .parties
-            .iter()
-            .filter(|it| it.platform)
-            .map(|it| it.ppm)
-            .sum();
-        if whole != WHOLE_PPM || fees > HOUSE_PPM_MAX {
-            return Err(InvalidBill::Weights);
-        }
+        check_weights(&self.parties, HOUSE_PPM_MAX)?;
         if self.gross != receipt.gross || self.earned.is_some_and(|it| it != self.gross) {
             return Err(InvalidBill::Gross);
         }
+        let data = self.data.as_ref().map_or(0, |it| it.price);
+        let work = self.gross.checked_sub(data).ok_or(InvalidBill::Gross)?;
         let mut shares = receipt.shares.iter();
-        for party in &self.parties {
-            let share = shares.next().ok_or(InvalidBill::Shares)?;
-            if share.payee != party.payee || share.amount != credit(self.gross, *party)? {
-                return Err(InvalidBill::Shares);
+        explain_shares(&self.parties, work, &mut shares)?;
+        if let Some(data) = &self.data {
+            let fees = check_weights(&data.parties, DATA_HOUSE_PPM_MAX)?;
+            if fees != data.platform_ppm {
+                return Err(InvalidBill::Weights);
             }
+            explain_shares(&data.parties, data.price, &mut shares)?;
         }
         shares.next().map_or(Ok(()), |_| Err(InvalidBill::Shares))
     }
+}
+
+/// Weights make a whole, of which the platform has no more than it may: how much.
+fn check_weights(parties: &[Party], platform_max: u128) -> Result<u128, InvalidBill> {
+    let whole: u128 = parties.iter().map(|it| it.ppm).sum();
+    let fees = parties.iter().filter(|it| it.platform);
+    let fees: u128 = fees.map(|it| it.ppm).sum();
+    if whole == WHOLE_PPM && fees <= platform_max {
+        Ok(fees)
+    } else {
+        Err(InvalidBill::Weights)
+    }
+}
+
+/// The next shares are what these parties get of an amount.
+fn explain_shares<'s>(
+    parties: &[Party],
+    amount: u128,
+    shares: &mut impl Iterator<Item = &'s Share>,
+) -> Result<(), InvalidBill> {
+    for party in parties {
+        let share = shares.next().ok_or(InvalidBill::Shares)?;
+        if share.payee != party.payee || share.amount != credit(amount, *party)? {
+            return Err(InvalidBill::Shares);
+        }
+    }
+    Ok(())
 }
 
 /// `(gross * ppm + carry) / 10^6` without passing 2^128: the whole millions of the gross give `ppm` each.
@@ -140,6 +172,28 @@ fn earned(bill: &Value) -> Result<Option<u128>, InvalidBill> {
     let earned = per_row.ok_or(field("reward_per_row_base"))?;
     let earned = earned.checked_mul(rows.into());
     earned.map(Some).ok_or(InvalidBill::Gross)
+}
+
+fn parties(value: &Value) -> Result<Vec<Party>, InvalidBill> {
+    let parties = value.as_array().filter(|it| it.len() <= PARTIES_MAX);
+    let parties = parties.ok_or(InvalidBill::Field("parties"))?;
+    parties.iter().map(party).collect()
+}
+
+fn data(value: &Value) -> Result<Option<Data>, InvalidBill> {
+    if value.is_null() {
+        return Ok(None);
+    }
+    let price = value["terms"]["price_base"].as_str();
+    let price = price.and_then(|it| it.parse().ok());
+    let platform_ppm = value["terms"]["platform_ppm"].as_u64();
+    Ok(Some(Data {
+        price: price.ok_or(InvalidBill::Field("price_base"))?,
+        platform_ppm: platform_ppm
+            .ok_or(InvalidBill::Field("platform_ppm"))?
+            .into(),
+        parties: parties(&value["parties"])?,
+    }))
 }
 
 fn party(value: &Value) -> Result<Party, InvalidBill> {
@@ -189,7 +243,6 @@ fn write_canonical(value: &Value, to: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::Share;
     use serde_json::json;
 
     fn address(byte: u8) -> Address {
@@ -262,6 +315,33 @@ mod tests {
         assert_eq!(explain(&document), Err(InvalidBill::Gross));
         document["rows"] = Value::Null;
         assert_eq!(explain(&document), Err(InvalidBill::Field("rows")));
+    }
+
+    #[test]
+    fn what_a_dataset_cost_is_shared_by_a_split_of_its_own_behind_that_of_the_work() {
+        let mut document = bill("17", &[(9, 50_000, 700_000), (2, 950_000, 400_000)]);
+        document["data"] = bill("0", &[(9, 100_000, 0), (3, 900_000, 0)]);
+        document["data"]["terms"] = json!({ "price_base": "10", "platform_ppm": 100_000 });
+        let read = Bill::read(&document).unwrap();
+        // 7 of the 17 are for the work; the data's 10 give 1 and 9.
+        let shares = [(9, 1), (2, 7), (9, 1), (3, 9)];
+        assert_eq!(read.explain(&receipt(17, &shares)), Ok(()));
+        for wrong in [
+            &[(9, 1), (2, 7)][..],
+            &[(9, 1), (2, 7), (9, 0), (3, 10)],
+            &[(9, 1), (3, 9), (9, 1), (2, 7)],
+        ] {
+            let explained = read.explain(&receipt(17, wrong));
+            assert_eq!(explained, Err(InvalidBill::Shares));
+        }
+        document["data"]["terms"]["platform_ppm"] = 0.into();
+        let read = Bill::read(&document).unwrap();
+        let explained = read.explain(&receipt(17, &shares));
+        assert_eq!(explained, Err(InvalidBill::Weights));
+        document["data"]["terms"]["price_base"] = "18".into();
+        let read = Bill::read(&document).unwrap();
+        let explained = read.explain(&receipt(17, &shares));
+        assert_eq!(explained, Err(InvalidBill::Gross));
     }
 
     #[test]

@@ -172,7 +172,9 @@ impl Place {
         let db = pool::connect(options.clone(), ServiceRole::Scheduler, CONNECTIONS).await?;
         let keys =
             comptoir_scheduler::keys::Keys::new(KeyRing::of(SigningKey::from_pem(&pem)?), ISSUER);
-        let scheduler = SchedulerState::new(db, now, objects.clone(), wake.clone(), keys);
+        let roots = RootKeyRing::new(RootKeys::generate());
+        let secrets = (keys, roots);
+        let scheduler = SchedulerState::new(db, now, objects.clone(), wake.clone(), secrets);
         let fingerprint = scheduler.keys.fingerprint();
         let (scheduler_listener, scheduler_address) = listen().await?;
         let scheduler_url = format!("http://{scheduler_address}");
@@ -223,6 +225,7 @@ impl Place {
         self.objects.check().await?;
         let images = TensorRef {
             blob: digests[1],
+            dataset_version: None,
             tensor: "images".to_owned(),
         };
         Ok(serde_json::to_value(JobSpec::Inference(InferenceSpec {

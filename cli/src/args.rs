@@ -483,6 +483,15 @@ pub struct PullArgs {
 pub struct SpecArgs {
     /// A job file; `@path` in place of a digest uploads that file.
     pub spec: PathBuf,
+    /// A dataset: the tensors that the job file names without a `blob` are read from a file of it.
+    #[arg(long, requires = "path")]
+    pub dataset: Option<String>,
+    /// With --dataset: which file of it, by its path.
+    #[arg(long, requires = "dataset")]
+    pub path: Option<String>,
+    /// With --dataset: which version, by its number [default: the newest].
+    #[arg(long, requires = "dataset")]
+    pub number: Option<u32>,
     /// How the result is verified: none, sampled, replicated or quorum.
     #[arg(long, default_value = "sampled")]
     pub tier: String,

@@ -11,7 +11,7 @@ use crate::{
     charge::ChargeCarry,
     contribution::RewardBill,
     digest::Sha256,
-    id::SplitVersionId,
+    id::{OfferId, SplitVersionId},
     price::{self, Meter, PriceVersion},
     sale::SaleBill,
     split::{InvalidSplit, Party, Shared, Split},
@@ -40,6 +40,40 @@ pub struct Bill {
     pub split_version: SplitVersionId,
     /// Its parties, in order.
     pub parties: Vec<BilledParty>,
+    /// What the job's dataset cost: the rest of the charge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub data: Option<Box<DataBill>>,
+}
+
+/// What a job's dataset cost, and who got it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataBill {
+    /// The price that was quoted.
+    pub terms: DataPrice,
+    /// The split that shared the price.
+    #[schema(value_type = String, pattern = "^spl_[0-9a-z]{26}$")]
+    pub split_version: SplitVersionId,
+    /// Its parties, in order.
+    pub parties: Vec<BilledParty>,
+}
+
+/// A numbered price of an offer to compute on a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DataPrice {
+    /// The offer.
+    #[schema(value_type = String, pattern = "^off_[0-9a-z]{26}$")]
+    pub offer: OfferId,
+    /// Which of its prices.
+    pub number: u32,
+    /// What a job costs.
+    #[serde(rename = "price_base")]
+    #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
+    pub price: Amount,
+    /// The platform's part of it, in millionths.
+    pub platform_ppm: u32,
 }
 
 /// What a receipt is explained by.
@@ -114,6 +148,33 @@ pub struct Billed {
     pub carry: ChargeCarry,
     /// Credits, carries and dust of the split.
     pub shared: Shared,
+    /// The same of the data's split.
+    pub data: Option<Shared>,
+}
+
+impl Billed {
+    /// Adds what the job's dataset cost.
+    ///
+    /// # Errors
+    /// When a number is out of bounds or the carries are not those of the split.
+    pub fn with_data(
+        mut self,
+        terms: DataPrice,
+        split_version: SplitVersionId,
+        split: &Split,
+        carries: &[u32],
+    ) -> Result<Self, BillError> {
+        let gross = self.bill.gross.checked_add(terms.price);
+        self.bill.gross = gross.ok_or(BillError::TooLarge)?;
+        let shared = split.share(terms.price, carries)?;
+        self.bill.data = Some(Box::new(DataBill {
+            terms,
+            split_version,
+            parties: BilledParty::of(split, carries, &shared),
+        }));
+        self.data = Some(shared);
+        Ok(self)
+    }
 }
 
 /// Why there is no bill.
@@ -172,11 +233,13 @@ impl Bill {
             gross,
             split_version,
             parties,
+            data: None,
         };
         Ok(Billed {
             bill,
             carry,
             shared,
+            data: None,
         })
     }
 
@@ -184,6 +247,12 @@ impl Bill {
     #[must_use]
     pub fn digest(&self) -> Sha256 {
         Sha256::of_document(self).expect("strings and integers have a JSON form")
+    }
+
+    /// Who was credited with what: the parties of the work, then those of the data.
+    pub fn credited(&self) -> impl Iterator<Item = &BilledParty> {
+        let data = self.data.iter().flat_map(|it| &it.parties);
+        self.parties.iter().chain(data)
     }
 
     /// Computes the charge again. `meter` is counted by the reader from the program's archive and the data;
@@ -198,14 +267,7 @@ impl Bill {
         if self.price != *price {
             return Err(BillMismatch::Price);
         }
-        let fees = self.parties.iter().filter(|it| it.party.platform);
-        let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
-        if fees != u64::from(price::house_ppm(meter, price)) {
-            return Err(BillMismatch::Split);
-        }
-        let split = Split::from_parties(self.parties.iter().map(|it| it.party).collect())
-            .map_err(|_| BillMismatch::Split)?;
-        let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
+        let (split, carries) = shared_by(&self.parties, price::house_ppm(meter, price))?;
         let before = ChargeCarry::new(self.used_before_atto);
         let again = Self::charge(
             (*meter, *price),
@@ -214,6 +276,13 @@ impl Bill {
             &split,
             &carries,
         );
+        let again = match &self.data {
+            None => again,
+            Some(data) => {
+                let (split, carries) = shared_by(&data.parties, data.terms.platform_ppm)?;
+                again.and_then(|it| it.with_data(data.terms, data.split_version, &split, &carries))
+            }
+        };
         let again = again.map_err(|error| match error {
             BillError::TooLarge => BillMismatch::Amount,
             BillError::Split(_) => BillMismatch::Split,
@@ -224,12 +293,27 @@ impl Bill {
         if again.bill.gross != self.gross {
             return Err(BillMismatch::Gross);
         }
-        if again.bill.parties == self.parties {
+        if (&again.bill.parties, &again.bill.data) == (&self.parties, &self.data) {
             Ok(())
         } else {
             Err(BillMismatch::Split)
         }
     }
+}
+
+/// The split of these parties, of which the platform has so many millionths, and what they carried.
+fn shared_by(
+    parties: &[BilledParty],
+    platform_ppm: u32,
+) -> Result<(Split, Vec<u32>), BillMismatch> {
+    let fees = parties.iter().filter(|it| it.party.platform);
+    let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
+    if fees != u64::from(platform_ppm) {
+        return Err(BillMismatch::Split);
+    }
+    let split = Split::from_parties(parties.iter().map(|it| it.party).collect());
+    let carries = parties.iter().map(|it| it.carry_before).collect();
+    Ok((split.map_err(|_| BillMismatch::Split)?, carries))
 }
 
 #[cfg(test)]
@@ -301,6 +385,62 @@ mod tests {
         assert_eq!(
             greedy.recompute(&meter, &bill.price),
             Err(BillMismatch::Split)
+        );
+    }
+
+    fn billed_with_data() -> Bill {
+        let price = DataPrice {
+            offer: OfferId::generate(),
+            number: 2,
+            price: Amount::from_base(41).unwrap(),
+            platform_ppm: 100_000,
+        };
+        let seller = [(Address::repeat_byte(5), 1)];
+        let split = Split::new(Address::repeat_byte(9), price.platform_ppm, &seller).unwrap();
+        let version = SplitVersionId::generate();
+        let billed = billed().with_data(price, version, &split, &[0, 0]);
+        billed.unwrap().bill
+    }
+
+    #[test]
+    fn the_bill_of_a_job_on_a_dataset_charges_its_price_beside_the_work() {
+        let (bill, work) = (billed_with_data(), billed().bill);
+        assert_eq!(bill.gross.base(), work.gross.base() + 41);
+        let credits: Vec<_> = bill.credited().map(|it| it.credit.base()).collect();
+        assert_eq!(
+            credits[3..],
+            [4, 36],
+            "41 by 10 and 90 percent; 1 is carried"
+        );
+        let read: Bill = serde_json::from_value(serde_json::to_value(&bill).unwrap()).unwrap();
+        assert_eq!(read, bill);
+        assert_eq!(read.recompute(&bill.meter, &bill.price), Ok(()));
+        assert!(!serde_json::to_string(&work).unwrap().contains("data"));
+    }
+
+    #[test]
+    fn one_changed_number_of_the_data_is_found_and_named() {
+        let bill = billed_with_data();
+        let mismatch = |change: fn(&mut DataBill)| {
+            let mut changed = bill.clone();
+            change(changed.data.as_mut().unwrap());
+            changed.recompute(&bill.meter, &bill.price).unwrap_err()
+        };
+        assert_eq!(
+            mismatch(|it| it.terms.price = Amount::ZERO),
+            BillMismatch::Gross
+        );
+        assert_eq!(
+            mismatch(|it| it.terms.platform_ppm = 0),
+            BillMismatch::Split
+        );
+        assert_eq!(
+            mismatch(|it| it.parties[1].credit = Amount::ZERO),
+            BillMismatch::Split
+        );
+        assert_eq!(
+            mismatch(|it| it.parties[1].carry_before = 700_000),
+            BillMismatch::Split
         );
     }
 

@@ -11,6 +11,7 @@ pub mod charge;
 pub mod contribution;
 pub mod credential;
 pub mod dataset;
+pub mod dataset_input;
 pub mod deviation;
 pub mod digest;
 pub mod envelope;

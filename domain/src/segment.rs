@@ -53,6 +53,7 @@ mod tests {
             inputs: BTreeMap::new(),
             target: TensorRef {
                 blob,
+                dataset_version: None,
                 tensor: "y".into(),
             },
             output: 0,

@@ -99,7 +99,7 @@ pub const ALL: &[Code] = &[
     code(
         "entitlement_expired",
         410,
-        "The account's right to these bytes is over; the detail says since when. The dataset's offers may give it another.",
+        "The account's right to read the dataset, or to compute on it, is over, by time, by a refund, or with the offer; the detail says since when, where it is known. The dataset's offers may give it another; what was quoted under it is void.",
     ),
     code(
         "version_sold",
@@ -109,7 +109,17 @@ pub const ALL: &[Code] = &[
     code(
         "not_entitled",
         403,
-        "The file may be known, and not be read: it is no sample, and the account has no right to it.",
+        "The file may be known, and not be read: it is no sample, and the account has no right to it. To compute on it takes a right, or an offer that stands open.",
+    ),
+    code(
+        "program_not_allowed",
+        403,
+        "The seller of the dataset named the programs that may compute on it, and this one is not among them.",
+    ),
+    code(
+        "awaiting_release",
+        403,
+        "The job computed on a dataset whose seller consents to each result before it is handed out. Ask again later.",
     ),
     code(
         "not_found",

@@ -20,6 +20,10 @@ pub const LEASED: &str = "scheduler_queue_leased";
 pub const STEP_SECONDS: &str = "scheduler_step_duration_seconds";
 /// Rounds of a step that failed, by step.
 pub const STEP_ERRORS: &str = "scheduler_step_errors_total";
+/// Times that a dataset was opened to a worker.
+pub const DATASET_SERVINGS: &str = "scheduler_dataset_servings_total";
+/// Parts of datasets that were found damaged or missing when a worker asked for them.
+pub const DATASET_DAMAGES: &str = "scheduler_dataset_damages_total";
 /// Requests that hold a long poll.
 pub const POLLS: &str = "scheduler_polls_held";
 
@@ -42,5 +46,13 @@ pub fn describe() {
         "Time of one round of a step"
     );
     metrics::describe_counter!(STEP_ERRORS, "Rounds of a step that failed");
+    metrics::describe_counter!(
+        DATASET_SERVINGS,
+        "Times that a dataset was opened to a worker"
+    );
+    metrics::describe_counter!(
+        DATASET_DAMAGES,
+        "Parts of datasets that were found damaged or missing when a worker asked for them"
+    );
     metrics::describe_gauge!(POLLS, "Requests that hold a long poll");
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comptoir_domain::policy::holdback::DisputeWindows;
 use comptoir_http::Edge;
-use comptoir_store::{objects::Objects, wake::Wake};
+use comptoir_store::{data_keys::RootKeyRing, objects::Objects, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
@@ -27,6 +27,8 @@ pub struct SchedulerState {
     pub wake: Wake,
     /// Signs and checks worker tokens.
     pub keys: Arc<Keys>,
+    /// What the keys of datasets' sellers are wrapped with.
+    pub root_keys: RootKeyRing,
     /// Who may call, from where, and how often: anybody, as often as it can, unless somebody sets it.
     pub edge: Edge,
     /// How long results may be disputed.
@@ -45,7 +47,7 @@ impl SchedulerState {
         clock: fn() -> OffsetDateTime,
         objects: Objects,
         wake: Wake,
-        keys: Keys,
+        (keys, root_keys): (Keys, RootKeyRing),
     ) -> Self {
         let verdict_due = Arc::default();
         Self {
@@ -55,6 +57,7 @@ impl SchedulerState {
             objects,
             wake,
             keys: Arc::new(keys),
+            root_keys,
             edge: Edge::default(),
             dispute_windows: DisputeWindows::default(),
             verdict_due,

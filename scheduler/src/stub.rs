@@ -11,7 +11,7 @@ use bytes::Bytes;
 use comptoir_domain::{
     amount::Amount,
     digest::Sha256,
-    id::{AttemptId, WorkerId},
+    id::{AttemptId, DatasetFileId, WorkerId},
     job::Device,
     program::graph::ScalarType,
     tensors::{TensorView, to_bytes},
@@ -19,6 +19,7 @@ use comptoir_domain::{
 use comptoir_wire::{
     LEASE_TOKEN_HEADER, LEASES_MAX, OUTPUT_CHECKPOINT,
     attempt::{EventsReply, EventsRequest, SegmentReply, SegmentRequest},
+    dataset::SealedDataset,
     encoded::Base64,
     heartbeat::{HeartbeatReply, HeartbeatRequest, Held},
     join::{JoinReply, JoinRequest, WorkerFacts},
@@ -323,6 +324,33 @@ impl StubWorker {
     pub async fn download(&self, held: Held, sha256: Sha256) -> Result<Bytes, StubError> {
         let request = self
             .request(Method::GET, &blob_path(held.attempt_id, sha256))
+            .header(LEASE_TOKEN_HEADER, held.lease_token.to_string());
+        Ok(accepted(request).await?.bytes().await?)
+    }
+
+    /// Opens the dataset of an attempt's job.
+    pub async fn open_dataset(&self, held: Held) -> Result<SealedDataset, StubError> {
+        let path = format!("/v1/attempts/{}/dataset", held.attempt_id);
+        read(
+            self.request(Method::POST, &path)
+                .header(LEASE_TOKEN_HEADER, held.lease_token.to_string()),
+        )
+        .await
+    }
+
+    /// Fetches a sealed part of a file of a dataset.
+    pub async fn part(
+        &self,
+        held: Held,
+        file: DatasetFileId,
+        part: u32,
+    ) -> Result<Bytes, StubError> {
+        let path = format!(
+            "/v1/attempts/{}/dataset/{file}/parts/{part}",
+            held.attempt_id
+        );
+        let request = self
+            .request(Method::GET, &path)
             .header(LEASE_TOKEN_HEADER, held.lease_token.to_string());
         Ok(accepted(request).await?.bytes().await?)
     }

@@ -7,13 +7,13 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     atto::Atto,
-    bill::{Bill, BillError, Billed, Explanation},
+    bill::{Bill, BillError, Billed, DataPrice, Explanation},
     charge::ChargeCarry,
     digest::Sha256,
     id::{AccountId, HoldId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
     price::{self, Meter, PriceVersion},
-    split::{InvalidSplit, Party, Split},
+    split::{self, InvalidSplit, Party, Split},
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -21,6 +21,7 @@ use time::OffsetDateTime;
 use crate::{
     PgTransaction, assets,
     codec::{to_address, to_numeric, to_wide, wide_to_numeric},
+    dataset_inputs::DataCharge,
     holdback::{self, Earners},
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
@@ -48,6 +49,8 @@ pub struct JobCharge {
     pub amount: Atto,
     /// Who did the work: the address of each worker's owner, and how much it did.
     pub shares: Vec<(Address, u64)>,
+    /// What its dataset costs beside the work.
+    pub data: Option<DataCharge>,
     /// The digest of what went in.
     pub input: Sha256,
     /// The digest of what came out.
@@ -149,8 +152,23 @@ struct Shared<'c> {
     earners: &'c Earners,
     split: Split,
     version: SplitVersionId,
+    data: Option<SharedData>,
     hold: HoldId,
     held: Amount,
+}
+
+/// The data's side of a charge whose parties are known.
+struct SharedData {
+    terms: DataPrice,
+    split: Split,
+    version: SplitVersionId,
+}
+
+impl Shared<'_> {
+    /// The data's side, with its share of a bill.
+    fn data<'b>(&'b self, billed: &'b Billed) -> Option<(&'b SharedData, &'b split::Shared)> {
+        self.data.as_ref().zip(billed.data.as_ref())
+    }
 }
 
 async fn settle_of_asset(
@@ -169,7 +187,7 @@ async fn settle_of_asset(
         if ended.contains(&it.hold) {
             open.push(it);
         } else {
-            let receipt = settled_before(tx, it.charge, &it.split).await?;
+            let receipt = settled_before(tx, &it).await?;
             settled.push((it.charge.job, receipt));
         }
     }
@@ -195,6 +213,10 @@ fn accounts(shared: &[Shared<'_>]) -> Vec<AccountKey> {
     for it in shared {
         let payees = it.split.parties().iter();
         accounts.extend(payees.map(|party| account_of(party, it.earners)));
+        if let Some(data) = &it.data {
+            accounts.extend(data.split.parties().iter().map(splits::account_of));
+            accounts.push(AccountKey::SplitDust(data.version));
+        }
         accounts.extend([
             AccountKey::Held(it.charge.payer),
             AccountKey::Available(it.charge.payer),
@@ -227,22 +249,45 @@ async fn prepare<'c>(
             .get(&charge.job.0)
             .filter(|it| (it.hold.owner, it.hold.asset_id) == (charge.payer, asset_id))
             .ok_or(ChargeError::NotHeld)?;
-        let digest = split.digest();
-        let version = match versions.get(&digest) {
-            Some(version) => *version,
-            None => splits::open_version(tx, asset_id, &split, now).await?,
+        let version = open_version(tx, asset_id, &split, &mut versions, now).await?;
+        let data = match &charge.data {
+            None => None,
+            Some(DataCharge { terms, shares }) => {
+                let split = Split::new(platform, terms.platform_ppm, shares)?;
+                Some(SharedData {
+                    terms: *terms,
+                    version: open_version(tx, asset_id, &split, &mut versions, now).await?,
+                    split,
+                })
+            }
         };
-        versions.insert(digest, version);
         shared.push(Shared {
             charge,
             earners,
             split,
             version,
+            data,
             hold: hold.id,
             held: hold.hold.amount,
         });
     }
     Ok(shared)
+}
+
+async fn open_version(
+    tx: &mut PgTransaction<'_>,
+    asset_id: i32,
+    split: &Split,
+    versions: &mut HashMap<Sha256, SplitVersionId>,
+    now: OffsetDateTime,
+) -> sqlx::Result<SplitVersionId> {
+    let digest = split.digest();
+    let version = match versions.get(&digest) {
+        Some(version) => *version,
+        None => splits::open_version(tx, asset_id, split, now).await?,
+    };
+    versions.insert(digest, version);
+    Ok(version)
 }
 
 /// Bills charges one after the other: what one leaves of a base unit, the next begins with.
@@ -255,6 +300,7 @@ async fn bill(
     for it in shared {
         streams.insert((it.charge.payer, it.charge.price.id));
         versions.insert(it.version);
+        versions.extend(it.data.iter().map(|data| data.version));
     }
     let mut used = carries(tx, asset_id, &streams).await?;
     let mut standing: BTreeMap<SplitVersionId, Vec<u32>> = BTreeMap::new();
@@ -279,13 +325,32 @@ async fn bill(
         )?;
         *before = billed.carry;
         carries.clone_from(&billed.shared.carries);
-        bills.push(billed);
+        bills.push(add_data(it, billed, &mut standing)?);
     }
     save_carries(tx, asset_id, &used).await?;
     for (version, carries) in &standing {
         splits::save_carries(tx, *version, carries).await?;
     }
     Ok(bills)
+}
+
+/// Adds the data's side. Its split may be that of the work, if the same are paid in the same parts: then it goes on with what that left.
+fn add_data(
+    it: &Shared<'_>,
+    billed: Billed,
+    standing: &mut BTreeMap<SplitVersionId, Vec<u32>>,
+) -> Result<Billed, ChargeError> {
+    let Some(data) = &it.data else {
+        return Ok(billed);
+    };
+    let carries = standing
+        .get_mut(&data.version)
+        .ok_or(ChargeError::SplitClosed)?;
+    let billed = billed.with_data(data.terms, data.version, &data.split, carries)?;
+    if let Some(shared) = &billed.data {
+        carries.clone_from(&shared.carries);
+    }
+    Ok(billed)
 }
 
 /// The ledger entries of charges, and what is queued to be released of them.
@@ -310,8 +375,14 @@ fn entry(it: &Shared<'_>, billed: &Billed) -> Result<Entry, ChargeError> {
             AccountKey::Available(payer),
             rest.ok_or(ChargeError::HoldTooSmall)?,
         );
-    let entry = share(lines, &it.split, it.version, (billed, it.earners))
-        .into_entry(EntryKind::Charge, Source::JobCharge(it.charge.job));
+    let mut lines = share(lines, &it.split, it.version, (billed, it.earners));
+    if let Some((data, shared)) = it.data(billed) {
+        for (party, credit) in data.split.parties().iter().zip(&shared.credits) {
+            lines = lines.credit(splits::account_of(party), *credit);
+        }
+        lines = lines.change(AccountKey::SplitDust(data.version), shared.dust);
+    }
+    let entry = lines.into_entry(EntryKind::Charge, Source::JobCharge(it.charge.job));
     Ok(entry.map_err(PostError::from)?)
 }
 
@@ -357,19 +428,23 @@ async fn hold_back(
 /// The receipt of a job whose hold has ended, if it was settled with this content.
 async fn settled_before(
     tx: &mut PgTransaction<'_>,
-    charge: &JobCharge,
-    split: &Split,
+    it: &Shared<'_>,
 ) -> Result<ReceiptId, ChargeError> {
+    let charge = it.charge;
     let receipt = receipts::find_of_job(tx, charge.job)
         .await?
         .ok_or(ChargeError::NotHeld)?;
     let bill = receipt.job_bill().ok_or(ChargeError::NotHeld)?;
-    let parties = bill.parties.iter().map(|it| it.party);
+    let parties = bill.credited().map(|it| it.party);
+    let data = it.data.iter();
+    let data_parties = data.clone().flat_map(|it| it.split.parties());
+    let expected = it.split.parties().iter().chain(data_parties);
     let same = (receipt.account, receipt.payer) == (charge.account, charge.payer)
         && (bill.meter, bill.price) == (charge.meter, charge.price)
         && (receipt.input, receipt.result, receipt.verdict_sha256)
             == (charge.input, charge.result, charge.verdict)
-        && parties.eq(split.parties().iter().copied());
+        && parties.eq(expected.copied())
+        && (bill.data.iter().map(|it| it.terms)).eq(data.map(|it| it.terms));
     if same {
         Ok(receipt.id)
     } else {
@@ -439,8 +514,12 @@ async fn save_carries(
 /// What is earned now; what is held back is queued when it is released.
 fn earnings(it: &Shared<'_>, billed: &Billed) -> Vec<NewRelease> {
     let earned = it.split.parties().iter().zip(&billed.shared.credits);
+    let data = it.data(billed).into_iter();
+    let data = data.flat_map(|(it, shared)| it.split.parties().iter().zip(&shared.credits));
+    let data = data.filter(|(_, credit)| !credit.is_zero());
     earned
         .filter(|(party, credit)| !credit.is_zero() && !is_held_back(party, it.earners))
+        .chain(data)
         .map(|(party, credit)| NewRelease {
             owner: party.payee,
             kind: if party.platform {
@@ -455,7 +534,7 @@ fn earnings(it: &Shared<'_>, billed: &Billed) -> Vec<NewRelease> {
 
 fn receipt(it: &Shared<'_>, entry: JournalEntryId, billed: Billed, now: OffsetDateTime) -> Receipt {
     let (charge, bill) = (it.charge, billed.bill);
-    let shares = bill.parties.iter();
+    let shares = bill.credited();
     Receipt {
         id: ReceiptId::generate(),
         asset_id: charge.asset_id,

@@ -1,8 +1,11 @@
 //! Files of a version, and which of their parts are there.
 
+use std::collections::BTreeMap;
+
 use comptoir_domain::{
     dataset::{Facts, FilePath, Format, ManifestFile, parts},
-    envelope::PART_SALT_BYTES,
+    digest::Sha256,
+    envelope::{PART_SALT_BYTES, Part},
     id::{DatasetFileId, DatasetVersionId},
 };
 use sqlx::PgConnection;
@@ -38,10 +41,22 @@ impl File {
     pub const fn parts(&self) -> u64 {
         parts(self.entry.bytes, self.part_bytes)
     }
+
+    /// Where one of its parts is, and what that is sealed to.
+    #[must_use]
+    pub const fn part(&self, number: u32, salt: [u8; PART_SALT_BYTES]) -> Part {
+        Part {
+            version: self.version,
+            file: self.id,
+            file_bytes: self.entry.bytes,
+            number,
+            salt,
+        }
+    }
 }
 
 /// Salts of the parts of a file.
-pub type Salts = std::collections::BTreeMap<u32, [u8; PART_SALT_BYTES]>;
+pub type Salts = BTreeMap<u32, [u8; PART_SALT_BYTES]>;
 
 /// Why files were not announced.
 #[derive(Debug, thiserror::Error)]
@@ -192,6 +207,29 @@ pub async fn all(conn: &mut PgConnection, version: DatasetVersionId) -> sqlx::Re
     list(conn, version, None, i64::MAX).await
 }
 
+/// Files of a version by their digests, one for each that it has.
+pub async fn find_by_digests(
+    conn: &mut PgConnection,
+    version: DatasetVersionId,
+    wanted: impl IntoIterator<Item = Sha256>,
+) -> sqlx::Result<BTreeMap<Sha256, File>> {
+    let wanted: Vec<Vec<u8>> = wanted.into_iter().map(|it| it.0.to_vec()).collect();
+    let rows = sqlx::query_as!(
+        Row,
+        r#"SELECT DISTINCT ON (sha256) file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
+             (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) AS "stored!"
+           FROM dataset_files AS f WHERE version_id = $1 AND sha256 = ANY ($2) ORDER BY sha256, file_id"#,
+        version.0,
+        &wanted,
+    )
+    .fetch_all(conn)
+    .await?;
+    let files = rows.into_iter().map(File::try_from);
+    files
+        .map(|file| file.map(|it| (it.entry.sha256, it)))
+        .collect()
+}
+
 /// Takes a file out of a draft that is locked.
 pub async fn delete(tx: &mut PgTransaction<'_>, id: DatasetFileId) -> sqlx::Result<()> {
     sqlx::query!("DELETE FROM dataset_files WHERE file_id = $1", id.0)
@@ -216,6 +254,22 @@ pub async fn salts(conn: &mut PgConnection, file: DatasetFileId) -> sqlx::Result
             ))
         })
         .collect()
+}
+
+/// The salt of a part of a file, if it is stored.
+pub async fn salt(
+    conn: &mut PgConnection,
+    file: DatasetFileId,
+    part: u32,
+) -> sqlx::Result<Option<[u8; PART_SALT_BYTES]>> {
+    let salt = sqlx::query_scalar!(
+        "SELECT salt FROM dataset_parts WHERE file_id = $1 AND part = $2",
+        file.0,
+        i32::try_from(part).unwrap_or(i32::MAX),
+    )
+    .fetch_optional(conn)
+    .await?;
+    salt.map(|it| to_sized("salt", &it, "a salt")).transpose()
 }
 
 /// Notes that a part is stored, if the version is still a draft, which it stays until the transaction ends. `None` when it is not; else the salt of

@@ -224,6 +224,23 @@ pub async fn newest_ready(
     row.map(Version::try_from).transpose()
 }
 
+/// A version, whoever asks: who may know of it was decided before.
+pub async fn find_any(
+    conn: &mut PgConnection,
+    id: DatasetVersionId,
+) -> sqlx::Result<Option<Version>> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT version_id, dataset_id, account_id, number, state, notes, licence, wrapped_key, manifest_root, files, bytes, refusals, created_at,
+           submitted_at, published_at, shredded_at
+         FROM dataset_versions WHERE version_id = $1",
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(Version::try_from).transpose()
+}
+
 /// The account's version, which nobody else changes until the transaction ends.
 pub async fn lock(
     tx: &mut PgTransaction<'_>,

@@ -13,8 +13,9 @@ use sqlx::{PgConnection, types::BigDecimal};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::codec::{
-    to_amount, to_digest, to_document, to_enum, to_numeric, to_wide, wide_to_numeric,
+use crate::{
+    codec::{to_amount, to_digest, to_document, to_enum, to_numeric, to_wide, wide_to_numeric},
+    dataset_inputs::{self, QuotedData},
 };
 
 /// A quote to be made.
@@ -36,6 +37,8 @@ pub struct NewQuote {
     pub price_version: i32,
     /// The exact price of all replicas.
     pub amount: Atto,
+    /// The dataset that the job reads, if it does, and what that costs.
+    pub data: Option<QuotedData>,
     /// Memory that a worker must offer.
     pub min_memory_bytes: u64,
     /// Until when it binds.
@@ -63,7 +66,9 @@ pub struct Quote {
     pub price_version: i32,
     /// The exact price of all replicas.
     pub amount: Atto,
-    /// The same in whole base units, rounded up.
+    /// The dataset that the job reads, if it does, and what that costs.
+    pub data: Option<QuotedData>,
+    /// The exact price in whole base units, rounded up, and the dataset's: never more is charged.
     pub hold: Amount,
     /// Memory that a worker must offer.
     pub min_memory_bytes: u64,
@@ -100,12 +105,20 @@ impl NewQuote {
             meter: self.meter,
             price_version: self.price_version,
             amount: self.amount,
-            hold: self.amount.ceil(),
+            hold: hold(self.amount, self.data),
+            data: self.data,
             min_memory_bytes: self.min_memory_bytes,
             created_at: now,
             expires_at: self.expires_at,
         })
     }
+}
+
+/// What a job holds. More than any amount is none that anybody has: the largest.
+fn hold(amount: Atto, data: Option<QuotedData>) -> Amount {
+    let data = data.and_then(|it| it.price).map(|it| it.price);
+    let whole = amount.ceil().checked_add(data.unwrap_or(Amount::ZERO));
+    whole.unwrap_or(Amount::MAX)
 }
 
 /// Makes a quote.
@@ -151,9 +164,10 @@ pub(crate) async fn insert_all(
         &column().map(|it| it.created_at).collect::<Vec<_>>(),
         &column().map(|it| it.expires_at).collect::<Vec<_>>(),
     )
-    .execute(conn)
+    .execute(&mut *conn)
     .await?;
-    Ok(())
+    let quotes: Vec<&Quote> = column().collect();
+    Ok(dataset_inputs::insert_all(conn, &quotes).await?)
 }
 
 struct Row {
@@ -205,18 +219,21 @@ pub(crate) async fn find_all(
         &accounts,
         &ids,
     )
-    .fetch_all(conn)
+    .fetch_all(&mut *conn)
     .await?;
+    let ids: Vec<_> = rows.iter().map(|row| row.quote_id).collect();
+    let mut data = dataset_inputs::quoted(conn, &ids).await?;
     rows.into_iter()
         .map(|row| {
             let (account, used) = (AccountId(row.account_id), row.used);
-            Ok((account, row.into_quote()?, used))
+            let data = data.remove(&QuoteId(row.quote_id));
+            Ok((account, row.into_quote(data)?, used))
         })
         .collect()
 }
 
 impl Row {
-    fn into_quote(self) -> sqlx::Result<Quote> {
+    fn into_quote(self, data: Option<QuotedData>) -> sqlx::Result<Quote> {
         let amount = Atto::from_atto(to_wide("amount_atto", &self.amount_atto)?);
         Ok(Quote {
             id: QuoteId(self.quote_id),
@@ -231,6 +248,7 @@ impl Row {
                 index: "amount_atto".into(),
                 source: "larger than any amount".into(),
             })?,
+            data,
             hold: to_amount("hold_base", &self.hold_base)?,
             min_memory_bytes: self.min_memory_bytes.unsigned_abs(),
             created_at: self.created_at,

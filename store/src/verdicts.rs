@@ -24,16 +24,19 @@ use uuid::Uuid;
 use crate::{
     charges::ChargeError,
     codec::{to_address, to_digest, to_document, to_enum, to_wide},
+    dataset_inputs::{self, Computed},
     jobs::EndError,
     prices::{self, PriceError},
     queue::interval,
 };
 
 pub use complete::{accept_all, lock_all};
-pub use record::{Reason, accept, add_replica, draw, give_up};
+pub use record::{Reason, accept, add_replica, draw, give_up, refuse_above_terms};
 
 /// The code of a job whose results never agreed.
 pub const UNSTABLE_RESULT: &str = "unstable_result";
+/// The code of a job whose results have more bytes than its dataset's offer allows.
+pub const OUTPUT_ABOVE_TERMS: &str = "output_above_terms";
 /// How long one scheduler has to rule before another may.
 const RULE_WITHIN: Duration = Duration::seconds(60);
 
@@ -64,6 +67,8 @@ pub struct Case {
     pub results: Vec<ShownResult>,
     /// The checkpoints of each replica, in order: of sampled training alone.
     pub chains: BTreeMap<ReplicaId, Vec<Sha256>>,
+    /// The offer of the dataset that it computed under, if it did.
+    pub data: Option<Computed>,
 }
 
 /// One result.
@@ -176,6 +181,7 @@ pub async fn find_cases(
     .fetch_all(&mut *conn)
     .await?;
     let mut shown = results_of(conn, &jobs).await?;
+    let mut data = dataset_inputs::computed(conn, &jobs).await?;
     let mut published: HashMap<i32, PriceVersion> = HashMap::new();
     let mut cases = Vec::with_capacity(rows.len());
     for row in rows {
@@ -206,6 +212,7 @@ pub async fn find_cases(
             amount: Atto::from_atto(amount)
                 .ok_or_else(|| sqlx::Error::Decode("`amount_atto` is above every amount".into()))?,
             results: shown.remove(&job).unwrap_or_default(),
+            data: data.remove(&job),
         });
     }
     Ok(cases)

@@ -3,12 +3,13 @@
 //! A worker joins once ([`join`]), then trades a signature for a one-hour token ([`token`]) and repeats
 //! one exchange ([`work`]): it reports what ended since last time and asks for leases. Heartbeats
 //! ([`heartbeat`]) keep its leases; metrics, checkpoints and blobs of an attempt have routes of their
-//! own ([`attempt`]), fenced by the header [`LEASE_TOKEN_HEADER`]. How results are committed and shown
+//! own ([`attempt`]), and so have files of datasets ([`dataset`]), fenced by the header [`LEASE_TOKEN_HEADER`]. How results are committed and shown
 //! is in [`seal`].
 //!
 //! Requests refuse unknown fields. Whoever reads a reply must ignore the fields that it does not know.
 
 pub mod attempt;
+pub mod dataset;
 pub mod encoded;
 pub mod heartbeat;
 pub mod join;

@@ -18,6 +18,7 @@ use comptoir_store::{
     blobs::{self, Blob},
     limits,
     objects::PutError,
+    withheld_results,
 };
 use serde::Serialize;
 use time::OffsetDateTime;
@@ -25,6 +26,7 @@ use tokio::{sync::Semaphore, time::timeout};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::awaiting_release;
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
@@ -251,7 +253,8 @@ async fn room(state: &AppState, account: AccountId, sha256: Sha256) -> Result<Ro
     })
 }
 
-/// Downloads a blob that the account uploaded or received as a result, whole or in part.
+/// Downloads a blob that the account uploaded or received as a result, whole or in part. 403 `awaiting_release` for a result that waits for
+/// the seller of a dataset.
 #[utoipa::path(
     get, path = "/v1/blobs/{sha256}", tag = "blobs", security(("session" = []), ("api_key" = ["blobs:read"])),
     params(
@@ -271,8 +274,17 @@ async fn get_blob(
     Path(sha256): Path<Sha256>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let blob = blobs::find(&mut *caller.read(&state).await?, caller.account, sha256).await?;
-    let blob = blob.ok_or_else(Problem::not_found)?;
+    let mut connection = caller.read(&state).await?;
+    let Some(blob) = blobs::find(&mut connection, caller.account, sha256).await? else {
+        let account = caller.account;
+        let waits = withheld_results::is_withheld(&mut connection, account, sha256).await?;
+        return Err(if waits {
+            awaiting_release()
+        } else {
+            Problem::not_found()
+        });
+    };
+    drop(connection);
     let bytes = Bytes {
         tag: format!("\"{sha256}\""),
         count: blob.bytes,

@@ -85,6 +85,8 @@ pub(super) struct JobBody {
     replicas: Vec<ReplicaBody>,
     /// Its results, once it completed: blobs of your account.
     outputs: Vec<OutputBody>,
+    /// Do its results wait for the consent of the seller of the dataset that it computed on? `outputs` is empty until then.
+    awaits_release: bool,
     /// When it ends, done or not.
     #[serde(with = "time::serde::rfc3339")]
     deadline_at: OffsetDateTime,
@@ -202,6 +204,7 @@ impl JobBody {
             failure: job.failure.map(FailureBody::from),
             replicas: job.replicas.into_iter().map(ReplicaBody::from).collect(),
             outputs: job.outputs.into_iter().map(OutputBody::from).collect(),
+            awaits_release: job.awaits_release,
             deadline_at: job.deadline_at,
             created_at: job.created_at,
             started_at: job.started_at,

@@ -14,7 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    explain,
+    awaiting_release, explain,
     job_body::{JobBody, JobKind, OutputBody},
 };
 use crate::{
@@ -174,7 +174,8 @@ struct Results {
     next_cursor: Option<String>,
 }
 
-/// The results of a completed job: names, digests, sizes. The bytes are at `/v1/blobs/{sha256}`.
+/// The results of a completed job: names, digests, sizes. The bytes are at `/v1/blobs/{sha256}`. 403 `awaiting_release` while they wait for
+/// the seller of the dataset that it computed on.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/results", tag = "jobs", security(("session" = []), ("api_key" = ["jobs:read"])),
     params(("id" = String, Path)),
@@ -197,6 +198,9 @@ async fn list_results(
             "The job has no results",
         );
         return Err(problem.detail(format!("The job is {}", job.state)));
+    }
+    if job.awaits_release {
+        return Err(awaiting_release());
     }
     let data = job.outputs.into_iter().map(OutputBody::from).collect();
     Ok(Json(Results {

@@ -39,14 +39,15 @@ mod webhook_events;
 mod withdrawals;
 mod workers;
 
-use axum::Router;
+use axum::{Router, http::StatusCode};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use admin::AdminDb;
+pub(crate) use datasets::require_ready;
 pub use submissions::Submissions;
 
-use crate::{AppState, openapi};
+use crate::{AppState, Problem, openapi};
 
 /// Every route, and the document that they make.
 pub(crate) fn documented() -> (Router<AppState>, OpenApi) {
@@ -92,6 +93,16 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(webhook_deliveries::router())
         .merge(webhook_events::router())
         .merge(workers::router())
+}
+
+/// Results of a job that the seller of its dataset has not released yet.
+fn awaiting_release() -> Problem {
+    Problem::new(
+        StatusCode::FORBIDDEN,
+        "awaiting_release",
+        "The results wait for the seller of the dataset",
+    )
+    .detail("The job computed on a dataset whose seller looks at what ran before its results are handed out")
 }
 
 /// Pages for people, which the document leaves out.

@@ -502,6 +502,12 @@ fn not_ended(error: EndError) -> Problem {
             "The purchase is final",
         )
         .detail(format!("it is {state}")),
+        EndError::Served => Problem::new(
+            StatusCode::CONFLICT,
+            "purchase_final",
+            "The purchase is final",
+        )
+        .detail("something of it was read"),
         EndError::Kind => Problem::new(
             StatusCode::CONFLICT,
             "purchase_kind",

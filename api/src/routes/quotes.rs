@@ -6,15 +6,18 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use comptoir_domain::{
+    amount::Amount,
     asset::Asset,
     atto::Atto,
     digest::Sha256,
-    id::QuoteId,
+    id::{DatasetVersionId, OfferId, QuoteId},
     job::{Device, JobSpec, Tier},
     price::{self, Meter, PriceVersion},
 };
 use comptoir_store::{
-    assets, prices,
+    assets,
+    dataset_inputs::QuotedData,
+    prices,
     prices::PriceError,
     quotes::{self, Quote, QuoteError},
 };
@@ -77,12 +80,40 @@ struct TierPrice {
     replicas: u16,
     /// What it adds for audits, in millionths of one execution.
     audit_ppm: u32,
-    /// The price in whole base units, rounded up.
+    /// The price in whole base units, rounded up, with the dataset's.
     price: MoneyBody,
 }
 
+/// What the dataset that a job reads costs.
+#[derive(Serialize, ToSchema)]
+#[schema(as = QuoteData)]
+struct QuoteDataBody {
+    #[schema(value_type = String, example = "dsv_01h455vb4pex5vsknk084sn02q")]
+    dataset_version: DatasetVersionId,
+    /// The offer that the job computes under; `null` where the account may read the files anyhow, and pays nothing for them.
+    #[schema(value_type = Option<String>, required = true, example = "off_01h455vb4pex5vsknk084sn02q")]
+    offer_id: Option<OfferId>,
+    /// Which of the offer's prices was in force.
+    #[schema(required = true)]
+    price_number: Option<u32>,
+    /// Its part of `price`.
+    price: MoneyBody,
+}
+
+impl QuoteDataBody {
+    fn new(data: QuotedData, asset: &Asset) -> Self {
+        let price = data.price.map_or(Amount::ZERO, |it| it.price);
+        Self {
+            dataset_version: data.version,
+            offer_id: data.price.map(|it| it.offer),
+            price_number: data.price.map(|it| it.number),
+            price: MoneyBody::new(price, asset),
+        }
+    }
+}
+
 /// A binding price for one job: `amount_atto` = max(`madds` × (`replicas` + `audit_ppm` ÷ 10^6) × `rate_nano`,
-/// `minimum_base` × 10^18), the audits' part rounded down.
+/// `minimum_base` × 10^18), the audits' part rounded down; and what its dataset costs.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Quote)]
 pub(super) struct QuoteBody {
@@ -102,7 +133,10 @@ pub(super) struct QuoteBody {
     /// The exact price of all replicas, in 10^-18 base units.
     #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
     amount_atto: Atto,
-    /// The price in whole base units, rounded up: never more is charged.
+    /// The dataset that it reads; `null` where it reads none.
+    #[schema(required = true)]
+    data: Option<QuoteDataBody>,
+    /// The price in whole base units, rounded up, and the dataset's: never more is charged.
     price: MoneyBody,
     /// What is held until the job ends: the price.
     hold: MoneyBody,
@@ -119,13 +153,16 @@ pub(super) struct QuoteBody {
 
 impl QuoteBody {
     fn new(quote: Quote, price_version: PriceVersion, asset: &Asset) -> Self {
+        let data = quote.data.and_then(|it| it.price).map(|it| it.price);
+        let data = data.unwrap_or(Amount::ZERO);
         let tiers = Tier::ALL.into_iter().filter_map(|tier| {
             let meter = quote.meter.under(tier);
+            let work = price::amount(&meter, &price_version)?.ceil();
             Some(TierPrice {
                 tier,
                 replicas: meter.replicas(),
                 audit_ppm: meter.audit_ppm(),
-                price: MoneyBody::new(price::amount(&meter, &price_version)?.ceil(), asset),
+                price: MoneyBody::new(work.checked_add(data)?, asset),
             })
         });
         Self {
@@ -139,6 +176,7 @@ impl QuoteBody {
             meter: quote.meter,
             price_version,
             amount_atto: quote.amount,
+            data: quote.data.map(|it| QuoteDataBody::new(it, asset)),
             price: MoneyBody::new(quote.hold, asset),
             hold: MoneyBody::new(quote.hold, asset),
             min_memory_bytes: quote.min_memory_bytes,

@@ -38,6 +38,7 @@ use super::{
 use crate::{
     AppState, FieldError, Problem,
     auth::{Caller, Identity, needs},
+    dataset_inputs,
     extract::Json,
     idempotency::{self, IdempotentJson, Key},
     money::MoneyBody,
@@ -326,6 +327,7 @@ pub(super) fn not_created(error: CreateError) -> Problem {
         CreateError::QuoteExpired(_) => {
             Problem::new(StatusCode::GONE, "quote_expired", "The quote has expired").detail(detail)
         }
+        CreateError::DataRightEnded => dataset_inputs::ended().detail(detail),
         CreateError::QuoteUsed => Problem::new(
             StatusCode::CONFLICT,
             "quote_used",

@@ -10,13 +10,14 @@ use comptoir_store::{
     assets,
     draws::{self, MadeDraw},
     holdback::{self, Holdback},
-    verdicts,
+    verdicts, withheld_results,
 };
 use serde::Serialize;
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::awaiting_release;
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
@@ -128,7 +129,8 @@ impl HoldbackBody {
     }
 }
 
-/// What the result was verified by, with everything that the verdict rests on. 409 `no_verdict` before there is one,
+/// What the result was verified by, with everything that the verdict rests on. It names the results, so it waits for the seller of a dataset as
+/// they do. 409 `no_verdict` before there is one,
 /// and for a job that ended without.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/verdict", tag = "jobs", security(("session" = []), ("api_key" = ["jobs:read"])),
@@ -148,6 +150,9 @@ async fn find_verdict(
         .await?
         .ok_or_else(Problem::not_found)?
         .ok_or_else(no_verdict)?;
+    if withheld_results::awaits(&mut connection, caller.account, id).await? {
+        return Err(awaiting_release());
+    }
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let draw = draws::find(&mut connection, id).await?;
     let holdbacks = holdback::of_job(&mut connection, id).await?;

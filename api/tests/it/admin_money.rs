@@ -44,6 +44,7 @@ pub async fn paid_job(
         price: version,
         amount: price::amount(&job.meter, &version).unwrap(),
         shares: vec![(worker, 1)],
+        data: None,
         input: Sha256::of(b"input"),
         result: Sha256::of(b"result"),
         verdict: Sha256::of(b"verdict"),

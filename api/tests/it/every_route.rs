@@ -57,6 +57,9 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/datasets/{dataset}/contribution-terms", |app, owner| {
         Box::pin(crate::contributions::make_terms(app, owner))
     }),
+    ("/v1/datasets/{dataset}/releases/{job}", |app, owner| {
+        Box::pin(crate::datasets::computing::make(app, owner))
+    }),
     ("/v1/datasets/{dataset}", |app, owner| {
         Box::pin(crate::datasets::make(app, owner))
     }),

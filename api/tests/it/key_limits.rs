@@ -234,6 +234,7 @@ async fn charge(spender: &Spender, job: &Reply) -> u128 {
         price: version,
         amount: price::amount(&meter, &version).unwrap(),
         shares: vec![(alloy_primitives::Address::repeat_byte(0x77), 1)],
+        data: None,
         input: Sha256([1; 32]),
         result: Sha256([2; 32]),
         verdict: Sha256([3; 32]),

@@ -161,6 +161,7 @@ async fn pay(
         price: *price,
         amount,
         shares: vec![(worker, 1)],
+        data: None,
         input: Sha256::of(b"input"),
         result: Sha256::of(b"result"),
         verdict: Sha256::of(b"verdict"),

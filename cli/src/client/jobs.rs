@@ -117,7 +117,7 @@ fn parts(output: Output, list: &Value, fields: &[&str]) {
 }
 
 async fn create_quote(api: &Api, args: &SpecArgs) -> anyhow::Result<Value> {
-    let spec = spec::load(api, &args.spec).await?;
+    let spec = spec::of(api, args).await?;
     let body = json!({ "spec": spec, "tier": args.tier, "device": args.device });
     Ok(api.post("/v1/quotes", &body).await?)
 }
@@ -192,7 +192,7 @@ async fn submit(
     name: Option<&str>,
     key: Option<String>,
 ) -> anyhow::Result<Value> {
-    let spec = spec::load(api, &args.spec).await?;
+    let spec = spec::of(api, args).await?;
     let order = json!({ "spec": spec, "tier": args.tier, "device": args.device });
     let mut body = order.clone();
     body["max_cost"] = match max_cost {

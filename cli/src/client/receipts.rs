@@ -134,7 +134,7 @@ pub async fn check(document: &ReceiptDocument, rpc: &Url) -> anyhow::Result<OnCh
 pub fn recompute(context: &Context, args: &BillArgs) -> anyhow::Result<()> {
     let document = read(&args.receipt)?;
     let bill = recomputed(&document, &args.program, args.rows)?;
-    let report = json!({ "recomputed": true, "gross": bill.gross, "meter": bill.meter, "price": bill.price });
+    let report = json!({ "recomputed": true, "gross": bill.gross, "meter": bill.meter, "price": bill.price, "data": bill.data });
     let fields = [
         "recomputed",
         "gross",
@@ -146,6 +146,9 @@ pub fn recompute(context: &Context, args: &BillArgs) -> anyhow::Result<()> {
         "meter.audit_ppm",
         "price.rate_nano",
         "price.minimum_base",
+        "data.terms.offer",
+        "data.terms.number",
+        "data.terms.price_base",
     ];
     context.output.object(&report, &fields);
     Ok(())
@@ -172,10 +175,7 @@ pub fn recomputed(
         counted.ok_or_else(|| not_verified("the program is too large to be priced".to_owned()))?;
     bill.recompute(&counted, &bill.price)
         .map_err(|error| not_verified(error.to_string()))?;
-    let credited = bill
-        .parties
-        .iter()
-        .map(|it| (it.party.payee, it.credit.base()));
+    let credited = bill.credited().map(|it| (it.party.payee, it.credit.base()));
     if !credited.eq(document
         .receipt
         .splits

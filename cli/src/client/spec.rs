@@ -6,7 +6,37 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::{blobs, http::Api};
+use super::{blobs, datasets, http::Api};
+use crate::args::SpecArgs;
+
+/// What is to be computed: the job file, with the file of a dataset that is named beside it.
+///
+/// # Errors
+/// As [`load`]; or when there is no such file of a dataset.
+pub async fn of(api: &Api, args: &SpecArgs) -> anyhow::Result<Value> {
+    let mut spec = load(api, &args.spec).await?;
+    if let (Some(dataset), Some(path)) = (&args.dataset, &args.path) {
+        let (version, sha256) = datasets::find_file(api, (dataset, args.number), path).await?;
+        read_from(&mut spec, &version, &sha256.to_string());
+    }
+    Ok(spec)
+}
+
+/// Every tensor that names no file is read from this one.
+fn read_from(spec: &mut Value, version: &str, sha256: &str) {
+    let read = |tensor: &mut Value| {
+        if tensor.is_object() && tensor["blob"].is_null() {
+            tensor["blob"] = sha256.into();
+            tensor["dataset_version"] = version.into();
+        }
+    };
+    if let Some(inputs) = spec["inputs"].as_object_mut() {
+        inputs.values_mut().for_each(read);
+    }
+    if let Some(target) = spec.get_mut("target") {
+        read(target);
+    }
+}
 
 /// Reads a job file and uploads what it names by path.
 ///
@@ -60,6 +90,20 @@ fn replace(value: &mut Value, from: &str, to: &str) {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn tensors_that_name_no_file_are_read_from_the_dataset() {
+        let mut spec = json!({"inputs": {"x": {"tensor": "a"}, "y": {"blob": "00", "tensor": "b"}}, "target": {"tensor": "c"}});
+        read_from(&mut spec, "dsv_1", "ff");
+        let of_dataset =
+            |tensor: &str| json!({"blob": "ff", "dataset_version": "dsv_1", "tensor": tensor});
+        assert_eq!(spec["inputs"]["x"], of_dataset("a"));
+        assert_eq!(spec["inputs"]["y"], json!({"blob": "00", "tensor": "b"}));
+        assert_eq!(spec["target"], of_dataset("c"));
+        let mut inference = json!({"inputs": {"x": {"tensor": "a"}}});
+        read_from(&mut inference, "dsv_1", "ff");
+        assert!(inference.get("target").is_none());
+    }
 
     #[test]
     fn each_named_file_is_uploaded_once() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use comptoir_http::{Edge, server::Limits};
 use comptoir_scheduler::{SchedulerState, keys::Keys};
-use comptoir_store::pool::ServiceRole;
+use comptoir_store::{data_keys::RootKeyRing, pool::ServiceRole};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -37,7 +37,10 @@ pub async fn start(args: SchedulerArgs, stop: CancellationToken) -> anyhow::Resu
         super::now,
         parts::objects(&args.common)?,
         parts::wake(&args.web)?,
-        Keys::new(secrets.ring()?, &parts::origin(&args.web.public_url)),
+        (
+            Keys::new(secrets.ring()?, &parts::origin(&args.web.public_url)),
+            RootKeyRing::new(keys::root_keys(&args.web.keys)?),
+        ),
     );
     state.edge = Edge {
         trusted_proxy_hops: args.web.trusted_proxy_hops,
@@ -48,6 +51,10 @@ pub async fn start(args: SchedulerArgs, stop: CancellationToken) -> anyhow::Resu
         ..Edge::default()
     };
     state.dispute_windows = args.disputes.windows()?;
+    let roots = state.root_keys.clone();
+    keys::follow_roots(&args.web.keys, stop.clone(), move |keys| {
+        roots.replace(keys);
+    });
     let signing = Arc::clone(&state.keys);
     keys::follow(&args.web.keys, stop.clone(), move |ring| {
         signing.replace(ring);

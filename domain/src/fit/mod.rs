@@ -38,6 +38,8 @@ pub struct Fit {
     pub meter: Meter,
     /// Memory that a worker must offer.
     pub min_memory_bytes: u64,
+    /// Bytes of the tensors that come out.
+    pub output_bytes: u64,
 }
 
 /// Checks a job against its program and the heads of the tensor files that it names. A file that is not in
@@ -86,6 +88,7 @@ pub fn check(
         Some(meter) if check.misfits.is_empty() => Ok(Fit {
             meter,
             min_memory_bytes: memory(spec, rows, program, files),
+            output_bytes: output_bytes(spec, rows, program),
         }),
         _ => {
             check.misfits.truncate(MISFITS_MAX);
@@ -185,12 +188,7 @@ impl<'a> Check<'a> {
 
     fn inference(&mut self, spec: &InferenceSpec) {
         self.batches(spec.batch_size);
-        let row: u64 = self
-            .program
-            .outputs
-            .iter()
-            .fold(0, |sum, it| sum.saturating_add(it.row_bytes));
-        let bytes = row.saturating_mul(self.rows.unwrap_or_default());
+        let bytes = rows_out(self.program, self.rows.unwrap_or_default());
         if bytes > OUTPUT_BYTES_MAX {
             self.misfit(
                 "/inputs",
@@ -299,11 +297,7 @@ fn memory(
             learned.saturating_add(batch(it.batch_size).saturating_mul(3))
         }
         JobSpec::Inference(it) => {
-            let row = program
-                .outputs
-                .iter()
-                .fold(0_u64, |sum, it| sum.saturating_add(it.row_bytes));
-            let outputs = row.saturating_mul(rows).saturating_mul(2);
+            let outputs = rows_out(program, rows).saturating_mul(2);
             outputs.saturating_add(batch(it.batch_size).saturating_mul(2))
         }
     };
@@ -311,6 +305,21 @@ fn memory(
         .into_iter()
         .fold(MEMORY_FIXED_BYTES, u64::saturating_add)
         .min(i64::MAX.unsigned_abs())
+}
+
+/// Bytes of the outputs of so many rows.
+fn rows_out(program: &ProgramFacts, rows: u64) -> u64 {
+    let outputs = program.outputs.iter();
+    let row = outputs.fold(0_u64, |sum, it| sum.saturating_add(it.row_bytes));
+    row.saturating_mul(rows)
+}
+
+/// Bytes of the tensors that come out: what the program stores, trained, or the outputs of all rows.
+fn output_bytes(spec: &JobSpec, rows: u64, program: &ProgramFacts) -> u64 {
+    match spec {
+        JobSpec::Training(_) => program.stored_bytes,
+        JobSpec::Inference(_) => rows_out(program, rows),
+    }
 }
 
 /// Bytes of all values of one run with this batch.

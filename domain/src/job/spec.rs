@@ -1,12 +1,12 @@
 //! The document that says what a job computes. It is stored, hashed into the receipt and handed to
 //! the workers as it is, so its serde form is part of the contract with clients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
-use crate::{digest::Sha256, replay::PIECE_STEPS_MAX, strict::Tagged};
+use crate::{digest::Sha256, id::DatasetVersionId, replay::PIECE_STEPS_MAX, strict::Tagged};
 
 /// Most epochs of one training job.
 pub const EPOCHS_MAX: u32 = 10_000;
@@ -42,12 +42,16 @@ impl<'de> Deserialize<'de> for JobSpec {
     }
 }
 
-/// One tensor of a safetensors blob.
+/// One tensor of a safetensors file: a blob, or a file of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TensorRef {
-    /// The safetensors blob.
+    /// The file's SHA-256: of a blob, or as the manifest of the dataset's version says it.
     pub blob: Sha256,
+    /// The version of a dataset that the file is of; absent for a blob. A job reads files of one version at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false, example = "dsv_01h455vb4pex5vsknk084sn02q")]
+    pub dataset_version: Option<DatasetVersionId>,
     /// The tensor's name in it.
     pub tensor: String,
 }
@@ -312,19 +316,38 @@ impl JobSpec {
         }
     }
 
-    /// Every blob that the job reads, each once.
-    #[must_use]
-    pub fn blobs(&self) -> std::collections::BTreeSet<Sha256> {
+    /// Every tensor that the job reads, and where the specification names it.
+    pub fn tensors(&self) -> impl Iterator<Item = (String, &TensorRef)> {
         let target = match self {
-            Self::Training(spec) => Some(spec.target.blob),
+            Self::Training(spec) => Some(("/target".to_owned(), &spec.target)),
             Self::Inference(_) => None,
         };
-        let inputs = self.inputs().values().map(|input| input.blob);
-        inputs
+        let inputs = self.inputs().iter();
+        let inputs = inputs.map(|(name, tensor)| (input_pointer(name), tensor));
+        inputs.chain(target)
+    }
+
+    /// Every blob that the job reads, each once; files of datasets are none.
+    #[must_use]
+    pub fn blobs(&self) -> BTreeSet<Sha256> {
+        let tensors = self.tensors().map(|(_, tensor)| tensor);
+        let plain = tensors.filter(|it| it.dataset_version.is_none());
+        plain
+            .map(|tensor| tensor.blob)
             .chain([self.program()])
             .chain(self.weights())
-            .chain(target)
             .collect()
+    }
+
+    /// The version of a dataset that the job reads, and which of its files, each once.
+    #[must_use]
+    pub fn dataset(&self) -> Option<(DatasetVersionId, BTreeSet<Sha256>)> {
+        let named = || {
+            let tensors = self.tensors();
+            tensors.filter_map(|(_, it)| Some((it.dataset_version?, it.blob)))
+        };
+        let (version, _) = named().next()?;
+        Some((version, named().map(|(_, file)| file).collect()))
     }
 
     /// Checks every number and name against its limits; shapes are checked against the program
@@ -340,7 +363,7 @@ impl JobSpec {
             (1..=INPUTS_MAX).contains(&inputs.len()),
         )?;
         for (name, tensor) in inputs {
-            let pointer = format!("/inputs/{}", name.replace('~', "~0").replace('/', "~1"));
+            let pointer = input_pointer(name);
             require(&pointer, "a name of 1 to 255 bytes", is_name(name))?;
             require(
                 &format!("{pointer}/tensor"),
@@ -348,11 +371,38 @@ impl JobSpec {
                 is_name(&tensor.tensor),
             )?;
         }
+        self.validate_dataset()?;
         match self {
             Self::Inference(spec) => validate_batch_size(spec.batch_size),
             Self::Training(spec) => spec.validate(),
         }
     }
+
+    /// One version, so that a job has one seller beside its workers; and no file that is a blob of the job too.
+    fn validate_dataset(&self) -> Result<(), InvalidSpec> {
+        let Some((version, files)) = self.dataset() else {
+            return Ok(());
+        };
+        let blobs = self.blobs();
+        for (pointer, tensor) in self.tensors() {
+            require(
+                &format!("{pointer}/dataset_version"),
+                "a job reads files of one version at most",
+                tensor.dataset_version.is_none_or(|it| it == version),
+            )?;
+            let is_both = files.contains(&tensor.blob) && blobs.contains(&tensor.blob);
+            require(
+                &format!("{pointer}/blob"),
+                "a file is read as a blob, or of a dataset, not as both",
+                !is_both,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn input_pointer(name: &str) -> String {
+    format!("/inputs/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 impl TrainingSpec {
@@ -493,11 +543,13 @@ mod tests {
                 "x".into(),
                 TensorRef {
                     blob,
+                    dataset_version: None,
                     tensor: "images".into(),
                 },
             )]),
             target: TensorRef {
                 blob,
+                dataset_version: None,
                 tensor: "labels".into(),
             },
             output: 0,
@@ -546,6 +598,26 @@ mod tests {
             })),
             "/optimizer/learning_rate"
         );
+    }
+
+    #[test]
+    fn files_of_a_dataset_are_no_blobs_and_of_one_version() {
+        let version = DatasetVersionId::generate();
+        let mut spec = training();
+        spec.target.dataset_version = Some(version);
+        let both = JobSpec::Training(spec.clone());
+        assert_eq!(both.validate().unwrap_err().pointer, "/inputs/x/blob");
+        let images = spec.inputs.get_mut("x").unwrap();
+        images.dataset_version = Some(DatasetVersionId::generate());
+        let two = JobSpec::Training(spec.clone());
+        let pointer = two.validate().unwrap_err().pointer;
+        assert_eq!(pointer, "/target/dataset_version");
+        spec.target.dataset_version = spec.inputs["x"].dataset_version;
+        let one = JobSpec::Training(spec);
+        assert_eq!(one.validate(), Ok(()));
+        assert_eq!(one.blobs(), BTreeSet::from([one.program()]));
+        let (_, files) = one.dataset().unwrap();
+        assert_eq!(files, BTreeSet::from([Sha256::of(b"data")]));
     }
 
     #[test]

@@ -134,6 +134,7 @@ fn fits_itself(facts: &ProgramFacts) {
     let inputs = tensors.keys().map(|name| {
         let tensor = TensorRef {
             blob: file,
+            dataset_version: None,
             tensor: name.clone(),
         };
         (name.clone(), tensor)

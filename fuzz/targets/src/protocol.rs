@@ -276,6 +276,7 @@ fn leased(job: JobSpec) -> Lease {
 fn tensor() -> TensorRef {
     TensorRef {
         blob: digest(),
+        dataset_version: None,
         tensor: "x".into(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod blobs;
+mod datasets;
 mod health;
 mod heartbeats;
 mod join;
@@ -33,6 +34,7 @@ fn document_router() -> OpenApiRouter<SchedulerState> {
         .merge(heartbeats::router())
         .merge(attempts::router())
         .merge(blobs::router())
+        .merge(datasets::router())
         .merge(comptoir_http::health::router())
 }
 

@@ -111,7 +111,8 @@ async fn complete(
     let mut tx = state.groups.db.begin().await?;
     verdicts::lock_all(&mut tx, &cases, now).await?;
     let mut accepted = Vec::with_capacity(cases.len());
-    for (case, pairs) in compared {
+    // What was computed on a dataset may be refused for its size, which is ruled on alone.
+    for (case, pairs) in compared.iter().filter(|(case, _)| case.data.is_none()) {
         let draw = match verdicts::draw(&mut tx, case, now).await {
             Err(VerdictError::Moved) => continue,
             draw => draw?,
@@ -232,6 +233,9 @@ async fn apply(
     match ruling {
         Ruling::Accept { .. } => {
             let verdict = accepting((case, draw), ruling, pairs).ok_or(VerdictError::Moved)?;
+            if verdicts::refuse_above_terms(tx, case, &verdict, now).await? {
+                return Ok(());
+            }
             verdicts::accept(tx, case, &verdict, now).await?;
         }
         Ruling::Another => {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use comptoir_domain::{
     digest::Sha256,
-    id::{AccountId, AttemptId},
+    id::{AccountId, AttemptId, DatasetFileId},
     job::Tier,
 };
 use comptoir_http::{
@@ -20,7 +20,10 @@ use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::Duration;
 
-use crate::harness::{Bench, held, lease, now, program, training};
+use crate::{
+    datasets,
+    harness::{Bench, held, lease, now, program, training},
+};
 
 const ISSUER: &str = "https://comptoir.test";
 
@@ -76,6 +79,8 @@ struct Stage {
     pem: String,
     holder: StubWorker,
     held: Held,
+    /// A file of the dataset that its job reads.
+    file: DatasetFileId,
     join_token: String,
 }
 
@@ -87,7 +92,10 @@ impl Stage {
         bench.state.keys.replace(KeyRing::of(key));
         let client = bench.client().await;
         let holder = bench.worker(0xa1).await;
-        bench.submit(client, &training(), Tier::None).await;
+        let (dataset, data) = datasets::offered(&bench).await;
+        let spec = datasets::reading(&dataset, training());
+        let submitted = bench.submit_on(client, &spec, Tier::None, data).await;
+        submitted.unwrap();
         let held = held(&lease(&holder).await);
         let owner = bench.account(0xe1).await.account;
         let join_token = bench.join_token(owner, 100, now() + Duration::HOUR).await;
@@ -96,6 +104,7 @@ impl Stage {
             pem,
             holder,
             held,
+            file: dataset.file,
             join_token: join_token.reveal(),
         }
     }
@@ -110,7 +119,9 @@ impl Stage {
         let path = operation
             .path
             .replace("{id}", &about.to_string())
-            .replace("{sha256}", &digest.to_string());
+            .replace("{sha256}", &digest.to_string())
+            .replace("{file}", &self.file.to_string())
+            .replace("{part}", "0");
         let url = format!("{}{path}", self.bench.base);
         let call = reqwest::Client::new().request(operation.method.clone(), url);
         let call = call.header(LEASE_TOKEN_HEADER, self.held.lease_token.to_string());
@@ -128,6 +139,7 @@ impl Stage {
                 call.json(&json!({ "segment": 0, "checkpoint": Sha256::of(&checkpoint) }))
             }
             "PUT /v1/attempts/{id}/blobs/{sha256}" => call.body(checkpoint),
+            "POST /v1/attempts/{id}/dataset" => call,
             name => {
                 assert_eq!(operation.method, Method::GET, "{name} needs a body here");
                 call

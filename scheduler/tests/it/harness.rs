@@ -15,6 +15,7 @@ use comptoir_domain::{
     },
     join_token::JoinToken,
     price::{self, Meter, PriceVersion, Rate},
+    root_keys::RootKeys,
 };
 use comptoir_http::{jwt::SigningKey, key_ring::KeyRing, server::Limits};
 use comptoir_scheduler::{
@@ -26,7 +27,9 @@ use comptoir_scheduler::{
 use comptoir_store::{
     assets::{self, NewAsset},
     blobs,
-    jobs::{self, CancelError, Job, NewJob},
+    data_keys::RootKeyRing,
+    dataset_inputs::QuotedData,
+    jobs::{self, CancelError, CreateError, Job, NewJob},
     join_tokens::{self, NewJoinToken},
     ledger::{self, Balances},
     objects::Objects,
@@ -58,11 +61,11 @@ pub const PLATFORM: Address = Address::repeat_byte(0xff);
 pub struct Bench {
     /// The database with the rights of its owner, to arrange what other services do.
     pub owner: PgPool,
-    api: PgPool,
+    pub api: PgPool,
     pub state: SchedulerState,
     /// The scheduler's URL.
     pub base: String,
-    asset: i32,
+    pub asset: i32,
     price: PriceVersion,
     blobs: tempfile::TempDir,
     _serving: DropGuard,
@@ -105,6 +108,11 @@ impl Bench {
             blobs,
             _serving: serving,
         }
+    }
+
+    /// Where objects are.
+    pub fn objects(&self) -> &std::path::Path {
+        self.blobs.path()
     }
 
     /// Another scheduler's state over the same database and blobs.
@@ -219,6 +227,30 @@ impl Bench {
         tier: Tier,
         deadline_at: OffsetDateTime,
     ) -> JobId {
+        let made = self.try_submit(client, spec, tier, (deadline_at, None));
+        made.await.unwrap()
+    }
+
+    /// Submits a job that was quoted so much for the dataset that it reads.
+    pub async fn submit_on(
+        &self,
+        client: Client,
+        spec: &JobSpec,
+        tier: Tier,
+        data: QuotedData,
+    ) -> Result<JobId, CreateError> {
+        let until = now() + Duration::HOUR;
+        self.try_submit(client, spec, tier, (until, Some(data)))
+            .await
+    }
+
+    async fn try_submit(
+        &self,
+        client: Client,
+        spec: &JobSpec,
+        tier: Tier,
+        (deadline_at, data): (OffsetDateTime, Option<QuotedData>),
+    ) -> Result<JobId, CreateError> {
         self.store_inputs(client).await;
         let meter = match spec {
             JobSpec::Training(training) => Meter::training(1_000, ROWS, training.epochs, tier),
@@ -235,6 +267,7 @@ impl Bench {
             meter,
             price_version: self.price.id,
             amount,
+            data,
             min_memory_bytes: 1 << 20,
             expires_at: now() + Duration::HOUR,
         };
@@ -246,12 +279,12 @@ impl Bench {
             payer: client.address,
             spender: None,
             name: None,
-            max_cost: amount.ceil(),
+            max_cost: quote.hold,
             deadline_at,
         };
-        let job = jobs::create(&mut tx, &new, now()).await.unwrap();
+        let job = jobs::create(&mut tx, &new, now()).await?;
         tx.commit().await.unwrap();
-        job
+        Ok(job)
     }
 
     async fn store_inputs(&self, client: Client) {
@@ -446,7 +479,10 @@ async fn state(owner: &PgPool, blobs: &tempfile::TempDir, wake: Wake) -> Schedul
         now,
         objects,
         wake,
-        Keys::new(KeyRing::of(signing), "https://comptoir.test"),
+        (
+            Keys::new(KeyRing::of(signing), "https://comptoir.test"),
+            RootKeyRing::new(RootKeys::generate()),
+        ),
     )
 }
 
@@ -489,6 +525,7 @@ pub fn inference() -> JobSpec {
             "x".into(),
             TensorRef {
                 blob,
+                dataset_version: None,
                 tensor: "x".into(),
             },
         )]),
@@ -506,11 +543,13 @@ pub fn training() -> JobSpec {
             "x".into(),
             TensorRef {
                 blob,
+                dataset_version: None,
                 tensor: "x".into(),
             },
         )]),
         target: TensorRef {
             blob,
+            dataset_version: None,
             tensor: "y".into(),
         },
         output: 0,

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod blobs;
+mod datasets;
 mod document;
 mod doubts;
 mod every_route;
@@ -17,5 +18,6 @@ mod matching;
 mod replays;
 mod replicas;
 mod sampled;
+mod sealing;
 mod sequences;
 mod verdicts;

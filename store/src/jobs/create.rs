@@ -17,7 +17,7 @@ use super::{Job, Replica};
 use crate::{
     PgTransaction,
     codec::to_numeric,
-    events,
+    dataset_inputs, events,
     holds::{self, Hold, HoldError, HoldSource},
     quotes::{self, Quote, QuoteError},
     spending::{AboveSpendLimit, Budgets},
@@ -63,6 +63,9 @@ pub enum CreateError {
         /// What the caller allows.
         max_cost: Amount,
     },
+    /// The account's right to the dataset that the job reads has ended since it was quoted.
+    #[error("the right to the dataset has ended since it was quoted")]
+    DataRightEnded,
     /// The job would cost more than its API key may spend.
     #[error("the job holds {hold} base units, more than the key may still spend")]
     AboveSpendLimit {
@@ -105,7 +108,7 @@ pub async fn create_all(
     fresh: Vec<Quote>,
     now: OffsetDateTime,
 ) -> Result<Vec<Result<Job, CreateError>>, CreateError> {
-    let mut known = Known::read(tx, new, fresh).await?;
+    let mut known = Known::read(tx, new, fresh, now).await?;
     let mut budgets = Budgets::lock(tx, new.iter().filter_map(|new| new.spender), now).await?;
     let mut outcomes: Vec<Option<Result<Job, CreateError>>> = new.iter().map(|_| None).collect();
     // A quote that is named twice is good for whoever comes first and is not refused; so the others wait for a second round.
@@ -167,6 +170,8 @@ struct Known {
     used: HashSet<QuoteId>,
     /// Whose each stored quote is; a fresh one is of whoever names it.
     owners: HashMap<QuoteId, AccountId>,
+    /// Quotes of jobs that would read a dataset that their account has no right to any more.
+    barred: HashSet<QuoteId>,
 }
 
 impl Known {
@@ -174,12 +179,14 @@ impl Known {
         tx: &mut PgTransaction<'_>,
         new: &[NewJob<'_>],
         fresh: Vec<Quote>,
+        now: OffsetDateTime,
     ) -> sqlx::Result<Self> {
         let mut known = Self {
             quotes: fresh.into_iter().map(|quote| (quote.id, quote)).collect(),
             stored: HashSet::new(),
             used: HashSet::new(),
             owners: HashMap::new(),
+            barred: HashSet::new(),
         };
         let wanted: HashSet<_> = new
             .iter()
@@ -195,7 +202,31 @@ impl Known {
             }
             known.quotes.insert(quote.id, quote);
         }
+        known.bar(tx, new, now).await?;
         Ok(known)
+    }
+
+    /// Looks once more whether those that read datasets may.
+    async fn bar(
+        &mut self,
+        tx: &mut PgTransaction<'_>,
+        new: &[NewJob<'_>],
+        now: OffsetDateTime,
+    ) -> sqlx::Result<()> {
+        let (mut ids, mut quoted) = (vec![], vec![]);
+        for new in new {
+            let quote = self.quotes.get(&new.quote);
+            if let Some(data) = quote.and_then(|it| it.data) {
+                ids.push(new.quote);
+                quoted.push((new.account, data));
+            }
+        }
+        if !ids.is_empty() {
+            let stand = dataset_inputs::still_stand(tx, &quoted, now).await?;
+            let barred = ids.into_iter().zip(stand).filter(|(_, stands)| !stands);
+            self.barred.extend(barred.map(|(id, _)| id));
+        }
+        Ok(())
     }
 
     /// What the job would hold.
@@ -217,6 +248,9 @@ impl Known {
         }
         if self.used.contains(&new.quote) {
             return Err(CreateError::QuoteUsed);
+        }
+        if self.barred.contains(&new.quote) {
+            return Err(CreateError::DataRightEnded);
         }
         Ok(Hold {
             source: HoldSource::Job(JobId::generate()),
@@ -300,6 +334,7 @@ fn queued(id: JobId, new: &NewJob<'_>, quote: &Quote, now: OffsetDateTime) -> Jo
             })
             .collect(),
         outputs: Vec::new(),
+        awaits_release: false,
         deadline_at: new.deadline_at,
         created_at: now,
         started_at: None,

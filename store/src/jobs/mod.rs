@@ -81,8 +81,10 @@ pub struct Job {
     pub failure: Option<Failure>,
     /// Its executions, by ordinal.
     pub replicas: Vec<Replica>,
-    /// Its results, by name: none before it completed.
+    /// Its results, by name: none before it completed, nor while they wait for the seller of a dataset.
     pub outputs: Vec<Output>,
+    /// Do its results wait for the seller of the dataset that it computed on?
+    pub awaits_release: bool,
     /// When it ends, done or not.
     pub deadline_at: OffsetDateTime,
     /// When it was made.
@@ -196,6 +198,7 @@ struct JobRow {
     started_at: Option<OffsetDateTime>,
     finished_at: Option<OffsetDateTime>,
     event_seq: i64,
+    awaits_release: bool,
 }
 
 async fn select(
@@ -214,7 +217,8 @@ async fn select(
                (SELECT sum(amount_base) FROM refunds WHERE refunds.job_id = jobs.job_id AND refunds.state = 'posted') AS refunded_base,
                quotes.min_memory_bytes, jobs.numeric_class, jobs.state, verdicts.kind AS "verdict?",
                jobs.failure_cause, jobs.failure_code, jobs.failure_detail, jobs.deadline_at,
-               jobs.created_at, jobs.started_at, jobs.finished_at, jobs.event_seq
+               jobs.created_at, jobs.started_at, jobs.finished_at, jobs.event_seq,
+               EXISTS (SELECT FROM withheld_results w WHERE w.job_id = jobs.job_id AND w.released_at IS NULL) AS "awaits_release!"
            FROM jobs JOIN quotes USING (quote_id)
                LEFT JOIN receipts USING (job_id) LEFT JOIN verdicts USING (job_id)
            WHERE jobs.account_id = $1
@@ -255,7 +259,9 @@ async fn outputs(
     let rows = sqlx::query!(
         "SELECT job_id, job_outputs.name, job_outputs.sha256, bytes
          FROM job_outputs JOIN jobs USING (job_id) JOIN blobs ON blobs.sha256 = job_outputs.sha256
-         WHERE job_id = ANY ($1) AND jobs.state = 'completed' ORDER BY job_id, job_outputs.name",
+         WHERE job_id = ANY ($1) AND jobs.state = 'completed'
+             AND NOT EXISTS (SELECT FROM withheld_results w WHERE w.job_id = jobs.job_id AND w.released_at IS NULL)
+         ORDER BY job_id, job_outputs.name",
         jobs,
     )
     .fetch_all(conn)
@@ -341,6 +347,7 @@ impl JobRow {
             }),
             replicas,
             outputs,
+            awaits_release: self.awaits_release,
             deadline_at: self.deadline_at,
             created_at: self.created_at,
             started_at: self.started_at,

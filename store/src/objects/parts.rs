@@ -96,10 +96,32 @@ impl Objects {
         range: &Range<u64>,
     ) -> Result<Bytes, ReadPartError> {
         let span = envelope::span(bytes, range);
-        let damaged = || ReadPartError::Damaged {
-            file: part.file,
-            part: part.number,
-        };
+        let sealed = self.sealed(part, &span).await?;
+        let key = PartKey::derive(data_key, part);
+        open(&key, bytes, &span, sealed)
+            .map_err(|Damaged| damaged(part))?
+            .try_slice(&span, range)
+            .ok_or_else(|| damaged(part))
+    }
+
+    /// The whole of a part that has `bytes` bytes, still sealed, for somebody who has the key too. It was opened once, so that only what opens
+    /// is ever handed out.
+    pub async fn read_sealed(
+        &self,
+        data_key: &Key,
+        part: &Part,
+        bytes: u64,
+    ) -> Result<Bytes, ReadPartError> {
+        let span = envelope::span(bytes, &(0..bytes));
+        let sealed = self.sealed(part, &span).await?;
+        let key = PartKey::derive(data_key, part);
+        let copy = Bytes::copy_from_slice(&sealed);
+        open(&key, bytes, &span, copy).map_err(|Damaged| damaged(part))?;
+        Ok(sealed)
+    }
+
+    /// The sealed bytes of a span of a part.
+    async fn sealed(&self, part: &Part, span: &envelope::Span) -> Result<Bytes, ReadPartError> {
         let read = self.0.get_range(&place(part), span.sealed.clone()).await;
         let sealed = read.map_err(|error| match error {
             object_store::Error::NotFound { .. } => ReadPartError::Missing {
@@ -107,17 +129,14 @@ impl Objects {
                 part: part.number,
             },
             // What is asked for is behind the end of the object: it was cut.
-            object_store::Error::Generic { .. } => damaged(),
+            object_store::Error::Generic { .. } => damaged(part),
             error => ReadPartError::Store(error),
         })?;
-        if sealed.len() as u64 != span.sealed.end.saturating_sub(span.sealed.start) {
-            return Err(damaged());
+        if sealed.len() as u64 == span.sealed.end.saturating_sub(span.sealed.start) {
+            Ok(sealed)
+        } else {
+            Err(damaged(part))
         }
-        let key = PartKey::derive(data_key, part);
-        open(&key, bytes, &span, sealed)
-            .map_err(|Damaged| damaged())?
-            .try_slice(&span, range)
-            .ok_or_else(damaged)
     }
 
     /// Removes the object of a part. One that is not there is none to remove.
@@ -148,6 +167,13 @@ impl Objects {
             }
         }
         Ok(found.len())
+    }
+}
+
+const fn damaged(part: &Part) -> ReadPartError {
+    ReadPartError::Damaged {
+        file: part.file,
+        part: part.number,
     }
 }
 

@@ -17,6 +17,7 @@ use super::{Purchase, lock};
 use crate::{
     PgTransaction,
     codec::{to_digest, to_numeric},
+    dataset_servings,
     holds::{self, HoldError, HoldSource},
     sales::{self, FinalSale, SaleError, Sold},
     subscriptions::{self, RenewError},
@@ -31,6 +32,9 @@ pub enum EndError {
     /// It ended before, or nothing was granted.
     #[error("the purchase is {0}")]
     NotOpen(PurchaseState),
+    /// Something of it was read already.
+    #[error("something of the purchase was read")]
+    Served,
     /// Only what lasts for some time ends early, and only what is bought for good is given back.
     #[error("a purchase of this kind does not end so")]
     Kind,
@@ -80,6 +84,9 @@ pub async fn refund(
 ) -> Result<(), EndError> {
     if purchase.state != PurchaseState::Granted {
         return Err(EndError::NotOpen(purchase.state));
+    }
+    if dataset_servings::has_begun(tx, purchase.id).await? {
+        return Err(EndError::Served);
     }
     give_back(tx, purchase, PurchaseState::Refunded, Some(reason), now).await?;
     end_right(tx, purchase.id, now).await?;
@@ -292,6 +299,8 @@ pub enum Due {
     Over(PurchaseId),
     /// The seller has not answered in time.
     Unanswered(PurchaseId),
+    /// A job read what was bought for good.
+    Served(PurchaseId),
     /// Its buyer leaves.
     Leaving(PurchaseId),
     /// It is a period whose next one is to begin when it ends.
@@ -317,6 +326,9 @@ pub async fn due(
                JOIN purchases ON purchase_id = h.source_id
             WHERE x.answered_block_number IS NULL LIMIT $2)
            UNION ALL
+           (SELECT p.purchase_id, 4 FROM purchases p JOIN purchase_servings USING (purchase_id)
+            WHERE p.state = 'granted' AND p.seconds IS NULL LIMIT $2)
+           UNION ALL
            (SELECT p.purchase_id, 3 FROM subscriptions s JOIN purchases p USING (subscription_id)
             WHERE s.state = 'active' AND p.state = 'granted' AND p.final_at > $1
                 AND p.final_at - least(interval '5 minutes', p.seconds * interval '0.1 second') <= $1
@@ -333,6 +345,7 @@ pub async fn due(
             0 => Due::Over(id),
             1 => Due::Unanswered(id),
             2 => Due::Leaving(id),
+            4 => Due::Served(id),
             _ => Due::Renewing(id),
         }
     });
@@ -348,12 +361,17 @@ pub async fn step(
     due: Due,
     now: OffsetDateTime,
 ) -> Result<(), RenewError> {
-    let (Due::Over(id) | Due::Unanswered(id) | Due::Leaving(id) | Due::Renewing(id)) = due;
+    let (Due::Over(id)
+    | Due::Unanswered(id)
+    | Due::Leaving(id)
+    | Due::Renewing(id)
+    | Due::Served(id)) = due;
     let Some(purchase) = lock(tx, id).await? else {
         return Ok(());
     };
     match (due, purchase.state) {
         (Due::Over(_), PurchaseState::Granted) => is_over(tx, &purchase, now).await,
+        (Due::Served(_), PurchaseState::Granted) => Ok(make_final(tx, id, now).await?),
         (Due::Renewing(_), PurchaseState::Granted) => renew(tx, &purchase, now).await,
         (Due::Unanswered(_), PurchaseState::Requested) => {
             give_back(tx, &purchase, PurchaseState::Lapsed, None, now).await?;
@@ -367,6 +385,8 @@ pub async fn step(
         (Due::Leaving(_), PurchaseState::Granted) => {
             if purchase.seconds.is_some() {
                 end_early(tx, &purchase, Finality::BuyerLeft, now).await?;
+            } else if dataset_servings::has_begun(tx, id).await? {
+                make_final(tx, id, now).await?;
             } else {
                 refund(tx, &purchase, "the buyer leaves", now).await?;
             }

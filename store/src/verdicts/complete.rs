@@ -22,7 +22,7 @@ use crate::{
     codec::{to_address, to_enum},
     events,
     holdback::Earners,
-    worker_records,
+    withheld_results, worker_records,
 };
 
 /// A case with its verdict.
@@ -132,6 +132,7 @@ async fn complete(
             price: case.price,
             amount: case.amount,
             shares: shares.iter().map(|it| (it.payee, it.steps)).collect(),
+            data: case.data.as_ref().map(|it| it.charge.clone()),
             input: case.spec_sha256,
             result: result.result,
             verdict: evidence,
@@ -260,40 +261,45 @@ async fn mark(tx: &mut PgTransaction<'_>, judged: &[Judged<'_>]) -> sqlx::Result
     .map(drop)
 }
 
-/// Gives the jobs' owners their outputs.
+/// Gives the jobs' owners their outputs; those that wait for the seller of a dataset are withheld.
 async fn deliver(
     tx: &mut PgTransaction<'_>,
     judged: &[Judged<'_>],
     now: OffsetDateTime,
 ) -> Result<(), VerdictError> {
     let (mut jobs, mut accounts, mut names, mut blobs) = (vec![], vec![], vec![], vec![]);
+    let (mut given, mut withheld) = (vec![], vec![]);
     for (case, verdict) in judged {
+        let data = case.data.as_ref().filter(|it| it.is_released_by_seller);
+        withheld.extend(data.map(|data| (*case, data)));
         let result = case.results.get(verdict.reference);
         for (name, sha256) in &result.ok_or(VerdictError::Moved)?.outputs {
             jobs.push(case.job.0);
             accounts.push(case.account.0);
             names.push(name.clone());
             blobs.push(sha256.0.to_vec());
+            given.push(data.is_none());
         }
     }
     sqlx::query!(
         "WITH output AS (
-             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::bytea[]) AS it (job, account, name, sha256)
+             SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $6::boolean[]) AS it (job, account, name, sha256, given)
          ), listed AS (
              INSERT INTO job_outputs (job_id, name, sha256) SELECT job, name, sha256 FROM output
          )
          INSERT INTO blob_owners (account_id, sha256, created_at)
-         SELECT DISTINCT account, sha256, $5::timestamptz FROM output
+         SELECT DISTINCT account, sha256, $5::timestamptz FROM output WHERE given
          ON CONFLICT (account_id, sha256) DO NOTHING",
         &jobs,
         &accounts,
         &names,
         &blobs,
         now,
+        &given,
     )
     .execute(&mut **tx)
     .await?;
-    Ok(())
+    Ok(withheld_results::withhold(tx, &withheld, now).await?)
 }
 
 /// Moves the jobs to `completed`, takes them off what is due, and tells their owners.

@@ -16,7 +16,8 @@ use serde_json::{Value, json};
 use time::OffsetDateTime;
 
 use super::{
-    Accepted, Case, ShownResult, UNSTABLE_RESULT, VerdictError, accept_all, drop_due, results,
+    Accepted, Case, OUTPUT_ABOVE_TERMS, ShownResult, UNSTABLE_RESULT, VerdictError, accept_all,
+    drop_due, results,
     shares::{self, Share},
 };
 use crate::{
@@ -26,7 +27,7 @@ use crate::{
     events,
     holdback::{self, Earners},
     jobs::{self, Failure},
-    receipts,
+    queue, receipts,
     worker_records::{self, Record},
 };
 
@@ -284,6 +285,37 @@ pub async fn give_up(
     jobs::end(tx, case.job, EndedAs::Failed, Some(&failure), now).await?;
     drop_due(tx, case.job).await?;
     Ok(())
+}
+
+/// Fails the job where its results have more bytes than the offer that it computed under allows; says whether it did.
+pub async fn refuse_above_terms(
+    tx: &mut PgTransaction<'_>,
+    case: &Case,
+    verdict: &Accepted,
+    now: OffsetDateTime,
+) -> Result<bool, VerdictError> {
+    let (Some(data), Some(result)) = (&case.data, case.results.get(verdict.reference)) else {
+        return Ok(false);
+    };
+    lock(tx, case).await?;
+    let sizes = queue::blob_sizes(tx, result.outputs.values().copied()).await?;
+    let bytes = sizes
+        .values()
+        .fold(0_u64, |sum, it| sum.saturating_add(*it));
+    if bytes <= data.output_bytes_max {
+        return Ok(false);
+    }
+    let failure = Failure {
+        cause: Cause::Client,
+        code: OUTPUT_ABOVE_TERMS.to_owned(),
+        detail: Some(format!(
+            "the results have {bytes} bytes; the offer of the dataset allows {}",
+            data.output_bytes_max
+        )),
+    };
+    jobs::end(tx, case.job, EndedAs::Failed, Some(&failure), now).await?;
+    drop_due(tx, case.job).await?;
+    Ok(true)
 }
 
 /// Locks the job, if it still waits for a verdict on these very results.

@@ -246,6 +246,7 @@ impl Money {
             price: self.price,
             amount: exact,
             shares: shares.to_vec(),
+            data: None,
             input: Sha256::of(b"input"),
             result: Sha256::of(b"result"),
             verdict: Sha256::of(b"verdict"),

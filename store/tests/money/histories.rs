@@ -7,8 +7,9 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     atto::Atto,
+    bill::DataPrice,
     digest::Sha256,
-    id::{AccountId, AttemptId, JobId, WorkerId},
+    id::{AccountId, AttemptId, JobId, OfferId, WorkerId},
     job::Tier,
     policy::holdback::DisputeWindows,
     price::{self, Meter},
@@ -16,6 +17,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     charges::{self, ChargeError, JobCharge},
+    dataset_inputs::DataCharge,
     holdback::{self, Earners, Fate},
     holds::{self, Hold, HoldError, HoldSource},
     ledger::{self, PostError},
@@ -56,6 +58,7 @@ enum Step {
     Hold {
         owner: usize,
         madds: u128,
+        data: Option<(usize, u128, u32)>,
     },
     EndHold {
         which: usize,
@@ -100,10 +103,12 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
     let owner = 0..OWNERS.len();
     let base = prop_oneof![1..40_u128, 1..3_000_u128, Just(1_u128 << 100)];
     let shares = prop::collection::vec((owner.clone(), prop_oneof![0..4_u64, any::<u64>()]), 0..5);
+    // What the job's dataset costs: whom, how much, and the platform's part.
+    let data = prop::option::of((owner.clone(), 1..60_u128, 0..200_001_u32));
     let step = prop_oneof![
         4 => (owner.clone(), base.clone()).prop_map(|(owner, base)| Step::Deposit { owner, base }),
         1 => any::<usize>().prop_map(|which| Step::Reverse { which }),
-        6 => (owner.clone(), 0..120_u128).prop_map(|(owner, madds)| Step::Hold { owner, madds }),
+        6 => (owner.clone(), 0..120_u128, data).prop_map(|(owner, madds, data)| Step::Hold { owner, madds, data }),
         1 => any::<usize>().prop_map(|which| Step::EndHold { which }),
         6 => (any::<usize>(), shares, any::<bool>())
             .prop_map(|(which, shares, held_back)| Step::Settle { which, shares, held_back }),
@@ -250,12 +255,21 @@ impl History {
         step: Step,
     ) -> bool {
         match step {
-            Step::Hold { owner, madds } => {
+            Step::Hold { owner, madds, data } => {
                 let (payer, account) = (OWNERS[owner], self.accounts[owner]);
                 let meter = Meter::inference(madds, 1, Tier::None).unwrap();
                 let exact = price::amount(&meter, &self.money.price).unwrap();
-                let charge = self.charge(account, payer, meter, exact).await;
-                let base = exact.ceil().base();
+                let mut charge = self.charge(account, payer, meter, exact).await;
+                charge.data = data.map(|(owner, price, platform_ppm)| DataCharge {
+                    terms: DataPrice {
+                        offer: OfferId::generate(),
+                        number: 1,
+                        price: amount(price),
+                        platform_ppm,
+                    },
+                    shares: vec![(OWNERS[owner], 1)],
+                });
+                let base = exact.ceil().base() + data.map_or(0, |(_, price, _)| price);
                 let hold = Hold {
                     source: HoldSource::Job(charge.job),
                     owner: payer,
@@ -308,6 +322,7 @@ impl History {
             price: self.money.price,
             amount: exact,
             shares: Vec::new(),
+            data: None,
             input: Sha256::of(b"input"),
             result: Sha256::of(b"result"),
             verdict: Sha256::of(b"verdict"),
@@ -351,16 +366,7 @@ impl History {
                 assert_eq!(receipt.gross, amount(gross));
                 let bill = receipt.job_bill().unwrap();
                 assert_eq!(bill.recompute(&charge.meter, &charge.price), Ok(()));
-                let parties = bill.parties.iter();
-                let parties: Vec<_> = parties
-                    .map(|it| (it.party.payee, it.party.platform, it.party.ppm))
-                    .collect();
-                let split = after
-                    .splits
-                    .iter_mut()
-                    .find(|it| it.parties == parties)
-                    .unwrap();
-                split.id = Some(receipt.split_version);
+                after.name_splits(&receipt);
                 after.settled.push(charge);
                 true
             }

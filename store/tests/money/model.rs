@@ -7,7 +7,7 @@ use comptoir_domain::{
     id::{JobId, JournalEntryId, ReleaseId, SplitVersionId},
     split::Split,
 };
-use comptoir_store::charges::JobCharge;
+use comptoir_store::{charges::JobCharge, receipts::Receipt};
 
 use crate::harness::{ALICE, PLATFORM};
 
@@ -83,11 +83,48 @@ impl Model {
         let used = self.used.entry(charge.payer).or_default();
         let before = *used / U256::from(ATTO);
         *used += charge.amount.atto();
-        let gross: u128 = (*used / U256::from(ATTO) - before).to();
+        let work: u128 = (*used / U256::from(ATTO) - before).to();
+        let data = charge.data.as_ref();
+        let gross = work + data.map_or(0, |it| it.terms.price.base());
         assert!(gross <= hold, "a hold covers its charge");
         *self.has(charge.payer, "held") -= hold;
         *self.has(charge.payer, "available") += hold - gross;
         let split = Split::new(PLATFORM, platform_ppm, &charge.shares).unwrap();
+        let mut earned = self.share(&split, work, (charge.payer, numbers));
+        if let Some(data) = data {
+            let terms = data.terms;
+            let split = Split::new(PLATFORM, terms.platform_ppm, &data.shares).unwrap();
+            let of = (charge.payer, &BTreeMap::new());
+            earned.extend(self.share(&split, terms.price.base(), of));
+        }
+        // What one charge gives to somebody is released as one.
+        let mut queued: Vec<Queued> = Vec::new();
+        for (owner, from, wants) in earned {
+            let known = queued.iter_mut();
+            match known
+                .into_iter()
+                .find(|it| (it.owner, it.from) == (owner, from))
+            {
+                Some(known) => known.wants += wants,
+                None => queued.push(Queued {
+                    id: None,
+                    owner,
+                    from,
+                    wants,
+                }),
+            }
+        }
+        self.queue.extend(queued);
+        gross
+    }
+
+    /// Shares an amount; what is released of it by itself, from where.
+    fn share(
+        &mut self,
+        split: &Split,
+        gross: u128,
+        (payer, numbers): (Address, &BTreeMap<Address, i64>),
+    ) -> Vec<(Address, &'static str, u128)> {
         let parties: Vec<_> = split
             .parties()
             .iter()
@@ -115,6 +152,7 @@ impl Model {
         let given: u128 = credits.iter().sum();
         state.dust = state.dust + gross - given;
         self.dust = self.dust + gross - given;
+        let mut released = Vec::new();
         for ((payee, platform, _), credit) in parties.into_iter().zip(credits) {
             let number = numbers.get(&payee).filter(|_| !platform);
             if platform {
@@ -125,7 +163,7 @@ impl Model {
                     self.held_back.push(HeldBack {
                         owner: payee,
                         number: *number,
-                        payer: charge.payer,
+                        payer,
                         base: credit,
                     });
                 }
@@ -141,15 +179,28 @@ impl Model {
             };
             if credit > 0 && wanted {
                 let from = if platform { "fees" } else { "available" };
-                self.queue.push_back(Queued {
-                    id: None,
-                    owner: payee,
-                    from,
-                    wants: credit,
-                });
+                released.push((payee, from, credit));
             }
         }
-        gross
+        released
+    }
+
+    /// Learns from a receipt which versions its splits are; its shares are those of the work, then those of the data.
+    pub fn name_splits(&mut self, receipt: &Receipt) {
+        let bill = receipt.job_bill().unwrap();
+        let credited = bill.credited().map(|it| (it.party.payee, it.credit));
+        let shares = receipt.shares.iter().map(|it| (it.payee, it.amount));
+        assert!(credited.eq(shares), "work first, then data");
+        let data = bill.data.iter().map(|it| (&it.parties, it.split_version));
+        let work = [(&bill.parties, receipt.split_version)];
+        for (parties, version) in work.into_iter().chain(data) {
+            let parties: Vec<_> = parties
+                .iter()
+                .map(|it| (it.party.payee, it.party.platform, it.party.ppm))
+                .collect();
+            let mut splits = self.splits.iter_mut();
+            splits.find(|it| it.parties == parties).unwrap().id = Some(version);
+        }
     }
 
     /// Moves the held-back pay of an owner's results up to this number: to itself, or to who paid it.

@@ -13,6 +13,7 @@ use comptoir_domain::{
 };
 use comptoir_wire::{
     attempt::EventKind,
+    dataset::{SealedDataset, SealedFile},
     heartbeat::Held,
     work::{BlobSize, Failure, FailureCause, Lease},
 };
@@ -26,7 +27,7 @@ use super::{
     client::Client,
     display::{Bar, Display},
     streams::{self, Pace, Stream},
-    transfer::{self, FetchError, Fetcher, GaveUp},
+    transfer::{self, FetchError, Fetcher, GaveUp, SealedError},
 };
 use crate::engine::{
     self, Code, Description, Event, Job, JobTask, Launcher, Limits, Output, Segment, Task,
@@ -166,12 +167,14 @@ impl Workshop {
         self.check(&lease)?;
         let bar = self.display.bar(held.attempt_id, lease.job.kind());
         let blobs = self.fetch(&lease, held, scratch, cancel).await?;
+        let dataset = self.fetch_dataset(&lease, held, scratch, cancel).await?;
         let blob_bytes_max = lease.limits.blob_bytes_max;
         let limits = limits(&lease);
         let description = Description {
             task: Task::Job(Box::new(JobTask {
                 spec: lease.job.clone(),
                 blobs,
+                dataset,
                 resume: lease.resume.map(|_| PathBuf::from(RESUME)),
                 until_step: lease.until_step,
             })),
@@ -271,6 +274,46 @@ impl Workshop {
             tracing::info!(attempt = %held.attempt_id, step = checkpoint.step, "resuming from a checkpoint");
         }
         Ok(files)
+    }
+
+    /// Fetches the files of the job's dataset, if it names one, as they are sealed, and what opens them: that goes to the child alone, and
+    /// nothing is kept for other attempts.
+    async fn fetch_dataset(
+        &self,
+        lease: &Lease,
+        held: Held,
+        scratch: &Path,
+        cancel: &CancellationToken,
+    ) -> Result<Option<SealedDataset>, Stop> {
+        let Some((version, files)) = lease.job.dataset() else {
+            return Ok(None);
+        };
+        let open = || self.client.open_dataset(held);
+        let opened = transfer::insist(cancel, "opening a dataset", open).await;
+        let dataset = opened.map_err(refused_dataset)?;
+        let given: std::collections::BTreeSet<_> =
+            dataset.files.iter().map(|file| file.sha256).collect();
+        let is_fit = dataset.version_id == version
+            && given == files
+            && dataset.files.len() == files.len()
+            && dataset.files.iter().all(SealedFile::is_whole);
+        if !is_fit {
+            let detail = "the files of the dataset are not those of the job";
+            return Err(Stop::worker("invalid_lease", detail));
+        }
+        let sizes = dataset.files.iter().map(|file| file.bytes);
+        let bytes = sizes.fold(0_u64, u64::saturating_add);
+        if bytes > INPUT_BYTES_MAX {
+            let detail =
+                format!("the dataset has {bytes} bytes; at most {INPUT_BYTES_MAX} are fetched");
+            return Err(Stop::worker("input_too_large", detail));
+        }
+        for file in &dataset.files {
+            transfer::fetch_sealed(&self.client, held, (file, scratch), cancel)
+                .await
+                .map_err(refused_sealed)?;
+        }
+        Ok(Some(dataset))
     }
 
     /// Passes on what a child tells, until it ends and everything is passed on.
@@ -377,6 +420,21 @@ fn refused_input(error: FetchError) -> Stop {
         FetchError::Refused { .. } => Stop::worker("input_refused", error),
         FetchError::Corrupt(_) => Stop::worker("input_corrupt", error),
         FetchError::Disk(_) => Stop::worker(Code::Machine.as_str(), error),
+    }
+}
+
+fn refused_dataset(gave_up: GaveUp) -> Stop {
+    match gave_up {
+        GaveUp::Cancelled => Stop::Dropped,
+        GaveUp::Refused(error) if streams::lease_is_gone(&error) => Stop::Dropped,
+        GaveUp::Refused(error) => Stop::worker("input_refused", error),
+    }
+}
+
+fn refused_sealed(error: SealedError) -> Stop {
+    match error {
+        SealedError::Disk(error) => Stop::worker(Code::Machine.as_str(), error),
+        SealedError::GaveUp(gave_up) => refused_dataset(gave_up),
     }
 }
 

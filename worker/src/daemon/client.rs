@@ -9,10 +9,11 @@ use std::{
 
 use bytes::Bytes;
 use comptoir_domain::digest::Sha256;
-use comptoir_domain::id::WorkerId;
+use comptoir_domain::id::{DatasetFileId, WorkerId};
 use comptoir_wire::{
     LEASE_TOKEN_HEADER,
     attempt::{EventsReply, EventsRequest, SegmentReply, SegmentRequest},
+    dataset::SealedDataset,
     encoded::Base64,
     heartbeat::{HeartbeatReply, HeartbeatRequest, Held},
     join::{JoinReply, JoinRequest},
@@ -268,6 +269,42 @@ impl Client {
         timeout(SILENCE_MAX, self.authorized(build))
             .await
             .map_err(|_| CallError::Silent)?
+    }
+
+    /// Opens the dataset of an attempt's job.
+    pub async fn open_dataset(&self, held: Held) -> Result<SealedDataset, CallError> {
+        let build = || {
+            let call = self.attempt(reqwest::Method::POST, held, "dataset");
+            Ok(call.timeout(CALL_TIMEOUT))
+        };
+        read(self.authorized(build).await?).await
+    }
+
+    /// A sealed part of a file of a dataset, which has so many bytes.
+    pub async fn sealed_part(
+        &self,
+        held: Held,
+        (file, part): (DatasetFileId, u32),
+        bytes: u64,
+    ) -> Result<Vec<u8>, CallError> {
+        let path = format!("dataset/{file}/parts/{part}");
+        let build = || Ok(self.attempt(reqwest::Method::GET, held, &path));
+        let mut response = timeout(SILENCE_MAX, self.authorized(build))
+            .await
+            .map_err(|_| CallError::Silent)??;
+        let mut sealed = Vec::new();
+        while let Some(piece) = Self::part(&mut response).await? {
+            sealed.extend_from_slice(&piece);
+            if sealed.len() as u64 > bytes {
+                break;
+            }
+        }
+        if sealed.len() as u64 == bytes {
+            Ok(sealed)
+        } else {
+            let reason = format!("a part of a dataset with other than {bytes} bytes");
+            Err(CallError::Nonsense(reason))
+        }
     }
 
     /// The next bytes of a download.

@@ -6,8 +6,8 @@ use std::{
     path::Path,
 };
 
-use comptoir_domain::digest::Sha256;
-use comptoir_wire::{heartbeat::Held, work::BlobSize};
+use comptoir_domain::{digest::Sha256, envelope};
+use comptoir_wire::{dataset::SealedFile, heartbeat::Held, work::BlobSize};
 use reqwest::{StatusCode, header};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +16,7 @@ use super::{
     cache::{Cache, Hashed},
     client::{CallError, Client},
 };
-use crate::engine::Output;
+use crate::engine::{Output, sealed};
 
 /// How often a blob is fetched that turns out to be another.
 const WRONG_DIGESTS_MAX: u32 = 3;
@@ -201,6 +201,36 @@ async fn on_disk<T: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(io::Error::other)?
+}
+
+/// Why a file of a dataset is not there.
+#[derive(Debug)]
+pub enum SealedError {
+    /// The server does not give it, or the attempt ended meanwhile.
+    GaveUp(GaveUp),
+    /// The disk failed.
+    Disk(io::Error),
+}
+
+/// Puts the parts of a file of a dataset, sealed as they come, into a new file of a folder. Whether they are the right ones is seen when they
+/// are opened.
+pub async fn fetch_sealed(
+    client: &Client,
+    held: Held,
+    (file, folder): (&SealedFile, &Path),
+    cancel: &CancellationToken,
+) -> Result<(), SealedError> {
+    let name = folder.join(sealed::name(file.file_id));
+    let mut to = File::create(name).map_err(SealedError::Disk)?;
+    let parts = (0..).map_while(|part| Some((part, file.part_length(part)?)));
+    for (part, length) in parts {
+        let bytes = envelope::sealed_bytes(length);
+        let fetch = || client.sealed_part(held, (file.file_id, part), bytes);
+        let fetched = insist(cancel, "a part of a dataset", fetch).await;
+        let fetched = fetched.map_err(SealedError::GaveUp)?;
+        to.write_all(&fetched).map_err(SealedError::Disk)?;
+    }
+    to.flush().map_err(SealedError::Disk)
 }
 
 /// Uploads a file until the server has it.

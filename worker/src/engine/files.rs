@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -14,7 +14,7 @@ use comptoir_domain::{
 use sha2::Digest as _;
 use tch::{Kind, Tensor};
 
-use super::{failure::Code, failure::Failure, plan::kind_of};
+use super::{failure::Code, failure::Failure, plan::kind_of, sealed::SealedReader};
 use crate::aten::AtenError;
 
 /// A tensor file cannot be read or written.
@@ -44,9 +44,14 @@ impl FileError {
     }
 }
 
+/// Where the bytes of a tensor file are.
+trait Bytes: Read + Seek {}
+
+impl<T: Read + Seek> Bytes for T {}
+
 /// An opened file; only the tensors asked for are read.
 pub struct TensorFile {
-    file: File,
+    file: Box<dyn Bytes>,
     header: TensorsHeader,
 }
 
@@ -55,13 +60,24 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self, FileError> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
+        Self::read(Box::new(file), length)
+    }
+
+    /// Opens a file of a dataset, and checks its header.
+    pub fn sealed(file: SealedReader) -> Result<Self, FileError> {
+        let length = file.length();
+        Self::read(Box::new(file), length)
+    }
+
+    fn read(mut file: Box<dyn Bytes>, length: u64) -> Result<Self, FileError> {
         let mut head = Vec::new();
-        (&file).take(PREFIX_BYTES as u64).read_to_end(&mut head)?;
+        let begin = &mut file;
+        begin.take(PREFIX_BYTES as u64).read_to_end(&mut head)?;
         let prefix = *head
             .first_chunk::<PREFIX_BYTES>()
             .ok_or(InvalidTensors::Truncated)?;
         let rest = tensors::head_bytes(prefix)? - PREFIX_BYTES as u64;
-        (&file).take(rest).read_to_end(&mut head)?;
+        (&mut file).take(rest).read_to_end(&mut head)?;
         let header = TensorsHeader::read_sized(&head, length)?;
         Ok(Self { file, header })
     }

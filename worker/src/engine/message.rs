@@ -6,6 +6,7 @@ use comptoir_domain::{
     digest::Sha256,
     job::{Device, JobSpec},
 };
+use comptoir_wire::dataset::SealedDataset;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::failure::Failure;
@@ -59,6 +60,9 @@ pub struct JobTask {
     /// A file of the scratch folder for each blob that the specification names, hashes already checked. The folder is the root of the
     /// child's files: a name says nothing of what is above it.
     pub blobs: BTreeMap<Sha256, PathBuf>,
+    /// What opens the files of a dataset that the specification names; their sealed bytes are in the scratch folder too.
+    #[serde(default)]
+    pub dataset: Option<SealedDataset>,
     /// A checkpoint of the same job to go on from, in the scratch folder too.
     pub resume: Option<PathBuf>,
     /// Stop after this optimizer step, tell of no epoch and no segment, and give out the checkpoint; or, where it is the last

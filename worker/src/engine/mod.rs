@@ -16,6 +16,7 @@ mod planner;
 pub mod rows;
 pub mod runner;
 pub mod schedule;
+pub mod sealed;
 pub mod state;
 pub mod train;
 mod warm;

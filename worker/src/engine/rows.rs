@@ -1,6 +1,6 @@
 //! A job's rows: its input tensors and, for training, its target.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use comptoir_domain::{
     digest::Sha256,
@@ -11,9 +11,10 @@ use tch::{Device, Tensor};
 
 use super::{
     failure::{Code, Failure},
-    files::TensorFile,
+    files::{FileError, TensorFile},
     message::JobTask,
     plan::kind_of,
+    sealed::SealedReader,
 };
 use crate::aten::AtenError;
 
@@ -111,7 +112,10 @@ pub fn select(tensor: &Tensor, rows: &Tensor, device: Device) -> Result<Tensor, 
 
 /// A tensor that the specification names.
 pub fn load(job: &JobTask, source: &TensorRef) -> Result<Tensor, Failure> {
-    let mut file = open(job, source.blob)?;
+    let mut file = match source.dataset_version {
+        None => open(job, source.blob)?,
+        Some(_) => open_sealed(job, source.blob)?,
+    };
     file.tensor(&source.tensor)
         .map_err(|error| error.into_failure(Code::InvalidInput, "read a tensor of the input"))
 }
@@ -120,6 +124,22 @@ pub fn load(job: &JobTask, source: &TensorRef) -> Result<Tensor, Failure> {
 pub fn open(job: &JobTask, blob: Sha256) -> Result<TensorFile, Failure> {
     TensorFile::open(path(job, blob)?)
         .map_err(|error| error.into_failure(Code::InvalidInput, "open the input"))
+}
+
+/// A file of a dataset that the specification names.
+fn open_sealed(job: &JobTask, sha256: Sha256) -> Result<TensorFile, Failure> {
+    let absent = || {
+        let reason = format_args!("file {sha256} of a dataset was not handed over");
+        Failure::new(Code::Machine, reason)
+    };
+    let dataset = job.dataset.as_ref().ok_or_else(absent)?;
+    let file = dataset.files.iter().find(|it| it.sha256 == sha256);
+    let file = file.ok_or_else(absent)?.clone();
+    let key = (dataset.version_id, dataset.key.clone());
+    SealedReader::open(Path::new("."), key, file)
+        .map_err(FileError::from)
+        .and_then(TensorFile::sealed)
+        .map_err(|error| error.into_failure(Code::InvalidInput, "open a file of a dataset"))
 }
 
 /// Where a blob of the specification lies.

@@ -19,12 +19,15 @@ use comptoir_domain::{
     },
     join_token::JoinToken,
     price::{self, Meter, PriceVersion, Rate},
+    root_keys::RootKeys,
 };
 use comptoir_http::{jwt::SigningKey, key_ring::KeyRing, server::Limits};
 use comptoir_scheduler::{SchedulerState, app, keys::Keys, steps};
 use comptoir_store::{
     assets::{self, NewAsset},
     blobs,
+    data_keys::RootKeyRing,
+    dataset_inputs::QuotedData,
     jobs::{self, Job, NewJob},
     join_tokens::{self, NewJoinToken},
     ledger,
@@ -64,7 +67,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
     clippy::disallowed_methods,
     reason = "the clock of the service under test"
 )]
-fn now() -> OffsetDateTime {
+pub fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
@@ -75,7 +78,7 @@ pub struct Bench {
     pub base: String,
     pub state: SchedulerState,
     api: PgPool,
-    asset: i32,
+    pub asset: i32,
     price: PriceVersion,
     client: AccountId,
     folder: TempDir,
@@ -119,7 +122,8 @@ impl Bench {
         let objects = Objects::open(&objects).unwrap();
         let signing = SigningKey::from_pem(&SigningKey::generate_pem()).unwrap();
         let keys = Keys::new(KeyRing::of(signing), "https://comptoir.test");
-        let state = SchedulerState::new(db, now, objects, Wake::local(), keys);
+        let roots = RootKeyRing::new(RootKeys::generate());
+        let state = SchedulerState::new(db, now, objects, Wake::local(), (keys, roots));
         let proxy = Proxy::default();
         let (base, serving) = listen(proxy.before(app(state.clone()).0), &state).await;
         let (asset, price) = publish(&owner).await;
@@ -219,8 +223,24 @@ impl Bench {
 
     /// Submits a job of this tier, its blobs included.
     pub async fn submit_under(&self, spec: &JobSpec, tier: Tier) -> JobId {
+        let blobs = ["mlp.pt2", "train.safetensors"];
+        self.submit_with(spec, tier, &blobs, None).await
+    }
+
+    /// Submits a job that reads a dataset; of the example's files it uploads the program alone.
+    pub async fn submit_on(&self, spec: &JobSpec, tier: Tier, data: QuotedData) -> JobId {
+        self.submit_with(spec, tier, &["mlp.pt2"], Some(data)).await
+    }
+
+    async fn submit_with(
+        &self,
+        spec: &JobSpec,
+        tier: Tier,
+        blobs: &[&str],
+        data: Option<QuotedData>,
+    ) -> JobId {
         let mut tx = self.api.begin().await.unwrap();
-        for file in ["mlp.pt2", "train.safetensors"] {
+        for file in blobs {
             let stored = self.state.objects.put(example(file).into()).await.unwrap();
             blobs::register(&mut tx, stored, now()).await.unwrap();
             blobs::grant(&mut tx, self.client, stored.sha256, now())
@@ -242,6 +262,7 @@ impl Bench {
             meter,
             price_version: self.price.id,
             amount,
+            data,
             min_memory_bytes: 1 << 28,
             expires_at: now() + time::Duration::HOUR,
         };
@@ -252,7 +273,7 @@ impl Bench {
             payer: Address::repeat_byte(0xc1),
             spender: None,
             name: None,
-            max_cost: amount.ceil(),
+            max_cost: quote.hold,
             deadline_at: now() + time::Duration::HOUR,
         };
         let job = jobs::create(&mut tx, &new, now()).await.unwrap();
@@ -274,7 +295,7 @@ impl Bench {
     }
 
     /// Waits until a job has ended; it did so as expected.
-    pub async fn ends(&self, job: JobId, state: JobState) {
+    pub async fn ends(&self, job: JobId, state: JobState) -> Job {
         let ended = async {
             loop {
                 let mut conn = self.api.acquire().await.unwrap();
@@ -293,6 +314,7 @@ impl Bench {
             .await
             .expect("the job ends");
         assert_eq!(found.state, state, "{:?}", found.failure);
+        found
     }
 
     /// State and fault of each attempt, in order.
@@ -411,7 +433,8 @@ async fn listen(router: axum::Router, state: &SchedulerState) -> (String, DropGu
     (base, closing.drop_guard())
 }
 
-async fn account(owner: &PgPool, byte: u8) -> AccountId {
+/// Signs somebody up; the address is this byte, repeated.
+pub async fn account(owner: &PgPool, byte: u8) -> AccountId {
     let account = AccountId::generate();
     sqlx::query(
         "INSERT INTO accounts (account_id, email, password_hash, address, address_bound_at, auto_release, created_at)
@@ -450,7 +473,7 @@ async fn publish(owner: &PgPool) -> (i32, PriceVersion) {
     )
 }
 
-fn example(file: &str) -> Vec<u8> {
+pub fn example(file: &str) -> Vec<u8> {
     fs::read(
         Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../examples/digits")
@@ -462,6 +485,7 @@ fn example(file: &str) -> Vec<u8> {
 fn digits(tensor: &str) -> TensorRef {
     TensorRef {
         blob: Sha256::of(&example("train.safetensors")),
+        dataset_version: None,
         tensor: tensor.to_owned(),
     }
 }

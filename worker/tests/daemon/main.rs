@@ -3,9 +3,12 @@
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot do without fails it")]
 
+mod datasets;
 mod faults;
 mod harness;
 mod joining;
 mod life;
 mod proxy;
+#[path = "../../../scheduler/tests/it/sealing.rs"]
+mod sealing;
 mod walls;

@@ -163,7 +163,15 @@ fn wide(bench: &mut Bench) -> InferenceSpec {
     let blob = bench.blob(&tensors::to_bytes([images]).unwrap());
     let tensor = "images".to_owned();
     InferenceSpec {
-        inputs: [("x".to_owned(), TensorRef { blob, tensor })].into(),
+        inputs: [(
+            "x".to_owned(),
+            TensorRef {
+                blob,
+                dataset_version: None,
+                tensor,
+            },
+        )]
+        .into(),
         batch_size: 60_000,
         ..inference(bench, &case)
     }

@@ -94,6 +94,7 @@ impl Bench {
         JobTask {
             spec,
             blobs: self.blobs.clone(),
+            dataset: None,
             resume: None,
             until_step: None,
         }
@@ -202,6 +203,7 @@ pub fn training(bench: &mut Bench, case: &Value) -> TrainingSpec {
     spec["inputs"] = serde_json::to_value(inputs(bench, case, &data, rows)).unwrap();
     let target = TensorRef {
         blob: bench.blob(&column(&data, target, rows)),
+        dataset_version: None,
         tensor: target.to_owned(),
     };
     spec["target"] = serde_json::to_value(target).unwrap();
@@ -213,7 +215,14 @@ fn inputs(bench: &mut Bench, case: &Value, data: &[u8], rows: u64) -> BTreeMap<S
     let input = |(name, tensor): (&String, &Value)| {
         let tensor = tensor.as_str().unwrap().to_owned();
         let blob = bench.blob(&column(data, &tensor, rows));
-        (name.clone(), TensorRef { blob, tensor })
+        (
+            name.clone(),
+            TensorRef {
+                blob,
+                dataset_version: None,
+                tensor,
+            },
+        )
     };
     named.iter().map(input).collect()
 }

@@ -211,6 +211,7 @@ async fn inputs_must_be_those_of_the_program() {
         "x".to_owned(),
         comptoir_domain::job::TensorRef {
             blob: labels,
+            dataset_version: None,
             tensor: "labels".into(),
         },
     );

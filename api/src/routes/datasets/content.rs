@@ -223,12 +223,11 @@ async fn give_back(state: &AppState, id: PurchaseId) -> Result<bool, Problem> {
     let Some(purchase) = open else {
         return Ok(false);
     };
-    if dataset_servings::has_begun(&mut tx, purchase.id).await? {
-        return Ok(false);
+    match purchases::refund(&mut tx, &purchase, "it could not be served", state.now()).await {
+        Ok(()) => {}
+        Err(EndError::Served) => return Ok(false),
+        Err(error) => return Err(Problem::internal(&error)),
     }
-    purchases::refund(&mut tx, &purchase, "it could not be served", state.now())
-        .await
-        .map_err(|error| Problem::internal(&error))?;
     tx.commit().await?;
     tracing::warn!(purchase.id = %purchase.id, "a purchase that could not be served is refunded");
     Ok(true)

@@ -31,7 +31,6 @@ use crate::{
     limiting::limited,
     page::{List, ListObject, Page, PageQuery},
     routes::accounts::in_task,
-    sealed,
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -321,7 +320,7 @@ async fn delete_dataset_file(
         dataset_versions::count(&mut tx, draft.id, -1, bytes).await?;
         tx.commit().await?;
         for (part, salt) in salts {
-            remove(&state, &sealed::place(&file, part, salt)).await;
+            remove(&state, &file.part(part, salt)).await;
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     })

@@ -5,6 +5,7 @@ mod content;
 mod files;
 mod links;
 mod parts;
+mod releases;
 mod servings;
 mod versions;
 
@@ -27,6 +28,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub(crate) use versions::require_ready;
 
 use super::accounts::in_task;
 use crate::{
@@ -52,6 +55,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(parts::router())
         .merge(content::router())
         .merge(links::router())
+        .merge(releases::router())
         .merge(servings::router())
 }
 

@@ -13,7 +13,7 @@ use comptoir_domain::{
     envelope,
     id::{DatasetFileId, DatasetId, DatasetVersionId},
 };
-use comptoir_store::{dataset_files, dataset_versions, objects::PutPartError};
+use comptoir_store::{data_keys, dataset_files, dataset_versions, objects::PutPartError};
 use tokio::{sync::Semaphore, time::timeout};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -23,7 +23,6 @@ use crate::{
     auth::{Caller, Identity, needs},
     extract::Path,
     routes::{accounts::in_task, blobs::Binary},
-    sealed,
 };
 
 /// Parts that are taken at once; each has up to three pieces of 8 MiB in memory.
@@ -78,10 +77,11 @@ async fn put_dataset_part(
     let Ok(permit) = timeout(PART_WAIT, PARTS.acquire()).await else {
         return Err(Problem::unavailable("Too many uploads at once"));
     };
-    let key = sealed::data_key(&mut *state.db.acquire().await?, &state.root_keys, &version).await;
+    let key =
+        data_keys::of_version(&mut *state.db.acquire().await?, &state.root_keys, &version).await;
     let key = key.map_err(|error| Problem::internal(&error))?;
     let salt = envelope::part_salt();
-    let part = sealed::place(&file, number, salt);
+    let part = file.part(number, salt);
     let stored = state
         .objects
         .put_part(&key, &part, length, body.into_data_stream())
@@ -107,7 +107,7 @@ async fn put_dataset_part(
         };
         tx.commit().await?;
         if let Some(old) = replaced {
-            remove(&state, &sealed::place(&file, number, old)).await;
+            remove(&state, &file.part(number, old)).await;
         }
         Ok(StatusCode::NO_CONTENT.into_response())
     })

@@ -13,7 +13,7 @@ use comptoir_domain::{
     root_keys,
 };
 use comptoir_store::{
-    PgTransaction,
+    PgTransaction, data_keys,
     dataset_files::{self, File},
     dataset_versions::{self, CreateVersionError, Refusal, ShredError, Version},
     datasets, limits, tenant,
@@ -34,7 +34,6 @@ use crate::{
     page::{List, Page, PageQuery},
     ranges::{Bytes, Wanted},
     routes::accounts::in_task,
-    sealed,
 };
 
 /// Incomplete files that a refusal names.
@@ -187,7 +186,7 @@ pub(super) fn no_draft(state: VersionState) -> Problem {
 }
 
 /// Is there something to read? 409 before it is ready, 410 when it is shredded.
-pub(super) fn require_ready(version: &Version) -> Result<(), Problem> {
+pub(crate) fn require_ready(version: &Version) -> Result<(), Problem> {
     match version.state {
         VersionState::Ready => Ok(()),
         VersionState::Shredded => Err(Problem::new(
@@ -230,7 +229,7 @@ async fn create_dataset_version(
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
             let found = datasets::lock(tx, account, dataset).await?;
             found.ok_or_else(Problem::not_found)?;
-            let tenant = sealed::tenant_key(tx, &roots, account, now).await;
+            let tenant = data_keys::of_tenant(tx, &roots, account, now).await;
             let tenant = tenant.map_err(|error| Problem::internal(&error))?;
             let id = DatasetVersionId::generate();
             let wrapped = root_keys::wrap_data_key(&tenant, id, &Key::generate());

@@ -1,6 +1,7 @@
 //! Datasets over HTTP: cards, publishing, what is refused, and what is found to be damaged.
 
 mod checking;
+pub mod computing;
 mod damage;
 mod hostile;
 mod publishing;

@@ -3,6 +3,8 @@
 mod publish;
 mod pull;
 
+pub use pull::find_file;
+
 use anyhow::Context as _;
 use reqwest::{Method, header};
 use serde_json::{Map, Value, json};

@@ -3,7 +3,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context as _;
-use comptoir_domain::dataset::{ManifestFile, root};
+use comptoir_domain::{
+    dataset::{ManifestFile, root},
+    digest::Sha256,
+};
 use futures::TryStreamExt as _;
 use indicatif::ProgressBar;
 use reqwest::{Method, StatusCode, header};
@@ -25,22 +28,7 @@ use crate::{
 
 /// Downloads a version into a folder; says what is there then.
 pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
-    let versions = format!("/v1/datasets/{}/versions", args.dataset);
-    let wanted = |version: &Value| {
-        version["state"] == "ready" && args.number.is_none_or(|number| version["number"] == number)
-    };
-    let found = all(api, &versions).await?;
-    let newest = found
-        .into_iter()
-        .filter(wanted)
-        .max_by_key(|it| it["number"].as_u64());
-    let version = newest.ok_or_else(|| {
-        coded(
-            Exit::NotFound,
-            "the dataset has no such version that is ready".to_owned(),
-        )
-    })?;
-    let path = format!("{versions}/{}", text(&version, "id")?);
+    let (path, version) = ready(api, &args.dataset, args.number).await?;
     let mut files = manifest(api, &path, &version).await?;
     if args.samples {
         files.retain(|file| file.is_sample);
@@ -70,6 +58,40 @@ pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
         "manifest_root": version["manifest_root"],
         "folder": args.out,
     }))
+}
+
+/// Which version, and which file of it by its digest, a path names.
+pub async fn find_file(
+    api: &Api,
+    (dataset, number): (&str, Option<u32>),
+    path: &str,
+) -> anyhow::Result<(String, Sha256)> {
+    let (address, version) = ready(api, dataset, number).await?;
+    let files = manifest(api, &address, &version).await?;
+    let file = files.into_iter().find(|file| file.path.as_str() == path);
+    let file =
+        file.ok_or_else(|| coded(Exit::NotFound, format!("the version has no file {path}")))?;
+    Ok((text(&version, "id")?.to_owned(), file.sha256))
+}
+
+/// A ready version of a dataset, by its number, or the newest; and its address.
+async fn ready(api: &Api, dataset: &str, number: Option<u32>) -> anyhow::Result<(String, Value)> {
+    let versions = format!("/v1/datasets/{dataset}/versions");
+    let wanted = |version: &Value| {
+        version["state"] == "ready" && number.is_none_or(|number| version["number"] == number)
+    };
+    let found = all(api, &versions).await?;
+    let newest = found
+        .into_iter()
+        .filter(wanted)
+        .max_by_key(|it| it["number"].as_u64());
+    let version = newest.ok_or_else(|| {
+        coded(
+            Exit::NotFound,
+            "the dataset has no such version that is ready".to_owned(),
+        )
+    })?;
+    Ok((format!("{versions}/{}", text(&version, "id")?), version))
 }
 
 /// The files of a version, which are those that its root names.

@@ -124,6 +124,7 @@ impl World {
             price: self.price,
             amount: exact,
             shares: vec![(worker, 1)],
+            data: None,
             input: Sha256::of(b"input"),
             result: Sha256::of(b"result"),
             verdict: Sha256::of(b"verdict"),
