@@ -3,12 +3,13 @@
 use alloy_primitives::{Address, B256, FixedBytes};
 use comptoir_audit::{LeafFile, Limits, Recomputed};
 use comptoir_domain::{
-    bill::Bill,
+    bill::{Bill, BilledParty},
     charge::ChargeCarry,
     digest::Sha256,
-    id::SplitVersionId,
+    id::{OfferId, SplitVersionId},
     job::{Device, Tier},
     price::{Meter, PriceVersion, Rate},
+    sale::{Sale, SaleBill, SaleKind, Time},
     settlement::{
         Account, AccountDocument, Receipt, ReceiptDocument, Split as Share,
         document::Disclosure,
@@ -31,14 +32,14 @@ pub fn receipt(input: &[u8]) -> bool {
     let receipt = document::<ReceiptDocument>(&value);
     if let Some(receipt) = &receipt {
         let proven = receipt.verify().is_ok();
-        let bill = serde_json::from_value::<Bill>(receipt.meter.clone());
+        let job = serde_json::from_value::<Bill>(receipt.meter.clone());
+        let sale = serde_json::from_value::<SaleBill>(receipt.meter.clone());
         let others = comptoir_audit::bill::Bill::read(&value);
-        if let Ok(bill) = bill {
-            let holds = bill.recompute(&bill.meter, &bill.price).is_ok();
-            if holds && proven {
-                let other = others.expect("the second implementation reads it too");
-                assert_eq!(other.hash().0, receipt.receipt.meter_hash.0);
-            }
+        let holds = job.is_ok_and(|bill| bill.recompute(&bill.meter, &bill.price).is_ok())
+            || sale.is_ok_and(|bill| bill.recompute().is_ok());
+        if holds && proven {
+            let other = others.expect("the second implementation reads it too");
+            assert_eq!(other.hash().0, receipt.receipt.meter_hash.0);
         }
     }
     let account = document::<AccountDocument>(&value);
@@ -77,14 +78,12 @@ pub fn leaf_file(input: &[u8]) -> bool {
 
 /// Documents that are read, and prove something.
 pub fn receipts() -> Vec<Seed> {
-    let bill = bill();
-    let (sealed, _) = batch(&bill);
+    let (sealed, _) = batch(&job());
     let opening = opening();
     let disclosed = |content: &[u8]| Disclosure {
         sha256: Sha256::of(content),
         salt: B256::repeat_byte(1),
     };
-    let meter = serde_json::to_value(&bill).expect("a bill has a JSON form");
     let mut receipt = ReceiptDocument {
         chain_id: opening.chain_id,
         contract: opening.contract,
@@ -92,11 +91,20 @@ pub fn receipts() -> Vec<Seed> {
         receipt: sealed.receipts[1].clone(),
         input: Some(disclosed(b"input")),
         result: Some(disclosed(b"result")),
-        meter,
+        meter: job().bill,
         proof: sealed.receipts_tree.proof(1).expect("it has a leaf"),
     };
     receipt.verify().expect("this is a receipt");
     let whole = to_seed("receipt", &receipt);
+    let (sold, _) = batch(&sale());
+    let sale = ReceiptDocument {
+        header: sold.header,
+        receipt: sold.receipts[1].clone(),
+        meter: sale().bill,
+        proof: sold.receipts_tree.proof(1).expect("it has a leaf"),
+        ..receipt.clone()
+    };
+    sale.verify().expect("this is a receipt");
     (receipt.input, receipt.result) = (None, None);
     let account = sealed
         .account_document(&opening, Address::repeat_byte(255))
@@ -105,13 +113,14 @@ pub fn receipts() -> Vec<Seed> {
     vec![
         whole,
         to_seed("receipt-of-others", &receipt),
+        to_seed("receipt-of-a-sale", &sale),
         to_seed("account", &account),
     ]
 }
 
 /// Leaf files that are read.
 pub fn leaf_files() -> Vec<Seed> {
-    let (_, whole) = batch(&bill());
+    let (_, whole) = batch(&job());
     let mut opening = opening();
     opening.audit_head = None;
     let (_, empty) = file::seal(&opening, Vec::new(), Vec::new()).expect("nothing adds up");
@@ -123,7 +132,16 @@ fn to_seed(name: &str, document: &impl Serialize) -> Seed {
     Seed::new(name, text)
 }
 
-fn bill() -> Bill {
+/// What the receipts of a batch charge.
+struct Charge {
+    kind: u8,
+    gross: u128,
+    parties: Vec<BilledParty>,
+    bill: Value,
+    digest: Sha256,
+}
+
+fn job() -> Charge {
     let meter = Meter::training(5_000, 1_437, 4, Tier::Replicated).expect("it is small");
     let price = PriceVersion {
         id: 3,
@@ -138,9 +156,42 @@ fn bill() -> Bill {
     let before = ChargeCarry::new("700000000000000000".parse().expect("digits"));
     let version = SplitVersionId(Uuid::from_bytes([5; 16]));
     let carries = [500_000, 250_000, 250_000];
-    Bill::charge((meter, price), before, version, &split, &carries)
-        .expect("it is small")
-        .bill
+    let charged = Bill::charge((meter, price), before, version, &split, &carries);
+    let bill = charged.expect("it is small").bill;
+    Charge {
+        kind: 1,
+        gross: bill.gross.base(),
+        bill: serde_json::to_value(&bill).expect("a bill has a JSON form"),
+        digest: bill.digest(),
+        parties: bill.parties,
+    }
+}
+
+fn sale() -> Charge {
+    let sale = Sale {
+        kind: SaleKind::Subscription,
+        offer: OfferId(Uuid::from_bytes([6; 16])),
+        price_number: 2,
+        price: "1000003".parse().expect("digits"),
+        time: Some(Time {
+            agreed_seconds: 86_400,
+            used_seconds: 50_000,
+        }),
+    };
+    let shares = [(Address::repeat_byte(1), 2), (Address::repeat_byte(2), 1)];
+    let split = Split::new(Address::repeat_byte(9), 50_000, &shares);
+    let split = split.expect("these are weights");
+    let version = SplitVersionId(Uuid::from_bytes([5; 16]));
+    let (bill, _) = sale
+        .bill(version, &split, &[500_000, 250_000, 250_000])
+        .expect("it is small");
+    Charge {
+        kind: bill.kind.leaf_kind(),
+        gross: bill.gross_base.base(),
+        bill: serde_json::to_value(&bill).expect("a bill has a JSON form"),
+        digest: bill.digest(),
+        parties: bill.parties,
+    }
 }
 
 fn opening() -> Opening {
@@ -155,9 +206,9 @@ fn opening() -> Opening {
     }
 }
 
-/// Three receipts of the bill and two accounts, with the file that publishes them.
-fn batch(bill: &Bill) -> (Sealed, Vec<u8>) {
-    let shares = bill.parties.iter().map(|it| Share {
+/// Three receipts of the charge and two accounts, with the file that publishes them.
+fn batch(charge: &Charge) -> (Sealed, Vec<u8>) {
+    let shares = charge.parties.iter().map(|it| Share {
         payee: it.party.payee,
         amount: it.credit.base(),
     });
@@ -167,13 +218,13 @@ fn batch(bill: &Bill) -> (Sealed, Vec<u8>) {
         batch_id: 0,
         index: 0,
         receipt_id: FixedBytes::repeat_byte(n),
-        kind: 1,
+        kind: charge.kind,
         payer: Address::repeat_byte(1),
-        gross: bill.gross.base(),
+        gross: charge.gross,
         splits: shares.clone(),
         input_hash: salted(salt, Sha256::of(b"input")),
         result_hash: salted(salt, Sha256::of(b"result")),
-        meter_hash: B256::from(bill.digest().0),
+        meter_hash: B256::from(charge.digest.0),
         verdict_hash: B256::repeat_byte(3),
     });
     let accounts = (0..2_u8).map(|n| Account {

@@ -162,8 +162,8 @@ async fn pay(
     )
     .fetch_one(&mut **tx)
     .await?;
-    let payee = row.address.ok_or(AcceptError::NoAddress("contributor"))?;
-    let payee = to_address("address", &payee)?;
+    let contributor = row.address.ok_or(AcceptError::NoAddress("contributor"))?;
+    let contributor = to_address("address", &contributor)?;
     let wanted = Hold {
         source: HoldSource::Contribution(it.id),
         owner: payer,
@@ -178,7 +178,7 @@ async fn pay(
     let made = by.spender.map(|key| (key, wanted.source, it.reward));
     budgets.keep(tx, made.as_slice()).await?;
     let platform = assets::platform(tx, it.asset_id).await?;
-    let split = Split::new(platform, 0, &[(payee, 1)])?;
+    let split = Split::new(platform, 0, &[(contributor, 1)])?;
     let reward = FinalSale {
         of: Sold::Reward(Reward {
             contribution: it.id,

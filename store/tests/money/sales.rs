@@ -206,7 +206,7 @@ impl Market {
         self.now += Duration::seconds(seconds.cast_signed());
         loop {
             let due =
-                purchases::due(&mut *self.money.api.acquire().await.unwrap(), self.now, 3).await;
+                purchases::due(&mut self.money.api.acquire().await.unwrap(), self.now, 3).await;
             let due = due.unwrap();
             if due.is_empty() {
                 return;

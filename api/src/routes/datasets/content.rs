@@ -41,7 +41,7 @@ use crate::{
 /// After so many bytes of one answer its right is looked at again,
 const RECHECK_BYTES: u64 = 64 << 20;
 /// and after so much time.
-const RECHECK_AFTER: Duration = Duration::from_secs(60);
+const RECHECK_AFTER: Duration = Duration::from_mins(1);
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_dataset_content))
