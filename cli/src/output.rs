@@ -124,7 +124,9 @@ fn pick<'a>(object: &'a Value, path: &str) -> &'a Value {
     path.split('.').fold(object, |value, key| &value[key])
 }
 
-fn text(value: &Value) -> String {
+/// A value as people read it: money in whole tokens.
+#[must_use]
+pub fn text(value: &Value) -> String {
     match value {
         Value::Null => "–".to_owned(),
         // Before the table is laid out, which counts characters.

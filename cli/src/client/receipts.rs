@@ -4,8 +4,11 @@ use std::{fs::File, path::Path};
 
 use anyhow::Context as _;
 use comptoir_domain::{
-    bill::Bill,
+    amount::Amount,
+    bill::{Bill, BilledParty},
+    contribution::RewardBill,
     program::{archive::Archive, meter},
+    sale::SaleBill,
     settlement::ReceiptDocument,
 };
 use serde_json::{Value, json};
@@ -22,6 +25,44 @@ use crate::{
 
 /// A receipt is a few kilobytes; more is not one.
 const RECEIPT_BYTES_MAX: u64 = 1 << 20;
+/// The kind of a job's leaf.
+pub const JOB_KIND: u8 = 1;
+/// The kind of a contribution's leaf; the kinds between are of sales.
+const CONTRIBUTION_KIND: u8 = 5;
+
+const JOB_BILL: &[&str] = &[
+    "recomputed",
+    "gross",
+    "meter.madds_per_row",
+    "meter.rows",
+    "meter.epochs",
+    "meter.factor",
+    "meter.replicas",
+    "meter.audit_ppm",
+    "price.rate_nano",
+    "price.minimum_base",
+    "data.terms.offer",
+    "data.terms.number",
+    "data.terms.price_base",
+];
+const REWARD_BILL: &[&str] = &[
+    "recomputed",
+    "contribution",
+    "terms_number",
+    "rows",
+    "reward_per_row_base",
+    "gross_base",
+];
+const SALE_BILL: &[&str] = &[
+    "recomputed",
+    "kind",
+    "offer",
+    "price_number",
+    "price_base",
+    "time.agreed_seconds",
+    "time.used_seconds",
+    "gross_base",
+];
 
 /// The receipt verbs.
 pub async fn run(context: &Context, verb: &Receipt) -> anyhow::Result<()> {
@@ -32,6 +73,7 @@ pub async fn run(context: &Context, verb: &Receipt) -> anyhow::Result<()> {
                 "id",
                 "kind",
                 "job_id",
+                "purchase_id",
                 "gross",
                 "batch.number",
                 "batch.state",
@@ -84,6 +126,7 @@ pub async fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<()> 
         "chain_id": document.chain_id,
         "contract": document.contract.to_string(),
         "batch": document.header.id,
+        "kind": kind(document.receipt.kind),
         "gross": document.receipt.gross.to_string(),
         "payer": document.receipt.payer.to_string(),
         "in_ring": on_chain.in_ring,
@@ -95,6 +138,7 @@ pub async fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<()> 
         "chain_id",
         "contract",
         "batch",
+        "kind",
         "payer",
         "gross",
         "in_ring",
@@ -103,6 +147,18 @@ pub async fn verify(context: &Context, args: &VerifyArgs) -> anyhow::Result<()> 
     ];
     context.output.object(&report, &fields);
     Ok(())
+}
+
+/// What a receipt of that leaf is of, as the API calls it.
+const fn kind(leaf: u8) -> &'static str {
+    match leaf {
+        JOB_KIND => "job",
+        2 => "purchase",
+        3 => "rental",
+        4 => "subscription",
+        CONTRIBUTION_KIND => "contribution",
+        _ => "unknown",
+    }
 }
 
 /// Checks a document: its parts fit, and the chain has its batch.
@@ -127,34 +183,45 @@ pub async fn check(document: &ReceiptDocument, rpc: &Url) -> anyhow::Result<OnCh
         })
 }
 
-/// Recomputes a charge: multiply-adds from the archive, rows from whoever knows them, the rest from the receipt's terms.
+/// Recomputes a charge: of a job from multiply-adds of the archive, rows from whoever knows them, and the receipt's terms; of a sale from its
+/// price and the time that was sold, of a contribution from its rows.
 ///
 /// # Errors
 /// With [`Exit::NotVerified`] when a term contradicts the program or another term.
 pub fn recompute(context: &Context, args: &BillArgs) -> anyhow::Result<()> {
     let document = read(&args.receipt)?;
-    let bill = recomputed(&document, &args.program, args.rows)?;
-    let report = json!({ "recomputed": true, "gross": bill.gross, "meter": bill.meter, "price": bill.price, "data": bill.data });
-    let fields = [
-        "recomputed",
-        "gross",
-        "meter.madds_per_row",
-        "meter.rows",
-        "meter.epochs",
-        "meter.factor",
-        "meter.replicas",
-        "meter.audit_ppm",
-        "price.rate_nano",
-        "price.minimum_base",
-        "data.terms.offer",
-        "data.terms.number",
-        "data.terms.price_base",
-    ];
-    context.output.object(&report, &fields);
+    let is_job = document.receipt.kind == JOB_KIND;
+    let (report, fields) = match (&args.program, is_job) {
+        (Some(program), true) => {
+            let bill = recomputed(&document, program, args.rows)?;
+            let report = json!({ "recomputed": true, "gross": bill.gross, "meter": bill.meter, "price": bill.price, "data": bill.data });
+            (report, JOB_BILL)
+        }
+        (None, false) => {
+            let (mut report, fields) = if document.receipt.kind == CONTRIBUTION_KIND {
+                let bill = recomputed_reward(&document)?;
+                (serde_json::to_value(&bill)?, REWARD_BILL)
+            } else {
+                let bill = recomputed_sale(&document)?;
+                (serde_json::to_value(&bill)?, SALE_BILL)
+            };
+            report["recomputed"] = true.into();
+            (report, fields)
+        }
+        (None, true) => {
+            let message = "the receipt is a job's: name the program that ran with --program";
+            return Err(coded(Exit::Refused, message));
+        }
+        (Some(_), false) => {
+            let message = "the receipt is no job's, and no program ran: leave --program out";
+            return Err(coded(Exit::Refused, message));
+        }
+    };
+    context.output.object(&report, fields);
     Ok(())
 }
 
-/// The bill of a receipt, once the charge that it explains was computed again from the program.
+/// The bill of a job's receipt, once the charge that it explains was computed again from the program.
 ///
 /// # Errors
 /// With [`Exit::NotVerified`] when a term of the bill contradicts the program, another term, or the receipt.
@@ -169,31 +236,67 @@ pub fn recomputed(
     let archive = Archive::open(file).with_context(|| format!("read {}", program.display()))?;
     let per_row = meter::multiply_adds_per_row(archive.program())?;
     let rows = rows.unwrap_or(bill.meter.rows());
-    let not_verified = |message: String| coded(Exit::NotVerified, message);
     let counted = bill.meter.recount(u128::from(per_row), rows);
     let counted =
         counted.ok_or_else(|| not_verified("the program is too large to be priced".to_owned()))?;
     bill.recompute(&counted, &bill.price)
         .map_err(|error| not_verified(error.to_string()))?;
-    let credited = bill.credited().map(|it| (it.party.payee, it.credit.base()));
-    if !credited.eq(document
-        .receipt
-        .splits
-        .iter()
-        .map(|it| (it.payee, it.amount)))
-    {
+    is_charged(document, bill.gross, bill.credited())?;
+    Ok(bill)
+}
+
+/// The bill of a sale's receipt, once its charge was computed again from the price and the time that was sold.
+///
+/// # Errors
+/// With [`Exit::NotVerified`] when a term of the bill contradicts another term, or the receipt.
+pub fn recomputed_sale(document: &ReceiptDocument) -> anyhow::Result<SaleBill> {
+    let bill: SaleBill =
+        serde_json::from_value(document.meter.clone()).context("the receipt's meter is no bill")?;
+    if bill.kind.leaf_kind() != document.receipt.kind {
+        let message = format!("the receipt is not of the kind {}", bill.kind);
+        return Err(not_verified(message));
+    }
+    bill.recompute()
+        .map_err(|error| not_verified(error.to_string()))?;
+    is_charged(document, bill.gross_base, bill.parties.iter())?;
+    Ok(bill)
+}
+
+/// The bill of a contribution's receipt, once its reward was computed again from the rows that were accepted.
+///
+/// # Errors
+/// With [`Exit::NotVerified`] when a term of the bill contradicts another term, or the receipt.
+fn recomputed_reward(document: &ReceiptDocument) -> anyhow::Result<RewardBill> {
+    let bill: RewardBill =
+        serde_json::from_value(document.meter.clone()).context("the receipt's meter is no bill")?;
+    bill.recompute()
+        .map_err(|error| not_verified(error.to_string()))?;
+    is_charged(document, bill.gross_base, bill.parties.iter())?;
+    Ok(bill)
+}
+
+/// Does the receipt charge what its bill says, and credit the same parties?
+fn is_charged<'b>(
+    document: &ReceiptDocument,
+    gross: Amount,
+    parties: impl Iterator<Item = &'b BilledParty>,
+) -> anyhow::Result<()> {
+    let receipt = &document.receipt;
+    let credited = parties.map(|it| (it.party.payee, it.credit.base()));
+    if !credited.eq(receipt.splits.iter().map(|it| (it.payee, it.amount))) {
         return Err(not_verified(
             "the receipt's shares are not those of its bill".to_owned(),
         ));
     }
-    if bill.gross.base() != document.receipt.gross {
-        let message = format!(
-            "the receipt says {}, the bill {}",
-            document.receipt.gross, bill.gross
-        );
+    if gross.base() != receipt.gross {
+        let message = format!("the receipt says {}, the bill {gross}", receipt.gross);
         return Err(not_verified(message));
     }
-    Ok(bill)
+    Ok(())
+}
+
+fn not_verified(message: String) -> anyhow::Error {
+    coded(Exit::NotVerified, message)
 }
 
 /// Reads a receipt document.

@@ -12,5 +12,7 @@ mod guardian_hand;
 mod guardian_policy;
 mod guardian_world;
 mod harness;
+mod market;
+mod node;
 mod redis;
 mod up;

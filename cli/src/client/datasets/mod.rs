@@ -1,7 +1,9 @@
-//! Datasets: their cards, publishing a folder, and pulling one.
+//! Datasets: their cards, publishing a folder, pulling one, and the market.
 
 mod publish;
 mod pull;
+mod sell;
+mod take;
 
 pub use pull::find_file;
 
@@ -10,9 +12,37 @@ use reqwest::{Method, header};
 use serde_json::{Map, Value, json};
 
 use super::{Context, contributions, http, idempotency_key, jobs::list_path};
-use crate::args::{CardArgs, Dataset};
+use crate::{
+    args::{
+        datasets::{CardArgs, Dataset},
+        market::PurchasesArgs,
+    },
+    exit::{Exit, coded},
+};
 
 const DATASET: &[&str] = &["id", "name", "title", "state", "licence", "created_at"];
+const PURCHASE: &[&str] = &[
+    "id",
+    "state",
+    "kind",
+    "dataset",
+    "version",
+    "offer",
+    "allows",
+    "subscription",
+    "price",
+    "charged",
+    "final_because",
+    "receipt",
+    "note",
+    "reason",
+    "created_at",
+    "answer_due_at",
+    "starts_at",
+    "ends_at",
+    "final_at",
+    "ended_at",
+];
 const VERSION: &[&str] = &["id", "number", "state", "files", "bytes", "manifest_root"];
 
 /// The dataset verbs.
@@ -84,6 +114,8 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
                 &["version", "files", "bytes", "manifest_root", "folder"],
             );
         }
+        Dataset::Sell(verb) => sell::run(context, &api, verb).await?,
+        Dataset::Take(verb) => take::run(context, &api, verb).await?,
     }
     Ok(())
 }
@@ -119,6 +151,37 @@ async fn fields(card: &CardArgs) -> anyhow::Result<Map<String, Value>> {
         give("description", Some(json!(text)));
     }
     Ok(fields)
+}
+
+/// A version that is ready: the one with that number, or the newest.
+async fn ready(api: &http::Api, dataset: &str, number: Option<u32>) -> anyhow::Result<Value> {
+    let wanted = |version: &Value| {
+        version["state"] == "ready" && number.is_none_or(|number| version["number"] == number)
+    };
+    let found = all(api, &format!("/v1/datasets/{dataset}/versions")).await?;
+    let newest = found
+        .into_iter()
+        .filter(wanted)
+        .max_by_key(|it| it["number"].as_u64());
+    newest.ok_or_else(|| {
+        coded(
+            Exit::NotFound,
+            "the dataset has no such version that is ready".to_owned(),
+        )
+    })
+}
+
+/// A page of purchases, of one side.
+async fn list_purchases(
+    api: &http::Api,
+    path: &str,
+    args: &PurchasesArgs,
+) -> anyhow::Result<Value> {
+    let mut path = list_path(path, &args.page);
+    if let Some(state) = &args.state {
+        path = format!("{path}&state={state}");
+    }
+    Ok(api.get(&path).await?)
 }
 
 /// Every row of a list.

@@ -31,7 +31,7 @@ use super::{
     all, text,
 };
 use crate::{
-    args::PublishArgs,
+    args::datasets::PublishArgs,
     exit::{Exit, coded},
     output,
 };

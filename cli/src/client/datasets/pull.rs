@@ -1,15 +1,15 @@
 //! Downloads a version: only what is missing, and nothing stays that is not what the manifest says.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use comptoir_domain::{
-    dataset::{ManifestFile, root},
+    dataset::{FilePath, ManifestFile, root},
     digest::Sha256,
 };
 use futures::TryStreamExt as _;
 use indicatif::ProgressBar;
-use reqwest::{Method, StatusCode, header};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::{
     fs::{self, OpenOptions},
@@ -17,18 +17,28 @@ use tokio::{
 };
 
 use super::{
-    super::{blobs::digest_of, http::Api},
-    all, text,
+    super::{
+        blobs::digest_of,
+        http::{Api, ApiError},
+    },
+    all, ready, text,
 };
 use crate::{
-    args::PullArgs,
+    args::datasets::PullArgs,
     exit::{Exit, coded},
     output,
 };
 
+/// Pause before a request that the service asked to wait with.
+const WAIT: Duration = Duration::from_secs(1);
+/// How often it is waited for one file.
+const WAITS_MAX: u32 = 60;
+
 /// Downloads a version into a folder; says what is there then.
 pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
-    let (path, version) = ready(api, &args.dataset, args.number).await?;
+    let versions = format!("/v1/datasets/{}/versions", args.dataset);
+    let version = ready(api, &args.dataset, args.number).await?;
+    let path = format!("{versions}/{}", text(&version, "id")?);
     let mut files = manifest(api, &path, &version).await?;
     if args.samples {
         files.retain(|file| file.is_sample);
@@ -48,7 +58,9 @@ pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
             .context("a file of the manifest is not listed")?;
         let from = format!("{path}/files/{id}/content");
         let fetched = fetch(api, &from, &args.out.join(file.path.as_str()), file, &bar).await;
-        fetched.with_context(|| format!("download {}", file.path))?;
+        fetched.map_err(|error| {
+            explained(error, args.number.is_some(), &version["number"], &file.path)
+        })?;
     }
     bar.finish_and_clear();
     Ok(json!({
@@ -66,32 +78,32 @@ pub async fn find_file(
     (dataset, number): (&str, Option<u32>),
     path: &str,
 ) -> anyhow::Result<(String, Sha256)> {
-    let (address, version) = ready(api, dataset, number).await?;
+    let version = ready(api, dataset, number).await?;
+    let id = text(&version, "id")?.to_owned();
+    let address = format!("/v1/datasets/{dataset}/versions/{id}");
     let files = manifest(api, &address, &version).await?;
     let file = files.into_iter().find(|file| file.path.as_str() == path);
     let file =
         file.ok_or_else(|| coded(Exit::NotFound, format!("the version has no file {path}")))?;
-    Ok((text(&version, "id")?.to_owned(), file.sha256))
+    Ok((id, file.sha256))
 }
 
-/// A ready version of a dataset, by its number, or the newest; and its address.
-async fn ready(api: &Api, dataset: &str, number: Option<u32>) -> anyhow::Result<(String, Value)> {
-    let versions = format!("/v1/datasets/{dataset}/versions");
-    let wanted = |version: &Value| {
-        version["state"] == "ready" && number.is_none_or(|number| version["number"] == number)
+/// Says which file it was. Whoever has a right to an earlier version than the newest hears how to name it.
+fn explained(error: anyhow::Error, named: bool, number: &Value, file: &FilePath) -> anyhow::Error {
+    let refused = matches!(
+        error.downcast_ref(),
+        Some(ApiError::Problem {
+            status: 402 | 403,
+            ..
+        })
+    );
+    let others = number.as_u64() > Some(1);
+    let hint = if refused && !named && others {
+        format!(" of version {number} (an earlier one is named with --number)")
+    } else {
+        String::new()
     };
-    let found = all(api, &versions).await?;
-    let newest = found
-        .into_iter()
-        .filter(wanted)
-        .max_by_key(|it| it["number"].as_u64());
-    let version = newest.ok_or_else(|| {
-        coded(
-            Exit::NotFound,
-            "the dataset has no such version that is ready".to_owned(),
-        )
-    })?;
-    Ok((format!("{versions}/{}", text(&version, "id")?), version))
+    error.context(format!("download {file}{hint}"))
 }
 
 /// The files of a version, which are those that its root names.
@@ -135,7 +147,7 @@ async fn fetch(
             .request(Method::GET, from)
             .header(header::RANGE, format!("bytes={have}-"))
             .header(header::IF_RANGE, format!("\"{}\"", file.sha256));
-        let response = api.send(request).await?;
+        let response = patiently(api, &request).await?;
         let goes_on = response.status() == StatusCode::PARTIAL_CONTENT;
         let mut options = OpenOptions::new();
         options
@@ -163,4 +175,19 @@ async fn fetch(
     }
     fs::rename(&partial, to).await?;
     Ok(())
+}
+
+/// Sends it, and again where the service asks to wait: a version may have more files than a minute has requests.
+async fn patiently(api: &Api, request: &RequestBuilder) -> Result<Response, ApiError> {
+    let mut waits = 0;
+    loop {
+        let again = request.try_clone().expect("a request without a body");
+        match api.send(again).await {
+            Err(ApiError::Problem { status: 429, .. }) if waits < WAITS_MAX => {
+                waits += 1;
+                tokio::time::sleep(WAIT).await;
+            }
+            sent => return sent,
+        }
+    }
 }
