@@ -205,14 +205,14 @@ pub async fn verify_and_tamper(document: &ReceiptDocument, rpc: &Url) -> anyhow:
 }
 
 /// The same by the command line, as a stranger would: `verify` and `bill` pass, and `verify` refuses the file once a
-/// byte of it is changed.
+/// byte of it is changed. A job's charge is recomputed from its `program`, a sale's without.
 ///
 /// # Errors
 /// When a command ends otherwise.
 pub async fn command_line_agrees(
     document: &ReceiptDocument,
     rpc: &Url,
-    program: &Path,
+    program: Option<&Path>,
     folder: &Path,
 ) -> anyhow::Result<()> {
     let file = folder.join(format!("receipt-{}.json", document.receipt.receipt_id));
@@ -231,13 +231,10 @@ pub async fn command_line_agrees(
         comptoir(&verify).await? == 0,
         "`comptoir verify` refuses the receipt"
     );
-    let bill = [
-        OsStr::new("bill"),
-        file.as_os_str(),
-        "--recompute".as_ref(),
-        "--program".as_ref(),
-        program.as_os_str(),
-    ];
+    let mut bill = vec![OsStr::new("bill"), file.as_os_str(), "--recompute".as_ref()];
+    if let Some(program) = program {
+        bill.extend(["--program".as_ref(), program.as_os_str()]);
+    }
     ensure!(
         comptoir(&bill).await? == 0,
         "`comptoir bill --recompute` comes to another charge"

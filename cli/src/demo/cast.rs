@@ -1,4 +1,4 @@
-//! Who plays: the services, a client, two owners with a worker each.
+//! Who plays: the services, a client, two owners with a worker each, and those of the market.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -28,8 +28,15 @@ pub struct Cast {
     pub client: Person,
     pub owners: [Person; 2],
     pub workers: [WorkerProcess; 2],
+    /// Sells a dataset.
+    pub seller: Person,
+    /// Buys it.
+    pub buyer: Person,
+    /// Does not.
+    pub researcher: Person,
     pub digits: Digits,
     pub program: PathBuf,
+    pub data: PathBuf,
     pub folder: PathBuf,
 }
 
@@ -43,14 +50,17 @@ impl Cast {
     ) -> anyhow::Result<Self> {
         let node = start_node(stage, folder).await?;
         let api = Api::new(node.api_url.clone(), None)?;
-        let [client, first, second] = stage
+        let [client, first, second, seller, buyer, researcher] = stage
             .step(
-                "a client and two worker owners sign up and bind their addresses",
+                "a client, two worker owners, a seller and two who want data sign up and bind their addresses",
                 async {
                     let people = [
                         Person::arrive("client", &api).await?,
                         Person::arrive("owner-one", &api).await?,
                         Person::arrive("owner-two", &api).await?,
+                        Person::arrive("seller", &api).await?,
+                        Person::arrive("buyer", &api).await?,
+                        Person::arrive("researcher", &api).await?,
                     ];
                     let lines = people
                         .each_ref()
@@ -66,7 +76,7 @@ impl Cast {
                 async { Ok((Digits::upload(&client.api, data).await?, String::new())) },
             )
             .await?;
-        for person in [&client, &first, &second] {
+        for person in [&client, &first, &second, &seller] {
             node.fund(person.wallet.address()).await?;
         }
         Ok(Self {
@@ -76,8 +86,12 @@ impl Cast {
             client,
             owners: [first, second],
             workers,
+            seller,
+            buyer,
+            researcher,
             digits,
             program: data.join("convnet.pt2"),
+            data: data.to_owned(),
             folder: folder.to_owned(),
         })
     }

@@ -2,6 +2,7 @@
 
 pub mod books;
 mod cast;
+mod market;
 pub mod people;
 mod stage;
 mod story;

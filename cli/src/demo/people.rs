@@ -1,4 +1,4 @@
-//! Who takes part: a client and two worker owners, each with an account, an address, and a session.
+//! Who takes part, each with an account, an address, and a session.
 
 use std::{
     path::Path,
@@ -28,6 +28,8 @@ pub struct Person {
     pub name: &'static str,
     /// Signed in.
     pub api: Api,
+    /// What the service takes for them.
+    pub token: String,
     /// Their key.
     pub wallet: Wallet,
 }
@@ -47,12 +49,18 @@ impl Person {
             .await
             .context("sign in")?;
         let token = tokens["access_token"].as_str().context("no access token")?;
-        let api = api.with_bearer(token);
+        let token = token.to_owned();
+        let api = api.with_bearer(&token);
         let wallet = Wallet::random();
         account::bind(&api, &wallet)
             .await
             .context("bind the address")?;
-        Ok(Self { name, api, wallet })
+        Ok(Self {
+            name,
+            api,
+            token,
+            wallet,
+        })
     }
 }
 

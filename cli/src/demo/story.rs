@@ -10,11 +10,12 @@ use super::{
         found_right, own_leaf, published_leaf, verify_and_tamper,
     },
     cast::Cast,
+    market::{self, Sale},
     people::Person,
     stage::Stage,
     work::{self, Done, complete, submit},
 };
-use crate::{output::whole_tokens, up::commit_gas};
+use crate::{client::receipts, output::whole_tokens, up::commit_gas};
 
 /// What the client deposits: 1,000 tokens.
 const DEPOSIT_BASE: u128 = 1_000 * 10_u128.pow(18);
@@ -34,8 +35,11 @@ pub async fn play(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()> {
     deposit(stage, cast).await?;
     let trained = train(stage, cast).await?;
     let inferred = infer(stage, cast, &trained).await?;
+    let listed = market::publish(stage, cast).await?;
+    let sale = market::sell(stage, cast, &listed).await?;
+    market::refuse(stage, cast, &listed).await?;
     check_books(stage, cast).await?;
-    settle(stage, cast, &[&trained, &inferred]).await?;
+    settle(stage, cast, &[&trained, &inferred], &sale).await?;
     kill_a_worker(stage, cast).await?;
     audit(stage, cast).await
 }
@@ -128,7 +132,7 @@ async fn check_books(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
         .await
 }
 
-async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done]) -> anyhow::Result<()> {
+async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done], sale: &Sale) -> anyhow::Result<()> {
     let receipts = stage
         .step("the batch is committed, and its window passes", async {
             let mut receipts = Vec::new();
@@ -138,6 +142,7 @@ async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done]) -> anyhow::Resul
                     .context("a completed job without a receipt")?;
                 receipts.push(claimable(&cast.client.api, id).await?);
             }
+            receipts.push(claimable(&cast.buyer.api, &sale.receipt).await?);
             let batches: Vec<_> = receipts.iter().map(|it| it.header.id.to_string()).collect();
             let gas = commit_gas(&cast.node, receipts[0].header.id).await?;
             Ok((
@@ -148,8 +153,14 @@ async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done]) -> anyhow::Resul
         .await?;
     stage
         .step(
-            "both owners and the platform claim exactly what the receipts say",
+            "both owners, the seller and the platform claim exactly what the receipts say",
             async {
+                let to_seller = due(&receipts).remove(&cast.seller.wallet.address());
+                ensure!(
+                    to_seller == Some(sale.to_seller),
+                    "the seller is due {} of its price, and the receipts say {to_seller:?}",
+                    sale.to_seller
+                );
                 let figures = claim_all(cast, &receipts).await?;
                 Ok(((), figures))
             },
@@ -162,7 +173,8 @@ async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done]) -> anyhow::Resul
                 let mut refused = 0;
                 for receipt in &receipts {
                     refused += verify_and_tamper(receipt, &cast.rpc).await?;
-                    command_line_agrees(receipt, &cast.rpc, &cast.program, &cast.folder).await?;
+                    let program = is_job(receipt).then_some(cast.program.as_path());
+                    command_line_agrees(receipt, &cast.rpc, program, &cast.folder).await?;
                 }
                 ensure!(refused > 0, "no change was tried");
                 Ok((
@@ -177,6 +189,10 @@ async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done]) -> anyhow::Resul
         .await
 }
 
+fn is_job(document: &ReceiptDocument) -> bool {
+    document.receipt.kind == receipts::JOB_KIND
+}
+
 async fn claim_all(cast: &Cast, receipts: &[ReceiptDocument]) -> anyhow::Result<String> {
     let due = due(receipts);
     let of = |payee: Address| {
@@ -186,7 +202,7 @@ async fn claim_all(cast: &Cast, receipts: &[ReceiptDocument]) -> anyhow::Result<
     };
     let chain = (cast.node.asset.token, &cast.rpc);
     let mut lines = Vec::new();
-    for owner in &cast.owners {
+    for owner in cast.owners.iter().chain([&cast.seller]) {
         let due = of(owner.wallet.address())?;
         let leaf = own_leaf(&owner.api, due).await?;
         let gas = claim_exactly(&owner.wallet, &leaf, due, chain).await?;
@@ -276,7 +292,7 @@ async fn kill_a_worker(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()>
 }
 
 /// What a person can spend, in base units.
-async fn available(person: &Person) -> anyhow::Result<u128> {
+pub async fn available(person: &Person) -> anyhow::Result<u128> {
     let balance = person.api.get("/v1/balance").await?;
     let amount = balance["available"]["amount"].as_str();
     Ok(amount.context("a balance without an amount")?.parse()?)

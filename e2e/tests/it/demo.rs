@@ -21,4 +21,13 @@ fn the_main_job_runs_from_deposit_to_claim() {
         story.contains("VERDICT: the main job ran from deposit to claim"),
         "{story}"
     );
+    for figure in [
+        "25 tokens were held, and charged with the first byte that was served",
+        "2 files pulled: the bytes that the seller published, under the same root",
+        "(payment_required)",
+        "seller received 23.75 tokens",
+        "3 receipts hold",
+    ] {
+        assert!(story.contains(figure), "no {figure:?} in {story}");
+    }
 }
