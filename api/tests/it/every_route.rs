@@ -51,6 +51,9 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/blobs/{sha256}", |app, owner| {
         Box::pin(crate::blobs::make(app, owner))
     }),
+    ("/v1/contributions/{contribution}/withdraw", |app, giver| {
+        Box::pin(crate::contributions::make_given(app, giver))
+    }),
     ("/v1/contributions/{contribution}", |app, owner| {
         Box::pin(crate::contributions::make(app, owner))
     }),

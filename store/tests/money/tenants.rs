@@ -254,9 +254,10 @@ const OF_NOBODY: &[&str] = &[
     "unstable_classes",
 ];
 
-/// What has a door in its wall. `listed`: everybody looks at what a seller has listed. `entitled`, `taken`: who has a right to it, or took it, looks at
-/// it still.
+/// What has a door in its wall. `listed`: everybody looks at what a seller has listed. `entitled`, `taken`, `contributed`: who has a right to it, took
+/// it, or gave to it, looks at it still.
 const DOORS: &[(&str, &str)] = &[
+    ("contributed", "contribution_terms"),
     ("entitled", "dataset_versions"),
     ("entitled", "datasets"),
     ("listed", "dataset_files"),
@@ -274,7 +275,7 @@ async fn every_table_that_the_api_reads_has_a_wall_unless_it_is_nobodys(db: PgPo
              SELECT count(*) > 0 AND (bool_or(NOT polpermissive AND walls) OR bool_and(walls) FILTER (WHERE polpermissive))
              FROM (
                  SELECT polpermissive, pg_get_expr(polqual, polrelid) ~ 'sees_(all|account|owner)' AS walls FROM pg_policy
-                 WHERE polrelid = c.oid AND polcmd IN ('*', 'r') AND polname NOT IN ('listed', 'entitled', 'taken')
+                 WHERE polrelid = c.oid AND polcmd IN ('*', 'r') AND polname NOT IN ('listed', 'entitled', 'taken', 'contributed')
                    AND (polroles = '{0}' OR 'comptoir_api'::regrole = ANY (polroles))
              ) it
          ), false)
@@ -295,7 +296,7 @@ async fn every_table_that_the_api_reads_has_a_wall_unless_it_is_nobodys(db: PgPo
     assert!(tables.len() > 55, "the catalogue is read: {tables:?}");
     let doors: Vec<(String, String)> = sqlx::query_as(
         "SELECT polname::text, polrelid::regclass::text FROM pg_policy
-         WHERE polname IN ('listed', 'entitled', 'taken') AND polcmd = 'r' ORDER BY 1, 2",
+         WHERE polname IN ('listed', 'entitled', 'taken', 'contributed') AND polcmd = 'r' ORDER BY 1, 2",
     )
     .fetch_all(&db)
     .await

@@ -168,17 +168,27 @@ fn uuid_of(contribution: &str) -> uuid::Uuid {
 
 /// For the walk over every route: a contribution to a dataset of the owner.
 pub async fn make(app: &TestApp, owner: &Session) -> Vec<String> {
-    let asset = market::open(app).await.0;
     let giver = app.bound_session().await.0;
+    contribution(app, owner, &giver).await
+}
+
+/// For the walk over every route: what this account offered to somebody.
+pub async fn make_given(app: &TestApp, giver: &Session) -> Vec<String> {
+    let owner = app.bound_session().await.0;
+    contribution(app, &owner, giver).await
+}
+
+async fn contribution(app: &TestApp, owner: &Session, giver: &Session) -> Vec<String> {
+    let asset = market::open(app).await.0;
     let (dataset, _, _) = datasets::published(app, owner, &[("a.csv", b"a\n1\n")]).await;
     datasets::act(app, owner, &format!("{dataset}/list"))
         .await
         .expect(StatusCode::OK);
     invite(app, owner, &asset, &dataset).await;
-    let (_, version, _) = datasets::published(app, &giver, &[("b.csv", b"a\n2\n")]).await;
+    let (_, version, _) = datasets::published(app, giver, &[("b.csv", b"a\n2\n")]).await;
     let body = json!({ "version": id_of(&version) });
     let path = format!("{dataset}/contributions");
-    let made = app.post(&path, &body).by(&giver).send().await;
+    let made = app.post(&path, &body).by(giver).send().await;
     vec![made.expect(StatusCode::CREATED).text("/id").to_owned()]
 }
 

@@ -110,9 +110,9 @@ async fn a_link_ends_with_its_two_minutes_and_with_the_right(db: PgPool) {
     shop.act(&format!("{rental}/end"))
         .await
         .expect(StatusCode::OK);
-    // The right was taken back; the link holds for longer.
+    // The right is over; the link would hold for longer.
     let refused = shop.follow(&young).await;
-    refused.expect_problem(StatusCode::PAYMENT_REQUIRED, "payment_required");
+    refused.expect_problem(StatusCode::GONE, "entitlement_expired");
     let unknown = shop.follow("/v1/links/cdl_x").await;
     unknown.expect(StatusCode::NOT_FOUND);
     // A day later the service has forgotten it.
