@@ -7,6 +7,7 @@ pub mod asset;
 pub mod atto;
 pub mod audit;
 pub mod bill;
+pub mod catalog;
 pub mod charge;
 pub mod contribution;
 pub mod credential;

@@ -17,6 +17,7 @@ pub mod attempts;
 pub mod audit;
 pub mod batches;
 pub mod blobs;
+pub mod catalog;
 pub mod chain;
 pub mod charges;
 pub mod codec;

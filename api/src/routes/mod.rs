@@ -8,6 +8,7 @@ mod balance;
 mod balance_alert;
 mod batches;
 mod blobs;
+mod catalog;
 mod claims;
 mod contribution_terms;
 mod contributions;
@@ -73,6 +74,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(balance_alert::router())
         .merge(batches::router())
         .merge(blobs::router())
+        .merge(catalog::router())
         .merge(claims::router())
         .merge(contribution_terms::router())
         .merge(contributions::router())

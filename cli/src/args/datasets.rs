@@ -23,6 +23,8 @@ pub enum Dataset {
     Publish(PublishArgs),
     /// Your datasets, newest first.
     List(ListArgs),
+    /// Searches what is listed.
+    Search(SearchArgs),
     /// One dataset and its versions.
     Show {
         /// Its id.
@@ -126,4 +128,28 @@ pub struct PullArgs {
     /// The folder to write to.
     #[arg(long, default_value = ".")]
     pub out: PathBuf,
+}
+
+/// What is searched for.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// Words of its title, name, tags or description; none: anything.
+    pub words: Vec<String>,
+    /// A tag that it has; several times: all of them.
+    #[arg(long)]
+    pub tag: Vec<String>,
+    /// What one of its files is.
+    #[arg(long)]
+    pub format: Option<String>,
+    /// It has an open offer of this kind.
+    #[arg(long)]
+    pub offer: Option<String>,
+    /// Base units that such an offer costs at most.
+    #[arg(long, requires = "offer")]
+    pub max_price: Option<String>,
+    /// newest, relevance or price.
+    #[arg(long)]
+    pub sort: Option<String>,
+    #[command(flatten)]
+    pub page: ListArgs,
 }

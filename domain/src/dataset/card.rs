@@ -67,7 +67,7 @@ impl Card {
         for (place, tag) in self.tags.iter().enumerate().take(TAGS_MAX) {
             refuse(
                 &format!("/tags/{place}"),
-                (!is_word(tag, TAG_CHARS_MAX)).then(|| word(TAG_CHARS_MAX)),
+                (!is_tag(tag)).then(|| word(TAG_CHARS_MAX)),
             );
         }
         refusals
@@ -84,6 +84,12 @@ pub fn check_notes(notes: &str) -> Option<String> {
 #[must_use]
 pub fn check_deprecation(message: &str) -> Option<String> {
     line(message, DEPRECATION_CHARS_MAX)
+}
+
+/// Can a dataset have this tag?
+#[must_use]
+pub fn is_tag(text: &str) -> bool {
+    is_word(text, TAG_CHARS_MAX)
 }
 
 fn word(chars: usize) -> String {

@@ -9,7 +9,9 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use card::{Card, DEPRECATION_CHARS_MAX, NOTES_BYTES_MAX, check_deprecation, check_notes};
+pub use card::{
+    Card, DEPRECATION_CHARS_MAX, NOTES_BYTES_MAX, check_deprecation, check_notes, is_tag,
+};
 pub use manifest::{Column, Facts, InvalidFacts, ManifestFile, leaf, manifest, root};
 pub use path::{FilePath, InvalidPath, PATH_BYTES_MAX, conflict};
 

@@ -238,6 +238,9 @@ const OF_NOBODY: &[&str] = &[
     // A blob is known by its digest; whose it is stands in `blob_owners`. What programs are is the same for all.
     "blobs",
     "programs",
+    // What is listed is for everybody who signed in.
+    "catalog",
+    "catalog_prices",
     "chain_cursors",
     "eth_attempts",
     "eth_intents",

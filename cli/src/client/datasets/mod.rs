@@ -2,6 +2,7 @@
 
 mod publish;
 mod pull;
+mod search;
 mod sell;
 mod take;
 
@@ -73,6 +74,9 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
         }
         Dataset::List(page) => {
             output.list(&api.get(&list_path("/v1/datasets", page)).await?, DATASET);
+        }
+        Dataset::Search(args) => {
+            output.list(&api.get(&search::path(args)).await?, search::ITEM);
         }
         Dataset::Show { id } => {
             let mut dataset = api.get(&format!("/v1/datasets/{id}")).await?;
