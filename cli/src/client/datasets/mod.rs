@@ -21,6 +21,14 @@ use crate::{
     exit::{Exit, coded},
 };
 
+/// What is shown of one dataset beside that.
+const SHOWN: &[&str] = &[
+    "tags",
+    "deprecation",
+    "provenance",
+    "description",
+    "versions",
+];
 const DATASET: &[&str] = &["id", "name", "title", "state", "licence", "created_at"];
 const PURCHASE: &[&str] = &[
     "id",
@@ -79,22 +87,8 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
             output.list(&api.get(&search::path(args)).await?, search::ITEM);
         }
         Dataset::Show { id } => {
-            let mut dataset = api.get(&format!("/v1/datasets/{id}")).await?;
-            let versions = api
-                .get(&format!("/v1/datasets/{id}/versions?limit=100"))
-                .await?;
-            dataset["versions"] = versions["data"].clone();
-            let fields = [
-                DATASET,
-                &[
-                    "tags",
-                    "deprecation",
-                    "provenance",
-                    "description",
-                    "versions",
-                ],
-            ];
-            output.object(&dataset, &fields.concat());
+            let fields = [DATASET, SHOWN].concat();
+            output.object(&show(&api, id).await?, &fields);
         }
         Dataset::Edit { id, card } => {
             output.object(&edit(&api, id, card).await?, DATASET);
@@ -122,6 +116,15 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
         Dataset::Take(verb) => take::run(context, &api, verb).await?,
     }
     Ok(())
+}
+
+/// A dataset, with its newest versions.
+async fn show(api: &http::Api, id: &str) -> anyhow::Result<Value> {
+    let path = format!("/v1/datasets/{id}");
+    let mut dataset = api.get(&path).await?;
+    let versions = api.get(&format!("{path}/versions?limit=100")).await?;
+    dataset["versions"] = versions["data"].clone();
+    Ok(dataset)
 }
 
 /// Changes what is given of a card, and nothing that somebody else changed in the meantime.
