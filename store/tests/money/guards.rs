@@ -66,10 +66,11 @@ async fn no_service_may_write_a_balance_or_change_what_was_posted(db: PgPool) {
         (&money.scheduler, "UPDATE releases SET amount_base = 1"),
         (&money.api, "UPDATE charge_carries SET cum_atto = 0"),
         (&money.settler, "UPDATE charge_carries SET cum_atto = 0"),
-        (&money.api, "UPDATE split_parties SET carry = 0"),
+        (&money.settler, "UPDATE split_parties SET carry = 0"),
         (&money.api, "UPDATE releases SET released_base = 0"),
         (&money.scheduler, "UPDATE releases SET state = 'released'"),
-        (&money.api, "INSERT INTO receipts DEFAULT VALUES"),
+        // The api charges what it sells, and no job.
+        (&money.api, "INSERT INTO receipts (kind) VALUES (1)"),
         (&money.settler, "INSERT INTO receipts DEFAULT VALUES"),
     ] {
         let error = sqlx::query(statement)
