@@ -50,6 +50,17 @@ text_enum! {
     }
 }
 
+impl OfferKind {
+    /// What whoever takes an offer of this kind may do.
+    #[must_use]
+    pub const fn allows(self) -> Allows {
+        match self {
+            Self::ComputeOnly => Allows::Compute,
+            Self::Buy | Self::Rent | Self::Subscribe | Self::Free => Allows::Download,
+        }
+    }
+}
+
 /// What an offer promises, beside its price. It never changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
@@ -176,17 +187,6 @@ impl Terms {
             (OfferKind::Rent, Some(seconds)) => price.times(u64::from(seconds)),
             (OfferKind::ComputeOnly, _) => Some(Amount::ZERO),
             _ => Some(price),
-        }
-    }
-
-    /// What whoever has it may do.
-    #[must_use]
-    pub const fn allows(&self) -> Allows {
-        match self.kind {
-            OfferKind::ComputeOnly => Allows::Compute,
-            OfferKind::Buy | OfferKind::Rent | OfferKind::Subscribe | OfferKind::Free => {
-                Allows::Download
-            }
         }
     }
 }

@@ -60,6 +60,9 @@ pub enum SaleError {
     /// Nothing of this payer is held for it, or not any more, or too little.
     #[error("what is held does not cover the charge")]
     NotCovered,
+    /// The split version was closed in this very moment; the transaction may be tried again.
+    #[error("the split version was closed meanwhile")]
+    SplitClosed,
     /// A number is out of bounds.
     #[error("bill the sale")]
     Bill(#[from] BillError),
@@ -107,9 +110,9 @@ pub(crate) async fn charge(
         return Err(SaleError::NotCovered);
     }
     holds::end(tx, source, now).await?;
-    let standing = splits::find(tx, version)
-        .await?
-        .ok_or(sqlx::Error::RowNotFound)?;
+    // Looked at again under the lock of its dust: nothing is carried by a version that was closed since.
+    let standing = splits::find(tx, version).await?.filter(|it| !it.closed);
+    let standing = standing.ok_or(SaleError::SplitClosed)?;
     let (bill, shared) = it.of.bill(version, &split, &standing.carries)?;
     splits::save_carries(tx, version, &shared.carries).await?;
     let rest = held

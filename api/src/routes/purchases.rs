@@ -177,7 +177,7 @@ impl PurchaseBody {
             version: purchase.version,
             offer: purchase.offer,
             price_number: purchase.price_number,
-            allows: purchase.allows(),
+            allows: purchase.kind.allows(),
             subscription: purchase.subscription,
             price: MoneyBody::new(purchase.amount, asset),
             charged: purchase.charged.map(|it| MoneyBody::new(it, asset)),
@@ -446,17 +446,7 @@ async fn refund_purchase(
     change(state, Identity::clone(&caller), id, move |tx, purchase| {
         Box::pin(async move {
             let purchase = own(purchase, buyer)?;
-            if purchase.state == PurchaseState::Refunded {
-                return Ok(());
-            }
-            if purchase.seconds.is_some() {
-                return Err(not_ended(EndError::Kind));
-            }
-            let is_over = purchase.final_at.is_some_and(|at| at <= now);
-            if is_over {
-                return Err(not_ended(EndError::NotOpen(PurchaseState::Settled)));
-            }
-            purchases::refund(tx, &purchase, "given back by the buyer", now)
+            purchases::refund_to_buyer(tx, &purchase, now)
                 .await
                 .map_err(not_ended)
         })
@@ -482,9 +472,6 @@ async fn end_purchase(
     change(state, Identity::clone(&caller), id, move |tx, purchase| {
         Box::pin(async move {
             let purchase = own(purchase, buyer)?;
-            if purchase.finality == Some(Finality::EndedByBuyer) {
-                return Ok(());
-            }
             purchases::end_by_buyer(tx, &purchase, now)
                 .await
                 .map_err(not_ended)

@@ -118,6 +118,29 @@ async fn end_early(
     Ok(receipt)
 }
 
+/// Gives back to its buyer something that was bought for good, of which nothing was read, while its window is open. Again changes nothing. The
+/// transaction must see everybody.
+///
+/// # Errors
+/// When it is final, lasts for some time, or was read.
+pub async fn refund_to_buyer(
+    tx: &mut PgTransaction<'_>,
+    purchase: &Purchase,
+    now: OffsetDateTime,
+) -> Result<(), EndError> {
+    if purchase.state == PurchaseState::Refunded {
+        return Ok(());
+    }
+    if purchase.seconds.is_some() {
+        return Err(EndError::Kind);
+    }
+    // Its step may be late.
+    if purchase.final_at.is_some_and(|at| at <= now) {
+        return Err(EndError::NotOpen(PurchaseState::Settled));
+    }
+    refund(tx, purchase, "given back by the buyer", now).await
+}
+
 /// Ends a rental or a subscription for its buyer: its running period, the one after it that was begun already, and its renewal. The transaction
 /// must see everybody.
 ///
@@ -128,6 +151,9 @@ pub async fn end_by_buyer(
     purchase: &Purchase,
     now: OffsetDateTime,
 ) -> Result<(), EndError> {
+    if purchase.finality == Some(Finality::EndedByBuyer) {
+        return Ok(());
+    }
     end_early(tx, purchase, Finality::EndedByBuyer, now).await?;
     let Some(subscription) = purchase.subscription else {
         return Ok(());
@@ -232,7 +258,7 @@ async fn sold(conn: &mut PgConnection, purchase: &Purchase) -> Result<Sha256, En
 /// The digest of the right that was given: `{allows, buyer, dataset, from, purchase, until, version}` in canonical form.
 fn right(purchase: &Purchase) -> Sha256 {
     let document = json!({
-        "allows": purchase.allows(),
+        "allows": purchase.kind.allows(),
         "buyer": purchase.account,
         "dataset": purchase.dataset,
         "from": purchase.starts_at.map(text),

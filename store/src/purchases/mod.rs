@@ -12,7 +12,7 @@ use comptoir_domain::{
         AccountId, DatasetId, DatasetVersionId, OfferId, PurchaseId, ReceiptId, SplitVersionId,
         SubscriptionId,
     },
-    offer::{Allows, OfferKind},
+    offer::OfferKind,
     purchase::{Finality, PurchaseState},
 };
 use sqlx::{PgConnection, types::BigDecimal};
@@ -24,7 +24,7 @@ use crate::{
     codec::{to_address, to_amount, to_enum},
 };
 
-pub use end::{Due, EndError, due, end_by_buyer, make_final, refund, step};
+pub use end::{Due, EndError, due, end_by_buyer, make_final, refund, refund_to_buyer, step};
 pub use requests::{AnswerError, approve, deny};
 pub use take::{NewPurchase, TakeError, Taken, take};
 pub(crate) use take::{Period, begin_period};
@@ -86,19 +86,6 @@ pub struct Purchase {
     pub ended_at: Option<OffsetDateTime>,
     /// The receipt of its charge.
     pub receipt: Option<ReceiptId>,
-}
-
-impl Purchase {
-    /// What its buyer may do.
-    #[must_use]
-    pub const fn allows(&self) -> Allows {
-        match self.kind {
-            OfferKind::ComputeOnly => Allows::Compute,
-            OfferKind::Buy | OfferKind::Rent | OfferKind::Subscribe | OfferKind::Free => {
-                Allows::Download
-            }
-        }
-    }
 }
 
 /// Whose purchases are listed.

@@ -202,7 +202,7 @@ async fn refuse_again(
         new.account.0,
         offer.dataset.0,
         offer.terms.version.map(|it| it.0),
-        offer.terms.allows().as_str(),
+        offer.terms.kind.allows().as_str(),
         now,
     )
     .fetch_optional(&mut **tx)
@@ -361,7 +361,7 @@ pub(super) async fn grant(
         purchase.dataset.0,
         purchase.version.map(|it| it.0),
         purchase.id.0,
-        purchase.allows().as_str(),
+        purchase.kind.allows().as_str(),
         starts_at,
         ends_at,
         now,
