@@ -20,7 +20,7 @@ use comptoir_store::{
 use crate::{
     AppState, FieldError, Problem,
     reading::{self, Bytewise, ReadError},
-    routes::require_ready,
+    routes::{blocked, require_ready},
     sealed::SealedFile,
 };
 
@@ -56,7 +56,8 @@ pub(crate) async fn read(
         return Err(Problem::not_found().errors(at_each(spec, "dataset_version", None, unknown)));
     };
     require_ready(&version)?;
-    let terms = standing.judge(spec.program()).map_err(refused)?;
+    let terms = standing.judge(spec.program());
+    let terms = terms.map_err(|error| refused(state, error))?;
     let files = dataset_files::find_by_digests(&mut connection, id, wanted.iter().copied()).await?;
     drop(connection);
     let missing = wanted.iter().filter(|it| !files.contains_key(it));
@@ -125,8 +126,9 @@ fn at_each(spec: &JobSpec, field: &str, file: Option<Sha256>, detail: &str) -> V
         .collect()
 }
 
-fn refused(error: NoRight) -> Problem {
+fn refused(state: &AppState, error: NoRight) -> Problem {
     match error {
+        NoRight::Blocked(takedown) => blocked(state, takedown),
         NoRight::NotEntitled => Problem::new(
             StatusCode::FORBIDDEN,
             "not_entitled",

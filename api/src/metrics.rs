@@ -10,6 +10,8 @@ pub const DATASETS_UNAVAILABLE: &str = "api_datasets_unavailable_total";
 pub const PURCHASE_STEPS: &str = "api_purchase_steps_total";
 /// Contributions that nobody answered in time.
 pub const CONTRIBUTIONS_LAPSED: &str = "api_contributions_lapsed_total";
+/// Takedowns that their clock decided, by what they became.
+pub const TAKEDOWNS_OVERDUE: &str = "api_takedowns_overdue_total";
 
 /// Tells the recorder what they mean; once, after it is installed.
 pub fn describe() {
@@ -32,5 +34,9 @@ pub fn describe() {
     metrics::describe_counter!(
         CONTRIBUTIONS_LAPSED,
         "Contributions that nobody answered in time"
+    );
+    metrics::describe_counter!(
+        TAKEDOWNS_OVERDUE,
+        "Takedowns that their clock decided, by what they became"
     );
 }

@@ -41,6 +41,7 @@ const NO_SCOPES: [&str; 0] = [];
         (name = "datasets", description = "Datasets: cards, versions, their files, and downloads"),
         (name = "market", description = "Offers of datasets, purchases, subscriptions and sales"),
         (name = "contributions", description = "What others add to a dataset, for a reward and a share of its sales"),
+        (name = "takedowns", description = "Datasets that somebody says must not be here, and what their sellers say to that"),
         (name = "workers", description = "Your own workers, and tokens that join new ones"),
         (name = "money", description = "Balance, statement, prices and withdrawals"),
         (name = "settlement", description = "Receipts, batches and their leaves, and what can be claimed on-chain"),

@@ -6,6 +6,7 @@ use comptoir_domain::{
     audit::{Action, Actor, Event},
     digest::Sha256,
     id::AccountId,
+    takedown::TakedownState,
 };
 use comptoir_store::{
     PgTransaction,
@@ -17,6 +18,7 @@ use comptoir_store::{
     notices::{self as outbox, ATTEMPTS_MAX, DueNotice},
     password_resets, purchases,
     releases::{self, WithdrawalError},
+    takedowns::{self, ActError},
 };
 use time::Duration;
 
@@ -24,7 +26,7 @@ use crate::{
     AppState,
     auth::keys::random,
     mail::{Letter, Mailer},
-    metrics::{CONTRIBUTIONS_LAPSED, PURCHASE_STEPS},
+    metrics::{CONTRIBUTIONS_LAPSED, PURCHASE_STEPS, TAKEDOWNS_OVERDUE},
     notices::{self, Notice},
     shredding,
 };
@@ -49,6 +51,9 @@ pub enum StepError {
     /// Contributions that nobody answered could not be given up.
     #[error("give up contributions")]
     Lapse(#[from] AnswerError),
+    /// Takedowns whose clock has run out could not be decided.
+    #[error("decide takedowns")]
+    Takedown(#[from] ActError),
     /// Postgres failed.
     #[error("a step of the api")]
     Database(#[from] sqlx::Error),
@@ -69,6 +74,7 @@ pub async fn step(state: &AppState) -> Result<usize, StepError> {
     done += release_what_is_left(state).await?;
     done += answer_reset_requests(state).await?;
     done += purchases_due(state).await?;
+    done += decide_takedowns(state).await?;
     done += forget_links(state).await?;
     done += give_up_contributions(state).await?;
     done += shredding::shred_forgotten(state).await?;
@@ -154,6 +160,33 @@ async fn purchases_due(state: &AppState) -> Result<usize, StepError> {
             }
         };
         metrics::counter!(PURCHASE_STEPS, "outcome" => outcome).increment(1);
+    }
+    Ok(done)
+}
+
+/// Decides takedowns whose clock has run out: one that nobody contested is right, one that nobody decided is wrong.
+async fn decide_takedowns(state: &AppState) -> Result<usize, StepError> {
+    let now = state.now();
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let overdue = takedowns::overdue(&mut *state.db.acquire().await?, now, limit).await?;
+    let mut done = 0;
+    for id in overdue {
+        let mut tx = state.db.begin().await?;
+        let Some(decided) = takedowns::expire(&mut tx, id, now).await? else {
+            continue;
+        };
+        let action = match decided.state {
+            TakedownState::Upheld => Action::TakedownUpheld,
+            _ => Action::TakedownRejected,
+        };
+        let event = Event::new(SERVICE, action, id.to_string())
+            .of_account(decided.seller)
+            .with("dataset_id", decided.dataset.to_string());
+        audit::append(&mut tx, &event, now).await?;
+        tx.commit().await?;
+        tracing::warn!(takedown.id = %id, state = %decided.state, "the clock decided a takedown");
+        metrics::counter!(TAKEDOWNS_OVERDUE, "state" => decided.state.as_str()).increment(1);
+        done += 1;
     }
     Ok(done)
 }

@@ -121,6 +121,14 @@ actions! {
     RefundApproved = "refund.approved",
     /// It was turned down.
     RefundRejected = "refund.rejected",
+    /// An operator blocked a dataset.
+    TakedownFrozen = "takedown.frozen",
+    /// An operator saw no reason to block a dataset.
+    TakedownDismissed = "takedown.dismissed",
+    /// A takedown was upheld, by an operator or its clock.
+    TakedownUpheld = "takedown.upheld",
+    /// A takedown was rejected, by an operator or its clock.
+    TakedownRejected = "takedown.rejected",
     /// A price was published.
     PricePublished = "price.published",
     /// An asset was registered with its contract.

@@ -1,6 +1,6 @@
 //! Datasets as inputs of jobs: under which right a job reads one, and on what terms.
 
-use crate::{bill::DataPrice, digest::Sha256};
+use crate::{bill::DataPrice, digest::Sha256, id::TakedownId};
 
 /// On what terms jobs compute on a dataset that is not handed out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub struct ComputeTerms {
 /// How an account stands to a version of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
+    /// What blocks the dataset, if it is blocked: then nobody reads it.
+    pub blocked_by: Option<TakedownId>,
     /// Is it the seller's own, or may the account download it? Then jobs on it cost nothing extra.
     pub may_read: bool,
     /// The terms that the account may compute under, if there are any.
@@ -29,6 +31,9 @@ pub struct Standing {
 /// Why a job may not read a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoRight {
+    /// The dataset is blocked.
+    #[error("{0} blocks the dataset")]
+    Blocked(TakedownId),
     /// The account never had a right.
     #[error("the account has no right to compute on the dataset")]
     NotEntitled,
@@ -46,6 +51,9 @@ impl Standing {
     /// # Errors
     /// When it may not.
     pub fn judge(self, program: Sha256) -> Result<Option<ComputeTerms>, NoRight> {
+        if let Some(takedown) = self.blocked_by {
+            return Err(NoRight::Blocked(takedown));
+        }
         match self.terms {
             _ if self.may_read => Ok(None),
             Some(terms) => {
@@ -82,6 +90,7 @@ mod tests {
     #[test]
     fn who_may_read_computes_for_nothing_with_any_program() {
         let standing = Standing {
+            blocked_by: None,
             may_read: true,
             terms: Some(terms()),
             had_right: true,
@@ -94,6 +103,7 @@ mod tests {
         let judge = |terms, had_right, program: &[u8]| {
             let may_read = false;
             let standing = Standing {
+                blocked_by: None,
                 may_read,
                 terms,
                 had_right,
@@ -105,5 +115,18 @@ mod tests {
         assert_eq!(judge(Some(terms()), false, b"any"), Err(NoRight::Program));
         assert_eq!(judge(None, true, b"known"), Err(NoRight::Ended));
         assert_eq!(judge(None, false, b"known"), Err(NoRight::NotEntitled));
+    }
+
+    #[test]
+    fn nobody_computes_on_what_is_blocked() {
+        let takedown = TakedownId::generate();
+        let standing = Standing {
+            blocked_by: Some(takedown),
+            may_read: true,
+            terms: Some(terms()),
+            had_right: true,
+        };
+        let judged = standing.judge(Sha256::of(b"known"));
+        assert_eq!(judged, Err(NoRight::Blocked(takedown)));
     }
 }

@@ -125,6 +125,8 @@ typed_ids! {
     SubscriptionId = "sub",
     /// What somebody offers to add to the dataset of another.
     ContributionId = "con",
+    /// That somebody wants a dataset to be blocked.
+    TakedownId = "tkd",
     /// What a buyer may do with a dataset, and until when.
     EntitlementId = "ent",
     /// One request that bytes of a dataset were handed out for.

@@ -139,6 +139,27 @@ impl EntryKind {
     }
 }
 
+/// What was earned, and may be held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Earned {
+    /// Work on a job.
+    Work(JobId),
+    /// The data's part of a job.
+    Data(JobId),
+    /// A sale.
+    Sale(PurchaseId),
+}
+
+impl fmt::Display for Earned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Work(job) => job.fmt(f),
+            Self::Data(job) => write!(f, "{job}:data"),
+            Self::Sale(purchase) => purchase.fmt(f),
+        }
+    }
+}
+
 /// Why an entry exists. Each source makes one entry, ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -170,10 +191,10 @@ pub enum Source {
     Seal(String),
     /// A split version that was closed.
     SplitClose(SplitVersionId),
-    /// What an owner earned with a job is past its holdback.
-    HoldbackRelease(JobId, Address),
-    /// What an owner earned with a job is forfeited.
-    Forfeit(JobId, Address),
+    /// What an owner earned is held back no longer.
+    HoldbackRelease(Earned, Address),
+    /// What an owner earned is forfeited.
+    Forfeit(Earned, Address),
     /// A run that confirmed another's result.
     AuditPay(AttemptId),
     /// The entry that is taken back.
@@ -248,8 +269,8 @@ impl Source {
             | Self::ContributionCharge(id) => id.to_string(),
             Self::WithdrawalHold(id) | Self::WithdrawalHoldRelease(id) => id.to_string(),
             Self::SplitClose(id) => id.to_string(),
-            Self::HoldbackRelease(job, owner) | Self::Forfeit(job, owner) => {
-                format!("{job}:{owner:#x}")
+            Self::HoldbackRelease(earned, owner) | Self::Forfeit(earned, owner) => {
+                format!("{earned}:{owner:#x}")
             }
             Self::AuditPay(id) => id.to_string(),
             Self::Reversal(id) => id.to_string(),

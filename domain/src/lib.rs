@@ -44,6 +44,7 @@ pub mod shuffle;
 pub mod spend_limit;
 pub mod split;
 pub mod strict;
+pub mod takedown;
 pub mod tensors;
 pub mod verdict;
 pub mod webhook;

@@ -192,6 +192,26 @@ pub const ALL: &[Code] = &[
         "The request was answered before, or its time is over.",
     ),
     code(
+        "dataset_blocked",
+        451,
+        "A takedown, which the detail names, blocks the dataset: nothing of it is sold, handed out or computed on until that is decided. The `Link` header names who blocks it.",
+    ),
+    code(
+        "takedown_filed",
+        409,
+        "The account has filed a takedown of the dataset that is not decided; the detail says which.",
+    ),
+    code(
+        "too_many_takedowns",
+        409,
+        "Twenty takedowns of the account wait for a decision. Wait for one, or withdraw one.",
+    ),
+    code(
+        "takedown_state",
+        409,
+        "The takedown stands where this cannot be done to it, or its clock has run out; the detail says which.",
+    ),
+    code(
         "contributions_closed",
         409,
         "The dataset takes no contributions: its owner invites nobody now, or took it off the list.",

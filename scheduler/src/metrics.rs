@@ -10,6 +10,10 @@ pub const FAULTS: &str = "scheduler_attempt_faults_total";
 pub const VERDICTS: &str = "scheduler_verdicts_total";
 /// Jobs whose held-back pay was moved, by fate.
 pub const HOLDBACKS: &str = "scheduler_holdbacks_total";
+/// Shares of proceeds of blocked datasets that were moved, by fate.
+pub const PROCEEDS: &str = "scheduler_held_proceeds_total";
+/// Shares of proceeds of blocked datasets that wait for a decision.
+pub const PROCEEDS_HELD: &str = "scheduler_held_proceeds";
 /// Confirming runs that the house has not paid yet.
 pub const AUDITS_OWED: &str = "scheduler_audits_owed";
 /// Replicas that wait for a worker.
@@ -37,6 +41,14 @@ pub fn describe() {
     metrics::describe_gauge!(
         AUDITS_OWED,
         "Confirming runs that the house has not paid yet"
+    );
+    metrics::describe_counter!(
+        PROCEEDS,
+        "Shares of proceeds of blocked datasets that were moved, by fate"
+    );
+    metrics::describe_gauge!(
+        PROCEEDS_HELD,
+        "Shares of proceeds of blocked datasets that wait for a decision"
     );
     metrics::describe_gauge!(WAITING, "Replicas that wait for a worker");
     metrics::describe_gauge!(LEASED, "Replicas that a worker has");

@@ -10,8 +10,8 @@ use comptoir_domain::{
     bill::{Bill, BillError, Billed, DataPrice, Explanation},
     charge::ChargeCarry,
     digest::Sha256,
-    id::{AccountId, HoldId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
-    ledger::{AccountKey, Entry, EntryKind, Lines, Source},
+    id::{AccountId, DatasetId, HoldId, JobId, JournalEntryId, ReceiptId, SplitVersionId},
+    ledger::{AccountKey, Earned, Entry, EntryKind, Lines, Source},
     price::{self, Meter, PriceVersion},
     split::{self, InvalidSplit, Party, Split},
 };
@@ -22,7 +22,10 @@ use crate::{
     PgTransaction, assets,
     codec::{to_address, to_numeric, to_wide, wide_to_numeric},
     dataset_inputs::DataCharge,
-    holdback::{self, Earners},
+    holdback::{
+        self, Earners,
+        proceeds::{self, Proceeds},
+    },
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
     receipts::{self, Receipt, ReceiptShare, Subject},
@@ -159,9 +162,20 @@ struct Shared<'c> {
 
 /// The data's side of a charge whose parties are known.
 struct SharedData {
+    /// The dataset, where it is blocked: its side is held back.
+    blocked: Option<DatasetId>,
     terms: DataPrice,
     split: Split,
     version: SplitVersionId,
+}
+
+impl SharedData {
+    fn account_of(&self, party: &Party) -> AccountKey {
+        match self.blocked {
+            Some(_) => proceeds::account_of(party.payee),
+            None => splits::account_of(party),
+        }
+    }
 }
 
 impl Shared<'_> {
@@ -214,7 +228,8 @@ fn accounts(shared: &[Shared<'_>]) -> Vec<AccountKey> {
         let payees = it.split.parties().iter();
         accounts.extend(payees.map(|party| account_of(party, it.earners)));
         if let Some(data) = &it.data {
-            accounts.extend(data.split.parties().iter().map(splits::account_of));
+            let parties = data.split.parties().iter();
+            accounts.extend(parties.map(|party| data.account_of(party)));
             accounts.push(AccountKey::SplitDust(data.version));
         }
         accounts.extend([
@@ -252,9 +267,14 @@ async fn prepare<'c>(
         let version = open_version(tx, asset_id, &split, &mut versions, now).await?;
         let data = match &charge.data {
             None => None,
-            Some(DataCharge { terms, shares }) => {
+            Some(DataCharge {
+                terms,
+                shares,
+                blocked,
+            }) => {
                 let split = Split::new(platform, terms.platform_ppm, shares)?;
                 Some(SharedData {
+                    blocked: *blocked,
                     terms: *terms,
                     version: open_version(tx, asset_id, &split, &mut versions, now).await?,
                     split,
@@ -378,7 +398,7 @@ fn entry(it: &Shared<'_>, billed: &Billed) -> Result<Entry, ChargeError> {
     let mut lines = share(lines, &it.split, it.version, (billed, it.earners));
     if let Some((data, shared)) = it.data(billed) {
         for (party, credit) in data.split.parties().iter().zip(&shared.credits) {
-            lines = lines.credit(splits::account_of(party), *credit);
+            lines = lines.credit(data.account_of(party), *credit);
         }
         lines = lines.change(AccountKey::SplitDust(data.version), shared.dust);
     }
@@ -422,7 +442,19 @@ async fn hold_back(
         .map(|(party, credit)| (party.payee, *credit))
         .collect();
     let of = (it.charge.job, it.charge.asset_id, it.charge.payer);
-    holdback::keep(tx, of, &earned, it.earners, now).await
+    holdback::keep(tx, of, &earned, it.earners, now).await?;
+    let blocked = it.data(billed);
+    let blocked = blocked.and_then(|(data, shared)| Some((data.blocked?, data, shared)));
+    let Some((dataset, data, shared)) = blocked else {
+        return Ok(());
+    };
+    let of = Proceeds {
+        of: Earned::Data(it.charge.job),
+        dataset,
+        asset_id: it.charge.asset_id,
+        payer: it.charge.payer,
+    };
+    proceeds::keep(tx, of, (&data.split, shared), now).await
 }
 
 /// The receipt of a job whose hold has ended, if it was settled with this content.
@@ -515,6 +547,7 @@ async fn save_carries(
 fn earnings(it: &Shared<'_>, billed: &Billed) -> Vec<NewRelease> {
     let earned = it.split.parties().iter().zip(&billed.shared.credits);
     let data = it.data(billed).into_iter();
+    let data = data.filter(|(it, _)| it.blocked.is_none());
     let data = data.flat_map(|(it, shared)| it.split.parties().iter().zip(&shared.credits));
     let data = data.filter(|(_, credit)| !credit.is_zero());
     earned

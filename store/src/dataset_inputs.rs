@@ -6,7 +6,7 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     bill::DataPrice,
     dataset_input::{ComputeTerms, Standing},
-    id::{AccountId, DatasetId, DatasetVersionId, JobId, OfferId, QuoteId},
+    id::{AccountId, DatasetId, DatasetVersionId, JobId, OfferId, QuoteId, TakedownId},
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -39,7 +39,7 @@ pub async fn standing(
         r#"SELECT v.dataset_id, v.account_id = $1 AS "is_own!", v.state IN ('ready', 'shredded') AND d.state = 'listed' AS "is_listed!",
              is_entitled($1, v.dataset_id, v.version_id, 'download', $3) AS "may_download!",
              EXISTS (SELECT FROM entitlements e WHERE e.account_id = $1 AND e.dataset_id = v.dataset_id
-                 AND (e.version_id IS NULL OR e.version_id = v.version_id)) AS "had_right!"
+                 AND (e.version_id IS NULL OR e.version_id = v.version_id)) AS "had_right!", d.blocked_by
            FROM dataset_versions v JOIN datasets d USING (dataset_id) WHERE v.version_id = $2"#,
         account.0,
         version.0,
@@ -53,6 +53,7 @@ pub async fn standing(
     let dataset = DatasetId(row.dataset_id);
     let may_read = row.is_own || row.may_download;
     Ok(Some(Standing {
+        blocked_by: row.blocked_by.map(TakedownId),
         may_read,
         terms: if may_read {
             None
@@ -109,7 +110,8 @@ async fn terms(
     .transpose()
 }
 
-/// Do the rights that were quoted still stand, each in its place? A right to download stands for every quote.
+/// Do the rights that were quoted still stand, each in its place? A right to download stands for every quote; none does while the dataset is
+/// blocked.
 pub async fn still_stand(
     conn: &mut PgConnection,
     quoted: &[(AccountId, QuotedData)],
@@ -122,11 +124,11 @@ pub async fn still_stand(
         offers.push(data.price.map(|it| it.offer.0));
     }
     sqlx::query_scalar!(
-        r#"SELECT coalesce(v.state = 'ready' AND (v.account_id = it.account
+        r#"SELECT coalesce(v.state = 'ready' AND d.blocked_by IS NULL AND (v.account_id = it.account
                OR is_entitled(it.account, v.dataset_id, v.version_id, 'download', $4)
                OR it.offer IS NOT NULL AND may_compute(it.account, it.offer, v.version_id, $4)), false) AS "stands!"
            FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[]) WITH ORDINALITY AS it (account, version, offer, place)
-           LEFT JOIN dataset_versions v ON v.version_id = it.version ORDER BY it.place"#,
+           LEFT JOIN dataset_versions v ON v.version_id = it.version LEFT JOIN datasets d USING (dataset_id) ORDER BY it.place"#,
         &accounts,
         &versions,
         &offers as &[Option<Uuid>],
@@ -258,6 +260,8 @@ pub struct DataCharge {
     pub terms: DataPrice,
     /// Who shares it beside the platform, by weight.
     pub shares: Vec<(Address, u64)>,
+    /// The dataset, where it is blocked: what is charged is held back.
+    pub blocked: Option<DatasetId>,
 }
 
 /// The offers that jobs computed under, for those that did.
@@ -267,8 +271,8 @@ pub(crate) async fn computed(
 ) -> sqlx::Result<HashMap<JobId, Computed>> {
     let rows = sqlx::query!(
         r#"SELECT job_id, d.version_id, o.dataset_id, o.account_id, o.offer_id, p.number, p.price_base, p.platform_ppm,
-             o.output_bytes_max AS "output_bytes_max!", o.is_released_by_seller
-           FROM jobs JOIN quote_data d USING (quote_id) JOIN offers o USING (offer_id)
+             o.output_bytes_max AS "output_bytes_max!", o.is_released_by_seller, sold.blocked_by IS NOT NULL AS "is_blocked!"
+           FROM jobs JOIN quote_data d USING (quote_id) JOIN offers o USING (offer_id) JOIN datasets sold USING (dataset_id)
            JOIN offer_prices p ON p.offer_id = d.offer_id AND p.number = d.price_number
            WHERE job_id = ANY ($1)"#,
         jobs,
@@ -288,6 +292,7 @@ pub(crate) async fn computed(
             charge: DataCharge {
                 terms,
                 shares: payees::of(conn, dataset).await?,
+                blocked: row.is_blocked.then_some(dataset),
             },
             version: DatasetVersionId(row.version_id),
             dataset,

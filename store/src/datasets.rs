@@ -2,7 +2,7 @@
 
 use comptoir_domain::{
     dataset::{Card, DatasetState},
-    id::{AccountId, DatasetId},
+    id::{AccountId, DatasetId, TakedownId},
 };
 use sqlx::PgConnection;
 use time::OffsetDateTime;
@@ -23,6 +23,8 @@ pub struct Dataset {
     pub state: DatasetState,
     /// Why it is not recommended any more.
     pub deprecation: Option<String>,
+    /// The takedown that blocks it, and since when.
+    pub blocked: Option<(TakedownId, OffsetDateTime)>,
     /// When it was made.
     pub created_at: OffsetDateTime,
     /// When its card or state last changed.
@@ -62,6 +64,8 @@ struct Row {
     tags: Vec<String>,
     state: String,
     deprecation: Option<String>,
+    blocked_by: Option<Uuid>,
+    blocked_at: Option<OffsetDateTime>,
     created_at: OffsetDateTime,
     updated_at: OffsetDateTime,
 }
@@ -83,6 +87,7 @@ impl TryFrom<Row> for Dataset {
             },
             state: to_enum("state", &row.state, DatasetState::parse)?,
             deprecation: row.deprecation,
+            blocked: row.blocked_by.map(TakedownId).zip(row.blocked_at),
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -128,6 +133,7 @@ pub async fn create(
         card: card.clone(),
         state: DatasetState::Draft,
         deprecation: None,
+        blocked: None,
         created_at: now,
         updated_at: now,
     })
@@ -141,7 +147,8 @@ pub async fn find(
 ) -> sqlx::Result<Option<Dataset>> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT dataset_id, account_id, name, title, description, licence, provenance, tags, state, deprecation, created_at, updated_at
+        "SELECT dataset_id, account_id, name, title, description, licence, provenance, tags, state, deprecation, blocked_by, blocked_at,
+           created_at, updated_at
          FROM datasets AS d WHERE dataset_id = $1 AND (account_id = $2 OR state = 'listed'
            OR EXISTS (SELECT FROM entitlements AS e WHERE e.account_id = $2 AND e.dataset_id = d.dataset_id))",
         id.0,
@@ -160,7 +167,8 @@ pub async fn lock(
 ) -> sqlx::Result<Option<Dataset>> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT dataset_id, account_id, name, title, description, licence, provenance, tags, state, deprecation, created_at, updated_at
+        "SELECT dataset_id, account_id, name, title, description, licence, provenance, tags, state, deprecation, blocked_by, blocked_at,
+           created_at, updated_at
          FROM datasets WHERE dataset_id = $1 AND account_id = $2 FOR NO KEY UPDATE",
         id.0,
         account.0,
@@ -179,7 +187,8 @@ pub async fn list(
 ) -> sqlx::Result<Vec<Dataset>> {
     let rows = sqlx::query_as!(
         Row,
-        "SELECT dataset_id, account_id, name, title, description, licence, provenance, tags, state, deprecation, created_at, updated_at
+        "SELECT dataset_id, account_id, name, title, description, licence, provenance, tags, state, deprecation, blocked_by, blocked_at,
+           created_at, updated_at
          FROM datasets WHERE account_id = $1 AND ($2::uuid IS NULL OR dataset_id < $2) ORDER BY dataset_id DESC LIMIT $3",
         account.0,
         before.map(|id| id.0),
@@ -246,4 +255,18 @@ pub async fn withdraw(
     .execute(&mut **tx)
     .await
     .map(drop)
+}
+
+/// The takedown that blocks a dataset, if one does.
+pub async fn blocked_by(
+    conn: &mut PgConnection,
+    id: DatasetId,
+) -> sqlx::Result<Option<TakedownId>> {
+    let blocked_by = sqlx::query_scalar!(
+        "SELECT blocked_by FROM datasets WHERE dataset_id = $1",
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(blocked_by.flatten().map(TakedownId))
 }

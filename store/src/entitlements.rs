@@ -1,7 +1,7 @@
 //! Rights to datasets: who may read or compute on what, and until when.
 
 use comptoir_domain::{
-    id::{AccountId, DatasetId, DatasetVersionId, EntitlementId, PurchaseId},
+    id::{AccountId, DatasetId, DatasetVersionId, EntitlementId, PurchaseId, TakedownId},
     offer::Allows,
     purchase::{EntitlementState, PurchaseState},
 };
@@ -26,6 +26,8 @@ pub struct Entitlement {
 /// How an account stands to a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
+    /// Nobody reads the dataset: a takedown blocks it.
+    Blocked(TakedownId),
     /// It may read the files.
     Active(Entitlement),
     /// Its jobs may compute on them, and that is all.
@@ -72,10 +74,14 @@ pub async fn standing(
     now: OffsetDateTime,
 ) -> sqlx::Result<Standing> {
     let row = sqlx::query!(
-        r#"SELECT e.entitlement_id, e.purchase_id, p.state AS "purchase_state?", e.allows, e.ends_at, least(e.ends_at, e.ended_at) AS over_at,
+        r#"SELECT d.blocked_by, e.entitlement_id AS "entitlement_id?", e.purchase_id, p.state AS "purchase_state?", e.allows AS "allows?", e.ends_at,
+             least(e.ends_at, e.ended_at) AS over_at,
              e.ended_at IS NULL AND (e.ends_at IS NULL OR e.ends_at > $4) AS "is_active!"
-           FROM entitlements AS e LEFT JOIN purchases AS p USING (purchase_id)
-           WHERE e.account_id = $1 AND e.dataset_id = $2 AND (e.version_id IS NULL OR e.version_id = $3) AND e.starts_at <= $4
+           FROM datasets AS d
+           LEFT JOIN entitlements AS e ON e.account_id = $1 AND e.dataset_id = d.dataset_id AND (e.version_id IS NULL OR e.version_id = $3)
+             AND e.starts_at <= $4
+           LEFT JOIN purchases AS p USING (purchase_id)
+           WHERE d.dataset_id = $2
            ORDER BY "is_active!" DESC, e.allows = 'download' DESC, coalesce(p.state = 'refunded', false), coalesce(p.state = 'granted', false), over_at DESC LIMIT 1"#,
         account.0,
         dataset.0,
@@ -87,13 +93,19 @@ pub async fn standing(
     let Some(row) = row else {
         return Ok(Standing::None);
     };
+    if let Some(takedown) = row.blocked_by {
+        return Ok(Standing::Blocked(TakedownId(takedown)));
+    }
+    let (Some(entitlement), Some(allows)) = (row.entitlement_id, row.allows) else {
+        return Ok(Standing::None);
+    };
     let purchase_state = row.purchase_state;
     let purchase_state = purchase_state.map(|it| to_enum("state", &it, PurchaseState::parse));
     let purchase_state = purchase_state.transpose()?;
-    let allows = to_enum("allows", &row.allows, Allows::parse)?;
+    let allows = to_enum("allows", &allows, Allows::parse)?;
     Ok(match (row.is_active, allows, row.over_at) {
         (true, Allows::Download, _) => Standing::Active(Entitlement {
-            id: EntitlementId(row.entitlement_id),
+            id: EntitlementId(entitlement),
             purchase: row.purchase_id.map(PurchaseId),
             is_open: purchase_state == Some(PurchaseState::Granted),
             ends_at: row.ends_at,

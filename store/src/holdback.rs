@@ -1,8 +1,9 @@
 //! Pay that is held back: kept at the charge, released after later results or once its worker has stopped, forfeited to
-//! the clients it came from when its worker is barred. And what the house owes: for confirming runs, and its own part of what
+//! the clients it came from when its worker is barred. Proceeds of datasets that are blocked, which wait for the end of that. And what the house owes: for confirming runs, and its own part of what
 //! such clients had paid.
 
 mod debts;
+pub mod proceeds;
 
 use std::collections::BTreeMap;
 
@@ -10,7 +11,7 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     id::{JobId, WorkerId},
-    ledger::{AccountKey, Entry, EntryKind, Lines, Source},
+    ledger::{AccountKey, Earned, Entry, EntryKind, Lines, Source},
     policy::{
         audit::POLICY,
         holdback::{DisputeWindows, EXIT_MARGIN},
@@ -117,6 +118,37 @@ pub enum Fate {
     Released,
     /// It goes to the client that it came from.
     Forfeited,
+}
+
+impl Fate {
+    /// The text form.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Forfeited => "forfeited",
+        }
+    }
+
+    /// The entry that moves what an owner earned with what a payer was charged for.
+    fn entry(
+        self,
+        earned: Earned,
+        (owner, payer): (Address, Address),
+        amount: Amount,
+    ) -> Result<Entry, PostError> {
+        let (to, kind, source) = match self {
+            Self::Released => (
+                owner,
+                EntryKind::HoldbackRelease,
+                Source::HoldbackRelease(earned, owner),
+            ),
+            Self::Forfeited => (payer, EntryKind::Forfeit, Source::Forfeit(earned, owner)),
+        };
+        let lines = Lines::default().debit(AccountKey::HeldBack(owner), amount);
+        let lines = lines.credit(AccountKey::Available(to), amount);
+        Ok(lines.into_entry(kind, source)?)
+    }
 }
 
 /// Workers with pay that is due to meet this fate.
@@ -238,27 +270,11 @@ async fn move_held(
     fate: Fate,
     now: OffsetDateTime,
 ) -> Result<(), HoldbackError> {
-    let to = |it: &Held| match fate {
-        Fate::Released => it.owner,
-        Fate::Forfeited => it.payer,
-    };
-    let entries = held
-        .iter()
-        .map(|it| {
-            let (kind, source) = match fate {
-                Fate::Released => (
-                    EntryKind::HoldbackRelease,
-                    Source::HoldbackRelease(it.job, it.owner),
-                ),
-                Fate::Forfeited => (EntryKind::Forfeit, Source::Forfeit(it.job, it.owner)),
-            };
-            Lines::default()
-                .debit(AccountKey::HeldBack(it.owner), it.amount)
-                .credit(AccountKey::Available(to(it)), it.amount)
-                .into_entry(kind, source)
-        })
-        .collect::<Result<Vec<Entry>, _>>()
-        .map_err(PostError::from)?;
+    let entries = held.iter().map(|it| {
+        let earned = Earned::Work(it.job);
+        fate.entry(earned, (it.owner, it.payer), it.amount)
+    });
+    let entries = entries.collect::<Result<Vec<_>, _>>()?;
     post(tx, asset_id, &entries, now).await?;
     let (jobs, owners): (Vec<Uuid>, Vec<Vec<u8>>) =
         held.iter().map(|it| (it.job.0, it.owner.to_vec())).unzip();
@@ -268,10 +284,7 @@ async fn move_held(
          WHERE job_id = it.job AND holdbacks.owner = it.owner",
         &jobs,
         &owners,
-        match fate {
-            Fate::Released => "released",
-            Fate::Forfeited => "forfeited",
-        },
+        fate.as_str(),
         now,
     )
     .execute(&mut **tx)

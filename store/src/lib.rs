@@ -70,6 +70,7 @@ pub mod spending;
 pub mod splits;
 pub mod statement;
 pub mod subscriptions;
+pub mod takedowns;
 pub mod tenant;
 pub mod tenant_keys;
 pub mod transactions;

@@ -11,12 +11,13 @@ use comptoir_domain::{
     ledger::{AccountKey, EntryKind, Lines, Source},
     release::ReleaseKind,
     sale::Sale,
-    split::{Shared, Split},
+    split::{Party, Shared, Split},
 };
 use time::OffsetDateTime;
 
 use crate::{
     PgTransaction, charges,
+    holdback::proceeds::{self, Proceeds},
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
     receipts::{self, Receipt, ReceiptShare, Subject},
@@ -46,6 +47,8 @@ pub(crate) struct FinalSale {
     pub asset_id: i32,
     /// Who shares it.
     pub split: SplitVersionId,
+    /// What is held back, where the dataset is blocked.
+    pub held_back: Option<Proceeds>,
     /// The digest of what was sold: a version's manifest.
     pub sold: Sha256,
     /// The digest of the right that was given.
@@ -100,7 +103,7 @@ pub(crate) async fn charge(
         AccountKey::Available(it.payer),
         dust,
     ];
-    let payees = split.parties().iter().map(splits::account_of);
+    let payees = split.parties().iter().map(|party| it.account_of(party));
     ledger::lock(tx, it.asset_id, payees.chain(own)).await?;
     let held = holds::find(tx, source)
         .await?
@@ -124,11 +127,11 @@ pub(crate) async fn charge(
         .credit(AccountKey::Available(it.payer), rest)
         .change(dust, shared.dust);
     for (party, credit) in split.parties().iter().zip(&shared.credits) {
-        lines = lines.credit(splits::account_of(party), *credit);
+        lines = lines.credit(it.account_of(party), *credit);
     }
     let entry = lines.into_entry(EntryKind::Charge, it.of.charge());
     let entry = ledger::post_locked(tx, it.asset_id, &entry.map_err(PostError::from)?, now).await?;
-    releases::queue(tx, it.asset_id, &earned(&split, &shared), now).await?;
+    pay(tx, it, (&split, &shared), now).await?;
     let receipt = Receipt {
         id: ReceiptId::generate(),
         asset_id: it.asset_id,
@@ -151,6 +154,28 @@ pub(crate) async fn charge(
     let id = receipt.id;
     receipts::insert_all(tx, &[receipt]).await?;
     Ok(Some(id))
+}
+
+/// Queues what is earned, to be released; or writes it down where it is held back.
+async fn pay(
+    tx: &mut PgTransaction<'_>,
+    it: &FinalSale,
+    (split, shared): (&Split, &Shared),
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    match it.held_back {
+        Some(proceeds) => proceeds::keep(tx, proceeds, (split, shared), now).await,
+        None => releases::queue(tx, it.asset_id, &earned(split, shared), now).await,
+    }
+}
+
+impl FinalSale {
+    fn account_of(&self, party: &Party) -> AccountKey {
+        match self.held_back {
+            Some(_) => proceeds::account_of(party.payee),
+            None => splits::account_of(party),
+        }
+    }
 }
 
 impl Sold {

@@ -2,7 +2,7 @@
 
 use comptoir_domain::{
     amount::Amount,
-    id::{AccountId, OfferId, PurchaseId, SubscriptionId},
+    id::{AccountId, DatasetId, OfferId, PurchaseId, SubscriptionId},
     purchase::{SubscriptionEnd, SubscriptionState},
 };
 use sqlx::{PgConnection, types::BigDecimal};
@@ -173,6 +173,24 @@ pub(crate) async fn renew(
     Ok(())
 }
 
+/// How a subscription ends whose dataset is not to be had any more; `None`: it is.
+async fn off_the_list(
+    tx: &mut PgTransaction<'_>,
+    dataset: DatasetId,
+) -> sqlx::Result<Option<SubscriptionEnd>> {
+    let row = sqlx::query!(
+        r#"SELECT state = 'listed' AS "is_listed!", blocked_by IS NOT NULL AS "is_blocked!" FROM datasets WHERE dataset_id = $1"#,
+        dataset.0,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(match (row.is_blocked, row.is_listed) {
+        (true, _) => Some(SubscriptionEnd::TakenDown),
+        (false, false) => Some(SubscriptionEnd::Withdrawn),
+        (false, true) => None,
+    })
+}
+
 /// Why no next period begins; `None`: it does.
 async fn begin_next(
     tx: &mut PgTransaction<'_>,
@@ -189,14 +207,8 @@ async fn begin_next(
     let Some(offer) = offer.filter(|it| it.closed_at.is_none()) else {
         return Ok(Some(SubscriptionEnd::OfferClosed));
     };
-    let listed = sqlx::query_scalar!(
-        r#"SELECT state = 'listed' AS "listed!" FROM datasets WHERE dataset_id = $1"#,
-        offer.dataset.0,
-    )
-    .fetch_one(&mut **tx)
-    .await?;
-    if !listed {
-        return Ok(Some(SubscriptionEnd::Withdrawn));
+    if let Some(end) = off_the_list(tx, offer.dataset).await? {
+        return Ok(Some(end));
     }
     if offer.price.amount > subscription.cap {
         return Ok(Some(SubscriptionEnd::PriceAboveCap));

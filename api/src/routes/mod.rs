@@ -33,6 +33,7 @@ mod siwe;
 mod submissions;
 mod submit;
 mod subscriptions;
+mod takedowns;
 mod verdict;
 mod webhook_deliveries;
 mod webhook_endpoints;
@@ -47,6 +48,7 @@ use utoipa_axum::router::OpenApiRouter;
 pub use admin::AdminDb;
 pub(crate) use datasets::require_ready;
 pub use submissions::Submissions;
+pub(crate) use takedowns::blocked;
 
 use crate::{AppState, Problem, openapi};
 
@@ -88,6 +90,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(offers::router())
         .merge(purchases::router())
         .merge(subscriptions::router())
+        .merge(takedowns::router())
         .merge(quotes::router())
         .merge(receipts::router())
         .merge(verdict::router())

@@ -21,7 +21,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::accounts::in_task;
+use super::{accounts::in_task, takedowns::blocked};
 use crate::{
     AppState, FieldError, Problem,
     auth::{Caller, Identity, needs},
@@ -461,6 +461,9 @@ async fn quote_offer(
         .map_err(no_asset)?;
     if offer.closed_at.is_some() {
         return Err(closed());
+    }
+    if let Some(takedown) = datasets::blocked_by(&mut connection, offer.dataset).await? {
+        return Err(blocked(&state, takedown));
     }
     let seconds = seconds(&offer.terms, wish.seconds)?;
     let held = offer.terms.held(offer.price.amount, seconds);

@@ -26,6 +26,7 @@ use super::{
     accounts::in_task,
     offers::{closed, seconds, too_dear},
     submit::above_spend_limit,
+    takedowns::blocked,
     withdrawals::hold_refused,
 };
 use crate::{
@@ -236,6 +237,7 @@ async fn create_purchase(
         let offer = offer.ok_or_else(|| Problem::invalid("/offer", "no such offer"))?;
         availability::require(&state, offer.dataset, offer.terms.version).await
     };
+    let service = state.clone();
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -271,7 +273,7 @@ async fn create_purchase(
                 offer,
             };
             let taken = purchases::take(tx, &new, now).await;
-            let taken = taken.map_err(|error| not_taken(error, &asset))?;
+            let taken = taken.map_err(|error| not_taken(error, &asset, &service))?;
             let body = PurchaseBody::read(tx, taken.id).await?;
             Ok(Reply::created(format!("/v1/purchases/{}", taken.id), &body))
         })
@@ -279,7 +281,7 @@ async fn create_purchase(
     .await
 }
 
-fn not_taken(error: TakeError, asset: &Asset) -> Problem {
+fn not_taken(error: TakeError, asset: &Asset, service: &AppState) -> Problem {
     let conflict = |code, title| Problem::new(StatusCode::CONFLICT, code, title);
     match error {
         TakeError::Own => conflict("own_dataset", "The dataset is your own"),
@@ -298,6 +300,7 @@ fn not_taken(error: TakeError, asset: &Asset) -> Problem {
         }
         TakeError::TooDear => too_dear(),
         TakeError::NotOnSale => closed(),
+        TakeError::Blocked(takedown) => blocked(service, takedown),
         TakeError::NothingToTake => conflict(
             "nothing_to_take",
             "There is nothing to take: jobs that compute on the dataset name it, and pay for it",

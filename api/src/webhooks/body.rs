@@ -4,9 +4,10 @@ use comptoir_domain::{
     amount::Amount,
     asset::Asset,
     id::{
-        BatchId, ContributionId, DatasetId, DepositId, JobId, PurchaseId, WebhookEndpointId,
-        WebhookEventId, WorkerId,
+        BatchId, ContributionId, DatasetId, DepositId, JobId, PurchaseId, TakedownId,
+        WebhookEndpointId, WebhookEventId, WorkerId,
     },
+    takedown::Ground,
     webhook::{BODY_BYTES_MAX, EventType},
 };
 use comptoir_store::webhooks::events::WebhookEvent;
@@ -69,6 +70,29 @@ pub struct ContributionData {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
+}
+
+/// Something about a takedown, told to who filed it and to the seller of the dataset.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WebhookTakedown)]
+pub struct TakedownData {
+    #[schema(value_type = String, example = "tkd_01h455vb4pex5vsknk084sn02q")]
+    takedown_id: TakedownId,
+    #[schema(value_type = String)]
+    dataset_id: DatasetId,
+    ground: Ground,
+    /// Why an operator decided as it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+}
+
+/// A dataset that was blocked, or is back; told to its seller and to all who have a right to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WebhookDataset)]
+pub struct DatasetData {
+    #[schema(value_type = String, example = "ds_01h455vb4pex5vsknk084sn02q")]
+    dataset_id: DatasetId,
 }
 
 /// A batch that is final on the chain.
@@ -143,6 +167,10 @@ pub enum Data {
     Purchase(PurchaseData),
     /// Of `contribution.*`.
     Contribution(ContributionData),
+    /// Of `takedown.*`.
+    Takedown(TakedownData),
+    /// Of `dataset.*`.
+    Dataset(DatasetData),
     /// Of `batch.anchored`.
     Batch(BatchData),
     /// Of `payout.paid`.
@@ -230,6 +258,13 @@ struct StoredContribution {
 }
 
 #[derive(Deserialize)]
+struct StoredTakedown {
+    dataset_id: Uuid,
+    ground: Ground,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct StoredBatch {
     number: i64,
     hash: String,
@@ -268,16 +303,7 @@ impl Data {
             | E::JobFailed
             | E::JobCancelled
             | E::JobExpired
-            | E::JobRefunded => {
-                let StoredJob { seq, cause, code } = stored(event)?;
-                let job_id = JobId(subject()?);
-                Self::Job(JobData {
-                    job_id,
-                    seq,
-                    cause,
-                    code,
-                })
-            }
+            | E::JobRefunded => Self::job(event)?,
             E::PurchaseRequested
             | E::PurchaseGranted
             | E::PurchaseSettled
@@ -289,6 +315,17 @@ impl Data {
             | E::ContributionRejected
             | E::ContributionWithdrawn
             | E::ContributionLapsed => Self::contribution(event)?,
+            E::TakedownFiled
+            | E::TakedownFrozen
+            | E::TakedownContested
+            | E::TakedownUpheld
+            | E::TakedownRejected
+            | E::TakedownDismissed
+            | E::TakedownWithdrawn => Self::takedown(event)?,
+            E::DatasetBlocked | E::DatasetRestored => {
+                let dataset_id = DatasetId(subject()?);
+                Self::Dataset(DatasetData { dataset_id })
+            }
             E::BatchAnchored => {
                 let StoredBatch { number, hash } = stored(event)?;
                 let batch_id = BatchId(subject()?);
@@ -325,6 +362,18 @@ impl Data {
         })
     }
 
+    fn job(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let StoredJob { seq, cause, code } = stored(event)?;
+        let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
+        let job_id = JobId(subject);
+        Ok(Self::Job(JobData {
+            job_id,
+            seq,
+            cause,
+            code,
+        }))
+    }
+
     fn purchase(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
         let it: StoredPurchase = stored(event)?;
         let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
@@ -346,6 +395,17 @@ impl Data {
             dataset_id: DatasetId(it.dataset_id),
             rows: it.rows,
             reward: money(event, it.reward_base)?,
+            reason: it.reason,
+        }))
+    }
+
+    fn takedown(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let it: StoredTakedown = stored(event)?;
+        let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
+        Ok(Self::Takedown(TakedownData {
+            takedown_id: TakedownId(subject),
+            dataset_id: DatasetId(it.dataset_id),
+            ground: it.ground,
             reason: it.reason,
         }))
     }

@@ -78,6 +78,12 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/subscriptions/{subscription}", |app, owner| {
         Box::pin(crate::purchases::make(app, owner, "subscribe"))
     }),
+    ("/v1/takedowns/{takedown}/contest", |app, seller| {
+        Box::pin(crate::takedowns::make_frozen(app, seller))
+    }),
+    ("/v1/takedowns/{takedown}", |app, claimant| {
+        Box::pin(crate::takedowns::make(app, claimant))
+    }),
     ("/v1/quotes/{id}", |app, owner| {
         Box::pin(crate::quotes::make(app, owner))
     }),
@@ -122,6 +128,8 @@ const BODIES: &[(&str, &str)] = &[
         "/contributions",
         r#"{"version":"dsv_01h455vb4pex5vsknk084sn02q"}"#,
     ),
+    ("/takedowns", r#"{"ground":"other","statement":"no"}"#),
+    ("/contest", r#"{"statement":"no"}"#),
     (
         "/accept",
         r#"{"expected_reward":{"amount":"0","asset":"","decimals":18}}"#,

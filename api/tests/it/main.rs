@@ -33,6 +33,7 @@ mod service;
 mod settlement;
 mod siwe;
 mod submissions;
+mod takedowns;
 mod tokens;
 mod verdict;
 mod waiting;

@@ -76,6 +76,24 @@ event_types! {
     ContributionWithdrawn = "contribution.withdrawn",
     /// A contribution was not answered in time.
     ContributionLapsed = "contribution.lapsed",
+    /// Somebody wants a dataset to be blocked.
+    TakedownFiled = "takedown.filed",
+    /// An operator froze a dataset; its seller may contest that.
+    TakedownFrozen = "takedown.frozen",
+    /// A seller contested a freeze; an operator is to decide.
+    TakedownContested = "takedown.contested",
+    /// A dataset stays blocked for good; what was held back of its proceeds goes to who paid.
+    TakedownUpheld = "takedown.upheld",
+    /// A freeze was wrong; what was held back is released.
+    TakedownRejected = "takedown.rejected",
+    /// An operator saw no reason to freeze a dataset.
+    TakedownDismissed = "takedown.dismissed",
+    /// A takedown was taken back by who filed it.
+    TakedownWithdrawn = "takedown.withdrawn",
+    /// A dataset of the account's, or one that it has a right to, was blocked.
+    DatasetBlocked = "dataset.blocked",
+    /// Such a dataset is back.
+    DatasetRestored = "dataset.restored",
     /// A batch in which the account pays or is paid is final on the chain.
     BatchAnchored = "batch.anchored",
     /// The contract paid the account's address, and the block is final.

@@ -2,14 +2,14 @@
 
 use comptoir_store::{
     draws,
-    holdback::{self, Fate},
+    holdback::{self, Fate, proceeds},
 };
 use time::OffsetDateTime;
 
 use super::{Progress, ROUND_MAX, StepError};
 use crate::{
     SchedulerState,
-    metrics::{AUDITS_OWED, HOLDBACKS},
+    metrics::{AUDITS_OWED, HOLDBACKS, PROCEEDS, PROCEEDS_HELD},
 };
 
 /// Releases what is past its holdback, and forfeits what barred workers had earned.
@@ -34,10 +34,7 @@ async fn move_all(
         ROUND_MAX,
     )
     .await?;
-    let (word, mut done) = match fate {
-        Fate::Released => ("released", 0),
-        Fate::Forfeited => ("forfeited", 0),
-    };
+    let (word, mut done) = (fate.as_str(), 0);
     for worker in &workers {
         let mut tx = state.db.begin().await?;
         let moved =
@@ -50,6 +47,28 @@ async fn move_all(
         done += moved;
     }
     Ok(Progress::of(workers.len().max(done), done))
+}
+
+/// Releases or forfeits proceeds of datasets whose takedowns are decided.
+pub async fn move_proceeds(
+    state: &SchedulerState,
+    now: OffsetDateTime,
+) -> Result<Progress, StepError> {
+    let datasets = proceeds::due(&mut *state.db.acquire().await?, ROUND_MAX).await?;
+    let mut done = 0;
+    for dataset in &datasets {
+        let mut tx = state.db.begin().await?;
+        let (fate, moved) = proceeds::move_due(&mut tx, *dataset, now).await?;
+        tx.commit().await?;
+        if moved > 0 {
+            tracing::info!(%dataset, shares = moved, fate = fate.as_str(), "held-back proceeds moved");
+            metrics::counter!(PROCEEDS, "fate" => fate.as_str()).increment(moved as u64);
+        }
+        done += moved;
+    }
+    let held = proceeds::held(&mut *state.db.acquire().await?).await?;
+    metrics::gauge!(PROCEEDS_HELD).set(f64::from(i32::try_from(held).unwrap_or(i32::MAX)));
+    Ok(Progress::of(datasets.len().max(done), done))
 }
 
 /// Pays what the house owes for confirming runs, as far as its money goes.

@@ -75,6 +75,7 @@ enum Step {
     Deadlines,
     Verdicts,
     Holdbacks,
+    Proceeds,
     AuditPay,
     Seeds,
 }
@@ -87,6 +88,7 @@ impl Step {
             Self::Deadlines => "deadlines",
             Self::Verdicts => "verdicts",
             Self::Holdbacks => "holdbacks",
+            Self::Proceeds => "proceeds",
             Self::AuditPay => "audit_pay",
             Self::Seeds => "seeds",
         }
@@ -100,6 +102,7 @@ impl Step {
             Self::Deadlines => deadlines::expire_jobs(state, now).await,
             Self::Verdicts => verdicts::rule_due(state, now).await,
             Self::Holdbacks => holdback::move_pay(state, now).await,
+            Self::Proceeds => holdback::move_proceeds(state, now).await,
             Self::AuditPay => holdback::pay_audits(state, now).await,
             Self::Seeds => holdback::show_seed(state, now).await,
         }
@@ -114,6 +117,7 @@ pub async fn run(state: SchedulerState) {
         repeat(&state, Step::Deadlines),
         repeat(&state, Step::Verdicts),
         repeat(&state, Step::Holdbacks),
+        repeat(&state, Step::Proceeds),
         repeat(&state, Step::AuditPay),
         repeat(&state, Step::Seeds),
         count(&state),

@@ -190,6 +190,7 @@ async fn pay(
         payer,
         asset_id: it.asset_id,
         split: splits::open_version(tx, it.asset_id, &split, now).await?,
+        held_back: None,
         sold: to_digest("manifest_root", &row.root)?,
         right: right(it),
         finality: acceptance(it, now),

@@ -5,6 +5,7 @@ use comptoir_domain::{
     bill::BillError,
     digest::Sha256,
     id::{PurchaseId, ReceiptId},
+    ledger::Earned,
     offer::OfferKind,
     purchase::{Finality, PurchaseState, SubscriptionEnd},
     sale::{Sale, SaleKind, Time},
@@ -18,6 +19,7 @@ use crate::{
     PgTransaction,
     codec::{to_digest, to_numeric},
     dataset_servings,
+    holdback::proceeds::Proceeds,
     holds::{self, HoldError, HoldSource},
     sales::{self, FinalSale, SaleError, Sold},
     subscriptions::{self, RenewError},
@@ -96,15 +98,15 @@ pub async fn refund(
     Ok(())
 }
 
-/// Ends a rental or the period of a subscription before its time: what was used is charged, to the second, and the rest goes back. One that
-/// has not begun costs nothing. The transaction must see everybody.
+/// Ends a rental or the period of a subscription before its time: what was used until `at` is charged, to the second, and the rest goes back. One
+/// that has not begun costs nothing. The transaction must see everybody.
 ///
 /// # Errors
 /// When it does not last for some time, or ended before.
 async fn end_early(
     tx: &mut PgTransaction<'_>,
     purchase: &Purchase,
-    because: Finality,
+    (because, at): (Finality, OffsetDateTime),
     now: OffsetDateTime,
 ) -> Result<Option<ReceiptId>, EndError> {
     if purchase.state != PurchaseState::Granted {
@@ -113,7 +115,7 @@ async fn end_early(
     if purchase.seconds.is_none() {
         return Err(EndError::Kind);
     }
-    let receipt = settle(tx, purchase, because, now, now).await?;
+    let receipt = settle(tx, purchase, because, at, now).await?;
     end_right(tx, purchase.id, now).await?;
     Ok(receipt)
 }
@@ -154,7 +156,7 @@ pub async fn end_by_buyer(
     if purchase.finality == Some(Finality::EndedByBuyer) {
         return Ok(());
     }
-    end_early(tx, purchase, Finality::EndedByBuyer, now).await?;
+    end_early(tx, purchase, (Finality::EndedByBuyer, now), now).await?;
     let Some(subscription) = purchase.subscription else {
         return Ok(());
     };
@@ -168,7 +170,7 @@ pub async fn end_by_buyer(
         let period = lock(tx, PurchaseId(id)).await?;
         let period = period.filter(|it| it.state == PurchaseState::Granted);
         if let Some(period) = period {
-            end_early(tx, &period, Finality::EndedByBuyer, now).await?;
+            end_early(tx, &period, (Finality::EndedByBuyer, now), now).await?;
         }
     }
     Ok(subscriptions::end(tx, subscription, SubscriptionEnd::Cancelled, now).await?)
@@ -189,13 +191,20 @@ pub(super) async fn settle(
     };
     let receipt = match (sale, purchase.payer, purchase.split) {
         (Some(sale), Some(payer), Some(split)) if !purchase.amount.is_zero() => {
+            let (sold, is_blocked) = sold(tx, purchase).await?;
             let it = FinalSale {
                 of: Sold::Purchase(purchase.id, sale),
                 account: purchase.account,
                 payer,
                 asset_id: purchase.asset_id,
                 split,
-                sold: sold(tx, purchase).await?,
+                held_back: is_blocked.then_some(Proceeds {
+                    of: Earned::Sale(purchase.id),
+                    dataset: purchase.dataset,
+                    asset_id: purchase.asset_id,
+                    payer,
+                }),
+                sold,
                 right: right(purchase),
                 finality: finality(purchase.id, because, at),
             };
@@ -242,17 +251,17 @@ fn sale(purchase: &Purchase, at: OffsetDateTime) -> Option<Sale> {
     })
 }
 
-/// The manifest's root of what was sold: the version, or the newest one.
-async fn sold(conn: &mut PgConnection, purchase: &Purchase) -> Result<Sha256, EndError> {
-    let root = sqlx::query_scalar!(
-        r#"SELECT manifest_root AS "root!" FROM dataset_versions
+/// The manifest's root of what was sold, the version or the newest one; and is its dataset blocked?
+async fn sold(conn: &mut PgConnection, purchase: &Purchase) -> Result<(Sha256, bool), EndError> {
+    let row = sqlx::query!(
+        r#"SELECT manifest_root AS "root!", blocked_by IS NOT NULL AS "is_blocked!" FROM dataset_versions JOIN datasets USING (dataset_id)
            WHERE dataset_id = $1 AND number IS NOT NULL AND ($2::uuid IS NULL OR version_id = $2) ORDER BY number DESC LIMIT 1"#,
         purchase.dataset.0,
         purchase.version.map(|it| it.0),
     )
     .fetch_one(conn)
     .await?;
-    Ok(to_digest("manifest_root", &root)?)
+    Ok((to_digest("manifest_root", &row.root)?, row.is_blocked))
 }
 
 /// The digest of the right that was given: `{allows, buyer, dataset, from, purchase, until, version}` in canonical form.
@@ -331,6 +340,8 @@ pub enum Due {
     Leaving(PurchaseId),
     /// It is a period whose next one is to begin when it ends.
     Renewing(PurchaseId),
+    /// Its dataset is blocked.
+    Blocked(PurchaseId),
 }
 
 /// What is due, the oldest first.
@@ -355,6 +366,9 @@ pub async fn due(
            (SELECT p.purchase_id, 4 FROM purchases p JOIN purchase_servings USING (purchase_id)
             WHERE p.state = 'granted' AND p.seconds IS NULL LIMIT $2)
            UNION ALL
+           (SELECT p.purchase_id, 5 FROM datasets d JOIN purchases p USING (dataset_id)
+            WHERE d.blocked_by IS NOT NULL AND p.state IN ('requested', 'granted') LIMIT $2)
+           UNION ALL
            (SELECT p.purchase_id, 3 FROM subscriptions s JOIN purchases p USING (subscription_id)
             WHERE s.state = 'active' AND p.state = 'granted' AND p.final_at > $1
                 AND p.final_at - least(interval '5 minutes', p.seconds * interval '0.1 second') <= $1
@@ -372,6 +386,7 @@ pub async fn due(
             1 => Due::Unanswered(id),
             2 => Due::Leaving(id),
             4 => Due::Served(id),
+            5 => Due::Blocked(id),
             _ => Due::Renewing(id),
         }
     });
@@ -391,7 +406,8 @@ pub async fn step(
     | Due::Unanswered(id)
     | Due::Leaving(id)
     | Due::Renewing(id)
-    | Due::Served(id)) = due;
+    | Due::Served(id)
+    | Due::Blocked(id)) = due;
     let Some(purchase) = lock(tx, id).await? else {
         return Ok(());
     };
@@ -408,9 +424,10 @@ pub async fn step(
             give_back(tx, &purchase, PurchaseState::Refunded, reason, now).await?;
             end_subscription(tx, &purchase, SubscriptionEnd::Leaving, now).await
         }
+        (Due::Blocked(_), _) => is_blocked(tx, &purchase, now).await,
         (Due::Leaving(_), PurchaseState::Granted) => {
             if purchase.seconds.is_some() {
-                end_early(tx, &purchase, Finality::BuyerLeft, now).await?;
+                end_early(tx, &purchase, (Finality::BuyerLeft, now), now).await?;
             } else if dataset_servings::has_begun(tx, id).await? {
                 make_final(tx, id, now).await?;
             } else {
@@ -420,6 +437,42 @@ pub async fn step(
         }
         _ => Ok(()),
     }
+}
+
+/// What the block of its dataset does to a purchase: time is charged until the block, what was read is charged, and everything else goes back. What
+/// is charged is held back.
+async fn is_blocked(
+    tx: &mut PgTransaction<'_>,
+    purchase: &Purchase,
+    now: OffsetDateTime,
+) -> Result<(), RenewError> {
+    const REASON: &str = "the dataset is blocked";
+    let blocked_at = sqlx::query_scalar!(
+        "SELECT blocked_at FROM datasets WHERE dataset_id = $1",
+        purchase.dataset.0,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    // It is back meanwhile.
+    let Some(at) = blocked_at else {
+        return Ok(());
+    };
+    match purchase.state {
+        PurchaseState::Requested => {
+            let state = PurchaseState::Refunded;
+            give_back(tx, purchase, state, Some(REASON), now).await?;
+        }
+        PurchaseState::Granted if purchase.seconds.is_some() => {
+            let at = purchase.ends_at.map_or(at, |it| it.min(at));
+            end_early(tx, purchase, (Finality::TakenDown, at), now).await?;
+        }
+        PurchaseState::Granted if dataset_servings::has_begun(tx, purchase.id).await? => {
+            make_final(tx, purchase.id, now).await?;
+        }
+        PurchaseState::Granted => refund(tx, purchase, REASON, now).await?,
+        _ => return Ok(()),
+    }
+    end_subscription(tx, purchase, SubscriptionEnd::TakenDown, now).await
 }
 
 async fn is_over(

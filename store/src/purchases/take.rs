@@ -4,7 +4,7 @@
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{AccountId, ApiKeyId, PurchaseId, SplitVersionId, SubscriptionId},
+    id::{AccountId, ApiKeyId, PurchaseId, SplitVersionId, SubscriptionId, TakedownId},
     offer::OfferKind,
     purchase::{Finality, PurchaseState},
     split::{InvalidSplit, Split},
@@ -74,6 +74,9 @@ pub enum TakeError {
     /// The offer is closed, or its dataset is not listed.
     #[error("it is not on sale")]
     NotOnSale,
+    /// Its dataset is blocked.
+    #[error("{0} blocks it")]
+    Blocked(TakedownId),
     /// Whoever computes on it names it in a job; there is nothing to take.
     #[error("there is nothing to take: jobs name the dataset")]
     NothingToTake,
@@ -120,9 +123,7 @@ pub async fn take(
     if offer.account == new.account {
         return Err(TakeError::Own);
     }
-    if !is_on_sale(tx, offer).await? {
-        return Err(TakeError::NotOnSale);
-    }
+    require_on_sale(tx, offer).await?;
     if terms.kind == OfferKind::ComputeOnly && terms.answer_seconds.is_none() {
         return Err(TakeError::NothingToTake);
     }
@@ -161,16 +162,23 @@ pub async fn take(
     Ok(Taken { id })
 }
 
-/// Is the offer open, and its dataset listed? Neither changes until the end of the transaction.
-async fn is_on_sale(tx: &mut PgTransaction<'_>, offer: &Offer) -> sqlx::Result<bool> {
-    let on_sale = sqlx::query_scalar!(
-        r#"SELECT o.closed_at IS NULL AND d.state = 'listed' AS "on_sale!"
+/// The offer is open, and its dataset listed and not blocked. None of that changes until the end of the transaction.
+async fn require_on_sale(tx: &mut PgTransaction<'_>, offer: &Offer) -> Result<(), TakeError> {
+    let found = sqlx::query!(
+        r#"SELECT o.closed_at IS NULL AND d.state = 'listed' AS "is_on_sale!", d.blocked_by
            FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1 FOR SHARE"#,
         offer.id.0,
     )
     .fetch_optional(&mut **tx)
     .await?;
-    Ok(on_sale == Some(true))
+    let Some(found) = found else {
+        return Err(TakeError::NotOnSale);
+    };
+    match (found.blocked_by, found.is_on_sale) {
+        (Some(takedown), _) => Err(TakeError::Blocked(TakedownId(takedown))),
+        (None, true) => Ok(()),
+        (None, false) => Err(TakeError::NotOnSale),
+    }
 }
 
 /// Refuses what the buyer has for good, asked for, or subscribes to.

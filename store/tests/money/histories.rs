@@ -268,6 +268,7 @@ impl History {
                         platform_ppm,
                     },
                     shares: vec![(OWNERS[owner], 1)],
+                    blocked: None,
                 });
                 let base = exact.ceil().base() + data.map_or(0, |(_, price, _)| price);
                 let hold = Hold {

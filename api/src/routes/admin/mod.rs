@@ -9,6 +9,7 @@ mod limits;
 mod outbox;
 mod prices;
 mod refunds;
+mod takedowns;
 mod workers;
 
 use axum::http::StatusCode;
@@ -34,6 +35,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(outbox::router())
         .merge(prices::router())
         .merge(refunds::router())
+        .merge(takedowns::router())
         .merge(workers::router());
     openapi::of_admins(router.get_openapi_mut());
     router

@@ -16,6 +16,7 @@ use comptoir_domain::{
 use comptoir_store::{
     dataset_files,
     dataset_servings::{self, Served},
+    datasets,
     entitlements::{self, Entitlement, Standing},
     objects::ReadPartError,
     purchases::{self, EndError},
@@ -34,7 +35,7 @@ use crate::{
     availability,
     extract::Path,
     ranges::{Bytes, Wanted},
-    routes::blobs::Binary,
+    routes::{blobs::Binary, blocked},
     sealed::SealedFile,
 };
 
@@ -97,7 +98,8 @@ enum Cut {
 }
 
 /// Opens a file for somebody who may have its bytes: its seller, who has a right to it, or everybody where it is a sample of a listed dataset. This
-/// is the one place that decides it. 404 for who may not know of the file at all; 402, 403 and 410 for who may not have its bytes.
+/// is the one place that decides it. 404 for who may not know of the file at all; 402, 403 and 410 for who may not have its bytes; 451 for
+/// everybody while the dataset is blocked.
 pub(super) async fn open(
     state: &AppState,
     reader: Reader,
@@ -112,6 +114,9 @@ pub(super) async fn open(
     require_ready(&version)?;
     let is_free = version.account == account || file.entry.is_sample;
     let right = if is_free {
+        if let Some(takedown) = datasets::blocked_by(&mut connection, place.0).await? {
+            return Err(blocked(state, takedown));
+        }
         None
     } else {
         Some(require_right(state, &mut connection, account, place).await?)
@@ -132,6 +137,7 @@ async fn require_right(
     let standing = entitlements::standing(connection, account, place, state.now()).await?;
     let offers = || format!("its offers are at /v1/datasets/{}/offers", place.0);
     match standing {
+        Standing::Blocked(takedown) => Err(blocked(state, takedown)),
         Standing::Active(right) => Ok(right),
         Standing::ComputeOnly => Err(Problem::new(
             StatusCode::FORBIDDEN,

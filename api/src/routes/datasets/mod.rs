@@ -16,7 +16,7 @@ use axum::{
 };
 use comptoir_domain::{
     dataset::{Card, DatasetState, check_deprecation},
-    id::{AccountId, DatasetId},
+    id::{AccountId, DatasetId, TakedownId},
 };
 use comptoir_store::{
     PgTransaction,
@@ -147,6 +147,13 @@ struct DatasetBody {
     /// Why it is not recommended any more; `null` while it is.
     #[schema(required = true)]
     deprecation: Option<String>,
+    /// The takedown that blocks it: nothing of it is sold, handed out or computed on. `null`: none does.
+    #[schema(required = true, value_type = Option<String>)]
+    blocked_by: Option<TakedownId>,
+    /// Since when it is blocked.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    blocked_at: Option<OffsetDateTime>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
@@ -155,6 +162,7 @@ struct DatasetBody {
 
 impl From<Dataset> for DatasetBody {
     fn from(dataset: Dataset) -> Self {
+        let (blocked_by, blocked_at) = dataset.blocked.unzip();
         Self {
             id: dataset.id,
             object: DatasetObject::Dataset,
@@ -167,6 +175,8 @@ impl From<Dataset> for DatasetBody {
             tags: dataset.card.tags,
             state: dataset.state,
             deprecation: dataset.deprecation,
+            blocked_by,
+            blocked_at,
             created_at: dataset.created_at,
             updated_at: dataset.updated_at,
         }

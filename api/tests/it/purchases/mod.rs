@@ -25,7 +25,7 @@ use crate::{
 /// What the platform takes of a sale, in millionths: that of the harness.
 const PLATFORM_PPM: u128 = 50_000;
 /// The platform's address.
-const PLATFORM: Address = Address::repeat_byte(0x33);
+pub const PLATFORM: Address = Address::repeat_byte(0x33);
 
 /// A listed dataset of a seller, and somebody with money.
 pub struct Shop {

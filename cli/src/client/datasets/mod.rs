@@ -25,6 +25,7 @@ use crate::{
 const SHOWN: &[&str] = &[
     "tags",
     "deprecation",
+    "blocked_by",
     "provenance",
     "description",
     "versions",
