@@ -19,7 +19,7 @@ use crate::harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM, amount};
 
 const CONTRACT: Address = Address::repeat_byte(7);
 
-async fn snapshot(money: &Money) -> Snapshot {
+pub async fn snapshot(money: &Money) -> Snapshot {
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     let mut tx = money.settler.begin_with(begin).await.unwrap();
     batches::snapshot(&mut tx, money.asset).await.unwrap()
@@ -65,7 +65,7 @@ async fn seal(money: &Money, number: u64, snapshot: Snapshot) -> (BatchId, Vec<B
 }
 
 /// What an account has more, by the receipts of a batch.
-fn explained(receipts: &[Receipt], account: Address) -> i128 {
+pub fn explained(receipts: &[Receipt], account: Address) -> i128 {
     let base = |amount: u128| i128::try_from(amount).unwrap();
     let paid: u128 = receipts
         .iter()
@@ -80,7 +80,7 @@ fn explained(receipts: &[Receipt], account: Address) -> i128 {
     base(earned) - base(paid)
 }
 
-fn has(snapshot: &Snapshot, account: Address) -> i128 {
+pub fn has(snapshot: &Snapshot, account: Address) -> i128 {
     let found = snapshot.accounts.iter().find(|it| it.account == account);
     found.map_or(0, |it| i128::try_from(it.payable + it.available).unwrap())
 }

@@ -1,4 +1,5 @@
-//! Random histories of purchases: whatever is taken, given back, ended, answered and renewed, the books add up after every step.
+//! Random histories of purchases: whatever is taken, given back, ended, answered and renewed, and whichever datasets are blocked and back, the
+//! books add up after every step, and the leaves explain them.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +9,27 @@ use comptoir_domain::{
     id::{AccountId, DatasetId, DatasetVersionId, OfferId, PurchaseId},
     offer::{OfferKind, Terms},
     purchase::PurchaseState,
+    takedown::{Act, Ground},
 };
 use comptoir_store::{
-    PgTransaction, ledger, offers,
-    offers::NewOffer,
+    PgTransaction,
+    holdback::proceeds,
+    ledger,
+    offers::{self, NewOffer},
     purchases::{self, NewPurchase, Purchase, TakeError},
     receipts,
+    takedowns::{self, FileError, NewTakedown},
 };
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime};
 
-use crate::harness::{ALICE, BOB, CAROL, Money, NOW};
+use crate::{
+    harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM},
+    movements,
+};
 
 const SELLER: Address = CAROL;
+const DAVE: Address = Address::repeat_byte(0xda);
 const BUYERS: [Address; 2] = [ALICE, BOB];
 const MONEY: u128 = 20_000;
 const PPM: u32 = 70_003;
@@ -44,6 +53,7 @@ struct Market {
     money: Money,
     buyers: Vec<AccountId>,
     seller: AccountId,
+    claimant: AccountId,
     offers: Vec<OfferId>,
     now: OffsetDateTime,
 }
@@ -66,6 +76,7 @@ impl Market {
     async fn open(db: PgPool) -> Self {
         let money = Money::new(db).await;
         let seller = money.bind(SELLER, true).await;
+        let claimant = money.bind(DAVE, false).await;
         let mut buyers = Vec::new();
         for buyer in BUYERS {
             buyers.push(money.bind(buyer, false).await);
@@ -75,6 +86,7 @@ impl Market {
             money,
             buyers,
             seller,
+            claimant,
             offers: vec![],
             now: NOW,
         };
@@ -170,6 +182,7 @@ impl Market {
                 | TakeError::Requested(_)
                 | TakeError::Subscribed(_)
                 | TakeError::TooLong(_)
+                | TakeError::Blocked(_)
                 | TakeError::Hold(comptoir_store::holds::HoldError::InsufficientFunds { .. }),
             ) => false,
             Err(error) => panic!("{error:?}"),
@@ -211,6 +224,7 @@ impl Market {
             if due.is_empty() {
                 return;
             }
+            self.move_proceeds().await;
             for it in &due {
                 let mut tx = self.begin().await;
                 purchases::step(&mut tx, *it, self.now).await.unwrap();
@@ -222,6 +236,75 @@ impl Market {
             if only_renewals {
                 return;
             }
+        }
+    }
+
+    /// Blocks the dataset of an offer, or decides what blocks it: wrongly blocked, five times of six.
+    async fn take_down(&self, offer: usize, dice: &mut Dice) -> &'static str {
+        let mut tx = self.money.owner.begin().await.unwrap();
+        let offer = offers::find(&mut tx, self.offers[offer], self.now).await;
+        let dataset = offer.unwrap().unwrap().dataset;
+        let new = NewTakedown {
+            account: self.claimant,
+            dataset,
+            seller: self.seller,
+            ground: Ground::Other,
+            statement: "mine",
+        };
+        let (id, act, name) = match takedowns::file(&mut tx, &new, self.now).await {
+            Ok(id) => (id, Act::Freeze, "freeze"),
+            Err(FileError::Filed(id)) if dice.roll(6) == 0 => (id, Act::Uphold, "uphold"),
+            Err(FileError::Filed(id)) => (id, Act::Reject, "reject"),
+            Err(error) => panic!("{error}"),
+        };
+        // Its clock may have decided it.
+        if takedowns::expire(&mut tx, id, self.now)
+            .await
+            .unwrap()
+            .is_none()
+        {
+            let decided = takedowns::decide(&mut tx, id, (act, "test"), self.now).await;
+            decided.unwrap();
+        }
+        tx.commit().await.unwrap();
+        name
+    }
+
+    async fn move_proceeds(&self) {
+        let mut connection = self.money.scheduler.acquire().await.unwrap();
+        let due = proceeds::due(&mut connection, 100).await.unwrap();
+        for dataset in due {
+            let mut tx = self.money.scheduler.begin().await.unwrap();
+            let moved = proceeds::move_due(&mut tx, dataset, self.now).await;
+            assert!(moved.unwrap().1 > 0, "what is due is moved");
+            tx.commit().await.unwrap();
+        }
+    }
+
+    /// What was forfeited: to whom, and by whom.
+    async fn forfeited(&self) -> [BTreeMap<Address, u128>; 2] {
+        let rows: Vec<(Vec<u8>, Vec<u8>, sqlx::types::BigDecimal)> = sqlx::query_as(
+            "SELECT payer, owner, amount_base FROM held_proceeds WHERE state = 'forfeited'",
+        )
+        .fetch_all(&self.money.owner)
+        .await
+        .unwrap();
+        let [mut to, mut by] = [const { BTreeMap::new() }; 2];
+        for (payer, owner, base) in rows {
+            let base: u128 = base.to_string().parse().unwrap();
+            *to.entry(Address::from_slice(&payer)).or_default() += base;
+            *by.entry(Address::from_slice(&owner)).or_default() += base;
+        }
+        [to, by]
+    }
+
+    /// What everybody has is what was deposited and what the leaves say.
+    async fn is_explained(&self) {
+        let snapshot = movements::snapshot(&self.money).await;
+        for (account, deposited) in [(BUYERS[0], MONEY), (BUYERS[1], MONEY), (SELLER, 0)] {
+            let moved = movements::has(&snapshot, account) - deposited.cast_signed();
+            let explained = movements::explained(&snapshot.receipts, account);
+            assert_eq!(moved, explained, "{account}");
         }
     }
 
@@ -264,13 +347,14 @@ impl Market {
             }
             *charged.entry(payer).or_default() += paid.base();
         }
+        let [to, by] = self.forfeited().await;
+        let of = |map: &BTreeMap<Address, u128>, who| map.get(&who).copied().unwrap_or_default();
         for buyer in BUYERS {
             let it = ledger::balances(&mut connection, buyer, asset)
                 .await
                 .unwrap();
-            let (held, charged) = (held.get(&buyer), charged.get(&buyer));
-            assert_eq!(it.held.base(), held.copied().unwrap_or_default());
-            let rest = MONEY - charged.copied().unwrap_or_default();
+            assert_eq!(it.held.base(), of(&held, buyer));
+            let rest = MONEY - of(&charged, buyer) + of(&to, buyer);
             assert_eq!(it.available.base() + it.held.base(), rest);
         }
         // One split shares all of it: what the seller has is rounded once over all sales.
@@ -278,17 +362,17 @@ impl Market {
         let seller = ledger::balances(&mut connection, SELLER, asset)
             .await
             .unwrap();
-        assert_eq!(
-            seller.available.base(),
-            gross * u128::from(1_000_000 - PPM) / 1_000_000
-        );
+        let earned = seller.available.base() + seller.held_back.base() + of(&by, SELLER);
+        assert_eq!(earned, gross * u128::from(1_000_000 - PPM) / 1_000_000);
         let house = ledger::house_balances(&mut connection, asset)
             .await
             .unwrap();
-        assert_eq!(
-            seller.available.base() + house.fees.base() + house.split_dust.base(),
-            gross
-        );
+        let own = ledger::balances(&mut connection, PLATFORM, asset)
+            .await
+            .unwrap();
+        let own = own.available.base() + own.held_back.base() + of(&by, PLATFORM);
+        let dust = house.split_dust.base();
+        assert_eq!(earned + house.fees.base() + own + dust, gross);
         assert!(house.split_dust.base() < 2);
     }
 }
@@ -298,12 +382,13 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
     let mut market = Market::open(db).await;
     let mut dice = Dice(20_261_123);
     let mut done = BTreeMap::<&str, u32>::new();
-    for _ in 0..250 {
+    let mut frozen = None;
+    for _ in 0..350 {
         let (buyer, offer) = (
             usize::from(dice.roll(2) == 1),
             usize::try_from(dice.roll(market.offers.len() as u64)).unwrap(),
         );
-        let what = dice.roll(10);
+        let what = dice.roll(11);
         let worked = match what {
             0..=3 => {
                 let seconds = u32::try_from(1 + dice.roll(2_000)).unwrap();
@@ -331,6 +416,14 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
                     None => None,
                 }
             }
+            8 => {
+                // One at a time: what is blocked is decided before another is.
+                let at = frozen.take().unwrap_or(offer);
+                let name = market.take_down(at, &mut dice).await;
+                frozen = (name == "freeze").then_some(at);
+                market.pass(0).await;
+                Some(name)
+            }
             _ => {
                 market.pass(dice.roll(15_000)).await;
                 Some("pass")
@@ -341,11 +434,11 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
         }
         market.adds_up().await;
     }
-    for name in ["take", "refund", "end", "final", "approve", "deny", "pass"] {
-        assert!(
-            done.get(name).is_some_and(|it| *it > 1),
-            "the history has {name}: {done:?}"
-        );
+    market.is_explained().await;
+    for name in [
+        "take", "refund", "end", "final", "approve", "deny", "pass", "freeze", "reject",
+    ] {
+        assert!(done.contains_key(name), "the history has {name}: {done:?}");
     }
     let settled = market.purchases().await;
     let settled = settled
@@ -353,4 +446,6 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
         .filter(|it| it.state == PurchaseState::Settled)
         .count();
     assert!(settled > 15, "{settled} were charged");
+    let [to, by] = market.forfeited().await;
+    assert!(!to.is_empty() && by.len() == 2, "something was forfeited");
 }
