@@ -239,7 +239,7 @@ impl Market {
         }
     }
 
-    /// Blocks the dataset of an offer, or decides what blocks it: wrongly blocked, five times of six.
+    /// Blocks the dataset of an offer, or decides what blocks it: wrongly blocked, three times of four.
     async fn take_down(&self, offer: usize, dice: &mut Dice) -> &'static str {
         let mut tx = self.money.owner.begin().await.unwrap();
         let offer = offers::find(&mut tx, self.offers[offer], self.now).await;
@@ -253,7 +253,7 @@ impl Market {
         };
         let (id, act, name) = match takedowns::file(&mut tx, &new, self.now).await {
             Ok(id) => (id, Act::Freeze, "freeze"),
-            Err(FileError::Filed(id)) if dice.roll(6) == 0 => (id, Act::Uphold, "uphold"),
+            Err(FileError::Filed(id)) if dice.roll(4) == 0 => (id, Act::Uphold, "uphold"),
             Err(FileError::Filed(id)) => (id, Act::Reject, "reject"),
             Err(error) => panic!("{error}"),
         };
@@ -306,6 +306,16 @@ impl Market {
             let explained = movements::explained(&snapshot.receipts, account);
             assert_eq!(moved, explained, "{account}");
         }
+    }
+
+    /// An offer that somebody has for some time now.
+    async fn lasting(&self) -> Option<usize> {
+        let purchases = self.purchases().await;
+        let mut lasting = purchases
+            .iter()
+            .filter(|it| it.state == PurchaseState::Granted && it.seconds.is_some());
+        let offer = lasting.next()?.offer;
+        self.offers.iter().position(|it| *it == offer)
     }
 
     async fn purchases(&self) -> Vec<Purchase> {
@@ -388,7 +398,7 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
             usize::from(dice.roll(2) == 1),
             usize::try_from(dice.roll(market.offers.len() as u64)).unwrap(),
         );
-        let what = dice.roll(11);
+        let what = dice.roll(12);
         let worked = match what {
             0..=3 => {
                 let seconds = u32::try_from(1 + dice.roll(2_000)).unwrap();
@@ -417,8 +427,11 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
                 }
             }
             8 => {
-                // One at a time: what is blocked is decided before another is.
-                let at = frozen.take().unwrap_or(offer);
+                // One at a time, and rather what somebody has for some time: what is blocked is decided before another is.
+                let at = match frozen.take() {
+                    Some(at) => at,
+                    None => market.lasting().await.unwrap_or(offer),
+                };
                 let name = market.take_down(at, &mut dice).await;
                 frozen = (name == "freeze").then_some(at);
                 market.pass(0).await;
