@@ -232,6 +232,9 @@ pub enum Admin {
     /// Workers of all accounts.
     #[command(subcommand)]
     Workers(crate::admin::work::Workers),
+    /// Datasets that somebody says must not be here.
+    #[command(subcommand)]
+    Takedowns(crate::admin::takedowns::Takedowns),
     /// What waits to go out.
     #[command(subcommand)]
     Outbox(crate::admin::work::Outbox),

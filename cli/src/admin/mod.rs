@@ -8,6 +8,7 @@ mod join_tokens;
 pub mod prices;
 pub mod refunds;
 mod settling;
+pub mod takedowns;
 pub mod work;
 
 use anyhow::Context as _;
@@ -51,6 +52,7 @@ pub async fn run(context: &Context, verb: Admin) -> anyhow::Result<()> {
         Admin::Prices(verb) => prices::run(context, &verb).await,
         Admin::Jobs(verb) => work::run_jobs(context, &verb).await,
         Admin::Workers(verb) => work::run_workers(context, &verb).await,
+        Admin::Takedowns(verb) => takedowns::run(context, &verb).await,
         Admin::Outbox(verb) => work::run_outbox(context, &verb).await,
         Admin::Events(args) => accounts::list_events(context, &args).await,
     }

@@ -72,6 +72,8 @@ pub enum Dataset {
     #[command(flatten)]
     Contribution(crate::client::contributions::Contribution),
     #[command(flatten)]
+    Takedown(crate::client::takedowns::Takedown),
+    #[command(flatten)]
     Sell(Sell),
     #[command(flatten)]
     Take(Take),

@@ -12,6 +12,7 @@ pub mod profile;
 pub mod receipts;
 pub mod security;
 pub mod spec;
+pub mod takedowns;
 pub mod wallet;
 pub mod webhook_listen;
 pub mod webhooks;

@@ -131,6 +131,51 @@ async fn refund(world: &World, [first, second]: [&Terminal<'_>; 2]) {
     assert_eq!(shown["refunded"]["amount"], "1");
 }
 
+/// A dataset is blocked, its seller contests that, and it is back.
+fn take_down(world: &World, admin: &Terminal) {
+    let [seller, claimant] = ["seller", "claimant"].map(|name| Terminal { world, name });
+    for user in [&seller, &claimant] {
+        user.done(&["signup", "--email", &format!("{}@example.org", user.name)]);
+    }
+    let folder = world.path("rows");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("rows.csv"), "x,y\n1,2\n").unwrap();
+    let card = ["--name", "rows", "--title", "Rows", "--licence", "MIT"];
+    let made = seller.done(&[&["dataset", "create"], &card[..]].concat());
+    let dataset = made["id"].as_str().unwrap();
+    let folder = folder.to_str().unwrap();
+    seller.done(&["dataset", "publish", folder, "--dataset", dataset]);
+    seller.done(&["dataset", "announce", dataset]);
+
+    let words = ["--ground", "personal-data", "--statement", "my address"];
+    let filed = claimant.done(&[&["dataset", "take-down", dataset], &words[..]].concat());
+    let takedown = filed["id"].as_str().unwrap();
+    let waiting = admin.done(&["admin", "takedowns", "list", "--state", "filed"]);
+    assert_eq!(waiting["data"][0]["ground"], "personal_data");
+    act(admin, &["admin", "takedowns", "freeze", takedown]);
+    let out = world.path("pulled");
+    let pull = ["dataset", "pull", dataset, "--out", out.to_str().unwrap()];
+    seller.refused(&pull, REFUSED, "dataset_blocked");
+    let received = seller.done(&["dataset", "takedowns", "--received", "--state", "frozen"]);
+    assert_eq!(received["data"][0]["id"], takedown);
+    let contest = ["dataset", "contest", takedown, "--statement", "it is mine"];
+    assert_eq!(seller.done(&contest)["state"], "contested");
+    let shown = admin.done(&["admin", "takedowns", "get", takedown]);
+    assert_eq!(shown["answer"], "it is mine");
+    let rejected = act(admin, &["admin", "takedowns", "reject", takedown]);
+    assert_eq!(rejected["state"], "rejected");
+    let shown = seller.done(&["dataset", "show", dataset]);
+    assert_eq!(shown["blocked_by"], Value::Null);
+    seller.done(&pull);
+    let late = ["dataset", "retract", takedown];
+    claimant.refused(&late, REFUSED, "takedown_state");
+    claimant.done(&[&["dataset", "take-down", dataset], &words[..]].concat());
+    let again = claimant.done(&["dataset", "takedowns"]);
+    let second = again["data"][0]["id"].as_str().unwrap();
+    let retracted = claimant.done(&["dataset", "retract", second]);
+    assert_eq!(retracted["state"], "withdrawn");
+}
+
 fn publish(admin: &Terminal) {
     let terms = "--device cuda --rate-nano 5 --minimum-base 7 --platform-ppm 1000 --effective-at 2100-01-01T00:00:00Z";
     let verb = ["admin", "prices", "publish"].into_iter();
@@ -162,6 +207,7 @@ async fn administrators_act_on_a_service_that_runs() {
     refund(&world, [&first, &second]).await;
     worker.stop().await.unwrap();
     publish(&first);
+    take_down(&world, &first);
     for what in ["wake-ups", "notices"] {
         let shown = act(&first, &["admin", "outbox", what]);
         assert_eq!(shown["open_jobs"], 0, "{what}");

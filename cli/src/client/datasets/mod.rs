@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use reqwest::{Method, header};
 use serde_json::{Map, Value, json};
 
-use super::{Context, contributions, http, idempotency_key, jobs::list_path};
+use super::{Context, contributions, http, idempotency_key, jobs::list_path, takedowns};
 use crate::{
     args::{
         datasets::{CardArgs, Dataset},
@@ -106,6 +106,7 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
             output.object(&http::json(gone).await?, VERSION);
         }
         Dataset::Contribution(verb) => contributions::run(context, &api, verb).await?,
+        Dataset::Takedown(verb) => takedowns::run(context, &api, verb).await?,
         Dataset::Pull(args) => {
             let pulled = pull::pull(&api, args).await?;
             output.object(
