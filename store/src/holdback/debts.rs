@@ -151,7 +151,7 @@ async fn pay(
 }
 
 /// The house owes the clients its own part of what they paid for, in proportion to what is forfeited: it neither gains by a fraud
-/// nor by a worker that it frames.
+/// nor by a worker that it frames. What the data of a job earned and a takedown holds back is not its part.
 pub(super) async fn make_whole(
     tx: &mut PgTransaction<'_>,
     (jobs, owners): (&[Uuid], &[Vec<u8>]),
@@ -168,7 +168,11 @@ pub(super) async fn make_whole(
              ORDER BY state = 'accepted' DESC, attempt_id LIMIT 1
          ) AS last
          CROSS JOIN LATERAL (SELECT sum(amount_base) AS base FROM holdbacks earned WHERE earned.job_id = h.job_id) AS earned
-         CROSS JOIN LATERAL (SELECT div((gross_base - earned.base) * h.amount_base, earned.base) AS base) AS part
+         CROSS JOIN LATERAL (
+             SELECT coalesce(sum(amount_base), 0) AS base FROM held_proceeds p
+             WHERE p.source_kind = 'job' AND p.source_id = h.job_id AND p.state <> 'released'
+         ) AS data
+         CROSS JOIN LATERAL (SELECT div((gross_base - data.base - earned.base) * h.amount_base, earned.base) AS base) AS part
          WHERE part.base > 0
          ON CONFLICT (attempt_id) DO NOTHING",
         jobs,
