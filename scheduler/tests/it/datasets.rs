@@ -15,6 +15,7 @@ use comptoir_store::{
     blobs,
     dataset_inputs::QuotedData,
     jobs::CreateError,
+    releases,
     takedowns::{self, NewTakedown},
     withheld_results::{self, Released},
 };
@@ -377,6 +378,14 @@ async fn decide(bench: &Bench, takedown: TakedownId, act: Act) {
     tx.commit().await.unwrap();
 }
 
+/// What is on its way to the chain for the seller.
+async fn queued(bench: &Bench) -> u128 {
+    let seller = Address::repeat_byte(SELLER);
+    let mut connection = bench.owner.acquire().await.unwrap();
+    let queued = releases::queued_of(&mut connection, bench.asset, seller).await;
+    queued.unwrap().base()
+}
+
 async fn move_proceeds(bench: &Bench) -> usize {
     let moved = steps::holdback::move_proceeds(&bench.state, now()).await;
     moved.unwrap().done
@@ -401,6 +410,7 @@ async fn charged_while_blocked(bench: &Bench, client: &Client) -> (TakedownId, u
     assert_eq!(bench.available(client.address).await, left);
     let seller = bench.balances(Address::repeat_byte(SELLER)).await;
     assert_eq!((seller.available.base(), seller.held_back.base()), (0, 900));
+    assert_eq!(queued(bench).await, 0, "nothing of it is on its way");
     let house = bench.balances(PLATFORM).await;
     assert_eq!(house.held_back.base(), 100);
     (takedown, left)
@@ -453,6 +463,7 @@ async fn the_data_s_part_of_a_job_is_released_when_a_takedown_is_rejected(db: Pg
     assert_eq!(move_proceeds(&bench).await, 2);
     let seller = bench.balances(Address::repeat_byte(SELLER)).await;
     assert_eq!((seller.available.base(), seller.held_back.base()), (900, 0));
+    assert_eq!(queued(&bench).await, 900);
     let house = bench.balances(PLATFORM).await;
     assert_eq!((house.available.base(), house.held_back.base()), (100, 0));
     assert_eq!(bench.available(client.address).await, left);

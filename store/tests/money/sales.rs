@@ -17,7 +17,7 @@ use comptoir_store::{
     ledger,
     offers::{self, NewOffer},
     purchases::{self, NewPurchase, Purchase, TakeError},
-    receipts,
+    receipts, releases,
     takedowns::{self, FileError, NewTakedown},
 };
 use sqlx::PgPool;
@@ -372,6 +372,9 @@ impl Market {
         let seller = ledger::balances(&mut connection, SELLER, asset)
             .await
             .unwrap();
+        // What is held back is not on its way to the chain.
+        let queued = releases::queued_of(&mut connection, asset, SELLER).await;
+        assert_eq!(queued.unwrap(), seller.available);
         let earned = seller.available.base() + seller.held_back.base() + of(&by, SELLER);
         assert_eq!(earned, gross * u128::from(1_000_000 - PPM) / 1_000_000);
         let house = ledger::house_balances(&mut connection, asset)
