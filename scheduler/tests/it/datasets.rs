@@ -395,6 +395,10 @@ async fn move_proceeds(bench: &Bench) -> usize {
 /// what the client has left.
 async fn charged_while_blocked(bench: &Bench, client: &Client) -> (TakedownId, u128) {
     let (dataset, data) = offered(bench).await;
+    sqlx::query("UPDATE accounts SET auto_release = true")
+        .execute(&bench.owner)
+        .await
+        .unwrap();
     let spec = reading(&dataset, inference());
     let job = bench.submit_on(*client, &spec, Tier::None, data);
     let job = job.await.unwrap();
