@@ -20,6 +20,7 @@ pub mod blobs;
 pub mod catalog;
 pub mod chain;
 pub mod charges;
+pub mod clock;
 pub mod codec;
 pub mod contributions;
 pub mod data_keys;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::{
+    clock,
     config::ApiArgs,
     parts::{self, Running},
 };
@@ -47,8 +48,10 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
     let secrets = ServiceKeys::read(&args.web.keys)?;
     let origin = parts::origin(&args.web.public_url);
     let shared = parts::shared_limits(&args.web)?;
+    let db = parts::connect(&args.common, ServiceRole::Api).await?;
+    clock::follow(&db, &stop).await?;
     let state = AppState {
-        db: parts::connect(&args.common, ServiceRole::Api).await?,
+        db,
         admin_db: parts::connect_few(&args.common, ServiceRole::Admin)
             .await?
             .into(),

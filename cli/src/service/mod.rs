@@ -1,6 +1,7 @@
 //! Running the services: what each takes from the environment, and how it is put together.
 
 pub mod api;
+mod clock;
 pub mod config;
 pub mod parts;
 pub mod scheduler;
@@ -9,16 +10,10 @@ pub mod settler;
 use anyhow::Context as _;
 use comptoir_store::{MIGRATOR, pool};
 use sqlx::{Connection as _, PgConnection};
-use time::OffsetDateTime;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The one place outside the database where time comes from.
-#[must_use]
-#[expect(clippy::disallowed_methods, reason = "this is the service's clock")]
-pub fn now() -> OffsetDateTime {
-    OffsetDateTime::now_utc()
-}
+pub use clock::now;
 
 /// Brings the database that `DATABASE_URL` names up to date.
 ///

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    clock,
     config::SchedulerArgs,
     parts::{self, Running},
 };
@@ -32,8 +33,10 @@ pub async fn run(args: SchedulerArgs) -> anyhow::Result<()> {
 pub async fn start(args: SchedulerArgs, stop: CancellationToken) -> anyhow::Result<Running> {
     let secrets = ServiceKeys::read(&args.web.keys)?;
     let shared = parts::shared_limits(&args.web)?;
+    let db = parts::connect(&args.common, ServiceRole::Scheduler).await?;
+    clock::follow(&db, &stop).await?;
     let mut state = SchedulerState::new(
-        parts::connect(&args.common, ServiceRole::Scheduler).await?,
+        db,
         super::now,
         parts::objects(&args.common)?,
         parts::wake(&args.web)?,

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    clock,
     config::SettlerArgs,
     parts::{self, Running},
 };
@@ -35,6 +36,7 @@ pub async fn run(args: SettlerArgs) -> anyhow::Result<()> {
 /// When a part does not come up, or no asset is registered.
 pub async fn start(args: SettlerArgs, stop: CancellationToken) -> anyhow::Result<Running> {
     let db = parts::connect(&args.common, ServiceRole::Settler).await?;
+    clock::follow(&db, &stop).await?;
     let asset = assets::current(&mut *db.acquire().await?)
         .await
         .context("no contract is registered: run `comptoir admin deploy-contracts`")?;
