@@ -1,7 +1,10 @@
 //! Rights to datasets: who may read or compute on what, and until when.
 
 use comptoir_domain::{
-    id::{AccountId, DatasetId, DatasetVersionId, EntitlementId, PurchaseId, TakedownId},
+    id::{
+        AccountId, ContributionId, DatasetId, DatasetVersionId, EntitlementId, PurchaseId,
+        TakedownId,
+    },
     offer::Allows,
     purchase::{EntitlementState, PurchaseState},
 };
@@ -51,8 +54,10 @@ pub struct Owned {
     pub title: String,
     /// The version; `None`: every version.
     pub version: Option<DatasetVersionId>,
-    /// What gave it.
-    pub purchase: PurchaseId,
+    /// The purchase that gave it,
+    pub purchase: Option<PurchaseId>,
+    /// or the contribution to a dataset of the account's.
+    pub contribution: Option<ContributionId>,
     /// What it allows.
     pub allows: Allows,
     /// What it is worth now.
@@ -173,13 +178,13 @@ pub async fn list(
     limit: i64,
 ) -> sqlx::Result<Vec<Owned>> {
     let rows = sqlx::query!(
-        r#"SELECT entitlement_id AS "id!", dataset_id AS "dataset!", title AS "title!", version_id, purchase_id AS "purchase!", allows AS "allows!",
+        r#"SELECT entitlement_id AS "id!", dataset_id AS "dataset!", title AS "title!", version_id, purchase_id, contribution_id, allows AS "allows!",
              state AS "state!", starts_at AS "starts_at!", over_at
            FROM (
-             SELECT e.entitlement_id, e.dataset_id, d.title, e.version_id, e.purchase_id, e.allows, e.starts_at, least(e.ends_at, e.ended_at) AS over_at,
-               CASE WHEN p.state = 'refunded' THEN 'taken_back' WHEN least(e.ends_at, e.ended_at) <= $4 THEN 'expired'
+             SELECT e.entitlement_id, e.dataset_id, d.title, e.version_id, e.purchase_id, e.contribution_id, e.allows, e.starts_at, least(e.ends_at, e.ended_at) AS over_at,
+               CASE WHEN p.state = 'refunded' OR e.contribution_id IS NOT NULL AND e.ended_at <= $4 THEN 'taken_back' WHEN least(e.ends_at, e.ended_at) <= $4 THEN 'expired'
                  WHEN e.starts_at > $4 THEN 'upcoming' ELSE 'active' END AS state
-             FROM entitlements AS e JOIN purchases AS p USING (purchase_id) JOIN datasets AS d ON d.dataset_id = e.dataset_id
+             FROM entitlements AS e LEFT JOIN purchases AS p USING (purchase_id) JOIN datasets AS d ON d.dataset_id = e.dataset_id
              WHERE e.account_id = $1 AND ($3::uuid IS NULL OR e.entitlement_id < $3)
            ) AS it
            WHERE $2::text IS NULL OR state = $2 ORDER BY entitlement_id DESC LIMIT $5"#,
@@ -197,7 +202,8 @@ pub async fn list(
             dataset: DatasetId(row.dataset),
             title: row.title,
             version: row.version_id.map(DatasetVersionId),
-            purchase: PurchaseId(row.purchase),
+            purchase: row.purchase_id.map(PurchaseId),
+            contribution: row.contribution_id.map(ContributionId),
             allows: to_enum("allows", &row.allows, Allows::parse)?,
             state: to_enum("state", &row.state, EntitlementState::parse)?,
             starts_at: row.starts_at,

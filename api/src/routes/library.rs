@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use comptoir_domain::{
-    id::{DatasetId, DatasetVersionId, EntitlementId, PurchaseId},
+    id::{ContributionId, DatasetId, DatasetVersionId, EntitlementId, PurchaseId},
     offer::Allows,
     purchase::EntitlementState,
 };
@@ -49,8 +49,12 @@ struct EntitlementBody {
     /// The version; `null`: every version, future ones too.
     #[schema(required = true, value_type = Option<String>)]
     version: Option<DatasetVersionId>,
-    #[schema(value_type = String)]
-    purchase: PurchaseId,
+    /// What gave it; `null`: a contribution did.
+    #[schema(required = true, value_type = Option<String>)]
+    purchase: Option<PurchaseId>,
+    /// The contribution to a dataset of yours that gave it; `null`: a purchase did.
+    #[schema(required = true, value_type = Option<String>)]
+    contribution: Option<ContributionId>,
     allows: Allows,
     state: EntitlementState,
     #[serde(with = "time::serde::rfc3339")]
@@ -70,6 +74,7 @@ impl From<Owned> for EntitlementBody {
             title: it.title,
             version: it.version,
             purchase: it.purchase,
+            contribution: it.contribution,
             allows: it.allows,
             state: it.state,
             starts_at: it.starts_at,

@@ -88,6 +88,8 @@ pub enum Take {
         #[arg(long)]
         cap: Option<String>,
     },
+    /// What you have a right to, or had, and until when, newest first.
+    Library(LibraryArgs),
     /// What you took, newest first.
     Purchases(PurchasesArgs),
     /// One purchase or sale of yours.
@@ -201,6 +203,15 @@ pub struct TakeArgs {
     /// Makes a repeated command one purchase [default: random].
     #[arg(long)]
     pub idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct LibraryArgs {
+    /// Only those in this state: `upcoming`, `active`, `expired`, `taken_back`.
+    #[arg(long)]
+    pub state: Option<String>,
+    #[command(flatten)]
+    pub page: ListArgs,
 }
 
 #[derive(Debug, Args)]

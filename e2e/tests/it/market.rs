@@ -191,6 +191,8 @@ fn what_is_bought_is_pulled_checked_and_receipted() {
         assert_eq!(pulled, fs::read(rows.join(file)).unwrap(), "{file}");
     }
 
+    let library = buyer.dataset(&["library", "--state", "active"]);
+    assert_eq!(library["data"][0]["purchase"], bought["id"]);
     let settled = buyer.dataset(&["purchase", &text(&bought, "id")]);
     assert_eq!(settled["final_because"], "served");
     assert_eq!(buyer.available(), "7.5");

@@ -43,6 +43,11 @@ async fn the_owner_may_read_what_is_offered_until_it_ends_unaccepted(db: PgPool)
     let given = guild.given(&guild.giver, &["kept,1"]).await;
     guild.accept(&given).await;
     assert!(guild.may_read(given.text("/id")).await);
+    let library = guild.read(&guild.owner, "/v1/library").await;
+    let rows = library.json["data"].as_array().unwrap();
+    let states: Vec<_> = rows.iter().map(|it| &it["state"]).collect();
+    assert_eq!(states, ["active", "taken_back", "taken_back"]);
+    assert_eq!(rows[0]["contribution"], given.text("/id"));
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -15,8 +15,8 @@ use serde_json::{Map, Value, json};
 use super::{Context, contributions, http, idempotency_key, jobs::list_path, takedowns};
 use crate::{
     args::{
+        ListArgs,
         datasets::{CardArgs, Dataset},
-        market::PurchasesArgs,
     },
     exit::{Exit, coded},
 };
@@ -180,14 +180,14 @@ async fn ready(api: &http::Api, dataset: &str, number: Option<u32>) -> anyhow::R
     })
 }
 
-/// A page of purchases, of one side.
-async fn list_purchases(
+/// A page of a list, of what is in one state where that is named.
+async fn list_in_state(
     api: &http::Api,
     path: &str,
-    args: &PurchasesArgs,
+    (page, state): (&ListArgs, Option<&String>),
 ) -> anyhow::Result<Value> {
-    let mut path = list_path(path, &args.page);
-    if let Some(state) = &args.state {
+    let mut path = list_path(path, page);
+    if let Some(state) = state {
         path = format!("{path}&state={state}");
     }
     Ok(api.get(&path).await?)

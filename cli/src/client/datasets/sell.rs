@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{PURCHASE, list_purchases, ready, text};
+use super::{PURCHASE, list_in_state, ready, text};
 use crate::{
     args::market::{OfferArgs, Sell},
     client::{Context, http::Api, idempotency_key, jobs::list_path, money},
@@ -66,7 +66,8 @@ pub async fn run(context: &Context, api: &Api, verb: &Sell) -> anyhow::Result<()
             output.object(&api.post(&path, &json!({})).await?, OFFER);
         }
         Sell::Sales(args) => {
-            output.list(&list_purchases(api, "/v1/sales", args).await?, SALE_ROW);
+            let of = (&args.page, args.state.as_ref());
+            output.list(&list_in_state(api, "/v1/sales", of).await?, SALE_ROW);
         }
         Sell::Approve { purchase } => {
             let path = format!("/v1/sales/{purchase}/approve");

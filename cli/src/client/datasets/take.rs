@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
-use super::{PURCHASE, all, list_purchases, text};
+use super::{PURCHASE, all, list_in_state, text};
 use crate::{
     args::market::{Take, TakeArgs},
     client::{
@@ -31,6 +31,16 @@ const PURCHASE_ROW: &[&str] = &[
     "final_at",
     "ends_at",
     "created_at",
+];
+const RIGHT: &[&str] = &[
+    "id",
+    "state",
+    "dataset",
+    "title",
+    "version",
+    "allows",
+    "starts_at",
+    "ends_at",
 ];
 const SUBSCRIPTION: &[&str] = &[
     "id",
@@ -82,8 +92,14 @@ pub async fn run(context: &Context, api: &Api, verb: &Take) -> anyhow::Result<()
             };
             (request(api, take, wish).await?, PURCHASE)
         }
+        Take::Library(args) => {
+            let list = list_in_state(api, "/v1/library", (&args.page, args.state.as_ref())).await?;
+            output.list(&list, RIGHT);
+            return Ok(());
+        }
         Take::Purchases(args) => {
-            let list = list_purchases(api, "/v1/purchases", args).await?;
+            let of = (&args.page, args.state.as_ref());
+            let list = list_in_state(api, "/v1/purchases", of).await?;
             output.list(&list, PURCHASE_ROW);
             return Ok(());
         }
