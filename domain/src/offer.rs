@@ -17,6 +17,10 @@ pub const REFUND_SECONDS_MAX: u32 = 2_592_000;
 pub const PERIOD_SECONDS_MIN: u32 = 60;
 /// A rental or a period lasts 366 days at most.
 pub const PERIOD_SECONDS_MAX: u32 = 31_622_400;
+/// Of a rental that was read, an hour is charged at least, unless its offer says otherwise.
+pub const RENT_MINIMUM_SECONDS: u32 = 3_600;
+/// Of a period that was read, a day is charged at least, unless its offer says otherwise.
+pub const SUBSCRIBE_MINIMUM_SECONDS: u32 = 86_400;
 /// Most programs that an offer names.
 pub const PROGRAMS_MAX: usize = 1_000;
 /// Most of what the platform may take of a sale, in millionths.
@@ -59,6 +63,17 @@ impl OfferKind {
             Self::Buy | Self::Rent | Self::Subscribe | Self::Free => Allows::Download,
         }
     }
+
+    /// The seconds that an offer of this kind charges at least, once something was read, where its seller does not say.
+    #[must_use]
+    pub fn minimum_seconds(self, period_seconds: Option<u32>) -> u32 {
+        let minimum = match self {
+            Self::Rent => RENT_MINIMUM_SECONDS,
+            Self::Subscribe => SUBSCRIBE_MINIMUM_SECONDS,
+            Self::Buy | Self::ComputeOnly | Self::Free => 0,
+        };
+        minimum.min(period_seconds.unwrap_or_default())
+    }
 }
 
 /// What an offer promises, beside its price. It never changes.
@@ -74,6 +89,8 @@ pub struct Terms {
     pub refund_seconds: u32,
     /// The period of a subscription, or the longest rental, in seconds.
     pub period_seconds: Option<u32>,
+    /// The seconds that are charged at least, of those agreed, once something was read.
+    pub minimum_seconds: u32,
     /// The programs that may compute on it; `None`: any.
     pub programs: Option<Vec<Sha256>>,
     /// The most bytes that a job's results may have.
@@ -121,6 +138,11 @@ impl Terms {
                     .is_some_and(|it| !(PERIOD_SECONDS_MIN..=PERIOD_SECONDS_MAX).contains(&it)),
                 "/period_seconds",
                 "expected 60 to 31622400",
+            ),
+            (
+                self.minimum_seconds > self.period_seconds.unwrap_or_default(),
+                "/minimum_seconds",
+                "expected at most period_seconds; what does not last has none",
             ),
             (
                 programs.is_some() && !computes,
@@ -203,6 +225,7 @@ mod tests {
             answer_seconds: None,
             refund_seconds: 0,
             period_seconds: lasts.then_some(86_400),
+            minimum_seconds: 0,
             programs: None,
             output_bytes_max: (kind == OfferKind::ComputeOnly).then_some(1_000),
             is_released_by_seller: false,
@@ -253,6 +276,44 @@ mod tests {
             ..terms(OfferKind::Free)
         };
         assert_eq!(named(free), ["/answer_seconds", "/is_released_by_seller"]);
+    }
+
+    #[test]
+    fn no_more_time_is_charged_at_least_than_the_longest_that_is_sold() {
+        let refused = |kind, minimum_seconds| {
+            let terms = Terms {
+                minimum_seconds,
+                ..terms(kind)
+            };
+            let refusals = terms.refusals().into_iter();
+            refusals.map(|(field, _)| field).collect::<Vec<_>>()
+        };
+        for kind in [OfferKind::Rent, OfferKind::Subscribe] {
+            assert_eq!(refused(kind, 86_400), [""; 0], "{kind}");
+            assert_eq!(refused(kind, 86_401), ["/minimum_seconds"], "{kind}");
+        }
+        for kind in [OfferKind::Buy, OfferKind::ComputeOnly, OfferKind::Free] {
+            assert_eq!(refused(kind, 1), ["/minimum_seconds"], "{kind}");
+        }
+    }
+
+    #[test]
+    fn who_offers_time_and_says_nothing_charges_an_hour_or_a_day_at_least_or_all_of_less() {
+        for (kind, period, minimum) in [
+            (OfferKind::Rent, Some(86_400), 3_600),
+            (OfferKind::Rent, Some(60), 60),
+            (OfferKind::Subscribe, Some(2_592_000), 86_400),
+            (OfferKind::Subscribe, Some(7_200), 7_200),
+            (OfferKind::Buy, None, 0),
+        ] {
+            assert_eq!(kind.minimum_seconds(period), minimum, "{kind} {period:?}");
+            let terms = Terms {
+                period_seconds: period,
+                minimum_seconds: minimum,
+                ..terms(kind)
+            };
+            assert_eq!(terms.refusals(), [], "{kind} {period:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::{
     digest::Sha256,
     id::{OfferId, SplitVersionId},
     job::state::text_enum,
+    offer::OfferKind,
     split::{Shared, Split},
 };
 
@@ -26,6 +27,17 @@ text_enum! {
 }
 
 impl SaleKind {
+    /// What is sold by an offer of this kind; `None` where taking it costs nothing.
+    #[must_use]
+    pub const fn of(offer: OfferKind) -> Option<Self> {
+        match offer {
+            OfferKind::Buy => Some(Self::Purchase),
+            OfferKind::Rent => Some(Self::Rental),
+            OfferKind::Subscribe => Some(Self::Subscription),
+            OfferKind::ComputeOnly | OfferKind::Free => None,
+        }
+    }
+
     /// The kind of the receipt's leaf; a job's is 1.
     #[must_use]
     pub const fn leaf_kind(self) -> u8 {
@@ -45,6 +57,24 @@ pub struct Time {
     pub agreed_seconds: u32,
     /// Seconds that passed before it ended.
     pub used_seconds: u32,
+    /// Seconds that are charged at least, of those agreed; left out: the used ones alone are, because nothing was read or its buyer did not end it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub minimum_seconds: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
+const fn is_zero(seconds: &u32) -> bool {
+    *seconds == 0
+}
+
+impl Time {
+    /// The seconds that are charged: those used or the least, and never more than were agreed.
+    #[must_use]
+    pub fn charged_seconds(&self) -> u32 {
+        self.used_seconds
+            .max(self.minimum_seconds)
+            .min(self.agreed_seconds)
+    }
 }
 
 /// What a sale costs, before it is shared.
@@ -89,19 +119,19 @@ pub struct SaleBill {
 }
 
 impl Sale {
-    /// The charge: the price; of a rental for each second used; of a period in proportion to the seconds used, rounded down.
+    /// The charge: the price; of a rental for each second charged; of a period in proportion to the seconds charged, rounded down.
     /// `None` above every amount, or where the time does not fit the kind.
     #[must_use]
     pub fn gross(&self) -> Option<Amount> {
         match (self.kind, self.time) {
             (SaleKind::Purchase, None) => Some(self.price),
-            (SaleKind::Rental, Some(time)) => self
-                .price
-                .times(u64::from(time.used_seconds.min(time.agreed_seconds))),
-            (SaleKind::Subscription, Some(time)) if time.agreed_seconds > 0 => Some(
-                self.price
-                    .part(u64::from(time.used_seconds), u64::from(time.agreed_seconds)),
-            ),
+            (SaleKind::Rental, Some(time)) => self.price.times(u64::from(time.charged_seconds())),
+            (SaleKind::Subscription, Some(time)) if time.agreed_seconds > 0 => {
+                Some(self.price.part(
+                    u64::from(time.charged_seconds()),
+                    u64::from(time.agreed_seconds),
+                ))
+            }
             _ => None,
         }
     }
@@ -185,8 +215,14 @@ mod tests {
             time: time.map(|(agreed_seconds, used_seconds)| Time {
                 agreed_seconds,
                 used_seconds,
+                minimum_seconds: 0,
             }),
         }
+    }
+
+    fn at_least(minimum_seconds: u32, mut sale: Sale) -> Sale {
+        sale.time.as_mut().unwrap().minimum_seconds = minimum_seconds;
+        sale
     }
 
     fn split() -> Split {
@@ -212,6 +248,37 @@ mod tests {
             gross(SaleKind::Subscription, 100, Some((86_400, 86_401))),
             Some(100)
         );
+    }
+
+    #[test]
+    fn what_ends_early_is_charged_for_the_least_time_and_what_lasts_longer_is_not() {
+        use SaleKind::{Rental, Subscription};
+        for (kind, price, time, minimum, charged) in [
+            (Rental, 7, (7_200, 1), 3_600, 25_200),
+            (Rental, 7, (7_200, 3_601), 3_600, 25_207),
+            (Rental, 7, (60, 1), 3_600, 420),
+            (Subscription, 100, (2_592_000, 1), 86_400, 3),
+            (Subscription, 100, (2_592_000, 2_591_999), 86_400, 99),
+            (Subscription, 100, (3_600, 0), 86_400, 100),
+        ] {
+            let sold = at_least(minimum, sale(kind, price, Some(time)));
+            let gross = sold.gross().map(Amount::base);
+            assert_eq!(gross, Some(charged), "{kind} {time:?} {minimum}");
+        }
+    }
+
+    #[test]
+    fn a_bill_that_was_made_before_there_was_a_least_time_keeps_its_digest() {
+        const BEFORE: &str = r#"{"kind":"rental","offer":"off_061gr30c1g60r30c1g60r30c1g","price_number":1,"price_base":"7",
+            "time":{"agreed_seconds":60,"used_seconds":59},"gross_base":"413",
+            "split_version":"spl_050m2ga1850m2ga1850m2ga185","parties":[]}"#;
+        let bill: SaleBill = serde_json::from_str(BEFORE).unwrap();
+        let document: serde_json::Value = serde_json::from_str(BEFORE).unwrap();
+        assert_eq!(bill.time.unwrap().minimum_seconds, 0);
+        assert_eq!(bill.digest(), Sha256::of_document(&document).unwrap());
+        let mut changed = bill.clone();
+        changed.time.as_mut().unwrap().minimum_seconds = 1;
+        assert_ne!(changed.digest(), bill.digest(), "it is in the document");
     }
 
     #[test]
@@ -246,6 +313,10 @@ mod tests {
             BillMismatch::Gross
         );
         assert_eq!(
+            mismatch(|it| it.time.as_mut().unwrap().minimum_seconds = 50_001),
+            BillMismatch::Gross
+        );
+        assert_eq!(
             mismatch(|it| it.parties[0].party.ppm += 1),
             BillMismatch::Split
         );
@@ -262,12 +333,16 @@ mod tests {
     proptest! {
         #[test]
         fn what_a_sale_charges_is_within_what_was_held_and_shared_to_the_unit(
-            price in 1_u128..=1 << 80, agreed in 60_u32..=31_622_400, used in any::<u32>(), rents in any::<bool>(),
+            price in 1_u128..=1 << 80, agreed in 60_u32..=31_622_400, used in any::<u32>(), minimum in any::<u32>(), rents in any::<bool>(),
         ) {
             let kind = if rents { SaleKind::Rental } else { SaleKind::Subscription };
             let held = if rents { price.checked_mul(agreed.into()).unwrap() } else { price };
-            let (bill, shared) = sale(kind, price, Some((agreed, used)))
-                .bill(SplitVersionId::generate(), &split(), &[0, 0, 0]).unwrap();
+            let sold = at_least(minimum, sale(kind, price, Some((agreed, used))));
+            let (bill, shared) = sold.bill(SplitVersionId::generate(), &split(), &[0, 0, 0]).unwrap();
+            prop_assert_eq!(bill.recompute(), Ok(()));
+            let least = sale(kind, price, Some((agreed, minimum))).gross().unwrap();
+            let without = sale(kind, price, Some((agreed, used))).gross().unwrap();
+            prop_assert_eq!(bill.gross_base, least.max(without));
             prop_assert!(bill.gross_base.base() <= held);
             let credited: u128 = shared.credits.iter().map(|it| it.base()).sum();
             let dust = shared.dust.base();

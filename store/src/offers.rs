@@ -111,8 +111,8 @@ pub async fn create(
         .map(|programs| programs.iter().map(|it| it.0.to_vec()).collect());
     sqlx::query!(
         "INSERT INTO offers (offer_id, dataset_id, account_id, asset_id, kind, version_id, is_gated, answer_seconds, refund_seconds,
-             period_seconds, programs, output_bytes_max, is_released_by_seller, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+             period_seconds, minimum_seconds, programs, output_bytes_max, is_released_by_seller, created_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         id.0,
         new.dataset.0,
         new.account.0,
@@ -123,6 +123,7 @@ pub async fn create(
         terms.answer_seconds.map(u32::cast_signed),
         terms.refund_seconds.cast_signed(),
         terms.period_seconds.map(u32::cast_signed),
+        terms.minimum_seconds.cast_signed(),
         programs.as_deref(),
         terms.output_bytes_max.map(u64::cast_signed),
         terms.is_released_by_seller,
@@ -215,7 +216,7 @@ pub async fn find_all(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT o.offer_id, o.dataset_id, o.account_id, o.asset_id, o.kind, o.version_id, o.answer_seconds, o.refund_seconds,
-               o.period_seconds, o.programs, o.output_bytes_max, o.is_released_by_seller, o.created_at, o.closed_at,
+               o.period_seconds, o.minimum_seconds, o.programs, o.output_bytes_max, o.is_released_by_seller, o.created_at, o.closed_at,
                p.number, p.price_base, p.platform_ppm, p.effective_at,
                n.number AS "next_number?", n.price_base AS "next_price_base?", n.platform_ppm AS "next_platform_ppm?",
                n.effective_at AS "next_effective_at?"
@@ -286,6 +287,7 @@ struct Row {
     answer_seconds: Option<i32>,
     refund_seconds: i32,
     period_seconds: Option<i32>,
+    minimum_seconds: i32,
     programs: Option<Vec<Vec<u8>>>,
     output_bytes_max: Option<i64>,
     is_released_by_seller: bool,
@@ -335,6 +337,7 @@ impl TryFrom<Row> for Offer {
                 answer_seconds: row.answer_seconds.map(i32::cast_unsigned),
                 refund_seconds: row.refund_seconds.cast_unsigned(),
                 period_seconds: row.period_seconds.map(i32::cast_unsigned),
+                minimum_seconds: row.minimum_seconds.cast_unsigned(),
                 programs: programs.transpose()?,
                 output_bytes_max: row.output_bytes_max.map(i64::cast_unsigned),
                 is_released_by_seller: row.is_released_by_seller,

@@ -11,6 +11,7 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AccountId, DatasetId, DatasetVersionId, OfferId},
     offer::{OfferKind, Terms},
+    sale::{Sale, SaleKind, Time},
 };
 use comptoir_store::{
     assets, datasets, limits,
@@ -63,6 +64,10 @@ struct NewOfferBody {
     /// The period of a subscription, or the longest rental.
     #[schema(minimum = 60, maximum = 31_622_400)]
     period_seconds: Option<u32>,
+    /// The seconds that are charged at least, of those agreed, once something was read, however early its buyer ends it; left out: 3,600 of a rental
+    /// and 86,400 of a period, or all of a shorter `period_seconds`.
+    #[schema(maximum = 31_622_400)]
+    minimum_seconds: Option<u32>,
     /// SHA-256 of the programs that may compute on it; left out: any.
     #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 1000)]
     programs: Option<Vec<Sha256>>,
@@ -132,6 +137,8 @@ struct OfferBody {
     refund_seconds: u32,
     #[schema(required = true)]
     period_seconds: Option<u32>,
+    /// The seconds that are charged at least, of those agreed, once something was read.
+    minimum_seconds: u32,
     #[schema(required = true, value_type = Option<Vec<String>>)]
     programs: Option<Vec<Sha256>>,
     #[schema(required = true)]
@@ -166,6 +173,7 @@ impl OfferBody {
             answer_seconds: terms.answer_seconds,
             refund_seconds: terms.refund_seconds,
             period_seconds: terms.period_seconds,
+            minimum_seconds: terms.minimum_seconds,
             programs: terms.programs,
             output_bytes_max: terms.output_bytes_max,
             is_released_by_seller: terms.is_released_by_seller,
@@ -189,10 +197,31 @@ struct OfferQuote {
     offer: OfferId,
     /// What `expected_price` of a purchase must be. A rental or period that ends early is charged for the seconds used.
     price: MoneyBody,
+    /// What it costs at least once something was read, even if it is ended at once.
+    minimum: MoneyBody,
     /// Which of the offer's prices it is.
     price_number: i32,
     #[schema(required = true)]
     seconds: Option<u32>,
+}
+
+/// What an offer costs at least once something was read: what ending it at once would.
+fn least(offer: &Offer, seconds: Option<u32>) -> Option<Amount> {
+    let Some(kind) = SaleKind::of(offer.terms.kind) else {
+        return Some(Amount::ZERO);
+    };
+    let sale = Sale {
+        kind,
+        offer: offer.id,
+        price_number: offer.price.number.cast_unsigned(),
+        price: offer.price.amount,
+        time: seconds.map(|agreed_seconds| Time {
+            agreed_seconds,
+            used_seconds: 0,
+            minimum_seconds: offer.terms.minimum_seconds,
+        }),
+    };
+    sale.gross()
 }
 
 fn terms(body: &NewOfferBody) -> Result<Terms, Problem> {
@@ -202,6 +231,9 @@ fn terms(body: &NewOfferBody) -> Result<Terms, Problem> {
         answer_seconds: body.answer_seconds,
         refund_seconds: body.refund_seconds,
         period_seconds: body.period_seconds,
+        minimum_seconds: body
+            .minimum_seconds
+            .unwrap_or_else(|| body.kind.minimum_seconds(body.period_seconds)),
         programs: body.programs.clone(),
         output_bytes_max: body.output_bytes_max,
         is_released_by_seller: body.is_released_by_seller,
@@ -471,6 +503,7 @@ async fn quote_offer(
         object: OfferQuoteObject::OfferQuote,
         offer: offer.id,
         price: MoneyBody::new(held.ok_or_else(too_dear)?, &asset),
+        minimum: MoneyBody::new(least(&offer, seconds).ok_or_else(too_dear)?, &asset),
         price_number: offer.price.number,
         seconds,
     };

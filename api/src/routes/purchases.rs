@@ -136,6 +136,8 @@ struct PurchaseBody {
     receipt: Option<ReceiptId>,
     #[schema(required = true)]
     seconds: Option<u32>,
+    /// How many of them are charged at least, once something was read.
+    minimum_seconds: u32,
     /// The buyer's words to the seller.
     #[schema(required = true)]
     note: Option<String>,
@@ -185,6 +187,7 @@ impl PurchaseBody {
             final_because: purchase.finality,
             receipt: purchase.receipt,
             seconds: purchase.seconds,
+            minimum_seconds: purchase.minimum_seconds,
             note: purchase.note,
             reason: purchase.reason,
             created_at: purchase.created_at,
@@ -457,7 +460,8 @@ async fn refund_purchase(
     .await
 }
 
-/// Ends a rental, or the running period of a subscription, now: it is charged for the seconds used, and the rest of its price is yours again.
+/// Ends a rental, or the running period of a subscription, now: it is charged for the seconds used, or its `minimum_seconds` once something was read,
+/// and the rest of its price is yours again.
 #[utoipa::path(
     post, path = "/v1/purchases/{purchase}/end", tag = "market", security(("session" = []), ("api_key" = ["purchases:write"])),
     params(("purchase" = String, Path)),

@@ -101,6 +101,8 @@ impl Shop {
         let mut wish = self.wish(&offer, 7_000);
         wish["seconds"] = json!(1_000);
         let rental = self.taken(&wish).await;
+        // Whoever read it did not choose that it ends: no least time is charged.
+        self.read(&self.content().await).await;
         self.app.pass(Duration::seconds(100));
         let (_, takedown) = self.frozen().await;
         let ended = self.read(&rental).await;

@@ -102,7 +102,7 @@ pub enum Take {
         /// The purchase.
         purchase: String,
     },
-    /// Ends a rental, or the running period of a subscription, now: you pay for the seconds used.
+    /// Ends a rental, or the running period of a subscription, now: you pay for the seconds used, or the offer's minimum once something was read.
     End {
         /// The purchase.
         purchase: String,
@@ -175,6 +175,9 @@ pub struct OfferArgs {
     /// The period of a subscription, or the longest rental, such as 1h or 30d.
     #[arg(long, value_parser = seconds)]
     pub period: Option<u32>,
+    /// The time that is charged at least once something was read, such as 0, 1h or 1d [default: 1h of `rent`, 1d of `subscribe`].
+    #[arg(long, value_parser = seconds)]
+    pub minimum: Option<u32>,
     /// SHA-256 of a program that may compute on it; may be repeated [default: any].
     #[arg(long = "program")]
     pub programs: Vec<String>,

@@ -61,6 +61,7 @@ const SALE_BILL: &[&str] = &[
     "price_base",
     "time.agreed_seconds",
     "time.used_seconds",
+    "time.minimum_seconds",
     "gross_base",
 ];
 

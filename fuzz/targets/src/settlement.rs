@@ -176,6 +176,7 @@ fn sale() -> Charge {
         time: Some(Time {
             agreed_seconds: 86_400,
             used_seconds: 50_000,
+            minimum_seconds: 0,
         }),
     };
     let shares = [(Address::repeat_byte(1), 2), (Address::repeat_byte(2), 1)];

@@ -6,7 +6,6 @@ use comptoir_domain::{
     digest::Sha256,
     id::{PurchaseId, ReceiptId},
     ledger::Earned,
-    offer::OfferKind,
     purchase::{Finality, PurchaseState, SubscriptionEnd},
     sale::{Sale, SaleKind, Time},
 };
@@ -55,10 +54,10 @@ pub enum EndError {
 }
 
 /// Makes the sale of something that is bought for good final, because its first byte is served. One that is final already stays as it
-/// is. The transaction must see everybody.
+/// is, and so does what lasts for some time. The transaction must see everybody.
 ///
 /// # Errors
-/// When it cannot be charged, or its price went back already.
+/// When it cannot be charged, its price went back already, or its time was ended.
 pub async fn make_final(
     tx: &mut PgTransaction<'_>,
     id: PurchaseId,
@@ -69,7 +68,7 @@ pub async fn make_final(
         (PurchaseState::Granted, None) => settle(tx, &purchase, Finality::Served, now, now)
             .await
             .map(drop),
-        (PurchaseState::Granted | PurchaseState::Settled, _) => Ok(()),
+        (PurchaseState::Granted, Some(_)) | (PurchaseState::Settled, None) => Ok(()),
         (state, _) => Err(EndError::NotOpen(state)),
     }
 }
@@ -98,8 +97,8 @@ pub async fn refund(
     Ok(())
 }
 
-/// Ends a rental or the period of a subscription before its time: what was used until `at` is charged, to the second, and the rest goes back. One
-/// that has not begun costs nothing. The transaction must see everybody.
+/// Ends a rental or the period of a subscription before its time: what was used until `at` is charged, to the second, and the rest goes back. Once
+/// something was read, its buyer pays for its least time. One that has not begun costs nothing. The transaction must see everybody.
 ///
 /// # Errors
 /// When it does not last for some time, or ended before.
@@ -184,7 +183,8 @@ pub(super) async fn settle(
     at: OffsetDateTime,
     now: OffsetDateTime,
 ) -> Result<Option<ReceiptId>, EndError> {
-    let sale = sale(purchase, at);
+    let minimum_seconds = minimum_seconds(tx, purchase, because).await?;
+    let sale = sale(purchase, minimum_seconds, at);
     let charged = match &sale {
         Some(sale) => sale.gross().ok_or(BillError::TooLarge)?,
         None => Amount::ZERO,
@@ -224,14 +224,27 @@ pub(super) async fn settle(
     Ok(receipt)
 }
 
+/// The seconds that are charged at least: those of its offer, where its buyer ends what was read. A takedown is nobody's choice who paid.
+async fn minimum_seconds(
+    conn: &mut PgConnection,
+    purchase: &Purchase,
+    because: Finality,
+) -> sqlx::Result<u32> {
+    let is_buyers_choice = matches!(because, Finality::EndedByBuyer | Finality::BuyerLeft);
+    if purchase.minimum_seconds == 0 || !is_buyers_choice {
+        return Ok(0);
+    }
+    let was_read = dataset_servings::has_begun(conn, purchase.id).await?;
+    Ok(if was_read {
+        purchase.minimum_seconds
+    } else {
+        0
+    })
+}
+
 /// What a purchase that ends at `at` costs; `None` of what costs nothing.
-fn sale(purchase: &Purchase, at: OffsetDateTime) -> Option<Sale> {
-    let kind = match purchase.kind {
-        OfferKind::Buy => SaleKind::Purchase,
-        OfferKind::Rent => SaleKind::Rental,
-        OfferKind::Subscribe => SaleKind::Subscription,
-        OfferKind::ComputeOnly | OfferKind::Free => return None,
-    };
+fn sale(purchase: &Purchase, minimum_seconds: u32, at: OffsetDateTime) -> Option<Sale> {
+    let kind = SaleKind::of(purchase.kind)?;
     let time = purchase.seconds.map(|agreed_seconds| {
         let passed = purchase
             .starts_at
@@ -240,6 +253,7 @@ fn sale(purchase: &Purchase, at: OffsetDateTime) -> Option<Sale> {
         Time {
             agreed_seconds,
             used_seconds: used.min(agreed_seconds),
+            minimum_seconds,
         }
     });
     Some(Sale {

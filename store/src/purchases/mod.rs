@@ -66,6 +66,8 @@ pub struct Purchase {
     pub split: Option<SplitVersionId>,
     /// How long it lasts, in seconds; `None`: for good.
     pub seconds: Option<u32>,
+    /// How many of them are charged at least, once something was read.
+    pub minimum_seconds: u32,
     /// The buyer's words to the seller.
     pub note: Option<String>,
     /// Why it was denied or refunded.
@@ -114,10 +116,11 @@ pub async fn find_all(conn: &mut PgConnection, ids: &[PurchaseId]) -> sqlx::Resu
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT p.purchase_id, p.account_id, p.payer, p.asset_id, p.seller_id, p.dataset_id, p.version_id, p.offer_id, p.price_number,
-               o.price_base, p.kind, p.subscription_id, p.state, p.amount_base, p.charged_base, p.split_version_id, p.seconds, p.note,
+               o.price_base, f.minimum_seconds, p.kind, p.subscription_id, p.state, p.amount_base, p.charged_base, p.split_version_id, p.seconds, p.note,
                p.reason, p.final_because, p.created_at, p.answer_due_at, p.starts_at, p.ends_at, p.final_at, p.ended_at,
                r.receipt_id AS "receipt_id?"
-           FROM purchases p JOIN offer_prices o ON o.offer_id = p.offer_id AND o.number = p.price_number
+           FROM purchases p JOIN offers f ON f.offer_id = p.offer_id
+           JOIN offer_prices o ON o.offer_id = p.offer_id AND o.number = p.price_number
            LEFT JOIN receipts r ON r.purchase_id = p.purchase_id
            WHERE p.purchase_id = ANY ($1) ORDER BY p.purchase_id DESC"#,
         &ids,
@@ -186,6 +189,7 @@ struct Row {
     offer_id: Uuid,
     price_number: i32,
     price_base: BigDecimal,
+    minimum_seconds: i32,
     kind: String,
     subscription_id: Option<Uuid>,
     state: String,
@@ -211,6 +215,8 @@ impl TryFrom<Row> for Purchase {
     fn try_from(row: Row) -> sqlx::Result<Self> {
         let payer = row.payer.map(|it| to_address("payer", &it)).transpose()?;
         let charged = row.charged_base.map(|it| to_amount("charged_base", &it));
+        let seconds = row.seconds.map(i32::cast_unsigned);
+        let minimum_seconds = row.minimum_seconds.cast_unsigned();
         let finality = row.final_because;
         let finality = finality.map(|it| to_enum("final_because", &it, Finality::parse));
         Ok(Self {
@@ -230,7 +236,8 @@ impl TryFrom<Row> for Purchase {
             amount: to_amount("amount_base", &row.amount_base)?,
             charged: charged.transpose()?,
             split: row.split_version_id.map(SplitVersionId),
-            seconds: row.seconds.map(i32::cast_unsigned),
+            seconds,
+            minimum_seconds: minimum_seconds.min(seconds.unwrap_or_default()),
             note: row.note,
             reason: row.reason,
             finality: finality.transpose()?,

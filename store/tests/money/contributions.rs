@@ -149,6 +149,7 @@ impl History {
                 answer_seconds: None,
                 refund_seconds: 0,
                 period_seconds: Some(MONTH),
+                minimum_seconds: 0,
                 programs: None,
                 output_bytes_max: None,
                 is_released_by_seller: false,

@@ -8,11 +8,11 @@ use comptoir_domain::{
     amount::Amount,
     id::{AccountId, DatasetId, DatasetVersionId, OfferId, PurchaseId},
     offer::{OfferKind, Terms},
-    purchase::PurchaseState,
+    purchase::{Finality, PurchaseState},
     takedown::{Act, Ground},
 };
 use comptoir_store::{
-    PgTransaction,
+    PgTransaction, dataset_servings,
     holdback::proceeds,
     ledger,
     offers::{self, NewOffer},
@@ -34,6 +34,8 @@ const BUYERS: [Address; 2] = [ALICE, BOB];
 const MONEY: u128 = 20_000;
 const PPM: u32 = 70_003;
 const DAY: u32 = 86_400;
+/// Within what is rented and what time passes, so that it counts for some and not for others.
+const MINIMUM: u32 = 900;
 
 /// The numbers of a history: the same for a seed at each run.
 struct Dice(u64);
@@ -66,6 +68,7 @@ fn terms(kind: OfferKind, refund_seconds: u32, answer_seconds: Option<u32>) -> T
         answer_seconds,
         refund_seconds,
         period_seconds: lasts.then_some(DAY),
+        minimum_seconds: if lasts { MINIMUM } else { 0 },
         programs: None,
         output_bytes_max: None,
         is_released_by_seller: false,
@@ -200,7 +203,14 @@ impl Market {
             1 => purchases::end_by_buyer(&mut tx, &purchase, self.now)
                 .await
                 .is_ok(),
-            2 => purchases::make_final(&mut tx, id, self.now).await.is_ok(),
+            2 => {
+                let is_final = purchases::make_final(&mut tx, id, self.now).await.is_ok();
+                if is_final {
+                    let read = dataset_servings::begin(&mut tx, id, self.now).await;
+                    read.unwrap();
+                }
+                is_final
+            }
             3 => purchases::approve(&mut tx, (self.seller, id), 3_600, self.now)
                 .await
                 .is_ok(),
@@ -328,6 +338,32 @@ impl Market {
         purchases::find_all(&mut connection, &ids).await.unwrap()
     }
 
+    /// Who ended what was read paid for its least time, and nobody else for more than was used; says how many paid more than for that.
+    async fn least_is_paid(&self) -> usize {
+        let mut connection = self.money.owner.acquire().await.unwrap();
+        let mut raised = 0;
+        for it in self.purchases().await {
+            let (Some(agreed), Some(charged)) = (it.seconds, it.charged) else {
+                continue;
+            };
+            let passed = it.ended_at.unwrap() - it.starts_at.unwrap();
+            let used = u32::try_from(passed.whole_seconds().max(0)).unwrap();
+            let cost = |seconds: u32| match it.kind {
+                OfferKind::Rent => it.price.times(seconds.into()).unwrap(),
+                _ => it.price.part(seconds.into(), agreed.into()),
+            };
+            let was_read = dataset_servings::has_begun(&mut connection, it.id)
+                .await
+                .unwrap();
+            let is_early = it.finality == Some(Finality::EndedByBuyer);
+            let least = if was_read && is_early { MINIMUM } else { 0 };
+            let due = cost(used.max(least).min(agreed));
+            assert_eq!(charged, due, "{it:?}");
+            raised += usize::from(charged > cost(used.min(agreed)));
+        }
+        raised
+    }
+
     /// What must hold after every step.
     async fn adds_up(&self) {
         let purchases = self.purchases().await;
@@ -388,6 +424,19 @@ impl Market {
         assert_eq!(earned + house.fees.base() + own + dust, gross);
         assert!(house.split_dust.base() < 2);
     }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_rental_that_was_ended_meanwhile_is_not_read(db: PgPool) {
+    const RENTAL: usize = 2;
+    let market = Market::open(db).await;
+    assert!(market.take(0, RENTAL, 1_000).await);
+    let rental = market.purchases().await.remove(0).id;
+    assert!(market.act(rental, 1).await, "ended");
+    assert!(
+        !market.act(rental, 2).await,
+        "its right was looked at before"
+    );
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -456,6 +505,8 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
     ] {
         assert!(done.contains_key(name), "the history has {name}: {done:?}");
     }
+    let raised = market.least_is_paid().await;
+    assert!(raised > 1, "{raised} were ended before their least time");
     let settled = market.purchases().await;
     let settled = settled
         .iter()

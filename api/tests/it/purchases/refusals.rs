@@ -157,6 +157,16 @@ async fn terms_that_do_not_fit_are_refused_by_field(db: PgPool) {
             "/period_seconds",
         ),
         (
+            json!({ "kind": "rent", "period_seconds": 60, "minimum_seconds": 61 }),
+            1,
+            "/minimum_seconds",
+        ),
+        (
+            json!({ "kind": "buy", "minimum_seconds": 1 }),
+            1,
+            "/minimum_seconds",
+        ),
+        (
             json!({ "kind": "buy", "refund_seconds": month + 1 }),
             1,
             "/refund_seconds",

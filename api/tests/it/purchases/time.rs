@@ -56,6 +56,95 @@ async fn a_rental_that_ends_early_is_charged_to_the_second(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_ends_a_rental_that_was_read_pays_for_its_least_time_and_who_read_nothing_does_not(
+    db: PgPool,
+) {
+    let shop = Shop::open(db, 20_000).await;
+    let terms = json!({ "kind": "rent", "period_seconds": 7_200 });
+    let offer = shop.offer(terms, 2).await;
+    let read = shop.read(&format!("/v1/offers/{offer}")).await;
+    assert_eq!(
+        read.json["minimum_seconds"], 3_600,
+        "its seller did not say"
+    );
+    let quote = format!("/v1/offers/{offer}/quote");
+    let wish = json!({ "seconds": 7_200 });
+    let quoted = shop.app.post(&quote, &wish).by(&shop.buyer).send().await;
+    assert_eq!(
+        (quoted.text("/price/amount"), quoted.text("/minimum/amount")),
+        ("14400", "7200")
+    );
+    let content = shop.content().await;
+
+    let unread = shop.taken(&rental(&shop, &offer, 7_200, 14_400)).await;
+    let ended = shop.act(&format!("{unread}/end")).await;
+    assert_eq!(
+        (ended.text("/charged/amount"), &ended.json["receipt"]),
+        ("0", &Value::Null),
+        "nothing was read, and no time passed"
+    );
+    let unread = shop.taken(&rental(&shop, &offer, 7_200, 14_400)).await;
+    shop.app.pass(Duration::seconds(5));
+    let ended = shop.act(&format!("{unread}/end")).await;
+    assert_eq!(ended.text("/charged/amount"), "10", "nothing was read");
+
+    let path = shop.taken(&rental(&shop, &offer, 7_200, 14_400)).await;
+    shop.read(&content).await;
+    shop.app.pass(Duration::seconds(5));
+    let ended = shop.act(&format!("{path}/end")).await;
+    assert_eq!(
+        (
+            ended.text("/charged/amount"),
+            &ended.json["minimum_seconds"]
+        ),
+        ("7200", &json!(3_600))
+    );
+    let receipt = format!("/v1/receipts/{}", ended.text("/receipt"));
+    let receipt = shop.read(&receipt).await;
+    assert_eq!(
+        receipt.json["bill"]["time"],
+        json!({ "agreed_seconds": 7_200, "used_seconds": 5, "minimum_seconds": 3_600 })
+    );
+    assert_eq!(shop.purse().await, (12_790, 0), "the rest went back");
+
+    // Never more than was agreed.
+    let short = shop.taken(&rental(&shop, &offer, 600, 1_200)).await;
+    shop.read(&content).await;
+    let ended = shop.act(&format!("{short}/end")).await;
+    assert_eq!(
+        (
+            ended.text("/charged/amount"),
+            &ended.json["minimum_seconds"]
+        ),
+        ("1200", &json!(600))
+    );
+    shop.adds_up(20_000).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_period_that_was_read_is_charged_for_its_least_time_or_for_what_its_seller_says(
+    db: PgPool,
+) {
+    let shop = Shop::open(db, 300_000).await;
+    let content = shop.content().await;
+    for (minimum, charged) in [
+        (json!(null), "3333"),
+        (json!(0), "0"),
+        (json!(30 * DAY), "100000"),
+    ] {
+        let mut terms = json!({ "kind": "subscribe", "period_seconds": 30 * DAY });
+        terms["minimum_seconds"] = minimum;
+        let offer = shop.offer(terms, 100_000).await;
+        let path = shop.taken(&shop.wish(&offer, 100_000)).await;
+        shop.read(&content).await;
+        shop.app.pass(Duration::seconds(20));
+        let ended = shop.act(&format!("{path}/end")).await;
+        assert_eq!(ended.text("/charged/amount"), charged);
+        shop.adds_up(300_000).await;
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_rental_is_extended_by_renting_again_without_paying_a_second_twice(db: PgPool) {
     let shop = Shop::open(db, 10_000).await;
     let offer = shop
@@ -307,12 +396,13 @@ async fn a_closed_offer_ends_subscriptions_with_their_period(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn who_leaves_pays_for_what_was_used_and_nothing_more(db: PgPool) {
+async fn who_leaves_pays_for_what_was_used_or_its_least_time_and_nothing_more(db: PgPool) {
     let shop = Shop::open(db, 10_000).await;
     let rent = shop
         .offer(json!({ "kind": "rent", "period_seconds": 3600 }), 1)
         .await;
     let rented = shop.taken(&rental(&shop, &rent, 1_000, 1_000)).await;
+    shop.read(&shop.content().await).await;
     let version = shop.version.rsplit('/').next().unwrap().to_owned();
     let buy = shop
         .offer(
@@ -336,10 +426,10 @@ async fn who_leaves_pays_for_what_was_used_and_nothing_more(db: PgPool) {
             shop.read(&bought).await.text("/state"),
             shop.read(&rented).await.text("/charged/amount")
         ),
-        ("refunded", "100")
+        ("refunded", "1000")
     );
     assert_eq!(
         (shop.purse().await, shop.earned().await),
-        ((9_900, 0), shared(100).0)
+        ((9_000, 0), shared(1_000).0)
     );
 }

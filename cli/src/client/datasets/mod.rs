@@ -40,6 +40,7 @@ const PURCHASE: &[&str] = &[
     "offer",
     "allows",
     "subscription",
+    "minimum_seconds",
     "price",
     "charged",
     "final_because",

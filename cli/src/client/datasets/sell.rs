@@ -21,6 +21,7 @@ const OFFER: &[&str] = &[
     "answer_seconds",
     "refund_seconds",
     "period_seconds",
+    "minimum_seconds",
     "programs",
     "output_bytes_max",
     "is_released_by_seller",
@@ -35,6 +36,7 @@ const OFFER_ROW: &[&str] = &[
     "answer_seconds",
     "refund_seconds",
     "period_seconds",
+    "minimum_seconds",
     "closed_at",
 ];
 const SALE_ROW: &[&str] = &[
@@ -98,6 +100,7 @@ async fn offer(api: &Api, args: &OfferArgs) -> anyhow::Result<Value> {
         "answer_seconds": args.answer_within,
         "refund_seconds": args.refund_within.unwrap_or(0),
         "period_seconds": args.period,
+        "minimum_seconds": args.minimum,
         "programs": programs,
         "output_bytes_max": args.output_bytes_max,
         "is_released_by_seller": args.released_by_seller,

@@ -20,7 +20,7 @@ use crate::{
     output,
 };
 
-const QUOTE: &[&str] = &["offer", "price", "price_number", "seconds"];
+const QUOTE: &[&str] = &["offer", "price", "minimum", "price_number", "seconds"];
 const PURCHASE_ROW: &[&str] = &[
     "id",
     "state",
