@@ -68,6 +68,8 @@ text_enum! {
         Refused = "refused",
         /// The dataset was taken down.
         TakenDown = "taken_down",
+        /// The seller is frozen.
+        SellerFrozen = "seller_frozen",
     }
 }
 

@@ -164,7 +164,7 @@ pub const ALL: &[Code] = &[
     code(
         "not_on_sale",
         409,
-        "The offer is closed, its dataset is not listed, or its seller cannot be paid. Nothing was bought.",
+        "The offer is closed, its dataset is not listed, or its seller is frozen or cannot be paid. Nothing was bought.",
     ),
     code(
         "nothing_to_take",

@@ -64,7 +64,7 @@ pub async fn standing(
     }))
 }
 
-/// The terms that the account may compute on a version under: those that stand open, or those that it was let in on.
+/// The terms that the account may compute on a version under: those that stand open, unless their seller is frozen, or those that it was let in on.
 async fn terms(
     conn: &mut PgConnection,
     (account, asset_id): (AccountId, i32),
@@ -81,6 +81,7 @@ async fn terms(
                WHERE offer_prices.offer_id = o.offer_id AND effective_at <= $4 ORDER BY number DESC LIMIT 1
            ) p
            WHERE o.dataset_id = $2 AND o.kind = 'compute_only' AND o.asset_id = $5 AND may_compute($1, o.offer_id, $3, $4)
+               AND (o.is_gated OR NOT is_frozen(o.account_id))
            ORDER BY o.closed_at IS NULL DESC, o.offer_id DESC LIMIT 1"#,
         account.0,
         dataset.0,

@@ -196,6 +196,16 @@ pub async fn refuse_frozen(conn: &mut PgConnection, account: AccountId) -> Resul
     }
 }
 
+/// Is somebody else's account frozen?
+///
+/// # Errors
+/// When the statement fails.
+pub async fn is_frozen(conn: &mut PgConnection, account: AccountId) -> sqlx::Result<bool> {
+    sqlx::query_scalar!(r#"SELECT is_frozen($1) AS "is_frozen!""#, account.0)
+        .fetch_one(conn)
+        .await
+}
+
 /// How many bytes more the account may store, and what the limit is.
 ///
 /// # Errors

@@ -179,15 +179,17 @@ async fn off_the_list(
     dataset: DatasetId,
 ) -> sqlx::Result<Option<SubscriptionEnd>> {
     let row = sqlx::query!(
-        r#"SELECT state = 'listed' AS "is_listed!", blocked_by IS NOT NULL AS "is_blocked!" FROM datasets WHERE dataset_id = $1"#,
+        r#"SELECT state = 'listed' AS "is_listed!", blocked_by IS NOT NULL AS "is_blocked!", is_frozen(account_id) AS "is_frozen!"
+           FROM datasets WHERE dataset_id = $1"#,
         dataset.0,
     )
     .fetch_one(&mut **tx)
     .await?;
-    Ok(match (row.is_blocked, row.is_listed) {
-        (true, _) => Some(SubscriptionEnd::TakenDown),
-        (false, false) => Some(SubscriptionEnd::Withdrawn),
-        (false, true) => None,
+    Ok(match (row.is_blocked, row.is_listed, row.is_frozen) {
+        (true, ..) => Some(SubscriptionEnd::TakenDown),
+        (false, false, _) => Some(SubscriptionEnd::Withdrawn),
+        (false, true, true) => Some(SubscriptionEnd::SellerFrozen),
+        (false, true, false) => None,
     })
 }
 

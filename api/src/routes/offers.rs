@@ -431,7 +431,7 @@ pub(super) fn closed() -> Problem {
     Problem::new(
         StatusCode::CONFLICT,
         "not_on_sale",
-        "The offer is closed, or its dataset is not listed",
+        "The offer is closed, its dataset is not listed, or its seller is frozen",
     )
 }
 
@@ -491,7 +491,8 @@ async fn quote_offer(
     let asset = assets::find(&mut connection, offer.asset_id)
         .await
         .map_err(no_asset)?;
-    if offer.closed_at.is_some() {
+    let is_frozen = limits::is_frozen(&mut connection, offer.account).await?;
+    if offer.closed_at.is_some() || is_frozen {
         return Err(closed());
     }
     if let Some(takedown) = datasets::blocked_by(&mut connection, offer.dataset).await? {

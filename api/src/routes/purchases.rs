@@ -262,9 +262,6 @@ async fn create_purchase(
             let seconds = seconds(&offer.terms, body.seconds)?;
             available?;
             tenant::widen(tx).await?;
-            limits::refuse_frozen(tx, offer.account)
-                .await
-                .map_err(|_| closed())?;
             let new = NewPurchase {
                 account,
                 payer,
@@ -533,6 +530,7 @@ async fn approve_sale(
         Box::pin(async move {
             let purchase = purchase.filter(|it| it.seller == seller);
             let purchase = purchase.ok_or_else(Problem::not_found)?;
+            limits::refuse_frozen(tx, seller).await.map_err(limited)?;
             let offer = offers::find(tx, purchase.offer, now).await?;
             let offer = offer.ok_or_else(Problem::not_found)?;
             let refund_seconds = offer.terms.refund_seconds;

@@ -71,7 +71,7 @@ pub enum TakeError {
     /// It is above every amount.
     #[error("it costs more than any amount")]
     TooDear,
-    /// The offer is closed, or its dataset is not listed.
+    /// The offer is closed, its dataset is not listed, or its seller is frozen.
     #[error("it is not on sale")]
     NotOnSale,
     /// Its dataset is blocked.
@@ -162,10 +162,11 @@ pub async fn take(
     Ok(Taken { id })
 }
 
-/// The offer is open, and its dataset listed and not blocked. None of that changes until the end of the transaction.
+/// The offer is open, its dataset listed and not blocked, and its seller not frozen. None of the offer and the dataset changes until the end of the
+/// transaction.
 async fn require_on_sale(tx: &mut PgTransaction<'_>, offer: &Offer) -> Result<(), TakeError> {
     let found = sqlx::query!(
-        r#"SELECT o.closed_at IS NULL AND d.state = 'listed' AS "is_on_sale!", d.blocked_by
+        r#"SELECT o.closed_at IS NULL AND d.state = 'listed' AND NOT is_frozen(o.account_id) AS "is_on_sale!", d.blocked_by
            FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1 FOR SHARE"#,
         offer.id.0,
     )

@@ -35,7 +35,7 @@ const MONEY: u128 = 20_000;
 const PPM: u32 = 70_003;
 const DAY: u32 = 86_400;
 /// Within what is rented and what time passes, so that it counts for some and not for others.
-const MINIMUM: u32 = 900;
+const MINIMUM: u32 = 43_200;
 
 /// The numbers of a history: the same for a seed at each run.
 struct Dice(u64);
@@ -210,6 +210,16 @@ impl Market {
                     read.unwrap();
                 }
                 is_final
+            }
+            // Reads it, and ends it: what the least time is for.
+            5 => {
+                let read = purchases::make_final(&mut tx, id, self.now).await;
+                let begun = dataset_servings::begin(&mut tx, id, self.now).await;
+                begun.unwrap();
+                read.is_ok()
+                    && purchases::end_by_buyer(&mut tx, &purchase, self.now)
+                        .await
+                        .is_ok()
             }
             3 => purchases::approve(&mut tx, (self.seller, id), 3_600, self.now)
                 .await
@@ -467,11 +477,11 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
                         // What fits its state, or for one in five whatever comes.
                         let asked = purchase.state == PurchaseState::Requested;
                         let verb = match dice.roll(5) {
-                            0 => dice.roll(5),
+                            0 => dice.roll(6),
                             _ if asked => 3 + dice.roll(2),
-                            _ => dice.roll(3),
+                            _ => [0, 1, 2, 5][usize::try_from(dice.roll(4)).unwrap()],
                         };
-                        let names = ["refund", "end", "final", "approve", "deny"];
+                        let names = ["refund", "end", "final", "approve", "deny", "read and end"];
                         let name = names[usize::try_from(verb).unwrap()];
                         market.act(purchase.id, verb).await.then_some(name)
                     }
@@ -501,7 +511,16 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
     }
     market.is_explained().await;
     for name in [
-        "take", "refund", "end", "final", "approve", "deny", "pass", "freeze", "reject",
+        "take",
+        "refund",
+        "end",
+        "final",
+        "approve",
+        "deny",
+        "read and end",
+        "pass",
+        "freeze",
+        "reject",
     ] {
         assert!(done.contains_key(name), "the history has {name}: {done:?}");
     }

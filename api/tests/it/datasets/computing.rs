@@ -234,6 +234,16 @@ async fn who_has_no_right_is_told_so_and_why(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn the_open_offer_of_a_frozen_seller_lets_nobody_compute(db: PgPool) {
+    let stage = Stage::set(db).await;
+    stage.offer(open(), PRICE).await;
+    stage.quote(&stage.client).await.expect(StatusCode::CREATED);
+    crate::purchases::freeze(&stage.app, stage.seller.account).await;
+    let refused = stage.quote(&stage.client).await;
+    refused.expect_problem(StatusCode::FORBIDDEN, "not_entitled");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_right_that_ended_is_gone(db: PgPool) {
     let stage = Stage::set(db).await;
     let rent = json!({ "kind": "rent", "period_seconds": 3_600 });

@@ -1,6 +1,7 @@
 //! Offers and what is taken of them, over HTTP: the price is held with the right, and charged once the sale is final.
 
 mod buying;
+mod cases;
 mod links;
 mod refusals;
 mod requests;
@@ -11,7 +12,7 @@ use ::time::Duration;
 use alloy_primitives::Address;
 use axum::http::{Method, StatusCode};
 use comptoir_api::steps;
-use comptoir_domain::asset::Asset;
+use comptoir_domain::{asset::Asset, id::AccountId};
 use comptoir_store::ledger::Balances;
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -188,6 +189,13 @@ async fn buy(app: &TestApp, buyer: &Session, offer: &str, expected: &Value) -> R
     let wish = json!({ "offer": offer, "expected_price": expected });
     let taken = app.post("/v1/purchases", &wish).by(buyer).send().await;
     taken.expect(StatusCode::CREATED)
+}
+
+/// Freezes an account, as an operator does; its sessions are left alone.
+pub async fn freeze(app: &TestApp, account: AccountId) {
+    let frozen = "INSERT INTO account_controls (account_id, frozen_at, frozen_reason, updated_at) VALUES ($1, now(), 'test', now())";
+    let frozen = sqlx::query(frozen).bind(account.0);
+    frozen.execute(&app.owner).await.unwrap();
 }
 
 /// For the walk over every route: an offer.

@@ -73,20 +73,10 @@ async fn each_purchase_that_cannot_be_has_its_answer_and_holds_nothing(db: PgPoo
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn what_is_closed_withdrawn_or_of_a_frozen_seller_is_not_sold(db: PgPool) {
+async fn what_is_closed_or_withdrawn_is_not_sold(db: PgPool) {
     let shop = Shop::open(db, 1_000).await;
     let offer = shop.offer(json!({ "kind": "buy" }), 333).await;
     let wish = shop.wish(&offer, 333);
-    let freeze = "INSERT INTO account_controls (account_id, frozen_at, frozen_reason, updated_at) VALUES ($1, now(), 'test', now())";
-    let frozen = sqlx::query(freeze).bind(shop.seller.account.0);
-    frozen.execute(&shop.app.owner).await.unwrap();
-    shop.take(&wish)
-        .await
-        .expect_problem(StatusCode::CONFLICT, "not_on_sale");
-    sqlx::query("DELETE FROM account_controls")
-        .execute(&shop.app.owner)
-        .await
-        .unwrap();
     shop.sell(&format!("{}/withdraw", shop.dataset), &json!({}))
         .await
         .expect(StatusCode::OK);
