@@ -525,7 +525,7 @@ async fn the_books_add_up_after_every_step_of_random_histories_of_purchases(db: 
         assert!(done.contains_key(name), "the history has {name}: {done:?}");
     }
     let raised = market.least_is_paid().await;
-    assert!(raised > 1, "{raised} were ended before their least time");
+    assert!(raised > 0, "something read was ended before its least time");
     let settled = market.purchases().await;
     let settled = settled
         .iter()
