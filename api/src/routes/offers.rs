@@ -517,10 +517,12 @@ pub(super) fn seconds(terms: &Terms, wished: Option<u32>) -> Result<Option<u32>,
     match (terms.kind, wished) {
         (OfferKind::Rent, Some(seconds)) => {
             let longest = terms.period_seconds.unwrap_or_default();
-            if (1..=longest).contains(&seconds) {
+            // Whoever may read everything pays for the least time, whatever time that is agreed on.
+            let shortest = terms.minimum_seconds.max(1);
+            if (shortest..=longest).contains(&seconds) {
                 Ok(Some(seconds))
             } else {
-                invalid(format!("expected 1 to {longest}"))
+                invalid(format!("expected {shortest} to {longest}"))
             }
         }
         (OfferKind::Rent, None) => invalid("a rental lasts for some seconds".to_owned()),

@@ -96,7 +96,7 @@ impl Shop {
 
     /// A rental of 1,000 seconds at 7 a second that a freeze ended after 100.
     async fn rented_and_frozen(&self) -> String {
-        let terms = json!({ "kind": "rent", "period_seconds": HOUR });
+        let terms = json!({ "kind": "rent", "period_seconds": HOUR, "minimum_seconds": 0 });
         let offer = self.offer(terms, 7).await;
         let mut wish = self.wish(&offer, 7_000);
         wish["seconds"] = json!(1_000);

@@ -255,7 +255,16 @@ fn what_lasts_is_paid_by_the_second_and_ended_when_its_buyer_wishes() {
     let seller = world.person("seller", "0");
     let buyer = world.person("buyer", "10");
     let id = seller.lists("rows", &rows);
-    let rent = ["--kind", "rent", "--price", "0.001", "--period", "1h"];
+    let rent = [
+        "--kind",
+        "rent",
+        "--price",
+        "0.001",
+        "--period",
+        "1h",
+        "--minimum",
+        "0",
+    ];
     let rent = seller.dataset(&[&["offer", &id], &rent[..]].concat());
     let subscribe = ["--kind", "subscribe", "--price", "1", "--period", "1d"];
     let subscribe = seller.dataset(&[&["offer", &id], &subscribe[..]].concat());

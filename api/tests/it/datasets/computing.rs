@@ -246,7 +246,7 @@ async fn the_open_offer_of_a_frozen_seller_lets_nobody_compute(db: PgPool) {
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_right_that_ended_is_gone(db: PgPool) {
     let stage = Stage::set(db).await;
-    let rent = json!({ "kind": "rent", "period_seconds": 3_600 });
+    let rent = json!({ "kind": "rent", "period_seconds": 3_600, "minimum_seconds": 0 });
     let offer = stage.offer(rent, 1).await;
     stage.take(&offer, 60, json!({ "seconds": 60 })).await;
     let quoted = stage.quote(&stage.client).await.expect(StatusCode::CREATED);

@@ -196,7 +196,7 @@ async fn of_64_that_buy_at_once_with_money_for_one_one_buys(db: PgPool) {
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn of_many_offers_taken_at_once_the_money_covers_what_it_covers(db: PgPool) {
     let shop = Shop::open(db, 250).await;
-    let terms = json!({ "kind": "rent", "period_seconds": 3600 });
+    let terms = json!({ "kind": "rent", "period_seconds": 3600, "minimum_seconds": 0 });
     let mut wishes = Vec::new();
     for _ in 0..8 {
         let offer = shop.offer(terms.clone(), 1).await;

@@ -72,8 +72,11 @@ impl Shop {
     }
 
     async fn rent(&self) -> String {
-        self.offer(json!({ "kind": "rent", "period_seconds": HOUR }), 2)
-            .await
+        self.offer(
+            json!({ "kind": "rent", "period_seconds": HOUR, "minimum_seconds": 0 }),
+            2,
+        )
+        .await
     }
 
     /// Everything that the ledger says: who has what.
@@ -223,7 +226,7 @@ const CASES: &[Case] = &[
         name: "a rental that costs more than any amount",
         set_up: |shop| {
             async {
-                let terms = json!({ "kind": "rent", "period_seconds": HOUR });
+                let terms = json!({ "kind": "rent", "period_seconds": HOUR, "minimum_seconds": 0 });
                 let offer = shop.offer(terms, Amount::MAX.base()).await;
                 shop.buying(shop.renting(&offer, 2, Amount::MAX.base()))
             }

@@ -95,7 +95,10 @@ async fn of_64_that_follow_a_link_at_once_one_reads(db: PgPool) {
 async fn a_link_ends_with_its_two_minutes_and_with_the_right(db: PgPool) {
     let shop = Shop::open(db, 1_000).await;
     let offer = shop
-        .offer(json!({ "kind": "rent", "period_seconds": 3600 }), 1)
+        .offer(
+            json!({ "kind": "rent", "period_seconds": 3600, "minimum_seconds": 0 }),
+            1,
+        )
         .await;
     let mut wish = shop.wish(&offer, 300);
     wish["seconds"] = json!(300);

@@ -62,7 +62,10 @@ async fn each_purchase_that_cannot_be_has_its_answer_and_holds_nothing(db: PgPoo
         .expect_problem(StatusCode::CONFLICT, "already_owned");
     // What one has for good need not be rented either.
     let rent = shop
-        .offer(json!({ "kind": "rent", "period_seconds": 60 }), 1)
+        .offer(
+            json!({ "kind": "rent", "period_seconds": 60, "minimum_seconds": 0 }),
+            1,
+        )
         .await;
     let mut wish = shop.wish(&rent, 60);
     wish["seconds"] = json!(60);

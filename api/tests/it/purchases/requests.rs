@@ -14,7 +14,7 @@ fn id(path: &str) -> &str {
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_request_holds_the_price_and_its_time_begins_with_the_answer(db: PgPool) {
     let shop = Shop::open(db, 1_000).await;
-    let terms = json!({ "kind": "rent", "period_seconds": 3600, "answer_seconds": GATED });
+    let terms = json!({ "kind": "rent", "period_seconds": 3600, "minimum_seconds": 0, "answer_seconds": GATED });
     let offer = shop.offer(terms, 1).await;
     let mut wish = shop.wish(&offer, 600);
     (wish["seconds"], wish["note"]) = (json!(600), json!("for my thesis"));

@@ -108,7 +108,7 @@ async fn what_cannot_be_served_is_given_back(db: PgPool) {
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_rental_is_read_until_its_time_is_over(db: PgPool) {
     let shop = Shop::open(db, 1_000).await;
-    let terms = json!({ "kind": "rent", "period_seconds": 3_600 });
+    let terms = json!({ "kind": "rent", "period_seconds": 3_600, "minimum_seconds": 0 });
     let offer = shop.offer(terms, 1).await;
     let content = shop.content().await;
     let mut wish = shop.wish(&offer, 600);
