@@ -33,8 +33,7 @@ CREATE FUNCTION keep_takedowns() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.state <> OLD.state AND (OLD.state, NEW.state) NOT IN (
         ('filed', 'frozen'), ('filed', 'dismissed'), ('filed', 'withdrawn'),
-        ('frozen', 'contested'), ('frozen', 'upheld'), ('frozen', 'rejected'), ('frozen', 'withdrawn'),
-        ('contested', 'upheld'), ('contested', 'rejected'), ('contested', 'withdrawn')) THEN
+        ('frozen', 'contested'), ('frozen', 'upheld'), ('frozen', 'rejected'), ('contested', 'upheld'), ('contested', 'rejected')) THEN
         RAISE EXCEPTION 'a % takedown does not become %', OLD.state, NEW.state
             USING ERRCODE = 'restrict_violation', CONSTRAINT = 'takedowns_states';
     END IF;
@@ -66,6 +65,17 @@ BEGIN
     RETURN NULL;
 END $$;
 CREATE TRIGGER takedowns_block AFTER UPDATE OF state ON takedowns FOR EACH ROW EXECUTE FUNCTION follow_takedown();
+
+-- Which of some datasets are blocked, by what and since when. No freeze passes before the transaction ends: what it charges as not blocked was
+-- earned before. Locks come in one order, before those of the ledger.
+CREATE FUNCTION blocks(wanted uuid[]) RETURNS TABLE (dataset_id uuid, blocked_by uuid, blocked_at timestamptz)
+LANGUAGE sql SECURITY DEFINER SET search_path = public AS $$
+    SELECT it.dataset_id, it.blocked_by, it.blocked_at FROM (
+        SELECT d.dataset_id, d.blocked_by, d.blocked_at FROM datasets d WHERE d.dataset_id = ANY (wanted) ORDER BY d.dataset_id FOR SHARE
+    ) it WHERE it.blocked_by IS NOT NULL
+$$;
+REVOKE EXECUTE ON FUNCTION blocks FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION blocks TO comptoir_api, comptoir_scheduler;
 
 -- What is sold or computed while a dataset is blocked, and of what was under way when it was: held back until that is decided. Released to who
 -- earned it when the dataset is back, forfeited to who paid when the takedown is upheld.
@@ -115,7 +125,7 @@ CREATE TRIGGER datasets_blocked_in_catalog AFTER UPDATE OF blocked_by ON dataset
     WHEN ((OLD.blocked_by IS NULL) <> (NEW.blocked_by IS NULL)) EXECUTE FUNCTION follow_dataset();
 
 -- Filing, contesting, taking back, and both clocks are the api's; what an operator decides is the operator's.
-GRANT SELECT, INSERT, UPDATE (state, answer, contested_at, due_at, ended_at) ON takedowns TO comptoir_api;
+GRANT SELECT, INSERT, UPDATE (state, answer, reason, contested_at, due_at, ended_at) ON takedowns TO comptoir_api;
 GRANT SELECT, UPDATE (state, reason, frozen_at, due_at, ended_at) ON takedowns TO comptoir_admin;
 GRANT SELECT ON takedowns TO comptoir_scheduler;
 GRANT SELECT, INSERT ON held_proceeds TO comptoir_api, comptoir_scheduler;
@@ -123,8 +133,12 @@ GRANT UPDATE (state, ended_at) ON held_proceeds TO comptoir_scheduler;
 GRANT SELECT ON held_proceeds TO comptoir_admin;
 CALL wall('takedowns', 'CASE WHEN (SELECT sees_all()) THEN true ELSE sees_account(account_id) OR sees_account(seller_id) END');
 CALL wall('held_proceeds', 'sees_all()');
-CREATE POLICY takedowns_filed ON takedowns AS RESTRICTIVE FOR INSERT TO comptoir_api WITH CHECK (state = 'filed');
-CREATE POLICY takedowns_api ON takedowns AS RESTRICTIVE FOR UPDATE TO comptoir_api WITH CHECK (state IN ('contested', 'upheld', 'rejected', 'withdrawn'));
+CREATE POLICY takedowns_filed ON takedowns AS RESTRICTIVE FOR INSERT TO comptoir_api
+    WITH CHECK (state = 'filed' AND CASE WHEN (SELECT sees_all()) THEN true ELSE sees_account(account_id) END);
+-- The seller contests, who filed it takes it back, and clocks, which see everybody, decide.
+CREATE POLICY takedowns_api ON takedowns AS RESTRICTIVE FOR UPDATE TO comptoir_api WITH CHECK (CASE state
+    WHEN 'contested' THEN sees_account(seller_id) WHEN 'withdrawn' THEN sees_account(account_id)
+    WHEN 'upheld' THEN (SELECT sees_all()) WHEN 'rejected' THEN (SELECT sees_all()) ELSE false END);
 
 -- Both sides are told, in the transaction that it happens in; and everybody who has a right to the dataset, when it is blocked or back.
 CREATE FUNCTION say_takedowns() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = public AS $$

@@ -5,8 +5,8 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use comptoir_domain::{
     audit::{Action, Actor, Event},
     digest::Sha256,
-    id::AccountId,
-    takedown::TakedownState,
+    id::{AccountId, TakedownId},
+    takedown::Act,
 };
 use comptoir_store::{
     PgTransaction,
@@ -171,24 +171,37 @@ async fn decide_takedowns(state: &AppState) -> Result<usize, StepError> {
     let overdue = takedowns::overdue(&mut *state.db.acquire().await?, now, limit).await?;
     let mut done = 0;
     for id in overdue {
-        let mut tx = state.db.begin().await?;
-        let Some(decided) = takedowns::expire(&mut tx, id, now).await? else {
-            continue;
-        };
-        let action = match decided.state {
-            TakedownState::Upheld => Action::TakedownUpheld,
-            _ => Action::TakedownRejected,
-        };
-        let event = Event::new(SERVICE, action, id.to_string())
-            .of_account(decided.seller)
-            .with("dataset_id", decided.dataset.to_string());
-        audit::append(&mut tx, &event, now).await?;
-        tx.commit().await?;
-        tracing::warn!(takedown.id = %id, state = %decided.state, "the clock decided a takedown");
-        metrics::counter!(TAKEDOWNS_OVERDUE, "state" => decided.state.as_str()).increment(1);
-        done += 1;
+        match decide_takedown(state, id).await {
+            Ok(decided) => done += usize::from(decided),
+            // One that fails waits, and hinders no other.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(takedown.id = %id, error, "a takedown waits");
+            }
+        }
     }
     Ok(done)
+}
+
+async fn decide_takedown(state: &AppState, id: TakedownId) -> Result<bool, StepError> {
+    let now = state.now();
+    let mut tx = state.db.begin().await?;
+    let Some((decided, act)) = takedowns::expire(&mut tx, id, now).await? else {
+        return Ok(false);
+    };
+    let action = match act {
+        Act::Uphold => Action::TakedownUpheld,
+        Act::Reject => Action::TakedownRejected,
+        Act::Freeze | Act::Dismiss | Act::Contest | Act::Withdraw => return Ok(false),
+    };
+    let event = Event::new(SERVICE, action, id.to_string())
+        .of_account(decided.seller)
+        .with("dataset_id", decided.dataset.to_string());
+    audit::append(&mut tx, &event, now).await?;
+    tx.commit().await?;
+    tracing::warn!(takedown.id = %id, state = %decided.state, "the clock decided a takedown");
+    metrics::counter!(TAKEDOWNS_OVERDUE, "state" => decided.state.as_str()).increment(1);
+    Ok(true)
 }
 
 /// Forgets links that are over for a day.

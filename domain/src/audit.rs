@@ -121,6 +121,12 @@ actions! {
     RefundApproved = "refund.approved",
     /// It was turned down.
     RefundRejected = "refund.rejected",
+    /// Somebody said that a dataset must not be here.
+    TakedownFiled = "takedown.filed",
+    /// A seller contested the freeze of a dataset.
+    TakedownContested = "takedown.contested",
+    /// Somebody took back what it had said of a dataset.
+    TakedownWithdrawn = "takedown.withdrawn",
     /// An operator blocked a dataset.
     TakedownFrozen = "takedown.frozen",
     /// An operator saw no reason to block a dataset.

@@ -15,7 +15,7 @@ pub const CONTESTED_WITHIN: Duration = Duration::days(14);
 pub const DECIDED_WITHIN: Duration = Duration::days(14);
 /// Longest words of either side, in bytes.
 pub const STATEMENT_BYTES_MAX: usize = 8_192;
-/// Most takedowns of one account that wait for a decision.
+/// Most takedowns of one account that no operator has looked at.
 pub const OPEN_MAX: i64 = 20;
 
 text_enum! {
@@ -67,7 +67,7 @@ pub enum Act {
     Uphold,
     /// An operator, or the second clock, says that it is wrong.
     Reject,
-    /// Whoever filed it takes it back.
+    /// Whoever filed it takes it back, before an operator has looked at it.
     Withdraw,
 }
 
@@ -81,8 +81,18 @@ impl TakedownState {
             (Self::Frozen, Act::Contest) => Some(Self::Contested),
             (Self::Frozen | Self::Contested, Act::Uphold) => Some(Self::Upheld),
             (Self::Frozen | Self::Contested, Act::Reject) => Some(Self::Rejected),
-            (Self::Filed | Self::Frozen | Self::Contested, Act::Withdraw) => Some(Self::Withdrawn),
-            _ => None,
+            // What an operator decided, only an operator takes back.
+            (Self::Filed, Act::Withdraw) => Some(Self::Withdrawn),
+            (
+                Self::Filed
+                | Self::Frozen
+                | Self::Contested
+                | Self::Upheld
+                | Self::Rejected
+                | Self::Dismissed
+                | Self::Withdrawn,
+                _,
+            ) => None,
         }
     }
 

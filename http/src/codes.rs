@@ -197,6 +197,11 @@ pub const ALL: &[Code] = &[
         "A takedown, which the detail names, blocks the dataset: nothing of it is sold, handed out or computed on until that is decided. The `Link` header names who blocks it.",
     ),
     code(
+        "version_disputed",
+        409,
+        "The dataset is frozen by a takedown that is not decided: nothing of it is shredded before.",
+    ),
+    code(
         "takedown_filed",
         409,
         "The account has filed a takedown of the dataset that is not decided; the detail says which.",
@@ -204,7 +209,7 @@ pub const ALL: &[Code] = &[
     code(
         "too_many_takedowns",
         409,
-        "Twenty takedowns of the account wait for a decision. Wait for one, or withdraw one.",
+        "Twenty takedowns of the account wait for an operator to look at them. Wait for one, or withdraw one.",
     ),
     code(
         "takedown_state",

@@ -22,6 +22,7 @@ use crate::{
     PgTransaction, assets,
     codec::{to_address, to_numeric, to_wide, wide_to_numeric},
     dataset_inputs::DataCharge,
+    datasets,
     holdback::{
         self, Earners,
         proceeds::{self, Proceeds},
@@ -252,6 +253,9 @@ async fn prepare<'c>(
     let jobs = charges.iter().map(|(it, _)| it.job);
     let sources: Vec<_> = jobs.map(HoldSource::Job).collect();
     let holds = holds::find_all(tx, &sources).await?;
+    let read = charges.iter().filter_map(|(it, _)| it.data.as_ref());
+    let read: Vec<_> = read.map(|it| it.dataset).collect();
+    let blocks = datasets::blocks(tx, &read).await?;
     let mut versions: HashMap<Sha256, SplitVersionId> = HashMap::new();
     let mut shared = Vec::with_capacity(charges.len());
     for (charge, earners) in charges {
@@ -270,11 +274,11 @@ async fn prepare<'c>(
             Some(DataCharge {
                 terms,
                 shares,
-                blocked,
+                dataset,
             }) => {
                 let split = Split::new(platform, terms.platform_ppm, shares)?;
                 Some(SharedData {
-                    blocked: *blocked,
+                    blocked: blocks.contains_key(dataset).then_some(*dataset),
                     terms: *terms,
                     version: open_version(tx, asset_id, &split, &mut versions, now).await?,
                     split,

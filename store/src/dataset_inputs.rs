@@ -261,8 +261,8 @@ pub struct DataCharge {
     pub terms: DataPrice,
     /// Who shares it beside the platform, by weight.
     pub shares: Vec<(Address, u64)>,
-    /// The dataset, where it is blocked: what is charged is held back.
-    pub blocked: Option<DatasetId>,
+    /// The dataset: while it is blocked, what is charged is held back.
+    pub dataset: DatasetId,
 }
 
 /// The offers that jobs computed under, for those that did.
@@ -272,8 +272,8 @@ pub(crate) async fn computed(
 ) -> sqlx::Result<HashMap<JobId, Computed>> {
     let rows = sqlx::query!(
         r#"SELECT job_id, d.version_id, o.dataset_id, o.account_id, o.offer_id, p.number, p.price_base, p.platform_ppm,
-             o.output_bytes_max AS "output_bytes_max!", o.is_released_by_seller, sold.blocked_by IS NOT NULL AS "is_blocked!"
-           FROM jobs JOIN quote_data d USING (quote_id) JOIN offers o USING (offer_id) JOIN datasets sold USING (dataset_id)
+             o.output_bytes_max AS "output_bytes_max!", o.is_released_by_seller
+           FROM jobs JOIN quote_data d USING (quote_id) JOIN offers o USING (offer_id)
            JOIN offer_prices p ON p.offer_id = d.offer_id AND p.number = d.price_number
            WHERE job_id = ANY ($1)"#,
         jobs,
@@ -293,7 +293,7 @@ pub(crate) async fn computed(
             charge: DataCharge {
                 terms,
                 shares: payees::of(conn, dataset).await?,
-                blocked: row.is_blocked.then_some(dataset),
+                dataset,
             },
             version: DatasetVersionId(row.version_id),
             dataset,

@@ -87,6 +87,9 @@ pub enum ShredError {
     /// It was offered to the dataset of another, who reads it.
     #[error("the version is contributed to another dataset")]
     Contributed,
+    /// A takedown of its dataset is open: it is what that is about.
+    #[error("a takedown of the dataset is not decided")]
+    Disputed,
     /// Its dataset is listed, and has no other.
     #[error("the dataset is listed, and has no other version")]
     LastOfListed,
@@ -326,7 +329,8 @@ pub async fn submit(
 /// Throws away the key of a version that is locked. Again changes nothing. The transaction must see everybody: buyers have rights to it.
 ///
 /// # Errors
-/// While it is checked, where it is contributed, while somebody has a right to it, and when it is the last that a listed dataset shows.
+/// While it is checked, while a takedown is open, where it is contributed, while somebody has a right to it, and when it is the last that a listed
+/// dataset shows. The last three do not count once a takedown was upheld.
 pub async fn shred(
     tx: &mut PgTransaction<'_>,
     version: &Version,
@@ -337,6 +341,43 @@ pub async fn shred(
         VersionState::Checking => return Err(ShredError::Checking),
         VersionState::Draft | VersionState::Ready | VersionState::Refused => {}
     }
+    let takedowns = sqlx::query!(
+        r#"SELECT coalesce(bool_or(state = 'upheld'), false) AS "is_upheld!", coalesce(bool_or(state IN ('frozen', 'contested')), false) AS "is_open!"
+           FROM takedowns WHERE dataset_id = $1"#,
+        version.dataset.0,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    if takedowns.is_open {
+        return Err(ShredError::Disputed);
+    }
+    // Nobody reads what is blocked for good, whatever right they have.
+    if !takedowns.is_upheld {
+        refuse_needed(tx, version, now).await?;
+    }
+    let done = sqlx::query!(
+        "UPDATE dataset_versions AS v SET state = 'shredded', wrapped_key = NULL, shredded_at = $2
+         WHERE version_id = $1 AND (v.state <> 'ready' OR $3
+           OR NOT EXISTS (SELECT FROM datasets AS d WHERE d.dataset_id = v.dataset_id AND d.state = 'listed')
+           OR EXISTS (SELECT FROM dataset_versions AS o WHERE o.dataset_id = v.dataset_id AND o.state = 'ready' AND o.version_id <> $1))",
+        version.id.0,
+        now,
+        takedowns.is_upheld,
+    )
+    .execute(&mut **tx)
+    .await?;
+    if done.rows_affected() == 0 {
+        return Err(ShredError::LastOfListed);
+    }
+    Ok(())
+}
+
+/// Refuses to shred what others contributed with, or have a right to.
+async fn refuse_needed(
+    tx: &mut PgTransaction<'_>,
+    version: &Version,
+    now: OffsetDateTime,
+) -> Result<(), ShredError> {
     let contributed = sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM contributions WHERE version_id = $1 AND state IN ('pending', 'accepted')) AS "contributed!""#,
         version.id.0,
@@ -350,19 +391,6 @@ pub async fn shred(
         && entitlements::is_sold(tx, (version.dataset, version.id), now).await?;
     if is_sold {
         return Err(ShredError::Sold);
-    }
-    let done = sqlx::query!(
-        "UPDATE dataset_versions AS v SET state = 'shredded', wrapped_key = NULL, shredded_at = $2
-         WHERE version_id = $1 AND (v.state <> 'ready'
-           OR NOT EXISTS (SELECT FROM datasets AS d WHERE d.dataset_id = v.dataset_id AND d.state = 'listed')
-           OR EXISTS (SELECT FROM dataset_versions AS o WHERE o.dataset_id = v.dataset_id AND o.state = 'ready' AND o.version_id <> $1))",
-        version.id.0,
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    if done.rows_affected() == 0 {
-        return Err(ShredError::LastOfListed);
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Datasets: their cards, and whether they are listed.
 
+use std::collections::HashMap;
+
 use comptoir_domain::{
     dataset::{Card, DatasetState},
     id::{AccountId, DatasetId, TakedownId},
@@ -269,4 +271,58 @@ pub async fn blocked_by(
     .fetch_optional(conn)
     .await?;
     Ok(blocked_by.flatten().map(TakedownId))
+}
+
+/// That a dataset is blocked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Block {
+    /// The takedown that blocks it.
+    pub by: TakedownId,
+    /// Since when.
+    pub since: OffsetDateTime,
+}
+
+/// Those of some datasets that are blocked. None of the others is blocked before the transaction ends. Ask before ledger accounts are locked.
+pub async fn blocks(
+    tx: &mut PgTransaction<'_>,
+    datasets: &[DatasetId],
+) -> sqlx::Result<HashMap<DatasetId, Block>> {
+    let ids: Vec<Uuid> = datasets.iter().map(|it| it.0).collect();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let rows = sqlx::query!(
+        r#"SELECT dataset_id AS "dataset!", blocked_by AS "by!", blocked_at AS "since!" FROM blocks($1)"#,
+        &ids,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    let blocks = rows.into_iter().map(|row| {
+        let by = TakedownId(row.by);
+        let block = Block {
+            by,
+            since: row.since,
+        };
+        (DatasetId(row.dataset), block)
+    });
+    Ok(blocks.collect())
+}
+
+/// What blocks one dataset, as [`blocks`] says.
+pub async fn block(tx: &mut PgTransaction<'_>, dataset: DatasetId) -> sqlx::Result<Option<Block>> {
+    Ok(blocks(tx, &[dataset]).await?.remove(&dataset))
+}
+
+/// Whose a dataset is that was listed at some time, whoever asks. The connection must see everybody.
+pub async fn seller_of_published(
+    conn: &mut PgConnection,
+    id: DatasetId,
+) -> sqlx::Result<Option<AccountId>> {
+    let seller = sqlx::query_scalar!(
+        "SELECT account_id FROM datasets WHERE dataset_id = $1 AND state <> 'draft'",
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    Ok(seller.map(AccountId))
 }

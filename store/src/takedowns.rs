@@ -68,8 +68,8 @@ pub enum FileError {
     /// The account has filed one that is not decided.
     #[error("the account filed {0} already")]
     Filed(TakedownId),
-    /// So many of the account's wait.
-    #[error("{OPEN_MAX} takedowns of the account wait")]
+    /// So many of the account's were not looked at.
+    #[error("{OPEN_MAX} takedowns of the account were not looked at")]
     TooMany,
     /// A statement failed.
     #[error("file a takedown")]
@@ -85,6 +85,9 @@ pub enum ActError {
     /// It stands where this cannot be done.
     #[error("the takedown is {0}")]
     Stands(TakedownState),
+    /// Whoever sells it does not decide it, nor does who filed it say that it is right.
+    #[error("the takedown is the administrator's own")]
+    OwnCase,
     /// Its clock has run out.
     #[error("the time of the takedown is over")]
     Overdue,
@@ -118,8 +121,9 @@ pub async fn file(
     }
     accounts::lock(tx, new.account).await?;
     let open = sqlx::query!(
-        "SELECT takedown_id, dataset_id FROM takedowns WHERE account_id = $1 AND ended_at IS NULL",
+        "SELECT takedown_id, dataset_id FROM takedowns WHERE account_id = $1 AND (state = 'filed' OR dataset_id = $2 AND ended_at IS NULL)",
         new.account.0,
+        new.dataset.0,
     )
     .fetch_all(&mut **tx)
     .await?;
@@ -213,7 +217,7 @@ pub async fn contest(
     let takedown = takedown.ok_or(ActError::NotFound)?;
     let next = next(&takedown, Act::Contest, now)?;
     sqlx::query!(
-        "UPDATE takedowns SET state = $2, answer = $3, contested_at = $4, due_at = $5 WHERE takedown_id = $1",
+        "UPDATE takedowns SET state = $2, reason = NULL, answer = $3, contested_at = $4, due_at = $5 WHERE takedown_id = $1",
         id.0,
         next.as_str(),
         answer,
@@ -242,17 +246,20 @@ pub async fn withdraw(
     end(tx, id, next(&takedown, Act::Withdraw, now)?, now).await
 }
 
-/// Does what an operator decided: freezes, dismisses, upholds or rejects.
+/// Does what an operator decided, who is not party to it: freezes, dismisses, upholds or rejects.
 ///
 /// # Errors
 /// When there is none, or that cannot be done to it now.
 pub async fn decide(
     tx: &mut PgTransaction<'_>,
-    id: TakedownId,
+    (by, id): (AccountId, TakedownId),
     (act, reason): (Act, &str),
     now: OffsetDateTime,
 ) -> Result<Takedown, ActError> {
     let takedown = lock(tx, id).await?.ok_or(ActError::NotFound)?;
+    if by == takedown.seller || by == takedown.account && act == Act::Uphold {
+        return Err(ActError::OwnCase);
+    }
     let next = next(&takedown, act, now)?;
     sqlx::query!(
         "UPDATE takedowns SET state = $2, reason = $3, frozen_at = coalesce(frozen_at, $4), due_at = $5, ended_at = $6 WHERE takedown_id = $1",
@@ -295,15 +302,14 @@ pub async fn expire(
     tx: &mut PgTransaction<'_>,
     id: TakedownId,
     now: OffsetDateTime,
-) -> Result<Option<Takedown>, ActError> {
+) -> Result<Option<(Takedown, Act)>, ActError> {
     let takedown = lock(tx, id).await?.ok_or(ActError::NotFound)?;
     let overdue = takedown.due_at.is_some_and(|it| it <= now);
-    let act = takedown.state.overdue().filter(|_| overdue);
-    let Some(next) = act.and_then(|act| takedown.state.after(act)) else {
+    let Some(act) = takedown.state.overdue().filter(|_| overdue) else {
         return Ok(None);
     };
-    end(tx, id, next, now).await?;
-    Ok(find(tx, id).await?)
+    end(tx, id, act.leads_to(), now).await?;
+    Ok(find(tx, id).await?.map(|it| (it, act)))
 }
 
 /// What it is after the act. A clock that has run out has decided already, though its step may be late.
@@ -323,7 +329,7 @@ async fn end(
     now: OffsetDateTime,
 ) -> Result<(), ActError> {
     sqlx::query!(
-        "UPDATE takedowns SET state = $2, due_at = NULL, ended_at = $3 WHERE takedown_id = $1",
+        "UPDATE takedowns SET state = $2, reason = NULL, due_at = NULL, ended_at = $3 WHERE takedown_id = $1",
         id.0,
         state.as_str(),
         now,

@@ -24,7 +24,9 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{accounts::in_task, submit::above_spend_limit, withdrawals::hold_refused};
+use super::{
+    accounts::in_task, submit::above_spend_limit, takedowns::blocked, withdrawals::hold_refused,
+};
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
@@ -208,7 +210,7 @@ async fn create_contribution(
     if note.as_ref().is_some_and(|it| it.len() > NOTE_BYTES_MAX) {
         return Err(Problem::invalid("/note", "expected at most 4096 bytes"));
     }
-    let address = caller.owner();
+    let (address, service) = (caller.owner(), state.clone());
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -224,7 +226,7 @@ async fn create_contribution(
                 note: note.as_deref(),
             };
             let id = contributions::offer(tx, &new, now).await;
-            let id = id.map_err(not_offered)?;
+            let id = id.map_err(|error| not_offered(error, &service))?;
             let body = ContributionBody::read(tx, id).await?;
             tracing::info!(contribution.id = %id, body.rows, "a contribution is offered");
             Ok(Reply::created(format!("/v1/contributions/{id}"), &body))
@@ -233,8 +235,9 @@ async fn create_contribution(
     .await
 }
 
-fn not_offered(error: OfferError) -> Problem {
+fn not_offered(error: OfferError, service: &AppState) -> Problem {
     match error {
+        OfferError::Blocked(takedown) => blocked(service, takedown),
         OfferError::Own => conflict("own_dataset", "The dataset is your own"),
         OfferError::Closed => {
             conflict("contributions_closed", "The dataset takes no contributions")
@@ -366,6 +369,7 @@ async fn accept_contribution(
     let found = found.filter(|it| it.owner == owner);
     let found = found.ok_or_else(Problem::not_found)?;
     let available = availability::require(&state, found.source, Some(found.version)).await;
+    let service = state.clone();
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, owner).await.map_err(limited)?;
@@ -379,7 +383,7 @@ async fn accept_contribution(
             available?;
             tenant::widen(tx).await?;
             let accepted = contributions::accept(tx, id, &acceptance, now).await;
-            accepted.map_err(|error| not_accepted(error, &asset))?;
+            accepted.map_err(|error| not_accepted(error, &asset, &service))?;
             tracing::info!(contribution.id = %id, "a contribution is accepted");
             Ok(Reply::ok(&ContributionBody::read(tx, id).await?))
         })
@@ -387,8 +391,9 @@ async fn accept_contribution(
     .await
 }
 
-fn not_accepted(error: AcceptError, asset: &Asset) -> Problem {
+fn not_accepted(error: AcceptError, asset: &Asset, service: &AppState) -> Problem {
     match error {
+        AcceptError::Blocked(takedown) => blocked(service, takedown),
         AcceptError::Answer(error) => not_answered(error),
         AcceptError::RewardChanged(reward) => {
             conflict("price_changed", "It does not earn what was expected").detail(format!(

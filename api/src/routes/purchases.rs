@@ -525,7 +525,7 @@ async fn approve_sale(
     caller: Caller<needs::PurchasesWrite>,
     Path(id): Path<PurchaseId>,
 ) -> Result<Response, Problem> {
-    let (now, seller) = (state.now(), caller.account);
+    let (now, seller, service) = (state.now(), caller.account, state.clone());
     change(state, Identity::clone(&caller), id, move |tx, purchase| {
         Box::pin(async move {
             let purchase = purchase.filter(|it| it.seller == seller);
@@ -535,7 +535,10 @@ async fn approve_sale(
             let offer = offer.ok_or_else(Problem::not_found)?;
             let refund_seconds = offer.terms.refund_seconds;
             let answered = purchases::approve(tx, (seller, id), refund_seconds, now).await;
-            answered.map_err(not_answered)
+            answered.map_err(|error| match error {
+                AnswerError::Grant(TakeError::Blocked(takedown)) => blocked(&service, takedown),
+                error => not_answered(error),
+            })
         })
     })
     .await

@@ -6,11 +6,13 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use comptoir_domain::{
+    audit::{Action, Event},
     id::{AccountId, DatasetId, TakedownId},
     takedown::{Ground, STATEMENT_BYTES_MAX, TakedownState},
 };
+use comptoir_http::client_ip;
 use comptoir_store::{
-    PgTransaction, datasets, limits,
+    PgTransaction, audit, datasets, limits,
     takedowns::{self, ActError, FileError, NewTakedown, Side, Takedown},
     tenant,
 };
@@ -179,7 +181,8 @@ fn conflict(code: &'static str, title: &'static str) -> Problem {
     Problem::new(StatusCode::CONFLICT, code, title)
 }
 
-/// Says that a dataset of somebody else must not be here. An operator looks at it, and freezes the dataset or does not; until then nothing changes.
+/// Says that a dataset of somebody else must not be here, listed still or not. An operator looks at it, and freezes the dataset or does not; until
+/// then nothing changes.
 #[utoipa::path(
     post, path = "/v1/datasets/{dataset}/takedowns", tag = "takedowns",
     security(("session" = []), ("api_key" = ["datasets:write"])),
@@ -198,21 +201,28 @@ async fn create_takedown(
 ) -> Result<Response, Problem> {
     let (now, account, body) = (state.now(), caller.account, request.body);
     check_statement(&body.statement)?;
+    let (actor, origin) = (caller.actor(), client_ip::origin());
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
-            let known = datasets::find(tx, account, dataset).await?;
-            let known = known.ok_or_else(Problem::not_found)?;
+            // What is off the list is with who bought it still.
+            tenant::widen(tx).await?;
+            let seller = datasets::seller_of_published(tx, dataset).await?;
             let new = NewTakedown {
                 account,
                 dataset,
-                seller: known.account,
+                seller: seller.ok_or_else(Problem::not_found)?,
                 ground: body.ground,
                 statement: &body.statement,
             };
             let id = takedowns::file(tx, &new, now).await.map_err(not_filed)?;
             let filed = takedowns::find(tx, id).await?;
             let body = TakedownBody::from(filed.ok_or_else(Problem::not_found)?);
+            let event = Event::new(actor, Action::TakedownFiled, id.to_string())
+                .of_account(account)
+                .from(origin)
+                .with("dataset_id", dataset.to_string());
+            audit::append(tx, &event, now).await?;
             tracing::warn!(takedown.id = %id, dataset.id = %dataset, ground = %body.ground, "a takedown is filed");
             Ok(Reply::created(format!("/v1/takedowns/{id}"), &body))
         })
@@ -300,13 +310,14 @@ async fn contest_takedown(
 ) -> Result<Response, Problem> {
     check_statement(&body.statement)?;
     let (now, seller) = (state.now(), caller.account);
-    act(state, Identity::clone(&caller), id, move |tx| {
+    let action = Action::TakedownContested;
+    act(state, Identity::clone(&caller), (id, action), move |tx| {
         Box::pin(async move { takedowns::contest(tx, (seller, id), &body.statement, now).await })
     })
     .await
 }
 
-/// Takes a takedown of yours back that is not decided: the dataset is not blocked by it any more. Again changes nothing.
+/// Takes a takedown of yours back that no operator has looked at. Afterwards, tell the operator. Again changes nothing.
 #[utoipa::path(
     post, path = "/v1/takedowns/{takedown}/withdraw", tag = "takedowns",
     security(("session" = []), ("api_key" = ["datasets:write"])),
@@ -322,7 +333,8 @@ async fn withdraw_takedown(
     Path(id): Path<TakedownId>,
 ) -> Result<Response, Problem> {
     let (now, account) = (state.now(), caller.account);
-    act(state, Identity::clone(&caller), id, move |tx| {
+    let action = Action::TakedownWithdrawn;
+    act(state, Identity::clone(&caller), (id, action), move |tx| {
         Box::pin(async move { takedowns::withdraw(tx, (account, id), now).await })
     })
     .await
@@ -332,17 +344,20 @@ async fn withdraw_takedown(
 async fn act(
     state: AppState,
     identity: Identity,
-    id: TakedownId,
+    (id, action): (TakedownId, Action),
     effect: impl for<'t> FnOnce(&'t mut PgTransaction<'static>) -> BoxFuture<'t, Result<(), ActError>>
     + Send
     + 'static,
 ) -> Result<Response, Problem> {
+    let event = Event::new(identity.actor(), action, id.to_string())
+        .of_account(identity.account)
+        .from(client_ip::origin());
     in_task(async move {
         let mut tx = identity.begin(&state).await?;
-        tenant::widen(&mut tx).await?;
         effect(&mut tx).await.map_err(refused)?;
         let found = takedowns::find(&mut tx, id).await?;
         let body = TakedownBody::from(found.ok_or_else(Problem::not_found)?);
+        audit::append(&mut tx, &event, state.now()).await?;
         tx.commit().await?;
         tracing::info!(takedown.id = %id, state = %body.state, "a takedown goes on");
         Ok(Json(body).into_response())
@@ -358,6 +373,11 @@ pub(super) fn refused(error: ActError) -> Problem {
             "The takedown stands where this cannot be done",
         )
         .detail(error.to_string()),
+        ActError::OwnCase => Problem::new(
+            StatusCode::FORBIDDEN,
+            "second_person_required",
+            "Another administrator must do this",
+        ),
         ActError::Database(error) => error.into(),
     }
 }

@@ -16,8 +16,13 @@ use crate::{
 /// Somebody who signed in and has the role.
 pub async fn admin(app: &TestApp) -> Session {
     let session = app.session().await;
-    set_roles(app, session.account, "{user,platform}").await;
+    make_admin(app, session.account).await;
     session
+}
+
+/// Gives somebody the role.
+pub async fn make_admin(app: &TestApp, account: AccountId) {
+    set_roles(app, account, "{user,platform}").await;
 }
 
 async fn set_roles(app: &TestApp, account: AccountId, roles: &str) {

@@ -1,6 +1,6 @@
 //! Takedowns over HTTP: who may say what, what a freeze does to everything that was sold, and what either end of it does to the money.
 
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use comptoir_domain::ledger::EntryKind;
 use comptoir_store::{
     holdback::proceeds,
@@ -83,7 +83,9 @@ impl Shop {
         let scheduler = scheduler.unwrap();
         let mut moved = 0;
         let mut connection = scheduler.acquire().await.unwrap();
-        let due = proceeds::due(&mut connection, 10).await.unwrap();
+        let due = proceeds::due(&mut connection, self.app.now(), 10)
+            .await
+            .unwrap();
         drop(connection);
         for dataset in due {
             let mut tx = scheduler.begin().await.unwrap();
@@ -322,6 +324,8 @@ async fn what_is_contested_is_back_when_nobody_decides_and_the_seller_gets_what_
     assert_eq!(shop.state_of(&takedown).await, "contested");
     shop.pass(Duration::seconds(1)).await;
     assert_eq!(shop.state_of(&takedown).await, "rejected");
+    let read = shop.asks(&shop.seller, &takedown).await;
+    assert_eq!(read.json["reason"], Value::Null, "the clock gives none");
     assert_eq!(told(&shop.app, "takedown.rejected").await.len(), 1);
     assert_eq!(shop.move_proceeds().await, 2);
     assert_eq!(shop.held_back().await, (0, 0));
@@ -342,18 +346,159 @@ async fn a_dataset_is_blocked_until_the_last_takedown_of_it_is_decided(db: PgPoo
     );
     let content = shop.content().await;
     is_blocked(shop.asks(&shop.buyer, &content).await, &second);
+    // Who filed it does not take back what an operator did.
     let withdraw = format!("{second}/withdraw");
-    let seller = shop.app.renewed(&shop.seller);
-    let not_his = datasets::act(&shop.app, &seller, &withdraw).await;
-    not_his.expect_problem(StatusCode::NOT_FOUND, "not_found");
-    for _ in 0..2 {
-        let claimant = shop.app.renewed(&claimant);
-        let withdrawn = datasets::act(&shop.app, &claimant, &withdraw).await;
-        let withdrawn = withdrawn.expect(StatusCode::OK);
-        assert_eq!(withdrawn.text("/state"), "withdrawn");
-    }
+    let claimant = shop.app.renewed(&claimant);
+    let late = datasets::act(&shop.app, &claimant, &withdraw).await;
+    late.expect_problem(StatusCode::CONFLICT, "takedown_state");
+    shop.decide(&second, "reject").await.expect(StatusCode::OK);
     assert_eq!(shop.move_proceeds().await, 2);
     assert_eq!(shop.earned().await, 665);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_filed_a_takedown_takes_it_back_until_an_operator_has_looked_at_it(db: PgPool) {
+    let shop = Shop::open(db, 0).await;
+    let (claimant, takedown) = shop.filed().await;
+    let withdraw = format!("{takedown}/withdraw");
+    let not_his = datasets::act(&shop.app, &shop.seller, &withdraw).await;
+    not_his.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    for _ in 0..2 {
+        let withdrawn = datasets::act(&shop.app, &claimant, &withdraw).await;
+        assert_eq!(withdrawn.text("/state"), "withdrawn");
+    }
+    let frozen = shop.decide(&takedown, "freeze").await;
+    frozen.expect_problem(StatusCode::CONFLICT, "takedown_state");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_dataset_that_its_seller_took_off_the_list_is_taken_down_all_the_same(db: PgPool) {
+    let shop = Shop::open(db, 100).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 10).await;
+    let content = shop.content().await;
+    shop.taken(&shop.wish(&offer, 10)).await;
+    let withdraw = format!("{}/withdraw", shop.dataset);
+    let withdrawn = datasets::act(&shop.app, &shop.seller, &withdraw).await;
+    withdrawn.expect(StatusCode::OK);
+    shop.read(&content).await;
+    let (_, takedown) = shop.frozen().await;
+    is_blocked(shop.asks(&shop.buyer, &content).await, &takedown);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nobody_decides_a_case_of_ones_own(db: PgPool) {
+    let shop = Shop::open(db, 0).await;
+    let (_, takedown) = shop.filed().await;
+    let freeze = format!("{}/freeze", takedown.replace("/v1/", "/v1/admin/"));
+    admin::make_admin(&shop.app, shop.seller.account).await;
+    let own = admin::act(&shop.app, &shop.seller, &freeze).await;
+    own.expect_problem(StatusCode::FORBIDDEN, "second_person_required");
+
+    let operator = admin::admin(&shop.app).await;
+    let filed = shop.file(&operator, &claim()).await;
+    let path = filed.header(header::LOCATION).replace("/v1/", "/v1/admin/");
+    let frozen = admin::act(&shop.app, &operator, &format!("{path}/freeze")).await;
+    frozen.expect(StatusCode::OK);
+    let uphold = format!("{path}/uphold");
+    let own = admin::act(&shop.app, &operator, &uphold).await;
+    own.expect_problem(StatusCode::FORBIDDEN, "second_person_required");
+    let other = admin::admin(&shop.app).await;
+    let upheld = admin::act(&shop.app, &other, &uphold).await;
+    upheld.expect(StatusCode::OK);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_freeze_counts_before_its_steps_have_come(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    let gated = json!({ "kind": "buy", "answer_seconds": HOUR });
+    let gated = shop.offer(gated, 10).await;
+    let asked = shop.taken(&shop.wish(&gated, 10)).await;
+    let bought = json!({ "kind": "buy", "refund_seconds": HOUR });
+    let bought = shop.offer(bought, 100).await;
+    let bought = shop.taken(&shop.wish(&bought, 100)).await;
+    let (_, takedown) = shop.filed().await;
+    shop.app.pass(Duration::minutes(30));
+    shop.decide(&takedown, "freeze")
+        .await
+        .expect(StatusCode::OK);
+
+    let approve = asked.replace("/v1/purchases/", "/v1/sales/") + "/approve";
+    is_blocked(shop.sell(&approve, &json!({})).await, &takedown);
+    // What nobody could read for the last half hour of its window is not charged at its end.
+    shop.pass(Duration::HOUR).await;
+    for path in [&asked, &bought] {
+        assert_eq!(shop.read(path).await.text("/state"), "refunded", "{path}");
+    }
+    assert_eq!(shop.purse().await, (10_000, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn time_after_a_freeze_is_not_charged_whoever_ends_it(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    let terms = json!({ "kind": "rent", "period_seconds": HOUR, "minimum_seconds": 0 });
+    let offer = shop.offer(terms, 7).await;
+    let mut wish = shop.wish(&offer, 7_000);
+    wish["seconds"] = json!(1_000);
+    let rental = shop.taken(&wish).await;
+    shop.app.pass(Duration::seconds(100));
+    let (_, takedown) = shop.filed().await;
+    shop.decide(&takedown, "freeze")
+        .await
+        .expect(StatusCode::OK);
+    shop.app.pass(Duration::seconds(400));
+    let ended = shop.act(&format!("{rental}/end")).await;
+    assert_eq!(ended.text("/charged/amount"), "700");
+    assert_eq!(shop.held_back().await, (665, 35));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_leaves_by_the_contract_does_not_wait_for_an_operator(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    shop.rented_and_frozen().await;
+    let exit = "INSERT INTO exits (asset_id, event_seq, owner, block_number, due_at, seen_at) VALUES ($1, 1, $2, 1, $3, $4)";
+    sqlx::query(exit)
+        .bind(shop.asset.id)
+        .bind(shop.paid.to_vec())
+        .bind(shop.app.now() + Duration::weeks(3))
+        .bind(shop.app.now())
+        .execute(&shop.app.owner)
+        .await
+        .unwrap();
+    shop.app.pass(Duration::weeks(2) - Duration::seconds(1));
+    assert_eq!(shop.move_proceeds().await, 0);
+    shop.app.pass(Duration::seconds(1));
+    assert_eq!(
+        shop.move_proceeds().await,
+        1,
+        "the seller's, and nobody else's"
+    );
+    assert_eq!(
+        (shop.held_back().await, shop.earned().await),
+        ((0, 35), 665)
+    );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_a_takedown_is_about_is_not_shredded_before_and_may_be_after_it_is_upheld(db: PgPool) {
+    let shop = Shop::open(db, 100).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 10).await;
+    shop.taken(&shop.wish(&offer, 10)).await;
+    let shred = async || {
+        let seller = shop.app.renewed(&shop.seller);
+        let call = shop.app.request(Method::DELETE, &shop.version);
+        call.by(&seller).send().await
+    };
+    shred()
+        .await
+        .expect_problem(StatusCode::CONFLICT, "version_sold");
+    let (_, takedown) = shop.frozen().await;
+    shred()
+        .await
+        .expect_problem(StatusCode::CONFLICT, "version_disputed");
+    shop.decide(&takedown, "uphold")
+        .await
+        .expect(StatusCode::OK);
+    shred().await.expect(StatusCode::OK);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -10,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often it is looked whether the clock is right.
 const PACE: Duration = Duration::from_mins(1);
+/// A correction that is told.
+const TOLD: time::Duration = time::Duration::SECOND;
 /// How many seconds the database is ahead of this machine.
 const AHEAD: &str = "comptoir_database_clock_ahead_seconds";
 
@@ -56,7 +58,7 @@ async fn set(db: &PgPool) -> sqlx::Result<()> {
     let corrected = CLOCK.set(&mut *db.acquire().await?).await?;
     let ahead = CLOCK.ahead().as_seconds_f64();
     metrics::gauge!(AHEAD).set(ahead);
-    if !corrected.is_zero() {
+    if corrected.abs() > TOLD {
         let corrected = corrected.as_seconds_f64();
         tracing::warn!(
             corrected,

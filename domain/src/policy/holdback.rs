@@ -40,7 +40,8 @@ impl DisputeWindows {
     }
 }
 
-/// An owner that leaves is owed everything by then; what is held back is released this long before.
+/// An owner that leaves is owed everything by then; what is held back is released this long before, or a third of the time that is left from when
+/// the exit is seen, whichever is more: a batch must be sealed, wait for its activation, and answer the exit.
 pub const EXIT_MARGIN: Duration = Duration::minutes(20);
 
 impl AuditPolicy {

@@ -54,11 +54,19 @@ pub async fn move_proceeds(
     state: &SchedulerState,
     now: OffsetDateTime,
 ) -> Result<Progress, StepError> {
-    let datasets = proceeds::due(&mut *state.db.acquire().await?, ROUND_MAX).await?;
+    let datasets = proceeds::due(&mut *state.db.acquire().await?, now, ROUND_MAX).await?;
     let mut done = 0;
     for dataset in &datasets {
         let mut tx = state.db.begin().await?;
-        let (fate, moved) = proceeds::move_due(&mut tx, *dataset, now).await?;
+        let (fate, moved) = match proceeds::move_due(&mut tx, *dataset, now).await {
+            Ok(it) => it,
+            // One that fails waits, and hinders no other.
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(%dataset, error, "held-back proceeds wait");
+                continue;
+            }
+        };
         tx.commit().await?;
         if moved > 0 {
             tracing::info!(%dataset, shares = moved, fate = fate.as_str(), "held-back proceeds moved");

@@ -6,7 +6,7 @@ use comptoir_domain::{
     bill::DataPrice,
     digest::Sha256,
     envelope::{self, Chunk, PartKey},
-    id::{DatasetFileId, TakedownId},
+    id::{AccountId, DatasetFileId, TakedownId},
     job::{Cause, JobSpec, JobState, Tier},
     takedown::{Act, Ground},
 };
@@ -373,7 +373,8 @@ async fn freeze(bench: &Bench, dataset: &Sealed) -> TakedownId {
 
 async fn decide(bench: &Bench, takedown: TakedownId, act: Act) {
     let mut tx = bench.owner.begin().await.unwrap();
-    let decided = takedowns::decide(&mut tx, takedown, (act, "looked at"), now()).await;
+    let by = (AccountId::generate(), takedown);
+    let decided = takedowns::decide(&mut tx, by, (act, "looked at"), now()).await;
     assert_eq!(decided.unwrap().state, act.leads_to());
     tx.commit().await.unwrap();
 }

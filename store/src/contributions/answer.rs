@@ -5,7 +5,7 @@ use comptoir_domain::{
     amount::Amount,
     contribution::{ACCEPTED_ROWS_MAX, CONTRIBUTORS_MAX, ContributionState, Reward},
     digest::Sha256,
-    id::{AccountId, ApiKeyId, ContributionId},
+    id::{AccountId, ApiKeyId, ContributionId, TakedownId},
     split::{InvalidSplit, Split},
 };
 use serde_json::json;
@@ -55,6 +55,9 @@ pub enum AcceptError {
     /// It waits for no answer of this account.
     #[error(transparent)]
     Answer(#[from] AnswerError),
+    /// The dataset, or that of what is offered, is blocked.
+    #[error("{0} blocks it")]
+    Blocked(TakedownId),
     /// It earns something else than was expected.
     #[error("it earns {0} base units")]
     RewardChanged(Amount),
@@ -106,6 +109,10 @@ pub async fn accept(
         return Ok(());
     }
     require_pending(&contribution, now)?;
+    let both = [contribution.dataset, contribution.source];
+    if let Some(block) = datasets::blocks(tx, &both).await?.values().next() {
+        return Err(AcceptError::Blocked(block.by));
+    }
     if contribution.reward != by.expected {
         return Err(AcceptError::RewardChanged(contribution.reward));
     }

@@ -7,13 +7,13 @@ use comptoir_domain::{
     amount::Amount,
     contribution::{ANSWERED_WITHIN, Terms},
     dataset::{FilePath, ManifestFile},
-    id::{AccountId, ContributionId, DatasetId, DatasetVersionId, EntitlementId},
+    id::{AccountId, ContributionId, DatasetId, DatasetVersionId, EntitlementId, TakedownId},
     offer::Allows,
 };
 use time::OffsetDateTime;
 
 use super::terms;
-use crate::{PgTransaction, accounts, codec::to_numeric, dataset_files};
+use crate::{PgTransaction, accounts, codec::to_numeric, dataset_files, datasets};
 
 /// Contributions of one account to one dataset that wait for an answer.
 const PENDING_MAX: i64 = 10;
@@ -37,6 +37,9 @@ pub enum OfferError {
     /// The dataset is the contributor's own.
     #[error("the dataset is the contributor's own")]
     Own,
+    /// The dataset, or that of the version, is blocked.
+    #[error("{0} blocks it")]
+    Blocked(TakedownId),
     /// Its owner invites nobody now, or took it off the list.
     #[error("the dataset takes no contributions")]
     Closed,
@@ -76,6 +79,13 @@ pub async fn offer(
         .filter(|it| it.terms.is_open)
         .ok_or(OfferError::Closed)?;
     let source = lock_version(tx, new).await?;
+    if let Some(block) = datasets::blocks(tx, &[new.dataset, source])
+        .await?
+        .values()
+        .next()
+    {
+        return Err(OfferError::Blocked(block.by));
+    }
     let pending = sqlx::query_scalar!(
         r#"SELECT count(*) AS "count!" FROM contributions WHERE account_id = $1 AND dataset_id = $2 AND state = 'pending'"#,
         new.account.0,

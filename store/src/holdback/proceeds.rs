@@ -7,6 +7,7 @@ use comptoir_domain::{
     amount::Amount,
     id::{DatasetId, JobId, PurchaseId},
     ledger::{AccountKey, Earned, Entry},
+    policy::holdback::EXIT_MARGIN,
     split::{Shared, Split},
 };
 use sqlx::PgConnection;
@@ -17,6 +18,7 @@ use super::{AT_ONCE, Fate, HoldbackError, earning, post};
 use crate::{
     PgTransaction,
     codec::{to_address, to_amount, to_numeric},
+    queue::interval,
     releases,
 };
 
@@ -87,16 +89,25 @@ pub async fn held(conn: &mut PgConnection) -> sqlx::Result<i64> {
         .await
 }
 
-/// Datasets whose takedowns are decided, with proceeds that wait for it.
+/// Datasets whose takedowns are decided, or one of whose payees is to have left soon, with proceeds that wait for it.
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn due(conn: &mut PgConnection, limit: i64) -> sqlx::Result<Vec<DatasetId>> {
+pub async fn due(
+    conn: &mut PgConnection,
+    now: OffsetDateTime,
+    limit: i64,
+) -> sqlx::Result<Vec<DatasetId>> {
     let rows = sqlx::query_scalar!(
-        "SELECT dataset_id FROM (SELECT DISTINCT dataset_id FROM held_proceeds WHERE state = 'held') it
-         WHERE NOT EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = it.dataset_id AND state IN ('frozen', 'contested'))
+        "SELECT DISTINCT dataset_id FROM held_proceeds h
+         WHERE state = 'held' AND (
+             NOT EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = h.dataset_id AND t.state IN ('frozen', 'contested'))
+             OR EXISTS (SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner AND x.answered_block_number IS NULL
+                 AND x.due_at - greatest($2::interval, (x.due_at - x.seen_at) / 3) <= $3))
          ORDER BY dataset_id LIMIT $1",
         limit,
+        interval(EXIT_MARGIN),
+        now,
     )
     .fetch_all(conn)
     .await?;
@@ -123,7 +134,7 @@ impl Held {
 }
 
 /// Moves some of what is held back of a dataset's proceeds, the oldest first, as its takedowns were decided; what they met, and how many shares
-/// that was. Nothing while one of them is not.
+/// that was. While one of them is not, only what belongs to who is to have left soon: nobody's exit waits for an operator.
 ///
 /// # Errors
 /// When an entry is refused; the caller rolls back.
@@ -132,7 +143,7 @@ pub async fn move_due(
     dataset: DatasetId,
     now: OffsetDateTime,
 ) -> Result<(Fate, usize), HoldbackError> {
-    let (fate, held) = lock_due(tx, dataset).await?;
+    let (fate, held) = lock_due(tx, dataset, now).await?;
     let mut by_asset: BTreeMap<i32, Vec<Held>> = BTreeMap::new();
     let count = held.len();
     for it in held {
@@ -148,15 +159,21 @@ pub async fn move_due(
 async fn lock_due(
     tx: &mut PgTransaction<'_>,
     dataset: DatasetId,
+    now: OffsetDateTime,
 ) -> sqlx::Result<(Fate, Vec<Held>)> {
     let rows = sqlx::query!(
         r#"SELECT source_kind, source_id, owner, payer, asset_id, amount_base,
              EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = $1 AND t.state = 'upheld') AS "is_upheld!"
            FROM held_proceeds h WHERE h.dataset_id = $1 AND h.state = 'held'
-             AND NOT EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = $1 AND t.state IN ('frozen', 'contested'))
+             AND (
+               NOT EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = $1 AND t.state IN ('frozen', 'contested'))
+               OR EXISTS (SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner AND x.answered_block_number IS NULL
+                   AND x.due_at - greatest($3::interval, (x.due_at - x.seen_at) / 3) <= $4))
            ORDER BY source_id, source_kind, owner LIMIT $2 FOR NO KEY UPDATE OF h SKIP LOCKED"#,
         dataset.0,
         AT_ONCE,
+        interval(EXIT_MARGIN),
+        now,
     )
     .fetch_all(&mut **tx)
     .await?;

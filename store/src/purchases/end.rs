@@ -17,7 +17,7 @@ use super::{Purchase, lock};
 use crate::{
     PgTransaction,
     codec::{to_digest, to_numeric},
-    dataset_servings,
+    dataset_servings, datasets,
     holdback::proceeds::Proceeds,
     holds::{self, HoldError, HoldSource},
     sales::{self, FinalSale, SaleError, Sold},
@@ -183,6 +183,12 @@ pub(super) async fn settle(
     at: OffsetDateTime,
     now: OffsetDateTime,
 ) -> Result<Option<ReceiptId>, EndError> {
+    let block = datasets::block(tx, purchase.dataset).await?;
+    // Nobody pays for the time of a block.
+    let at = match block {
+        Some(block) if purchase.seconds.is_some() => at.min(block.since),
+        _ => at,
+    };
     let minimum_seconds = minimum_seconds(tx, purchase, because).await?;
     let sale = sale(purchase, minimum_seconds, at);
     let charged = match &sale {
@@ -191,20 +197,19 @@ pub(super) async fn settle(
     };
     let receipt = match (sale, purchase.payer, purchase.split) {
         (Some(sale), Some(payer), Some(split)) if !purchase.amount.is_zero() => {
-            let (sold, is_blocked) = sold(tx, purchase).await?;
             let it = FinalSale {
                 of: Sold::Purchase(purchase.id, sale),
                 account: purchase.account,
                 payer,
                 asset_id: purchase.asset_id,
                 split,
-                held_back: is_blocked.then_some(Proceeds {
+                held_back: block.is_some().then_some(Proceeds {
                     of: Earned::Sale(purchase.id),
                     dataset: purchase.dataset,
                     asset_id: purchase.asset_id,
                     payer,
                 }),
-                sold,
+                sold: sold(tx, purchase).await?,
                 right: right(purchase),
                 finality: finality(purchase.id, because, at),
             };
@@ -265,17 +270,17 @@ fn sale(purchase: &Purchase, minimum_seconds: u32, at: OffsetDateTime) -> Option
     })
 }
 
-/// The manifest's root of what was sold, the version or the newest one; and is its dataset blocked?
-async fn sold(conn: &mut PgConnection, purchase: &Purchase) -> Result<(Sha256, bool), EndError> {
-    let row = sqlx::query!(
-        r#"SELECT manifest_root AS "root!", blocked_by IS NOT NULL AS "is_blocked!" FROM dataset_versions JOIN datasets USING (dataset_id)
+/// The manifest's root of what was sold: the version, or the newest one.
+async fn sold(conn: &mut PgConnection, purchase: &Purchase) -> Result<Sha256, EndError> {
+    let root = sqlx::query_scalar!(
+        r#"SELECT manifest_root AS "root!" FROM dataset_versions
            WHERE dataset_id = $1 AND number IS NOT NULL AND ($2::uuid IS NULL OR version_id = $2) ORDER BY number DESC LIMIT 1"#,
         purchase.dataset.0,
         purchase.version.map(|it| it.0),
     )
     .fetch_one(conn)
     .await?;
-    Ok((to_digest("manifest_root", &row.root)?, row.is_blocked))
+    Ok(to_digest("manifest_root", &root)?)
 }
 
 /// The digest of the right that was given: `{allows, buyer, dataset, from, purchase, until, version}` in canonical form.
@@ -425,6 +430,12 @@ pub async fn step(
     let Some(purchase) = lock(tx, id).await? else {
         return Ok(());
     };
+    let block = datasets::block(tx, purchase.dataset).await?;
+    // What was over before the block ends as it would have, however late its step is.
+    let block = block.filter(|it| purchase.final_at.is_none_or(|at| it.since < at));
+    if let Some(block) = block {
+        return is_blocked(tx, &purchase, block.since, now).await;
+    }
     match (due, purchase.state) {
         (Due::Over(_), PurchaseState::Granted) => is_over(tx, &purchase, now).await,
         (Due::Served(_), PurchaseState::Granted) => Ok(make_final(tx, id, now).await?),
@@ -438,7 +449,6 @@ pub async fn step(
             give_back(tx, &purchase, PurchaseState::Refunded, reason, now).await?;
             end_subscription(tx, &purchase, SubscriptionEnd::Leaving, now).await
         }
-        (Due::Blocked(_), _) => is_blocked(tx, &purchase, now).await,
         (Due::Leaving(_), PurchaseState::Granted) => {
             if purchase.seconds.is_some() {
                 end_early(tx, &purchase, (Finality::BuyerLeft, now), now).await?;
@@ -458,19 +468,10 @@ pub async fn step(
 async fn is_blocked(
     tx: &mut PgTransaction<'_>,
     purchase: &Purchase,
+    at: OffsetDateTime,
     now: OffsetDateTime,
 ) -> Result<(), RenewError> {
     const REASON: &str = "the dataset is blocked";
-    let blocked_at = sqlx::query_scalar!(
-        "SELECT blocked_at FROM datasets WHERE dataset_id = $1",
-        purchase.dataset.0,
-    )
-    .fetch_one(&mut **tx)
-    .await?;
-    // It is back meanwhile.
-    let Some(at) = blocked_at else {
-        return Ok(());
-    };
     match purchase.state {
         PurchaseState::Requested => {
             let state = PurchaseState::Refunded;
@@ -484,7 +485,10 @@ async fn is_blocked(
             make_final(tx, purchase.id, now).await?;
         }
         PurchaseState::Granted => refund(tx, purchase, REASON, now).await?,
-        _ => return Ok(()),
+        PurchaseState::Settled
+        | PurchaseState::Refunded
+        | PurchaseState::Denied
+        | PurchaseState::Lapsed => return Ok(()),
     }
     end_subscription(tx, purchase, SubscriptionEnd::TakenDown, now).await
 }

@@ -7,7 +7,7 @@ use comptoir_domain::{
 use time::OffsetDateTime;
 
 use super::{EndError, Purchase, TakeError, end, lock, take};
-use crate::{PgTransaction, subscriptions};
+use crate::{PgTransaction, datasets, subscriptions};
 
 /// Why a request is not answered.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +43,9 @@ pub async fn approve(
     match purchase.state {
         PurchaseState::Granted | PurchaseState::Settled => Ok(()),
         PurchaseState::Requested if purchase.answer_due_at.is_some_and(|due| due > now) => {
+            if let Some(block) = datasets::block(tx, purchase.dataset).await? {
+                return Err(TakeError::Blocked(block.by).into());
+            }
             Ok(take::grant(tx, &purchase, now, refund_seconds, now).await?)
         }
         state => Err(AnswerError::Answered(state)),

@@ -9,7 +9,7 @@ use comptoir_domain::{
     atto::Atto,
     bill::DataPrice,
     digest::Sha256,
-    id::{AccountId, AttemptId, JobId, OfferId, WorkerId},
+    id::{AccountId, AttemptId, DatasetId, JobId, OfferId, WorkerId},
     job::Tier,
     policy::holdback::DisputeWindows,
     price::{self, Meter},
@@ -268,7 +268,7 @@ impl History {
                         platform_ppm,
                     },
                     shares: vec![(OWNERS[owner], 1)],
-                    blocked: None,
+                    dataset: DatasetId::generate(),
                 });
                 let base = exact.ceil().base() + data.map_or(0, |(_, price, _)| price);
                 let hold = Hold {

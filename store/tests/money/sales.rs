@@ -283,7 +283,13 @@ impl Market {
             .unwrap()
             .is_none()
         {
-            let decided = takedowns::decide(&mut tx, id, (act, "test"), self.now).await;
+            let decided = takedowns::decide(
+                &mut tx,
+                (AccountId::generate(), id),
+                (act, "test"),
+                self.now,
+            )
+            .await;
             decided.unwrap();
         }
         tx.commit().await.unwrap();
@@ -292,7 +298,7 @@ impl Market {
 
     async fn move_proceeds(&self) {
         let mut connection = self.money.scheduler.acquire().await.unwrap();
-        let due = proceeds::due(&mut connection, 100).await.unwrap();
+        let due = proceeds::due(&mut connection, self.now, 100).await.unwrap();
         for dataset in due {
             let mut tx = self.money.scheduler.begin().await.unwrap();
             let moved = proceeds::move_due(&mut tx, dataset, self.now).await;

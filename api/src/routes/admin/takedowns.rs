@@ -155,10 +155,10 @@ async fn decide(
 ) -> Result<Json<TakedownBody>, Problem> {
     let reason = body.checked()?;
     let event = admin.event(action, id).with("reason", reason.clone());
-    let now = admin.state.now();
+    let (now, by) = (admin.state.now(), admin.account());
     let work = admin.act(event, move |tx, event| {
         Box::pin(async move {
-            let decided = takedowns::decide(tx, id, (act, &reason), now).await;
+            let decided = takedowns::decide(tx, (by, id), (act, &reason), now).await;
             let decided = decided.map_err(refused)?;
             event.account = Some(decided.seller);
             event.note("dataset_id", decided.dataset.to_string());

@@ -239,19 +239,39 @@ async fn give_back(state: &AppState, id: PurchaseId) -> Result<bool, Problem> {
     Ok(true)
 }
 
-/// The rest of an answer, for as long as the right lasts.
-fn while_entitled(
+/// What is being read, by whom.
+#[derive(Debug, Clone, Copy)]
+struct Reads {
+    account: AccountId,
+    place: Place,
+    /// Else it is the reader's own, or a sample: everybody's, until it is blocked.
+    needs_right: bool,
+}
+
+impl Reads {
+    async fn are_allowed(&self, state: &AppState) -> sqlx::Result<bool> {
+        let mut connection = state.db.acquire().await?;
+        if !self.needs_right {
+            let blocked_by = datasets::blocked_by(&mut connection, self.place.0).await?;
+            return Ok(blocked_by.is_none());
+        }
+        let now = state.now();
+        let standing = entitlements::standing(&mut connection, self.account, self.place, now);
+        Ok(matches!(standing.await?, Standing::Active(_)))
+    }
+}
+
+/// The rest of an answer, for as long as it may be read.
+fn while_allowed(
     state: AppState,
-    (account, place): (AccountId, Place),
+    reads: Reads,
     pieces: impl Stream<Item = Result<Piece, ReadPartError>> + Send + Unpin + 'static,
 ) -> impl Stream<Item = Result<Piece, Cut>> + Send + 'static {
     let begin = (state, pieces, 0_u64, Instant::now());
     stream::try_unfold(begin, move |(state, mut pieces, sent, since)| async move {
         let is_due = sent >= RECHECK_BYTES || since.elapsed() >= RECHECK_AFTER;
         let (sent, since) = if is_due {
-            let mut connection = state.db.acquire().await?;
-            let standing = entitlements::standing(&mut connection, account, place, state.now());
-            if !matches!(standing.await?, Standing::Active(_)) {
+            if !reads.are_allowed(&state).await? {
                 return Err(Cut::RightIsOver);
             }
             (0, Instant::now())
@@ -338,13 +358,11 @@ pub(super) async fn serve(
     before_first_byte(state, right.as_ref(), &served).await?;
     let first = stream::iter(first.map(Ok::<Piece, ReadPartError>));
     let pieces = first.chain(pieces);
-    let body = match right {
-        Some(_) => Body::from_stream(while_entitled(
-            state.clone(),
-            (reader.account, place),
-            pieces,
-        )),
-        None => Body::from_stream(pieces),
+    let reads = Reads {
+        account: reader.account,
+        place,
+        needs_right: right.is_some(),
     };
+    let body = Body::from_stream(while_allowed(state.clone(), reads, pieces));
     Ok(answer.with(body))
 }

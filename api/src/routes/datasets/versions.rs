@@ -417,6 +417,11 @@ fn not_shredded(error: &ShredError) -> Problem {
             "The version is being checked",
         )
         .retry_after(1),
+        ShredError::Disputed => Problem::new(
+            StatusCode::CONFLICT,
+            "version_disputed",
+            "A takedown of the dataset is not decided",
+        ),
         ShredError::Contributed => Problem::new(
             StatusCode::CONFLICT,
             "version_contributed",

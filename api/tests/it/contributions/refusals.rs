@@ -266,3 +266,25 @@ async fn only_ten_contributions_of_one_account_wait_at_once(db: PgPool) {
         .await
         .expect(StatusCode::CREATED);
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nobody_contributes_to_what_is_blocked_and_nobody_pays_for_it(db: PgPool) {
+    let guild = Guild::open(db, 100).await;
+    let pending = guild.given(&guild.giver, &["3,4"]).await;
+    let more = guild.version(&guild.giver, &[("n.csv", b"a\n8\n")]).await;
+    let claimant = guild.app.session().await;
+    let path = format!("{}/takedowns", guild.dataset);
+    let claim = json!({ "ground": "other", "statement": "mine" });
+    let filed = guild.app.post(&path, &claim).by(&claimant).send().await;
+    let freeze = format!("/v1/admin/takedowns/{}/freeze", filed.text("/id"));
+    let admin = crate::admin::admin(&guild.app).await;
+    let frozen = crate::admin::act(&guild.app, &admin, &freeze).await;
+    frozen.expect(StatusCode::OK);
+
+    let blocked = StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS;
+    let offered = guild.offer(&guild.giver, &more).await;
+    offered.expect_problem(blocked, "dataset_blocked");
+    let accepted = guild.try_accept(pending.text("/id"), 7).await;
+    accepted.expect_problem(blocked, "dataset_blocked");
+    assert_eq!(guild.available(guild.purse).await, 100);
+}

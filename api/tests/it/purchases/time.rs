@@ -399,7 +399,7 @@ async fn who_leaves_pays_for_what_was_used_or_its_least_time_and_nothing_more(db
     let shop = Shop::open(db, 10_000).await;
     let rent = shop
         .offer(
-            json!({ "kind": "rent", "period_seconds": 3600, "minimum_seconds": 0 }),
+            json!({ "kind": "rent", "period_seconds": 3600, "minimum_seconds": 1_000 }),
             1,
         )
         .await;
