@@ -1,5 +1,5 @@
-//! The market: a seller publishes the digits, a buyer buys and pulls them, and who did not buy is refused. All of it by the command line, as
-//! strangers would.
+//! The market: a seller publishes the digits, a buyer buys and pulls them, and a third trains on them for a price, and is refused the bytes. All of
+//! it by the command line, as strangers would.
 
 use std::{
     ffi::OsStr,
@@ -11,17 +11,29 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
-use super::{cast::Cast, people::Person, stage::Stage, story::available};
+use super::{
+    cast::Cast,
+    people::Person,
+    stage::Stage,
+    story::{self, available},
+    work::{self, Done, complete},
+};
 use crate::{exit::Exit, output::text};
 
-/// What the buyer deposits: 100 tokens.
+/// What the buyer deposits, and who computes: 100 tokens each.
 const DEPOSIT_BASE: u128 = 100 * 10_u128.pow(18);
 /// What the dataset costs, in tokens.
 const PRICE: &str = "25";
+/// What a job on it costs beside the work, in tokens,
+const COMPUTE_PRICE: &str = "4";
+/// and the most bytes that may come out of one. The trained net has 26 KB.
+const OUTPUT_BYTES_MAX: &str = "65536";
 /// Weights are of a million.
 const WHOLE_PPM: u128 = 1_000_000;
 /// The files that are sold, of the example's folder.
-const FILES: [&str; 2] = ["test.safetensors", "train.safetensors"];
+const FILES: [&str; 2] = ["test.safetensors", TRAIN];
+/// The one to train on.
+const TRAIN: &str = "train.safetensors";
 
 /// A dataset that is on sale.
 pub struct Listed {
@@ -29,6 +41,14 @@ pub struct Listed {
     manifest_root: Value,
     files: PathBuf,
     /// What the platform takes of its price, in millionths.
+    platform_ppm: u128,
+    /// What a job on it costs beside the work.
+    compute: DataPrice,
+}
+
+/// The price of an offer to compute.
+struct DataPrice {
+    base: u128,
     platform_ppm: u128,
 }
 
@@ -40,10 +60,18 @@ pub struct Sale {
     pub to_seller: u128,
 }
 
-/// The seller publishes the digits, and offers them.
+/// A job on the dataset that was not handed out.
+pub struct Computed {
+    /// The job.
+    pub done: Done,
+    /// What the seller is due of the price of its data, in base units.
+    pub to_seller: u128,
+}
+
+/// The seller publishes the digits, and offers them: to be bought, and to be computed on by the convolutional net alone.
 pub async fn publish(stage: &mut Stage, cast: &Cast) -> anyhow::Result<Listed> {
     stage
-        .step("a seller publishes the digits as a dataset, and offers it for 25 tokens", async {
+        .step("a seller publishes the digits as a dataset, and offers it for 25 tokens, and to be trained on for 4", async {
             let files = cast.folder.join("dataset");
             std::fs::create_dir_all(&files)?;
             for name in FILES {
@@ -58,16 +86,22 @@ pub async fn publish(stage: &mut Stage, cast: &Cast) -> anyhow::Result<Listed> {
             seller.does(&["announce"], &[&dataset]).await?;
             let terms = ["--kind", "buy", "--price", PRICE, "--refund-within", "1h"];
             let offer = seller.does(&["offer", &dataset], &terms).await?;
-            let platform_ppm = offer["price"]["platform_ppm"].as_u64();
+            let (_, platform_ppm) = priced(&offer)?;
+            let program = cast.digits.convnet.to_string();
+            let terms = ["--kind", "compute_only", "--price", COMPUTE_PRICE, "--program", &program];
+            let terms = [&terms[..], &["--output-bytes-max", OUTPUT_BYTES_MAX]].concat();
+            let (base, compute_ppm) = priced(&seller.does(&["offer", &dataset], &terms).await?)?;
             let figures = format!(
-                "{dataset}: {} files, {} bytes, encrypted at rest under a key of its own\nmanifest root {}",
+                "{dataset}: {} files, {} bytes, encrypted at rest under a key of its own\nmanifest root {}\njobs may run the program {program} on \
+                 it, and have {OUTPUT_BYTES_MAX} bytes of results",
                 version["files"], version["bytes"], text(&version["manifest_root"]),
             );
             let listed = Listed {
                 dataset,
                 manifest_root: version["manifest_root"].clone(),
                 files,
-                platform_ppm: platform_ppm.context("an offer without a fee")?.into(),
+                platform_ppm,
+                compute: DataPrice { base, platform_ppm: compute_ppm },
             };
             Ok((listed, figures))
         })
@@ -93,7 +127,7 @@ pub async fn sell(stage: &mut Stage, cast: &Cast, listed: &Listed) -> anyhow::Re
             let price: u128 = field(&held["price"], "amount")?.parse()?;
             let spent = DEPOSIT_BASE.checked_sub(available(&cast.buyer).await?);
             ensure!(spent == Some(price), "it costs {price} base units, and {spent:?} were spent");
-            let to_seller = price - price * listed.platform_ppm / WHOLE_PPM;
+            let to_seller = sellers(price, listed.platform_ppm);
             let figures = format!(
                 "{} tokens were held, and charged with the first byte that was served\n{} files pulled: the bytes that the seller \
                  published, under the same root",
@@ -105,14 +139,74 @@ pub async fn sell(stage: &mut Stage, cast: &Cast, listed: &Listed) -> anyhow::Re
         .await
 }
 
-/// Whoever did not buy it is refused the bytes.
+/// Somebody who bought nothing trains the net on the dataset, for the price of the data beside that of the work.
+pub async fn compute(
+    stage: &mut Stage,
+    cast: &Cast,
+    listed: &Listed,
+    epochs: (u32, u32),
+) -> anyhow::Result<Computed> {
+    stage
+        .step(
+            "a third client, who did not buy it, trains the net on it and gets the weights",
+            async {
+                let researcher = Shell::of(cast, &cast.researcher);
+                cast.node
+                    .deposit_for(&cast.researcher, DEPOSIT_BASE)
+                    .await?;
+                let file = cast.folder.join("compute.json");
+                let program = std::path::absolute(&cast.program)?;
+                let spec = cast.digits.training_on_dataset(&program, epochs);
+                std::fs::write(&file, spec.to_string())?;
+                let submit = ["job".as_ref(), "submit".as_ref(), file.as_os_str()];
+                let on = ["--dataset", &listed.dataset, "--path", TRAIN];
+                let how = ["--tier", "replicated"];
+                let job = researcher.told(&submit, &[&on[..], &how].concat()).await?;
+                let done = complete(&cast.researcher, &job).await?;
+                let out = cast.folder.join("weights");
+                let id = field(&done.job, "id")?;
+                let result = [
+                    OsStr::new("job"),
+                    "result".as_ref(),
+                    id.as_ref(),
+                    "--out".as_ref(),
+                    out.as_os_str(),
+                ];
+                researcher.told(&result, &[]).await?;
+                let weights = std::fs::metadata(out.join("weights.safetensors"))?.len();
+                let receipt = done.receipt()?;
+                let path = format!("/v1/receipts/{receipt}");
+                let receipt = cast.researcher.api.get(&path).await?;
+                let paid: u128 = field(&receipt["bill"]["data"]["terms"], "price_base")?.parse()?;
+                ensure!(paid == listed.compute.base, "the data cost {paid}");
+                let charged: u128 = field(&done.job["charged"], "amount")?.parse()?;
+                let spent = DEPOSIT_BASE.checked_sub(available(&cast.researcher).await?);
+                ensure!(
+                    spent == Some(charged) && charged > paid,
+                    "charged {charged}, of which {paid} for the data, and {spent:?} were spent"
+                );
+                let losses = work::losses(&done);
+                let (_, loss) = losses.last().context("no metrics were streamed")?;
+                let figures = format!(
+                    "{COMPUTE_PRICE} tokens for the data beside the work: {}\nloss {loss:.4}; {weights} bytes of weights",
+                    story::cost(&done)
+                );
+                let to_seller = sellers(paid, listed.compute.platform_ppm);
+                Ok((Computed { done, to_seller }, figures))
+            },
+        )
+        .await
+}
+
+/// Whoever did not buy it is refused the bytes, and having computed on it changes nothing.
 pub async fn refuse(stage: &mut Stage, cast: &Cast, listed: &Listed) -> anyhow::Result<()> {
     stage
         .step(
-            "a third client, who did not buy it, is refused the bytes",
+            "the third client is refused the bytes all the same",
             async {
                 let out = cast.folder.join("refused");
                 let pull = [
+                    OsStr::new("dataset"),
                     "pull".as_ref(),
                     listed.dataset.as_ref(),
                     "--out".as_ref(),
@@ -136,6 +230,19 @@ pub async fn refuse(stage: &mut Stage, cast: &Cast, listed: &Listed) -> anyhow::
         .await
 }
 
+/// What a seller is due of a price that divides.
+const fn sellers(price: u128, platform_ppm: u128) -> u128 {
+    price - price * platform_ppm / WHOLE_PPM
+}
+
+/// The price of an offer, and what the platform takes of it.
+fn priced(offer: &Value) -> anyhow::Result<(u128, u128)> {
+    let price = &offer["price"];
+    let base = field(&price["price"], "amount")?.parse()?;
+    let platform_ppm = price["platform_ppm"].as_u64();
+    Ok((base, platform_ppm.context("an offer without a fee")?.into()))
+}
+
 /// The command line in somebody's hands.
 struct Shell<'a> {
     cast: &'a Cast,
@@ -155,20 +262,23 @@ impl<'a> Shell<'a> {
 
     /// The same with paths.
     async fn says(&self, verb: &[&OsStr], rest: &[&str]) -> anyhow::Result<Value> {
+        self.told(&[&[OsStr::new("dataset")], verb].concat(), rest)
+            .await
+    }
+
+    /// Any verb that must succeed; what it prints.
+    async fn told(&self, verb: &[&OsStr], rest: &[&str]) -> anyhow::Result<Value> {
         let (code, told, trouble) = self.run(verb, rest).await?;
-        let verb = verb.first().copied().unwrap_or_default().display();
-        ensure!(
-            code == 0,
-            "`comptoir dataset {verb}` ends with {code}: {trouble}"
-        );
-        serde_json::from_slice(&told)
-            .with_context(|| format!("`comptoir dataset {verb}` prints no JSON"))
+        let verb = verb.iter().take(2).copied().collect::<Vec<_>>();
+        let verb = verb.join(OsStr::new(" "));
+        let verb = verb.display();
+        ensure!(code == 0, "`comptoir {verb}` ends with {code}: {trouble}");
+        serde_json::from_slice(&told).with_context(|| format!("`comptoir {verb}` prints no JSON"))
     }
 
     async fn run(&self, verb: &[&OsStr], rest: &[&str]) -> anyhow::Result<(i32, Vec<u8>, String)> {
         let program = std::env::current_exe()?.with_file_name("comptoir");
         let ended = Command::new(program)
-            .arg("dataset")
             .args(verb)
             .args(rest)
             .env("COMPTOIR_URL", self.cast.node.api_url.as_str())

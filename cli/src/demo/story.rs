@@ -10,7 +10,7 @@ use super::{
         found_right, own_leaf, published_leaf, verify_and_tamper,
     },
     cast::Cast,
-    market::{self, Sale},
+    market,
     people::Person,
     stage::Stage,
     work::{self, Done, complete, submit},
@@ -37,9 +37,19 @@ pub async fn play(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()> {
     let inferred = infer(stage, cast, &trained).await?;
     let listed = market::publish(stage, cast).await?;
     let sale = market::sell(stage, cast, &listed).await?;
+    let computed = market::compute(stage, cast, &listed, (EPOCHS, SEGMENT_STEPS)).await?;
     market::refuse(stage, cast, &listed).await?;
     check_books(stage, cast).await?;
-    settle(stage, cast, &[&trained, &inferred], &sale).await?;
+    let to_settle = ToSettle {
+        receipts: vec![
+            (&cast.client, trained.receipt()?),
+            (&cast.client, inferred.receipt()?),
+            (&cast.buyer, &sale.receipt),
+            (&cast.researcher, computed.done.receipt()?),
+        ],
+        to_seller: sale.to_seller + computed.to_seller,
+    };
+    settle(stage, cast, to_settle).await?;
     kill_a_worker(stage, cast).await?;
     audit(stage, cast).await
 }
@@ -132,17 +142,21 @@ async fn check_books(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
         .await
 }
 
-async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done], sale: &Sale) -> anyhow::Result<()> {
+/// What was charged.
+struct ToSettle<'a> {
+    /// The receipts, each with whom it was charged to.
+    receipts: Vec<(&'a Person, &'a str)>,
+    /// What the seller is due of all of them, in base units.
+    to_seller: u128,
+}
+
+async fn settle(stage: &mut Stage, cast: &Cast, charged: ToSettle<'_>) -> anyhow::Result<()> {
     let receipts = stage
         .step("the batch is committed, and its window passes", async {
             let mut receipts = Vec::new();
-            for done in jobs {
-                let id = done.job["receipt_id"]
-                    .as_str()
-                    .context("a completed job without a receipt")?;
-                receipts.push(claimable(&cast.client.api, id).await?);
+            for (payer, id) in charged.receipts {
+                receipts.push(claimable(&payer.api, id).await?);
             }
-            receipts.push(claimable(&cast.buyer.api, &sale.receipt).await?);
             let batches: Vec<_> = receipts.iter().map(|it| it.header.id.to_string()).collect();
             let gas = commit_gas(&cast.node, receipts[0].header.id).await?;
             Ok((
@@ -157,9 +171,9 @@ async fn settle(stage: &mut Stage, cast: &Cast, jobs: &[&Done], sale: &Sale) -> 
             async {
                 let to_seller = due(&receipts).remove(&cast.seller.wallet.address());
                 ensure!(
-                    to_seller == Some(sale.to_seller),
-                    "the seller is due {} of its price, and the receipts say {to_seller:?}",
-                    sale.to_seller
+                    to_seller == Some(charged.to_seller),
+                    "the seller is due {} of its prices, and the receipts say {to_seller:?}",
+                    charged.to_seller
                 );
                 let figures = claim_all(cast, &receipts).await?;
                 Ok(((), figures))
@@ -298,7 +312,8 @@ pub async fn available(person: &Person) -> anyhow::Result<u128> {
     Ok(amount.context("a balance without an amount")?.parse()?)
 }
 
-fn cost(done: &Done) -> String {
+/// What a job cost, in words.
+pub fn cost(done: &Done) -> String {
     let charged = done.job["charged"]["amount"].as_str().unwrap_or_default();
     format!("charged {} tokens", whole_tokens(charged, DECIMALS))
 }

@@ -37,6 +37,17 @@ pub struct Done {
     pub events: Vec<events::Event>,
 }
 
+impl Done {
+    /// The receipt of its charge.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn receipt(&self) -> anyhow::Result<&str> {
+        let id = self.job["receipt_id"].as_str();
+        id.context("a completed job without a receipt")
+    }
+}
+
 impl Digits {
     /// Uploads the example's files.
     ///
@@ -64,6 +75,20 @@ impl Digits {
             "optimizer": { "type": "adam", "learning_rate": 0.003 },
             "epochs": epochs, "batch_size": 32, "seed": 7, "segment_steps": segment_steps,
         })
+    }
+
+    /// The same as a job file, whose tensors are read from a file of a dataset.
+    #[must_use]
+    pub fn training_on_dataset(
+        &self,
+        program: &Path,
+        (epochs, segment_steps): (u32, u32),
+    ) -> Value {
+        let mut spec = self.training(epochs, segment_steps);
+        spec["program"] = format!("@{}", program.display()).into();
+        spec["inputs"]["x"]["blob"] = Value::Null;
+        spec["target"]["blob"] = Value::Null;
+        spec
     }
 
     /// An inference job over the test split.
