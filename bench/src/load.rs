@@ -19,6 +19,9 @@ use tokio::{
 /// Before a request is repeated.
 const REPEAT_AFTER: Duration = Duration::from_millis(1);
 
+/// What is read at once of an answer that is thrown away.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// Makes the bytes of a request, given its number.
 pub type Request = dyn Fn(u64) -> Vec<u8> + Send + Sync;
 
@@ -197,8 +200,7 @@ impl Connection {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         loop {
-            let read = self.stream.read_buf(&mut self.buffer).await?;
-            ensure!(read > 0, "the server hung up");
+            self.more().await?;
             if let Some(whole) = self.is_whole()? {
                 return if whole {
                     Ok(())
@@ -209,8 +211,44 @@ impl Connection {
         }
     }
 
+    /// Sends a request and throws away what answers it, piece by piece; how many bytes its body had. Any but a 2xx is an error.
+    pub async fn discard(&mut self, request: &[u8]) -> anyhow::Result<u64> {
+        self.stream.write_all(request).await?;
+        self.buffer.clear();
+        self.buffer.reserve(PIECE_BYTES);
+        let head = loop {
+            self.more().await?;
+            if let Some(head) = self.head()? {
+                break head;
+            }
+        };
+        let mut taken = self.buffer.len() - head.bytes;
+        while taken < head.length {
+            self.buffer.clear();
+            taken += self.more().await?;
+        }
+        if head.is_success {
+            Ok(taken as u64)
+        } else {
+            bail!("refused: {}", String::from_utf8_lossy(&self.buffer))
+        }
+    }
+
+    async fn more(&mut self) -> anyhow::Result<usize> {
+        let read = self.stream.read_buf(&mut self.buffer).await?;
+        ensure!(read > 0, "the server hung up");
+        Ok(read)
+    }
+
     /// Did it succeed? `None` while some of it is missing.
     fn is_whole(&self) -> anyhow::Result<Option<bool>> {
+        let head = self.head()?;
+        let whole = head.filter(|it| self.buffer.len() >= it.bytes + it.length);
+        Ok(whole.map(|it| it.is_success))
+    }
+
+    /// The head of the answer; `None` while some of it is missing.
+    fn head(&self) -> anyhow::Result<Option<Head>> {
         let Some(end) = self.buffer.windows(4).position(|it| it == b"\r\n\r\n") else {
             return Ok(None);
         };
@@ -221,12 +259,28 @@ impl Connection {
                 .then(|| value.trim().parse::<usize>())
         });
         let length = length.context("an answer names its length")??;
-        if self.buffer.len() < end + 4 + length {
-            return Ok(None);
-        }
         let status = head.split(' ').nth(1).context("an answer has a status")?;
-        Ok(Some(status.starts_with('2')))
+        Ok(Some(Head {
+            bytes: end + 4,
+            length,
+            is_success: status.starts_with('2'),
+        }))
     }
+}
+
+/// What an answer begins with.
+struct Head {
+    /// How long it is itself.
+    bytes: usize,
+    /// How long what follows is.
+    length: usize,
+    is_success: bool,
+}
+
+/// The bytes of a GET on a connection that is kept.
+#[must_use]
+pub fn get(path: &str, headers: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nhost: bench\r\n{headers}\r\n").into_bytes()
 }
 
 /// The bytes of a POST of JSON on a connection that is kept.

@@ -71,7 +71,10 @@ pub struct Books {
 /// Both services on a database of their own.
 pub struct Place {
     books: Books,
-    objects: Objects,
+    /// Where both services keep bytes.
+    pub objects: Objects,
+    /// What opens the keys of sellers.
+    pub roots: RootKeyRing,
     /// Connections with the rights of the database's owner.
     pub owner: PgPool,
     /// The API's URL.
@@ -173,7 +176,7 @@ impl Place {
         let keys =
             comptoir_scheduler::keys::Keys::new(KeyRing::of(SigningKey::from_pem(&pem)?), ISSUER);
         let roots = RootKeyRing::new(RootKeys::generate());
-        let secrets = (keys, roots);
+        let secrets = (keys, roots.clone());
         let scheduler = SchedulerState::new(db, now, objects.clone(), wake.clone(), secrets);
         let fingerprint = scheduler.keys.fingerprint();
         let (scheduler_listener, scheduler_address) = listen().await?;
@@ -186,7 +189,10 @@ impl Place {
         );
 
         let db = pool::connect(options, ServiceRole::Api, CONNECTIONS).await?;
-        let state = api_state(db, objects.clone(), wake, &pem, &scheduler_url)?;
+        let state = AppState {
+            root_keys: roots.clone(),
+            ..api_state(db, objects.clone(), wake, &pem, &scheduler_url)?
+        };
         let bearers = sign_in(&state, &clients).await?;
         let (api_listener, api_address) = listen().await?;
         let (router, _) = comptoir_api::app(state);
@@ -205,6 +211,7 @@ impl Place {
         Ok(Self {
             books,
             objects,
+            roots,
             owner,
             api: format!("http://{api_address}"),
             api_address,

@@ -1,6 +1,8 @@
 //! The figures, by name.
 
 mod cost;
+mod download;
+mod entitlement;
 mod jobs;
 mod ledger;
 mod market;
@@ -106,6 +108,16 @@ pub const FIGURES: &[(&str, Goal, &str)] = &[
         "purchases of datasets through REST, final at once, 64 clients / TPC-B, 8 clients",
     ),
     (
+        "entitlement",
+        AtLeast(0.8),
+        "checks of a right behind its account's wall, of 100,000 rights / the same wall and a SELECT by primary key",
+    ),
+    (
+        "download",
+        AtLeast(0.5),
+        "megabytes a second of an encrypted file of 4 GiB through the api, in ranges of 8 MiB, 4 clients / nginx and the plain file",
+    ),
+    (
         "wal",
         AtMost(1000.0),
         "bytes of WAL per job from submission to receipt / 1",
@@ -148,6 +160,8 @@ pub async fn measure(name: &str, setting: &Setting) -> anyhow::Result<Figure> {
         "merkle" => merkle::beside_keccak(setting),
         "merkle-peer" => merkle::beside_peer(setting)?,
         "purchase" => market::purchases(setting).await?,
+        "entitlement" => entitlement::checks(setting).await?,
+        "download" => download::ranges(setting).await?,
         "wal" => cost::wal(setting).await?,
         "cpu" => cost::cpu(setting).await?,
         _ => cost::hot(setting).await?,
