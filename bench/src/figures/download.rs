@@ -26,6 +26,7 @@ use comptoir_domain::{
 use comptoir_store::{
     data_keys,
     dataset_files::{self, File},
+    dataset_versions,
 };
 use futures::stream;
 use sqlx::Row as _;
@@ -92,17 +93,8 @@ async fn publish(place: &Place, plain: &Path) -> anyhow::Result<String> {
     .bind(seller)
     .execute(&mut *tx)
     .await?;
-    sqlx::query(
-        "INSERT INTO dataset_versions (version_id, dataset_id, account_id, number, state, notes, licence, wrapped_key, manifest_root, created_at,
-             submitted_at, published_at)
-         VALUES ($1, $2, $3, 1, 'ready', '', 'MIT', $4, decode(repeat('00', 32), 'hex'), now(), now(), now())",
-    )
-    .bind(version.0)
-    .bind(dataset.0)
-    .bind(seller)
-    .bind(&wrapped[..])
-    .execute(&mut *tx)
-    .await?;
+    let (place_of, keys) = ((dataset, AccountId(seller)), (version, wrapped));
+    dataset_versions::create(&mut tx, place_of, keys, "", now()).await?;
     let entry = ManifestFile {
         path: PLAIN.parse()?,
         // Nobody computes it here.
@@ -114,13 +106,12 @@ async fn publish(place: &Place, plain: &Path) -> anyhow::Result<String> {
     };
     let files = dataset_files::announce(&mut tx, version, &[entry], PART_BYTES, now()).await?;
     let file = files.first().context("the one file")?;
-    let salts = seal(place, &key, file, plain).await?;
+    seal(place, &mut tx, &key, file, plain).await?;
+    dataset_versions::submit(&mut tx, version, now()).await?;
     sqlx::query(
-        "INSERT INTO dataset_parts (file_id, part, salt, stored_at)
-         SELECT $1, n - 1, salt, now() FROM UNNEST($2::bytea[]) WITH ORDINALITY AS it (salt, n)",
+        "UPDATE dataset_versions SET state = 'ready', number = 1, manifest_root = decode(repeat('00', 32), 'hex'), published_at = now() WHERE version_id = $1",
     )
-    .bind(file.id.0)
-    .bind(salts)
+    .bind(version.0)
     .execute(&mut *tx)
     .await?;
     give_right(&mut tx, buyer, seller, dataset).await?;
@@ -132,23 +123,30 @@ fn content_path(dataset: DatasetId, version: DatasetVersionId, file: DatasetFile
     format!("/v1/datasets/{dataset}/versions/{version}/files/{file}/content")
 }
 
-/// Writes every part twice: sealed where the api looks for it, and plainly; the salts.
-async fn seal(place: &Place, key: &Key, file: &File, plain: &Path) -> anyhow::Result<Vec<Vec<u8>>> {
+/// Writes every part twice: sealed where the api looks for it, and plainly.
+async fn seal(
+    place: &Place,
+    tx: &mut sqlx::PgTransaction<'_>,
+    key: &Key,
+    file: &File,
+    plain: &Path,
+) -> anyhow::Result<()> {
     let mut plain = std::fs::File::create(plain)?;
-    let mut salts = Vec::new();
     for number in 0..PARTS {
         let bytes = part(number);
         plain.write_all(&bytes)?;
         let salt = envelope::part_salt();
         let body = stream::iter([Ok::<_, std::io::Error>(bytes.into())]);
-        let part = file.part(number, salt);
+        let to = file.part(number, salt);
         let put = place
             .objects
-            .put_part(key, &part, u64::from(PART_BYTES), body);
+            .put_part(key, &to, u64::from(PART_BYTES), body);
         put.await?;
-        salts.push(salt.to_vec());
+        let of = (file.version, file.id);
+        let stored = dataset_files::store_part(tx, of, number, salt, now()).await?;
+        stored.context("a draft")?;
     }
-    Ok(salts)
+    Ok(())
 }
 
 /// A purchase that is long final, and the right that it gave.
@@ -225,11 +223,16 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // Its workers outlive a master that is killed, so that it is asked; where it is gone already, so are they.
+        // Its workers outlive a master that is killed, so that it is asked, and has gone when its file has.
         let stop = std::process::Command::new("nginx")
             .args(["-s", "stop", "-e", "stderr", "-c"])
             .arg(configuration(self.folder.path()))
+            .stderr(Stdio::null())
             .status();
+        let give_up = Instant::now() + NGINX_MAX;
+        while self.folder.path().join("pid").exists() && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if !stop.is_ok_and(|it| it.success()) {
             eprintln!("nginx {:?} was not stopped", self.child.id());
         }

@@ -109,7 +109,7 @@ async fn give_rights(books: &Books) -> anyhow::Result<Vec<Right>> {
 async fn ask(db: &PgPool, right: Right, question: Question) -> anyhow::Result<()> {
     match question {
         Question::Standing => {
-            let mut walled = tenant::read(db, (right.account, None)).await?;
+            let mut walled = tenant::read_by_index(db, (right.account, None)).await?;
             let standing = entitlements::standing(&mut walled, right.account, right.place, now());
             ensure!(
                 matches!(standing.await?, Standing::Active(_)),
@@ -117,7 +117,13 @@ async fn ask(db: &PgPool, right: Right, question: Question) -> anyhow::Result<()
                 right.account
             );
         }
-        Question::Row => row(&mut *tenant::read(db, (right.account, None)).await?, right).await?,
+        Question::Row => {
+            row(
+                &mut *tenant::read_by_index(db, (right.account, None)).await?,
+                right,
+            )
+            .await?
+        }
         Question::Bare => row(&mut *db.acquire().await?, right).await?,
     }
     Ok(())

@@ -214,20 +214,24 @@ fn open(
     sealed: Bytes,
 ) -> Result<Opened, Damaged> {
     let step = usize::try_from(CHUNK_BYTES.saturating_add(TAG_BYTES)).map_err(|_| Damaged)?;
-    let mut sealed = BytesMut::from(sealed);
-    let mut opened = BytesMut::with_capacity(sealed.len());
+    let mut buffer = BytesMut::from(sealed);
+    let (mut from, mut opened) = (0_usize, 0_usize);
     let last = envelope::chunks(bytes).saturating_sub(1);
-    for (number, chunk) in span.chunks.clone().zip(sealed.chunks_mut(step)) {
-        let chunk = key.open(
-            Chunk {
-                number,
-                is_last: number == last,
-            },
-            chunk,
-        )?;
-        opened.extend_from_slice(chunk);
+    for number in span.chunks.clone() {
+        let end = from.saturating_add(step).min(buffer.len());
+        let chunk = Chunk {
+            number,
+            is_last: number == last,
+        };
+        let sealed = buffer.get_mut(from..end).ok_or(Damaged)?;
+        let length = key.open(chunk, sealed)?.len();
+        // Where it lies already: a second buffer costs more than opening it.
+        buffer.copy_within(from..from.saturating_add(length), opened);
+        opened = opened.saturating_add(length);
+        from = end;
     }
-    Ok(Opened(opened.freeze()))
+    buffer.truncate(opened);
+    Ok(Opened(buffer.freeze()))
 }
 
 /// A part on its way into the store.

@@ -107,7 +107,7 @@ pub(super) async fn open(
     file: DatasetFileId,
 ) -> Result<Opened, Problem> {
     let account = reader.account;
-    let mut connection = tenant::read(&state.db, (account, reader.address)).await?;
+    let mut connection = tenant::read_by_index(&state.db, (account, reader.address)).await?;
     let version = read_version(&mut connection, account, place).await?;
     let found = dataset_files::find(&mut connection, version.id, file).await?;
     let file = found.ok_or_else(Problem::not_found)?;
