@@ -118,11 +118,8 @@ async fn ask(db: &PgPool, right: Right, question: Question) -> anyhow::Result<()
             );
         }
         Question::Row => {
-            row(
-                &mut *tenant::read_by_index(db, (right.account, None)).await?,
-                right,
-            )
-            .await?
+            let mut walled = tenant::read_by_index(db, (right.account, None)).await?;
+            row(&mut walled, right).await?;
         }
         Question::Bare => row(&mut *db.acquire().await?, right).await?,
     }
