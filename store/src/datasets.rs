@@ -313,14 +313,16 @@ pub async fn block(tx: &mut PgTransaction<'_>, dataset: DatasetId) -> sqlx::Resu
     Ok(blocks(tx, &[dataset]).await?.remove(&dataset))
 }
 
-/// Whose a dataset is that was listed at some time, whoever asks. The connection must see everybody.
+/// Whose a dataset is that was listed at some time, or is the account's own. The connection must see everybody.
 pub async fn seller_of_published(
     conn: &mut PgConnection,
+    account: AccountId,
     id: DatasetId,
 ) -> sqlx::Result<Option<AccountId>> {
     let seller = sqlx::query_scalar!(
-        "SELECT account_id FROM datasets WHERE dataset_id = $1 AND state <> 'draft'",
+        "SELECT account_id FROM datasets WHERE dataset_id = $1 AND (state <> 'draft' OR account_id = $2)",
         id.0,
+        account.0,
     )
     .fetch_optional(conn)
     .await?;

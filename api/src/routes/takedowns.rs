@@ -207,7 +207,7 @@ async fn create_takedown(
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
             // What is off the list is with who bought it still.
             tenant::widen(tx).await?;
-            let seller = datasets::seller_of_published(tx, dataset).await?;
+            let seller = datasets::seller_of_published(tx, account, dataset).await?;
             let new = NewTakedown {
                 account,
                 dataset,

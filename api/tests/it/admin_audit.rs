@@ -14,6 +14,7 @@ use crate::{
     harness::{Reply, Session, TestApp},
     jobs::RICH,
     market::{self, MINIMUM, RATE_NANO, client, join, worker},
+    takedowns,
 };
 
 /// What of the API changes something for administrators.
@@ -67,6 +68,16 @@ impl Scene<'_> {
                 job.text("/id").to_owned()
             }
             "refunds" if path.contains("{id}") => self.propose().await.text("/id").to_owned(),
+            "takedowns" => {
+                let session = app.session().await;
+                let waits = path.ends_with("/freeze") || path.ends_with("/dismiss");
+                let made = if waits {
+                    takedowns::make(app, &session).await
+                } else {
+                    takedowns::make_frozen(app, &session).await
+                };
+                made.concat()
+            }
             "workers" => {
                 let (session, _) = app.bound_session().await;
                 join(app, &session, &worker("a")).await.to_string()
