@@ -39,7 +39,7 @@ async fn put_on_sale(place: &Place, seller: Uuid) -> anyhow::Result<Vec<OfferId>
         .iter()
         .map(|_| DatasetVersionId::generate().0)
         .collect();
-    let (root, key) = (dataset::root(&[]), [0; 60]);
+    let (root, key) = (dataset::root(&[]), [0_u8; 60]);
     let mut tx = place.owner.begin().await?;
     for sql in [
         "INSERT INTO datasets (dataset_id, account_id, name, title, description, licence, provenance, tags, state, created_at, updated_at)
