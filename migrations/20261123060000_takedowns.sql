@@ -70,9 +70,11 @@ CREATE TRIGGER takedowns_block AFTER UPDATE OF state ON takedowns FOR EACH ROW E
 -- earned before. Locks come in one order, before those of the ledger.
 CREATE FUNCTION blocks(wanted uuid[]) RETURNS TABLE (dataset_id uuid, blocked_by uuid, blocked_at timestamptz)
 LANGUAGE sql SECURITY DEFINER SET search_path = public AS $$
-    SELECT it.dataset_id, it.blocked_by, it.blocked_at FROM (
+    -- Materialized: those that are not blocked are to be locked too, and a condition that is pushed into the locking part would skip them.
+    WITH locked AS MATERIALIZED (
         SELECT d.dataset_id, d.blocked_by, d.blocked_at FROM datasets d WHERE d.dataset_id = ANY (wanted) ORDER BY d.dataset_id FOR SHARE
-    ) it WHERE it.blocked_by IS NOT NULL
+    )
+    SELECT locked.dataset_id, locked.blocked_by, locked.blocked_at FROM locked WHERE locked.blocked_by IS NOT NULL
 $$;
 REVOKE EXECUTE ON FUNCTION blocks FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION blocks TO comptoir_api, comptoir_scheduler;
@@ -103,6 +105,18 @@ BEGIN
 END $$;
 CREATE TRIGGER held_proceeds_stay BEFORE UPDATE ON held_proceeds FOR EACH ROW EXECUTE FUNCTION keep_held_proceeds();
 CREATE TRIGGER held_proceeds_kept BEFORE DELETE OR TRUNCATE ON held_proceeds FOR EACH STATEMENT EXECUTE FUNCTION refuse_change();
+
+-- From when on an owner that leaves gets what is held back for it, whoever has decided what.
+CREATE FUNCTION exit_last_call(due timestamptz, seen timestamptz, margin interval) RETURNS timestamptz LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT due - greatest(margin, (due - seen) / 3)
+$$;
+-- Does a payee wait for its part of what a dataset earned while it was blocked?
+CREATE FUNCTION proceeds_wait(dataset uuid, asset integer, payee bytea, margin interval, at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE PARALLEL SAFE AS $$
+    SELECT EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = dataset AND t.state IN ('frozen', 'contested'))
+        AND NOT EXISTS (SELECT FROM exits x WHERE x.asset_id = asset AND x.owner = payee AND x.answered_block_number IS NULL
+            AND exit_last_call(x.due_at, x.seen_at, margin) <= at)
+$$;
 
 -- What is blocked is not searched.
 CREATE OR REPLACE FUNCTION write_catalog(dataset uuid) RETURNS void LANGUAGE plpgsql AS $$

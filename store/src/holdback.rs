@@ -168,7 +168,7 @@ pub async fn due(
              OR created_at < disputed_since AND (workers.revoked_at IS NOT NULL OR beats.seen_at < disputed_since)
              OR EXISTS (
                  SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner
-                     AND x.answered_block_number IS NULL AND (h.created_at < disputed_since OR x.due_at - greatest($4::interval, (x.due_at - x.seen_at) / 3) <= $5)
+                     AND x.answered_block_number IS NULL AND (h.created_at < disputed_since OR exit_last_call(x.due_at, x.seen_at, $4) <= $5)
              )
          ) END
          ORDER BY worker_id LIMIT $6",
@@ -235,7 +235,7 @@ async fn lock_due(
              OR created_at < disputed_since AND (workers.revoked_at IS NOT NULL OR beats.seen_at < disputed_since)
              OR EXISTS (
                  SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner
-                     AND x.answered_block_number IS NULL AND (h.created_at < disputed_since OR x.due_at - greatest($4::interval, (x.due_at - x.seen_at) / 3) <= $5)
+                     AND x.answered_block_number IS NULL AND (h.created_at < disputed_since OR exit_last_call(x.due_at, x.seen_at, $4) <= $5)
              ))
          ORDER BY number, job_id, h.owner LIMIT $6 FOR NO KEY UPDATE OF h",
         fate == Fate::Forfeited,

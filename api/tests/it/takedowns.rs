@@ -1,10 +1,12 @@
 //! Takedowns over HTTP: who may say what, what a freeze does to everything that was sold, and what either end of it does to the money.
 
 use axum::http::{Method, StatusCode, header};
-use comptoir_domain::ledger::EntryKind;
+use comptoir_domain::{id::AccountId, ledger::EntryKind, takedown::Act};
 use comptoir_store::{
+    datasets as store_datasets,
     holdback::proceeds,
     pool::{self, ServiceRole},
+    takedowns::{self, ActError},
 };
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -181,9 +183,10 @@ async fn a_takedown_is_filed_once_by_somebody_else_and_changes_nothing_until_it_
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn no_account_has_more_than_twenty_takedowns_that_wait(db: PgPool) {
+async fn no_account_has_more_than_twenty_takedowns_that_no_operator_has_looked_at(db: PgPool) {
     let mut shop = Shop::open(db, 0).await;
     let claimant = shop.app.session().await;
+    let mut last = String::new();
     for number in 0..=20 {
         let card = json!({ "name": format!("d{number}"), "title": "D", "licence": "MIT" });
         let made = shop.app.post("/v1/datasets", &card).by(&shop.seller);
@@ -195,11 +198,15 @@ async fn no_account_has_more_than_twenty_takedowns_that_wait(db: PgPool) {
             .unwrap();
         let filed = shop.file(&claimant, &claim()).await;
         if number < 20 {
-            filed.expect(StatusCode::CREATED);
+            let filed = filed.expect(StatusCode::CREATED);
+            filed.header(header::LOCATION).clone_into(&mut last);
         } else {
             filed.expect_problem(StatusCode::CONFLICT, "too_many_takedowns");
         }
     }
+    shop.decide(&last, "freeze").await.expect(StatusCode::OK);
+    let filed = shop.file(&claimant, &claim()).await;
+    filed.expect(StatusCode::CREATED);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -430,6 +437,35 @@ async fn a_freeze_counts_before_its_steps_have_come(db: PgPool) {
         assert_eq!(shop.read(path).await.text("/state"), "refunded", "{path}");
     }
     assert_eq!(shop.purse().await, (10_000, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_freeze_waits_for_who_is_charging_what_is_not_blocked(db: PgPool) {
+    let shop = Shop::open(db, 0).await;
+    let (_, takedown) = shop.filed().await;
+    let [dataset, takedown] = [&shop.dataset, &takedown].map(|it| it.rsplit('/').next().unwrap());
+    let (dataset, takedown) = (dataset.parse().unwrap(), takedown.parse().unwrap());
+    let freeze = async || {
+        let mut tx = shop.app.owner.begin().await.unwrap();
+        sqlx::query("SET LOCAL lock_timeout = '100ms'")
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+        let by = (AccountId::generate(), takedown);
+        let decided = takedowns::decide(&mut tx, by, (Act::Freeze, "x"), shop.app.now()).await;
+        tx.commit().await.unwrap();
+        decided.map(drop)
+    };
+    let mut charging = shop.app.state.db.begin().await.unwrap();
+    let block = store_datasets::block(&mut charging, dataset).await.unwrap();
+    assert_eq!(block, None);
+    let waits = freeze().await.unwrap_err();
+    assert!(matches!(waits, ActError::Database(_)), "{waits:?}");
+    charging.commit().await.unwrap();
+    freeze().await.unwrap();
+    let mut charging = shop.app.state.db.begin().await.unwrap();
+    let block = store_datasets::block(&mut charging, dataset).await.unwrap();
+    assert_eq!(block.map(|it| it.by), Some(takedown));
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -99,11 +99,7 @@ pub async fn due(
     limit: i64,
 ) -> sqlx::Result<Vec<DatasetId>> {
     let rows = sqlx::query_scalar!(
-        "SELECT DISTINCT dataset_id FROM held_proceeds h
-         WHERE state = 'held' AND (
-             NOT EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = h.dataset_id AND t.state IN ('frozen', 'contested'))
-             OR EXISTS (SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner AND x.answered_block_number IS NULL
-                 AND x.due_at - greatest($2::interval, (x.due_at - x.seen_at) / 3) <= $3))
+        "SELECT DISTINCT dataset_id FROM held_proceeds WHERE state = 'held' AND NOT proceeds_wait(dataset_id, asset_id, owner, $2, $3)
          ORDER BY dataset_id LIMIT $1",
         limit,
         interval(EXIT_MARGIN),
@@ -164,11 +160,7 @@ async fn lock_due(
     let rows = sqlx::query!(
         r#"SELECT source_kind, source_id, owner, payer, asset_id, amount_base,
              EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = $1 AND t.state = 'upheld') AS "is_upheld!"
-           FROM held_proceeds h WHERE h.dataset_id = $1 AND h.state = 'held'
-             AND (
-               NOT EXISTS (SELECT FROM takedowns t WHERE t.dataset_id = $1 AND t.state IN ('frozen', 'contested'))
-               OR EXISTS (SELECT FROM exits x WHERE x.asset_id = h.asset_id AND x.owner = h.owner AND x.answered_block_number IS NULL
-                   AND x.due_at - greatest($3::interval, (x.due_at - x.seen_at) / 3) <= $4))
+           FROM held_proceeds h WHERE h.dataset_id = $1 AND h.state = 'held' AND NOT proceeds_wait(h.dataset_id, h.asset_id, h.owner, $3, $4)
            ORDER BY source_id, source_kind, owner LIMIT $2 FOR NO KEY UPDATE OF h SKIP LOCKED"#,
         dataset.0,
         AT_ONCE,
