@@ -51,10 +51,8 @@ struct Right {
 enum Question {
     /// May the account read the version? As the api asks before it serves.
     Standing,
-    /// What is in the row of this key, behind the same wall?
+    /// What is in the row of this key? Without a wall, and without its transaction.
     Row,
-    /// The same without a wall and its transaction.
-    Bare,
 }
 
 /// Gives everybody rights, by purchases that cost nothing.
@@ -117,11 +115,7 @@ async fn ask(db: &PgPool, right: Right, question: Question) -> anyhow::Result<()
                 right.account
             );
         }
-        Question::Row => {
-            let mut walled = tenant::read_by_index(db, (right.account, None)).await?;
-            row(&mut walled, right).await?;
-        }
-        Question::Bare => row(&mut *db.acquire().await?, right).await?,
+        Question::Row => row(&mut *db.acquire().await?, right).await?,
     }
     Ok(())
 }
@@ -163,14 +157,14 @@ async fn asked(
     Ok(answers / began.elapsed().as_secs_f64())
 }
 
-/// Beside a SELECT by primary key on the same table, as the same role, behind the same wall.
+/// Beside a bare SELECT by primary key on the same table, as the same role.
 pub async fn checks(setting: &Setting) -> anyhow::Result<Rounds> {
     let books = Books::make(setting.database()?, "rights").await?;
     let rights = Arc::new(give_rights(&books).await?);
     println!("{} rights of {ACCOUNTS} accounts", rights.len());
     let connections = u32::try_from(CONNECTIONS)?;
     let db = pool::connect(books.options.clone(), ServiceRole::Api, connections).await?;
-    for question in [Question::Standing, Question::Row, Question::Bare] {
+    for question in [Question::Standing, Question::Row] {
         let warm = asked(&db, &rights, question, WARM_UP).await?;
         println!("{question:?}: {warm:.0} a second");
     }
