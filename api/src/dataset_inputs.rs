@@ -56,8 +56,7 @@ pub(crate) async fn read(
         return Err(Problem::not_found().errors(at_each(spec, "dataset_version", None, unknown)));
     };
     require_ready(&version)?;
-    let terms = standing.judge(spec.program());
-    let terms = terms.map_err(|error| refused(state, error))?;
+    let terms = standing.judge(spec.program()).map_err(refused)?;
     let files = dataset_files::find_by_digests(&mut connection, id, wanted.iter().copied()).await?;
     drop(connection);
     let missing = wanted.iter().filter(|it| !files.contains_key(it));
@@ -126,9 +125,9 @@ fn at_each(spec: &JobSpec, field: &str, file: Option<Sha256>, detail: &str) -> V
         .collect()
 }
 
-fn refused(state: &AppState, error: NoRight) -> Problem {
+fn refused(error: NoRight) -> Problem {
     match error {
-        NoRight::Blocked(takedown) => blocked(state, takedown),
+        NoRight::Blocked(takedown) => blocked(takedown),
         NoRight::NotEntitled => Problem::new(
             StatusCode::FORBIDDEN,
             "not_entitled",

@@ -26,7 +26,14 @@ mod state;
 pub mod steps;
 pub mod webhooks;
 
-use axum::{Router, middleware::from_fn_with_state};
+use std::future::ready;
+
+use axum::{
+    Router,
+    http::{HeaderValue, StatusCode, header},
+    middleware::{from_fn_with_state, map_response},
+    response::Response,
+};
 use comptoir_http::parameters::{self, Parameters};
 use utoipa::openapi::OpenApi;
 
@@ -46,7 +53,11 @@ pub fn app(state: AppState) -> (Router, OpenApi) {
     let (router, openapi) = routes::documented();
     let document = openapi.to_json().expect("a document serialises");
     let edge = state.config.edge.clone();
+    let blocked_by = blocked_by(&state.config.public_origin);
     let router = router
+        .layer(map_response(move |response| {
+            ready(name_blocker(response, blocked_by.clone()))
+        }))
         .layer(from_fn_with_state(
             Parameters::of(&openapi),
             parameters::refuse_unknown,
@@ -56,4 +67,17 @@ pub fn app(state: AppState) -> (Router, OpenApi) {
         .merge(docs::router(document));
     let router = comptoir_http::finish_with(router, BODY_BYTES_MAX, &edge);
     (router, openapi)
+}
+
+/// What a 451 links to, as RFC 7725 asks: who blocks, which is the service.
+fn blocked_by(origin: &str) -> HeaderValue {
+    let link = format!("<{origin}>; rel=\"blocked-by\"");
+    HeaderValue::try_from(link).expect("an origin is ASCII")
+}
+
+fn name_blocker(mut response: Response, blocked_by: HeaderValue) -> Response {
+    if response.status() == StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS {
+        response.headers_mut().insert(header::LINK, blocked_by);
+    }
+    response
 }

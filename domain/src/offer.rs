@@ -99,7 +99,42 @@ pub struct Terms {
     pub is_released_by_seller: bool,
 }
 
+/// Why an offer is not taken for a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidTime {
+    /// It is shorter or longer than what is rented.
+    #[error("expected {0} to {1}")]
+    Outside(u32, u32),
+    /// A rental, and no time.
+    #[error("a rental lasts for some seconds")]
+    Missing,
+    /// What is taken lasts as long as its offer says, or for good.
+    #[error("only a rental lasts as long as is wished")]
+    Fixed,
+}
+
 impl Terms {
+    /// For how long the offer is taken: what is wished of a rental, the period of a subscription, and no time of anything else. Nobody rents for
+    /// less than the least time: whoever may read everything pays for it.
+    ///
+    /// # Errors
+    /// When the wish does not fit.
+    pub fn lasts(&self, wished: Option<u32>) -> Result<Option<u32>, InvalidTime> {
+        match (self.kind, wished) {
+            (OfferKind::Rent, Some(seconds)) => {
+                let longest = self.period_seconds.unwrap_or_default();
+                let shortest = self.minimum_seconds.max(1);
+                let fits = (shortest..=longest).contains(&seconds);
+                let outside = InvalidTime::Outside(shortest, longest);
+                fits.then_some(Some(seconds)).ok_or(outside)
+            }
+            (OfferKind::Rent, None) => Err(InvalidTime::Missing),
+            (_, Some(_)) => Err(InvalidTime::Fixed),
+            (OfferKind::Subscribe, None) => Ok(self.period_seconds),
+            (OfferKind::Buy | OfferKind::ComputeOnly | OfferKind::Free, None) => Ok(None),
+        }
+    }
+
     /// What is wrong with them: the field, and why. Nothing: they may be offered.
     #[must_use]
     pub fn refusals(&self) -> Vec<(&'static str, &'static str)> {
@@ -276,6 +311,34 @@ mod tests {
             ..terms(OfferKind::Free)
         };
         assert_eq!(named(free), ["/answer_seconds", "/is_released_by_seller"]);
+    }
+
+    #[test]
+    fn a_rental_lasts_as_long_as_is_wished_within_its_bounds_and_nothing_else_does() {
+        let rent = Terms {
+            minimum_seconds: 600,
+            ..terms(OfferKind::Rent)
+        };
+        let outside = Err(InvalidTime::Outside(600, 86_400));
+        for (wished, lasts) in [
+            (Some(599), outside),
+            (Some(600), Ok(Some(600))),
+            (Some(86_400), Ok(Some(86_400))),
+            (Some(86_401), outside),
+            (None, Err(InvalidTime::Missing)),
+        ] {
+            assert_eq!(rent.lasts(wished), lasts, "{wished:?}");
+        }
+        let free_of_it = Terms {
+            minimum_seconds: 0,
+            ..rent
+        };
+        let outside = Err(InvalidTime::Outside(1, 86_400));
+        assert_eq!(free_of_it.lasts(Some(0)), outside);
+        let subscribe = terms(OfferKind::Subscribe);
+        assert_eq!(subscribe.lasts(None), Ok(Some(86_400)));
+        assert_eq!(subscribe.lasts(Some(1)), Err(InvalidTime::Fixed));
+        assert_eq!(terms(OfferKind::Buy).lasts(None), Ok(None));
     }
 
     #[test]

@@ -92,3 +92,16 @@ text_enum! {
         TakenDown = "taken_down",
     }
 }
+
+impl Finality {
+    /// Did the buyer choose this end? Then the least time of what was read is paid for.
+    #[must_use]
+    pub const fn is_buyers_choice(self) -> bool {
+        match self {
+            Self::EndedByBuyer | Self::BuyerLeft => true,
+            Self::AtOnce | Self::Served | Self::WindowOver | Self::TimeOver | Self::TakenDown => {
+                false
+            }
+        }
+    }
+}

@@ -210,7 +210,7 @@ async fn create_contribution(
     if note.as_ref().is_some_and(|it| it.len() > NOTE_BYTES_MAX) {
         return Err(Problem::invalid("/note", "expected at most 4096 bytes"));
     }
-    let (address, service) = (caller.owner(), state.clone());
+    let address = caller.owner();
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -226,7 +226,7 @@ async fn create_contribution(
                 note: note.as_deref(),
             };
             let id = contributions::offer(tx, &new, now).await;
-            let id = id.map_err(|error| not_offered(error, &service))?;
+            let id = id.map_err(not_offered)?;
             let body = ContributionBody::read(tx, id).await?;
             tracing::info!(contribution.id = %id, body.rows, "a contribution is offered");
             Ok(Reply::created(format!("/v1/contributions/{id}"), &body))
@@ -235,9 +235,9 @@ async fn create_contribution(
     .await
 }
 
-fn not_offered(error: OfferError, service: &AppState) -> Problem {
+fn not_offered(error: OfferError) -> Problem {
     match error {
-        OfferError::Blocked(takedown) => blocked(service, takedown),
+        OfferError::Blocked(takedown) => blocked(takedown),
         OfferError::Own => conflict("own_dataset", "The dataset is your own"),
         OfferError::Closed => {
             conflict("contributions_closed", "The dataset takes no contributions")
@@ -369,7 +369,6 @@ async fn accept_contribution(
     let found = found.filter(|it| it.owner == owner);
     let found = found.ok_or_else(Problem::not_found)?;
     let available = availability::require(&state, found.source, Some(found.version)).await;
-    let service = state.clone();
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, owner).await.map_err(limited)?;
@@ -383,7 +382,7 @@ async fn accept_contribution(
             available?;
             tenant::widen(tx).await?;
             let accepted = contributions::accept(tx, id, &acceptance, now).await;
-            accepted.map_err(|error| not_accepted(error, &asset, &service))?;
+            accepted.map_err(|error| not_accepted(error, &asset))?;
             tracing::info!(contribution.id = %id, "a contribution is accepted");
             Ok(Reply::ok(&ContributionBody::read(tx, id).await?))
         })
@@ -391,9 +390,9 @@ async fn accept_contribution(
     .await
 }
 
-fn not_accepted(error: AcceptError, asset: &Asset, service: &AppState) -> Problem {
+fn not_accepted(error: AcceptError, asset: &Asset) -> Problem {
     match error {
-        AcceptError::Blocked(takedown) => blocked(service, takedown),
+        AcceptError::Blocked(takedown) => blocked(takedown),
         AcceptError::Answer(error) => not_answered(error),
         AcceptError::RewardChanged(reward) => {
             conflict("price_changed", "It does not earn what was expected").detail(format!(

@@ -496,7 +496,7 @@ async fn quote_offer(
         return Err(closed());
     }
     if let Some(takedown) = datasets::blocked_by(&mut connection, offer.dataset).await? {
-        return Err(blocked(&state, takedown));
+        return Err(blocked(takedown));
     }
     let seconds = seconds(&offer.terms, wish.seconds)?;
     let held = offer.terms.held(offer.price.amount, seconds);
@@ -511,25 +511,10 @@ async fn quote_offer(
     Ok(Json(quote).into_response())
 }
 
-/// For how long an offer is taken: what is wished of a rental, the period of a subscription, and no time of anything else.
+/// For how long an offer is taken.
 pub(super) fn seconds(terms: &Terms, wished: Option<u32>) -> Result<Option<u32>, Problem> {
-    let invalid = |why: String| Err(Problem::invalid("/seconds", why));
-    match (terms.kind, wished) {
-        (OfferKind::Rent, Some(seconds)) => {
-            let longest = terms.period_seconds.unwrap_or_default();
-            // Whoever may read everything pays for the least time, whatever time that is agreed on.
-            let shortest = terms.minimum_seconds.max(1);
-            if (shortest..=longest).contains(&seconds) {
-                Ok(Some(seconds))
-            } else {
-                invalid(format!("expected {shortest} to {longest}"))
-            }
-        }
-        (OfferKind::Rent, None) => invalid("a rental lasts for some seconds".to_owned()),
-        (_, Some(_)) => invalid("only a rental lasts as long as is wished".to_owned()),
-        (OfferKind::Subscribe, None) => Ok(terms.period_seconds),
-        (_, None) => Ok(None),
-    }
+    let lasts = terms.lasts(wished);
+    lasts.map_err(|why| Problem::invalid("/seconds", why.to_string()))
 }
 
 pub(super) fn too_dear() -> Problem {

@@ -240,7 +240,6 @@ async fn create_purchase(
         let offer = offer.ok_or_else(|| Problem::invalid("/offer", "no such offer"))?;
         availability::require(&state, offer.dataset, offer.terms.version).await
     };
-    let service = state.clone();
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -273,7 +272,7 @@ async fn create_purchase(
                 offer,
             };
             let taken = purchases::take(tx, &new, now).await;
-            let taken = taken.map_err(|error| not_taken(error, &asset, &service))?;
+            let taken = taken.map_err(|error| not_taken(error, &asset))?;
             let body = PurchaseBody::read(tx, taken.id).await?;
             Ok(Reply::created(format!("/v1/purchases/{}", taken.id), &body))
         })
@@ -281,7 +280,7 @@ async fn create_purchase(
     .await
 }
 
-fn not_taken(error: TakeError, asset: &Asset, service: &AppState) -> Problem {
+fn not_taken(error: TakeError, asset: &Asset) -> Problem {
     let conflict = |code, title| Problem::new(StatusCode::CONFLICT, code, title);
     match error {
         TakeError::Own => conflict("own_dataset", "The dataset is your own"),
@@ -300,7 +299,7 @@ fn not_taken(error: TakeError, asset: &Asset, service: &AppState) -> Problem {
         }
         TakeError::TooDear => too_dear(),
         TakeError::NotOnSale => closed(),
-        TakeError::Blocked(takedown) => blocked(service, takedown),
+        TakeError::Blocked(takedown) => blocked(takedown),
         TakeError::NothingToTake => conflict(
             "nothing_to_take",
             "There is nothing to take: jobs that compute on the dataset name it, and pay for it",
@@ -525,7 +524,7 @@ async fn approve_sale(
     caller: Caller<needs::PurchasesWrite>,
     Path(id): Path<PurchaseId>,
 ) -> Result<Response, Problem> {
-    let (now, seller, service) = (state.now(), caller.account, state.clone());
+    let (now, seller) = (state.now(), caller.account);
     change(state, Identity::clone(&caller), id, move |tx, purchase| {
         Box::pin(async move {
             let purchase = purchase.filter(|it| it.seller == seller);
@@ -535,10 +534,7 @@ async fn approve_sale(
             let offer = offer.ok_or_else(Problem::not_found)?;
             let refund_seconds = offer.terms.refund_seconds;
             let answered = purchases::approve(tx, (seller, id), refund_seconds, now).await;
-            answered.map_err(|error| match error {
-                AnswerError::Grant(TakeError::Blocked(takedown)) => blocked(&service, takedown),
-                error => not_answered(error),
-            })
+            answered.map_err(not_answered)
         })
     })
     .await
@@ -583,6 +579,7 @@ fn not_answered(error: AnswerError) -> Problem {
         )
         .detail(format!("it is {state}, or its time is over")),
         AnswerError::Database(error) => error.into(),
+        AnswerError::Grant(TakeError::Blocked(takedown)) => blocked(takedown),
         error @ (AnswerError::Grant(_) | AnswerError::End(_)) => Problem::internal(&error),
     }
 }

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::State,
-    http::{HeaderValue, StatusCode, header},
+    http::StatusCode,
     response::{IntoResponse as _, Response},
 };
 use comptoir_domain::{
@@ -154,19 +154,14 @@ impl From<Takedown> for TakedownBody {
     }
 }
 
-/// 451: a takedown blocks the dataset. As RFC 7725 asks, the answer names who blocks it: the service.
-pub(crate) fn blocked(state: &AppState, takedown: impl std::fmt::Display) -> Problem {
-    let problem = Problem::new(
+/// 451: a takedown blocks the dataset. Every such answer names who blocks it ([`crate::app`]).
+pub(crate) fn blocked(takedown: TakedownId) -> Problem {
+    Problem::new(
         StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
         "dataset_blocked",
         "The dataset is blocked",
     )
-    .detail(format!("by {takedown}"));
-    let link = format!("<{}>; rel=\"blocked-by\"", state.config.public_origin);
-    match HeaderValue::from_str(&link) {
-        Ok(link) => problem.header(header::LINK, link),
-        Err(_) => problem,
-    }
+    .detail(format!("by {takedown}"))
 }
 
 fn check_statement(statement: &str) -> Result<(), Problem> {

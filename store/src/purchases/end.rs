@@ -235,8 +235,7 @@ async fn minimum_seconds(
     purchase: &Purchase,
     because: Finality,
 ) -> sqlx::Result<u32> {
-    let is_buyers_choice = matches!(because, Finality::EndedByBuyer | Finality::BuyerLeft);
-    if purchase.minimum_seconds == 0 || !is_buyers_choice {
+    if purchase.minimum_seconds == 0 || !because.is_buyers_choice() {
         return Ok(0);
     }
     let was_read = dataset_servings::has_begun(conn, purchase.id).await?;

@@ -115,7 +115,7 @@ pub(super) async fn open(
     let is_free = version.account == account || file.entry.is_sample;
     let right = if is_free {
         if let Some(takedown) = datasets::blocked_by(&mut connection, place.0).await? {
-            return Err(blocked(state, takedown));
+            return Err(blocked(takedown));
         }
         None
     } else {
@@ -137,7 +137,7 @@ async fn require_right(
     let standing = entitlements::standing(connection, account, place, state.now()).await?;
     let offers = || format!("its offers are at /v1/datasets/{}/offers", place.0);
     match standing {
-        Standing::Blocked(takedown) => Err(blocked(state, takedown)),
+        Standing::Blocked(takedown) => Err(blocked(takedown)),
         Standing::Active(right) => Ok(right),
         Standing::ComputeOnly => Err(Problem::new(
             StatusCode::FORBIDDEN,
