@@ -6,8 +6,10 @@ use comptoir_domain::{
     id::{DatasetId, DatasetVersionId},
 };
 use comptoir_store::{
+    PgTransaction,
     dataset_files::{self, File},
     dataset_versions::{self, Version},
+    tenant,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use time::Duration;
@@ -25,17 +27,18 @@ const BELIEVED_FOR: Duration = Duration::minutes(1);
 /// After how many seconds it is worth trying again.
 const RETRY_AFTER_SECONDS: u32 = 60;
 
-/// Refuses to sell what cannot be served: the version, or the newest one of the dataset where none is named.
+/// Refuses to sell what cannot be served: the version, or the newest one of the dataset where none is named. The transaction, which decided who may
+/// know of it, ends before the objects are read.
 ///
 /// # Errors
 /// 409 where nothing of the dataset is ready, 503 where it is and cannot be read.
 pub(crate) async fn require(
     state: &AppState,
-    dataset: DatasetId,
-    version: Option<DatasetVersionId>,
+    mut tx: PgTransaction<'static>,
+    (dataset, version): (DatasetId, Option<DatasetVersionId>),
 ) -> Result<(), Problem> {
-    let mut connection = state.db.acquire().await?;
-    let ready = dataset_versions::newest_ready(&mut connection, dataset, version).await?;
+    tenant::widen(&mut tx).await?;
+    let ready = dataset_versions::newest_ready(&mut tx, dataset, version).await?;
     let Some(version) = ready else {
         return Err(Problem::new(
             axum::http::StatusCode::CONFLICT,
@@ -50,8 +53,8 @@ pub(crate) async fn require(
     {
         return Ok(());
     }
-    let files = dataset_files::all(&mut connection, version.id).await?;
-    drop(connection);
+    let files = dataset_files::all(&mut tx, version.id).await?;
+    tx.rollback().await?;
     if let Err(error) = look(state, &version, files).await {
         metrics::counter!(DATASETS_UNAVAILABLE).increment(1);
         tracing::error!(version.id = %version.id, %error, "a version that is on sale cannot be served");

@@ -13,12 +13,32 @@ pub(crate) const EVERYBODY: (&str, &str) = ("comptoir.account", "*");
 /// Whom a transaction is for: an account, and the address that it has.
 pub type Tenant = (AccountId, Option<Address>);
 
-/// Begins a transaction that sees what is the account's, and what belongs to its address.
+/// Each connection plans a statement once and keeps the plan, where planning it anew would cost more than running it. It loops over indexes and nothing
+/// else, so that what Postgres knows or does not know of a table changes nothing.
+macro_rules! by_index {
+    ($begin:literal) => {
+        concat!(
+            $begin,
+            "; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+             SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; SET LOCAL enable_material = off"
+        )
+    };
+}
+
+/// Begins a transaction that sees what is the account's, and what belongs to its address. What writes finds its rows by keys: plans are kept.
 ///
 /// # Errors
 /// When the database does not answer, or refuses.
 pub async fn begin(pool: &PgPool, tenant: Tenant) -> sqlx::Result<PgTransaction<'static>> {
-    wall("BEGIN", pool, tenant).await
+    wall(by_index!("BEGIN"), pool, tenant).await
+}
+
+/// As [`begin`], for what is of several tenants.
+///
+/// # Errors
+/// When the database does not answer, or refuses.
+pub async fn begin_for_everybody(pool: &PgPool) -> sqlx::Result<PgTransaction<'static>> {
+    pool.begin_with(by_index!("BEGIN")).await
 }
 
 /// As [`begin`], to read alone. Reads need a transaction too: the wall stands for as long as it does.
@@ -29,15 +49,12 @@ pub async fn read(pool: &PgPool, tenant: Tenant) -> sqlx::Result<PgTransaction<'
     wall("BEGIN READ ONLY", pool, tenant).await
 }
 
-/// As [`read`], for what is asked so often that planning it anew would cost more than answering it: each connection plans a statement once, and keeps
-/// the plan. It loops over indexes and nothing else, so that what Postgres knows or does not know of a table changes nothing.
+/// As [`read`], for what finds its rows by keys: plans are kept.
 ///
 /// # Errors
 /// When the database does not answer, or refuses.
 pub async fn read_by_index(pool: &PgPool, tenant: Tenant) -> sqlx::Result<PgTransaction<'static>> {
-    let begin = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; \
-                 SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
-    wall(begin, pool, tenant).await
+    wall(by_index!("BEGIN READ ONLY"), pool, tenant).await
 }
 
 /// Lets the rest of a transaction reach what belongs to others: a purchase pays its seller. What the tenant may see was decided before.

@@ -147,6 +147,11 @@ impl Identity {
         tenant::read(&state.db, (self.account, self.address)).await
     }
 
+    /// As [`Self::read`], for what is found by keys.
+    pub async fn read_by_index(&self, state: &AppState) -> sqlx::Result<PgTransaction<'static>> {
+        tenant::read_by_index(&state.db, (self.account, self.address)).await
+    }
+
     /// The API key, unless somebody signed in.
     #[must_use]
     pub const fn api_key(&self) -> Option<KeyInUse> {

@@ -365,10 +365,11 @@ async fn accept_contribution(
 ) -> Result<Response, Problem> {
     let (now, owner, payer) = (state.now(), caller.account, caller.address);
     let (spender, expected) = (caller.spender(), request.body.expected_reward);
-    let found = contributions::find(&mut *caller.read(&state).await?, id).await?;
+    let mut tx = caller.read_by_index(&state).await?;
+    let found = contributions::find(&mut tx, id).await?;
     let found = found.filter(|it| it.owner == owner);
     let found = found.ok_or_else(Problem::not_found)?;
-    let available = availability::require(&state, found.source, Some(found.version)).await;
+    let available = availability::require(&state, tx, (found.source, Some(found.version))).await;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, owner).await.map_err(limited)?;

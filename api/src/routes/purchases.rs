@@ -236,9 +236,10 @@ async fn create_purchase(
     }
     let (account, payer, spender) = (caller.account, caller.address, caller.spender());
     let available = {
-        let offer = offers::find(&mut *caller.read(&state).await?, body.offer, now).await?;
+        let mut tx = caller.read_by_index(&state).await?;
+        let offer = offers::find(&mut tx, body.offer, now).await?;
         let offer = offer.ok_or_else(|| Problem::invalid("/offer", "no such offer"))?;
-        availability::require(&state, offer.dataset, offer.terms.version).await
+        availability::require(&state, tx, (offer.dataset, offer.terms.version)).await
     };
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
