@@ -11,6 +11,7 @@ use comptoir_store::{
     objects::{Objects, ReadPartError},
 };
 use futures::{Stream, stream};
+use sqlx::PgConnection;
 
 use crate::{AppState, metrics::DATASET_DAMAGES};
 
@@ -26,17 +27,27 @@ pub(crate) struct SealedFile {
 }
 
 impl SealedFile {
-    /// Gets a file ready to be read.
+    /// Gets all of a file ready to be read.
     pub(crate) async fn open(
         state: &AppState,
         version: &Version,
         file: File,
     ) -> Result<Self, KeyError> {
-        let mut connection = state.db.acquire().await?;
+        let (all, mut connection) = (0..file.entry.bytes, state.db.acquire().await?);
+        Self::open_range(state, &mut connection, (version, file), &all).await
+    }
+
+    /// Gets a range of a file ready to be read. Who may have it was decided before: the connection sees everybody's keys.
+    pub(crate) async fn open_range(
+        state: &AppState,
+        connection: &mut PgConnection,
+        (version, file): (&Version, File),
+        range: &Range<u64>,
+    ) -> Result<Self, KeyError> {
         Ok(Self {
             objects: state.objects.clone(),
-            key: data_keys::of_version(&mut connection, &state.root_keys, version).await?,
-            salts: dataset_files::salts(&mut connection, file.id).await?,
+            key: data_keys::of_version(connection, &state.root_keys, version).await?,
+            salts: dataset_files::salts_of(connection, &file, range).await?,
             file,
         })
     }

@@ -1,6 +1,6 @@
 //! Files of a version, and which of their parts are there.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use comptoir_domain::{
     dataset::{Facts, FilePath, Format, ManifestFile, parts},
@@ -80,7 +80,8 @@ struct Row {
     is_sample: bool,
     facts: Option<serde_json::Value>,
     created_at: OffsetDateTime,
-    stored: i64,
+    /// `None` of what is no draft any more: all of it is stored, or it was not published.
+    stored: Option<i64>,
 }
 
 impl TryFrom<Row> for File {
@@ -88,19 +89,22 @@ impl TryFrom<Row> for File {
 
     fn try_from(row: Row) -> sqlx::Result<Self> {
         let facts = row.facts.map(|it| to_document::<Facts>("facts", it));
+        let (bytes, part_bytes) = (row.bytes.unsigned_abs(), row.part_bytes.unsigned_abs());
         Ok(Self {
             id: DatasetFileId(row.file_id),
             version: DatasetVersionId(row.version_id),
             entry: ManifestFile {
                 path: to_enum("path", &row.path, |it| it.parse::<FilePath>().ok())?,
                 sha256: to_digest("sha256", &row.sha256)?,
-                bytes: row.bytes.unsigned_abs(),
+                bytes,
                 format: to_enum("format", &row.format, Format::parse)?,
                 is_sample: row.is_sample,
                 facts: facts.transpose()?,
             },
-            part_bytes: row.part_bytes.unsigned_abs(),
-            parts_stored: row.stored.unsigned_abs(),
+            part_bytes,
+            parts_stored: row
+                .stored
+                .map_or_else(|| parts(bytes, part_bytes), i64::unsigned_abs),
             created_at: row.created_at,
         })
     }
@@ -171,7 +175,8 @@ pub async fn find(
     let row = sqlx::query_as!(
         Row,
         r#"SELECT file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
-             (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) AS "stored!"
+             CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
+                 WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
            FROM dataset_files AS f WHERE version_id = $1 AND file_id = $2"#,
         version.0,
         id.0,
@@ -191,7 +196,8 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
-             (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) AS "stored!"
+             CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
+                 WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
            FROM dataset_files AS f WHERE version_id = $1 AND ($2::uuid IS NULL OR file_id < $2) ORDER BY file_id DESC LIMIT $3"#,
         version.0,
         before.map(|id| id.0),
@@ -217,7 +223,8 @@ pub async fn find_by_digests(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT DISTINCT ON (sha256) file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
-             (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) AS "stored!"
+             CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
+                 WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
            FROM dataset_files AS f WHERE version_id = $1 AND sha256 = ANY ($2) ORDER BY sha256, file_id"#,
         version.0,
         &wanted,
@@ -239,10 +246,22 @@ pub async fn delete(tx: &mut PgTransaction<'_>, id: DatasetFileId) -> sqlx::Resu
 }
 
 /// The salts of a file's parts: those that are stored.
-pub async fn salts(conn: &mut PgConnection, file: DatasetFileId) -> sqlx::Result<Salts> {
+pub async fn salts(conn: &mut PgConnection, file: &File) -> sqlx::Result<Salts> {
+    salts_of(conn, file, &(0..file.entry.bytes)).await
+}
+
+/// The salts of the parts in which a range of a file's bytes lies: those that are stored.
+pub async fn salts_of(
+    conn: &mut PgConnection,
+    file: &File,
+    range: &Range<u64>,
+) -> sqlx::Result<Salts> {
+    let number = |at: u64| i32::try_from(at / u64::from(file.part_bytes)).unwrap_or(i32::MAX);
     let rows = sqlx::query!(
-        "SELECT part, salt FROM dataset_parts WHERE file_id = $1",
-        file.0,
+        "SELECT part, salt FROM dataset_parts WHERE file_id = $1 AND part BETWEEN $2 AND $3",
+        file.id.0,
+        number(range.start),
+        number(range.end),
     )
     .fetch_all(conn)
     .await?;

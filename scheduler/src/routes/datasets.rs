@@ -103,7 +103,7 @@ async fn open_dataset(
         let files = dataset_files::find_by_digests(&mut tx, data.version, wanted.iter().copied());
         let mut sealed = Vec::with_capacity(wanted.len());
         for (sha256, file) in files.await? {
-            let salts = dataset_files::salts(&mut tx, file.id).await?;
+            let salts = dataset_files::salts(&mut tx, &file).await?;
             sealed.push(SealedFile {
                 file_id: file.id,
                 sha256,

@@ -1,6 +1,6 @@
 //! `…/files/{file}/content`: the bytes of a published file, for who has a right to them.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use alloy_primitives::Address;
 use axum::{
@@ -14,8 +14,10 @@ use comptoir_domain::{
     purchase::PurchaseState,
 };
 use comptoir_store::{
-    dataset_files,
+    PgTransaction,
+    dataset_files::{self, File},
     dataset_servings::{self, Served},
+    dataset_versions::Version,
     datasets,
     entitlements::{self, Entitlement, Standing},
     objects::ReadPartError,
@@ -50,14 +52,32 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 
 /// A file that somebody may read, and by what right: `None` where it is the reader's own, or a sample.
 pub(super) struct Opened {
-    file: SealedFile,
+    /// What it was looked up by.
+    tx: PgTransaction<'static>,
+    version: Version,
+    file: File,
     right: Option<Entitlement>,
 }
 
 impl Opened {
     /// The length of the file.
     pub(super) const fn bytes(&self) -> u64 {
-        self.file.file().entry.bytes
+        self.file.entry.bytes
+    }
+
+    /// Gets a range of it ready to be read.
+    async fn unseal(
+        self,
+        state: &AppState,
+        range: &Range<u64>,
+    ) -> Result<(SealedFile, Option<Entitlement>), Problem> {
+        let mut tx = self.tx;
+        tenant::widen(&mut tx).await?;
+        let what = (&self.version, self.file);
+        let file = SealedFile::open_range(state, &mut tx, what, range).await;
+        let file = file.map_err(|error| Problem::internal(&error))?;
+        tx.rollback().await?;
+        Ok((file, self.right))
     }
 }
 
@@ -107,24 +127,26 @@ pub(super) async fn open(
     file: DatasetFileId,
 ) -> Result<Opened, Problem> {
     let account = reader.account;
-    let mut connection = tenant::read_by_index(&state.db, (account, reader.address)).await?;
-    let version = read_version(&mut connection, account, place).await?;
-    let found = dataset_files::find(&mut connection, version.id, file).await?;
+    let mut tx = tenant::read_by_index(&state.db, (account, reader.address)).await?;
+    let version = read_version(&mut tx, account, place).await?;
+    let found = dataset_files::find(&mut tx, version.id, file).await?;
     let file = found.ok_or_else(Problem::not_found)?;
     require_ready(&version)?;
     let is_free = version.account == account || file.entry.is_sample;
     let right = if is_free {
-        if let Some(takedown) = datasets::blocked_by(&mut connection, place.0).await? {
+        if let Some(takedown) = datasets::blocked_by(&mut tx, place.0).await? {
             return Err(blocked(takedown));
         }
         None
     } else {
-        Some(require_right(state, &mut connection, account, place).await?)
+        Some(require_right(state, &mut tx, account, place).await?)
     };
-    drop(connection);
-    let opened = SealedFile::open(state, &version, file).await;
-    let file = opened.map_err(|error| Problem::internal(&error))?;
-    Ok(Opened { file, right })
+    Ok(Opened {
+        tx,
+        version,
+        file,
+        right,
+    })
 }
 
 /// The right by which the account reads the version.
@@ -189,7 +211,7 @@ async fn before_first_byte(
     served: &Served,
 ) -> Result<(), Problem> {
     let now = state.now();
-    let mut tx = state.db.begin().await?;
+    let mut tx = tenant::begin_for_everybody(&state.db).await?;
     if let Some(open) = right.and_then(open_purchase) {
         purchases::make_final(&mut tx, open, now)
             .await
@@ -327,8 +349,8 @@ pub(super) async fn serve(
     file: DatasetFileId,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
-    let Opened { file, right } = open(state, reader, place, file).await?;
-    let entry = &file.file().entry;
+    let opened = open(state, reader, place, file).await?;
+    let entry = &opened.file.entry;
     let bytes = Bytes {
         tag: format!("\"{}\"", entry.sha256),
         count: entry.bytes,
@@ -339,6 +361,7 @@ pub(super) async fn serve(
         Wanted::Nothing(response) => return Ok(response),
         Wanted::Range(answer) => answer,
     };
+    let (file, right) = opened.unseal(state, &answer.range).await?;
     let served = Served {
         account: reader.account,
         dataset: place.0,

@@ -280,7 +280,7 @@ async fn find_dataset_file(
     let stored = if file.parts_stored == file.parts() {
         None
     } else {
-        Some(dataset_files::salts(&mut connection, file.id).await?)
+        Some(dataset_files::salts(&mut connection, &file).await?)
     };
     let is_missing = |part: &u64| {
         let is_stored =
@@ -314,7 +314,7 @@ async fn delete_dataset_file(
         let draft = lock_draft(&mut tx, &identity, (dataset, version)).await?;
         let found = dataset_files::find(&mut tx, draft.id, file).await?;
         let file = found.ok_or_else(Problem::not_found)?;
-        let salts = dataset_files::salts(&mut tx, file.id).await?;
+        let salts = dataset_files::salts(&mut tx, &file).await?;
         dataset_files::delete(&mut tx, file.id).await?;
         let bytes = file.entry.bytes.cast_signed().saturating_neg();
         dataset_versions::count(&mut tx, draft.id, -1, bytes).await?;

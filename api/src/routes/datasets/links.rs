@@ -75,6 +75,8 @@ async fn create_dataset_link(
 ) -> Result<Response, Problem> {
     let reader = Reader::of(&caller);
     let opened = content::open(&state, reader, (dataset, version), file).await?;
+    let is_single_use = opened.bytes() <= SINGLE_USE_BYTES_MAX;
+    drop(opened);
     let now = state.now();
     let link = Link {
         id: DatasetLinkId::generate(),
@@ -82,7 +84,7 @@ async fn create_dataset_link(
         dataset,
         version,
         file,
-        is_single_use: opened.bytes() <= SINGLE_USE_BYTES_MAX,
+        is_single_use,
         expires_at: now.saturating_add(LIFETIME),
     };
     let secret = format!("{PREFIX}{}", BASE64_URL_SAFE_NO_PAD.encode(random::<32>()));
