@@ -5,6 +5,7 @@ mod admin;
 mod books;
 mod command_line;
 mod demo;
+mod documents;
 mod escape;
 mod guardian;
 mod guardian_audit;

@@ -1,0 +1,118 @@
+//! What the documents tell people to type, typed: each block of commands between two headings, one after the other in one shell.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use comptoir_cli::{client::idempotency_key, demo::people::Person};
+use serde_json::json;
+
+use crate::{
+    guardian_world::World,
+    harness::{binary, checkout},
+};
+
+/// Enough for everything that is bought, in base units: a hundred tokens.
+const RICH: u128 = 100_000_000_000_000_000_000;
+
+/// The shell commands of a document from one heading up to another.
+fn commands(document: &str, from: &str, to: &str) -> String {
+    let text = std::fs::read_to_string(checkout().join(document)).unwrap();
+    let start = text.find(from).unwrap();
+    let end = text.find(to).unwrap();
+    let (mut found, mut is_inside) = (String::new(), false);
+    for line in text[start..end].lines() {
+        match line {
+            "```sh" => is_inside = true,
+            "```" => is_inside = false,
+            line if is_inside => found.push_str(&format!("{line}\n")),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// A key of a person, as the documents ask for it.
+async fn key(person: &Person, scopes: &[&str]) -> String {
+    let body = json!({ "name": "documents", "scopes": scopes });
+    let once = idempotency_key();
+    let made = person.api.create("/v1/keys", &once, &body).await.unwrap();
+    made["key"].as_str().unwrap().to_owned()
+}
+
+/// Runs commands in a folder, and ends with the first that fails.
+fn run(commands: &str, folder: &Path, variables: &[(&str, &str)]) -> Output {
+    let programs = binary("comptoir");
+    let programs = programs.parent().unwrap().display();
+    let path = format!("{programs}:{}", std::env::var("PATH").unwrap());
+    Command::new("bash")
+        .args(["-c", &format!("set -euo pipefail\n{commands}")])
+        .current_dir(folder)
+        .env("PATH", path)
+        .env("COMPTOIR_PROFILE", folder.join("profile.json"))
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap()
+}
+
+/// What was told, where nothing failed.
+#[track_caller]
+fn told(output: &Output) -> String {
+    let trouble = String::from_utf8_lossy(&output.stderr);
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{told}\n{trouble}");
+    told
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dataset_is_sold_and_bought_with_the_commands_of_its_document_alone() {
+    let world = World::start().await;
+    let (seller, buyer) = (
+        world.person("seller", 0).await,
+        world.person("buyer", RICH).await,
+    );
+    let scopes = [
+        "datasets:read",
+        "datasets:write",
+        "purchases:read",
+        "purchases:write",
+        "balance:read",
+        "receipts:read",
+    ];
+    let commands = commands(
+        "docs/datasets.md",
+        "## Publishing with curl alone",
+        "## Contributions",
+    );
+    let folder = world.path("documents");
+    std::fs::create_dir(&folder).unwrap();
+    let variables = [
+        (
+            "API",
+            world.api.base().as_str().trim_end_matches('/').to_owned(),
+        ),
+        ("KEY", key(&seller, &scopes).await),
+        ("BUYER", key(&buyer, &scopes).await),
+        ("ETH_RPC_URL", world.rpc.to_string()),
+        ("CONTRACT", world.contract.to_string()),
+    ];
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let output = tokio::task::block_in_place(|| run(&commands, &folder, &variables));
+    let told = told(&output);
+    for line in [
+        r#"{"price":"2000000000000000000","number":2}"#,
+        r#"{"state":"settled","held":"600000","charged":"#,
+        r#"{"state":"denied","reason":"not for theses"}"#,
+        r#"{"state":"refunded","reason":"given back by the buyer"}"#,
+        "whole",
+        r#""final_because":"served","charged":"2000000000000000000""#,
+    ] {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    let rows = std::fs::read_to_string(folder.join("bought.csv")).unwrap();
+    assert_eq!(rows, "x,y\n1,2\n3,4\n");
+    world.stop().await;
+}
