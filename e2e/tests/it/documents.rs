@@ -26,7 +26,7 @@ fn commands(document: &str, from: &str, to: &str) -> String {
         match line {
             "```sh" => is_inside = true,
             "```" => is_inside = false,
-            line if is_inside => found.push_str(&format!("{line}\n")),
+            line if is_inside => found.extend([line, "\n"]),
             _ => {}
         }
     }
