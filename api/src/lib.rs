@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod availability;
+mod card;
 pub mod checking;
 mod dataset_inputs;
 mod docs;

@@ -1,7 +1,9 @@
 //! The command line.
 
+pub mod card;
 pub mod datasets;
 pub mod market;
+pub mod models;
 
 use std::path::PathBuf;
 
@@ -105,6 +107,9 @@ pub enum Command {
     /// Datasets: publish, sell, buy and pull them.
     #[command(subcommand)]
     Dataset(datasets::Dataset),
+    /// Models: publish and price them.
+    #[command(subcommand)]
+    Model(models::Model),
     /// What a job costs, term by term.
     Quote(SpecArgs),
     /// Submits and watches jobs.

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use args::{Cli, Command, Documented, Serve};
 use clap::CommandFactory as _;
 use client::{
-    Context, account, blobs, datasets, jobs, money, receipts, security, webhooks, workers,
+    Context, account, blobs, datasets, jobs, models, money, receipts, security, webhooks, workers,
 };
 
 /// Runs a command line.
@@ -77,6 +77,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Withdraw(args) => money::withdraw(context, &args.tokens).await,
         Command::Claim(args) => money::claim(context, &args).await,
         Command::Dataset(verb) => datasets::run(context, &verb).await,
+        Command::Model(verb) => models::run(context, &verb).await,
         Command::Blob(verb) => blobs::run(context, &verb).await,
         Command::Quote(args) => jobs::quote(context, &args).await,
         Command::Job(verb) => jobs::run(context, &verb).await,

@@ -4,11 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::{
-    amount::Amount,
-    dataset::{self, Format},
-    id::AccountId,
-    job::state::text_enum,
-    offer::OfferKind,
+    amount::Amount, card, dataset::Format, id::AccountId, job::state::text_enum, offer::OfferKind,
 };
 
 /// Characters of the words that are searched for.
@@ -73,7 +69,7 @@ impl Search {
                 "expected 1 to 256 characters without control characters",
             ),
             (
-                self.tags.len() > TAGS_MAX || !self.tags.iter().all(|it| dataset::is_tag(it)),
+                self.tags.len() > TAGS_MAX || !self.tags.iter().all(|it| card::is_tag(it)),
                 "tags",
                 "expected 20 tags at most, with commas between them",
             ),

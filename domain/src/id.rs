@@ -133,6 +133,10 @@ typed_ids! {
     DatasetServingId = "dss",
     /// A short-lived link to one file of a dataset; its secret is never stored.
     DatasetLinkId = "dsl",
+    /// A model that can be called.
+    ModelId = "mdl",
+    /// One version of a model.
+    ModelVersionId = "mdv",
     /// A binding price for one job.
     QuoteId = "quo",
     /// A job.

@@ -24,7 +24,7 @@ pub const PLATFORM_PPM_MAX: u32 = 200_000;
 /// The house's largest share of a charge: the largest fee, and what the price adds for audits.
 pub const HOUSE_PPM_MAX: u32 = house_share(PLATFORM_PPM_MAX, 1, Tier::Sampled.audit_ppm());
 
-/// Nano base units per 10^9 multiply-adds, which is atto base units per multiply-add: a decimal string in JSON.
+/// Nano base units of what is counted: a decimal string in JSON. Multiply-adds are counted by 10^9, so that theirs is atto base units of each.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash, Serialize, Deserialize,
 )]
@@ -38,7 +38,7 @@ impl Rate {
         Amount::from_base(nano).map(|it| Self(it.base()))
     }
 
-    /// Nano base units per 10^9 multiply-adds.
+    /// Nano base units.
     #[must_use]
     pub const fn nano(self) -> u128 {
         self.0

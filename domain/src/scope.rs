@@ -55,6 +55,10 @@ scopes! {
     DatasetsRead = "datasets:read",
     /// Publish, change and shred datasets.
     DatasetsWrite = "datasets:write",
+    /// See models, their versions and prices.
+    ModelsRead = "models:read",
+    /// Publish, price, change and deprecate models.
+    ModelsWrite = "models:write",
     /// See purchases, subscriptions and sales.
     PurchasesRead = "purchases:read",
     /// Buy, rent and subscribe, and end what was bought; answer requests.

@@ -297,6 +297,26 @@ pub const ALL: &[Code] = &[
         "The account has a dataset of that name. Choose another one: a dataset's name stays.",
     ),
     code(
+        "model_name_taken",
+        409,
+        "The account has a model of that name. Choose another one: a model's name stays.",
+    ),
+    code(
+        "model_version_exists",
+        409,
+        "The model has a version of the same programs, weights and labels already; `detail` names it. What does not differ needs no version of its own.",
+    ),
+    code(
+        "no_version",
+        409,
+        "Others cannot find a model that has nothing to call. Publish a version first.",
+    ),
+    code(
+        "no_price",
+        409,
+        "Others cannot find a model whose calls have no price. Give it one first; it may be 0.",
+    ),
+    code(
         "nothing_ready",
         409,
         "The dataset cannot be listed before one of its versions is ready. Publish one first.",

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use comptoir_domain::{
-    dataset::{Card, DatasetState},
+    card::Card,
+    dataset::DatasetState,
     id::{AccountId, DatasetId, TakedownId},
 };
 use sqlx::PgConnection;

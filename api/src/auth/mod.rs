@@ -76,6 +76,8 @@ pub mod needs {
         BlobsWrite,
         DatasetsRead,
         DatasetsWrite,
+        ModelsRead,
+        ModelsWrite,
         PurchasesRead,
         PurchasesWrite,
         WorkersRead,

@@ -22,6 +22,7 @@ mod jobs;
 mod join_tokens;
 mod keys;
 mod library;
+mod models;
 mod offers;
 mod passwords;
 mod prices;
@@ -87,6 +88,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(jobs::router())
         .merge(join_tokens::router())
         .merge(library::router())
+        .merge(models::router())
         .merge(offers::router())
         .merge(purchases::router())
         .merge(subscriptions::router())

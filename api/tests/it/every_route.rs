@@ -66,6 +66,9 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/datasets/{dataset}", |app, owner| {
         Box::pin(crate::datasets::make(app, owner))
     }),
+    ("/v1/models/{model}", |app, owner| {
+        Box::pin(crate::models::make(app, owner))
+    }),
     ("/v1/offers/{offer}", |app, owner| {
         Box::pin(crate::purchases::make_offer(app, owner))
     }),
@@ -112,6 +115,12 @@ const BODIES: &[(&str, &str)] = &[
         "/offers",
         r#"{"kind":"buy","price":{"amount":"5","asset":"eip155:31337/erc20:0x1111111111111111111111111111111111111111","decimals":18}}"#,
     ),
+    ("/v1/models/{model}/prices", r#"{"tariff":{}}"#),
+    (
+        "/v1/models/{model}/versions",
+        r#"{"job":"job_01h455vb4pex5vsknk084sn02q"}"#,
+    ),
+    ("/visibility", r#"{"visibility":"private"}"#),
     (
         "/prices",
         r#"{"price":{"amount":"5","asset":"eip155:31337/erc20:0x1111111111111111111111111111111111111111","decimals":18}}"#,

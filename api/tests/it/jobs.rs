@@ -361,7 +361,7 @@ async fn results_appear_with_completion_and_not_before(db: PgPool) {
 }
 
 /// As the scheduler does it, without the money.
-async fn complete(app: &TestApp, job: comptoir_domain::id::JobId, output: Stored) {
+pub async fn complete(app: &TestApp, job: comptoir_domain::id::JobId, output: Stored) {
     let mut tx = app.owner.begin().await.unwrap();
     comptoir_store::blobs::register(&mut tx, output, app.now())
         .await

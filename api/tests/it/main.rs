@@ -24,6 +24,7 @@ mod jobs;
 mod key_limits;
 mod keys;
 mod market;
+mod models;
 mod money;
 mod passwords;
 mod purchases;

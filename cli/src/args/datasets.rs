@@ -6,6 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     ListArgs,
+    card::CardArgs,
     market::{Sell, Take},
 };
 
@@ -77,26 +78,6 @@ pub enum Dataset {
     Sell(Sell),
     #[command(flatten)]
     Take(Take),
-}
-
-/// What a dataset says of itself.
-#[derive(Debug, Args)]
-pub struct CardArgs {
-    /// One line.
-    #[arg(long)]
-    pub title: Option<String>,
-    /// A file with the description, in Markdown.
-    #[arg(long)]
-    pub description: Option<PathBuf>,
-    /// An SPDX licence expression, such as CC-BY-4.0.
-    #[arg(long)]
-    pub licence: Option<String>,
-    /// Where the data comes from.
-    #[arg(long)]
-    pub provenance: Option<String>,
-    /// Words to find it by.
-    #[arg(long = "tag")]
-    pub tags: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -2,11 +2,13 @@
 
 pub mod account;
 pub mod blobs;
+pub mod card;
 pub mod contributions;
 pub mod datasets;
 pub mod events;
 pub mod http;
 pub mod jobs;
+pub mod models;
 pub mod money;
 pub mod profile;
 pub mod receipts;

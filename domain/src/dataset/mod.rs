@@ -1,6 +1,5 @@
 //! Datasets: what a seller says of one, its versions, the files of these, and the manifest that pins them.
 
-mod card;
 mod manifest;
 mod path;
 
@@ -9,9 +8,6 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-pub use card::{
-    Card, DEPRECATION_CHARS_MAX, NOTES_BYTES_MAX, check_deprecation, check_notes, is_tag,
-};
 pub use manifest::{Column, Facts, InvalidFacts, ManifestFile, leaf, manifest, root};
 pub use path::{FilePath, InvalidPath, PATH_BYTES_MAX, conflict};
 

@@ -234,39 +234,44 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// A weights file holds what the program stores, under any of its names, and nothing else; of tied tensors one.
     fn weights(&mut self, weights: Sha256) {
         let Some(file) = self.files.get(&weights) else {
             return;
         };
-        let program = self.program;
-        let mut given = BTreeSet::new();
-        for (name, found) in &file.tensors {
-            let Some(expected) = program.weights.get(name) else {
-                self.misfit("/weights", format!("the program stores no `{name}`"));
-                continue;
-            };
-            given.insert(&expected.saved_as);
-            let dtype = dtype_name(found.dtype);
-            if (dtype, &found.shape) != (expected.dtype.as_str(), &expected.sizes) {
-                let Weight {
-                    dtype: expected_dtype,
-                    sizes,
-                    ..
-                } = expected;
-                let found = &found.shape;
-                let detail = format!(
-                    "`{name}` is {dtype} {found:?}; the program has {expected_dtype} {sizes:?}"
-                );
-                self.misfit("/weights", detail);
-            }
-        }
-        let needed = program.weights.values().filter(|it| it.is_needed);
-        let needed: BTreeSet<_> = needed.map(|it| &it.saved_as).collect();
-        for name in needed.difference(&given) {
-            self.misfit("/weights", format!("`{name}` is missing"));
+        for detail in self::weights(self.program, file) {
+            self.misfit("/weights", detail);
         }
     }
+}
+
+/// Why a file is not one of a program's weights: it holds what the program stores, under any of its names, and nothing else; of tied tensors one.
+#[must_use]
+pub fn weights(program: &ProgramFacts, file: &TensorsHeader) -> Vec<String> {
+    let (mut misfits, mut given) = (Vec::new(), BTreeSet::new());
+    for (name, found) in &file.tensors {
+        let Some(expected) = program.weights.get(name) else {
+            misfits.push(format!("the program stores no `{name}`"));
+            continue;
+        };
+        given.insert(&expected.saved_as);
+        let dtype = dtype_name(found.dtype);
+        if (dtype, &found.shape) != (expected.dtype.as_str(), &expected.sizes) {
+            let Weight {
+                dtype: expected_dtype,
+                sizes,
+                ..
+            } = expected;
+            let found = &found.shape;
+            misfits.push(format!(
+                "`{name}` is {dtype} {found:?}; the program has {expected_dtype} {sizes:?}"
+            ));
+        }
+    }
+    let needed = program.weights.values().filter(|it| it.is_needed);
+    let needed: BTreeSet<_> = needed.map(|it| &it.saved_as).collect();
+    let missing = needed.difference(&given);
+    misfits.extend(missing.map(|name| format!("`{name}` is missing")));
+    misfits
 }
 
 /// An estimate that errs upwards: a worker gives a run this much and ends it at more.

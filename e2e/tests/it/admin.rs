@@ -13,51 +13,10 @@ use comptoir_cli::{
 use serde_json::{Value, json};
 
 use crate::{
-    guardian_world::{Ended, TOKEN, World},
+    guardian_world::{TOKEN, World},
     harness::{binary, checkout},
+    terminal::{CREDENTIALS, REFUSED, Terminal},
 };
-
-/// Exit codes of the command line.
-const REFUSED: i32 = 5;
-const CREDENTIALS: i32 = 3;
-
-/// Somebody at a terminal, signed in or not.
-struct Terminal<'a> {
-    world: &'a World,
-    name: &'static str,
-}
-
-impl Terminal<'_> {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.world.command(arguments);
-        command
-            .env("COMPTOIR_URL", self.world.api.base().as_str())
-            .env(
-                "COMPTOIR_PROFILE",
-                self.world.path(&format!("{}.json", self.name)),
-            )
-            .env("COMPTOIR_PASSWORD", "a long enough password");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ended {
-        Ended::of(&mut self.command(arguments))
-    }
-
-    #[track_caller]
-    fn done(&self, arguments: &[&str]) -> Value {
-        let ended = self.run(arguments);
-        assert_eq!(ended.code, Some(0), "{arguments:?}: {}", ended.trouble);
-        ended.said
-    }
-
-    #[track_caller]
-    fn refused(&self, arguments: &[&str], code: i32, says: &str) {
-        let ended = self.run(arguments);
-        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
-        assert!(ended.trouble.contains(says), "{arguments:?}: {ended:?}");
-    }
-}
 
 /// An administrator, made by whoever has the database.
 fn administrator<'a>(world: &'a World, name: &'static str) -> Terminal<'a> {

@@ -14,6 +14,8 @@ mod guardian_policy;
 mod guardian_world;
 mod harness;
 mod market;
+mod models;
 mod node;
 mod redis;
+mod terminal;
 mod up;

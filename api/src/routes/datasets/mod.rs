@@ -15,7 +15,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use comptoir_domain::{
-    dataset::{Card, DatasetState, check_deprecation},
+    card::{Card, check_deprecation},
+    dataset::DatasetState,
     id::{AccountId, DatasetId, TakedownId},
 };
 use comptoir_store::{
@@ -24,7 +25,7 @@ use comptoir_store::{
     limits,
 };
 use futures::future::BoxFuture;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -33,8 +34,9 @@ pub(crate) use versions::require_ready;
 
 use super::accounts::in_task;
 use crate::{
-    AppState, FieldError, Problem,
+    AppState, Problem,
     auth::{Caller, Identity, needs},
+    card::{check, present},
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
@@ -107,11 +109,6 @@ struct DatasetPatch {
     tags: Option<Vec<String>>,
 }
 
-/// In a merge patch `null` removes; nothing here can be removed.
-fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
-    T::deserialize(from).map(Some)
-}
-
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Deprecation {
@@ -181,17 +178,6 @@ impl From<Dataset> for DatasetBody {
             updated_at: dataset.updated_at,
         }
     }
-}
-
-fn check(card: &Card) -> Result<(), Problem> {
-    let refusals = card.refusals();
-    if refusals.is_empty() {
-        return Ok(());
-    }
-    let fields = refusals
-        .into_iter()
-        .map(|(pointer, detail)| FieldError::new(pointer, detail));
-    Err(Problem::invalid_fields(fields))
 }
 
 /// Makes a dataset, which nobody sees yet but you.

@@ -7,7 +7,8 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use comptoir_domain::{
-    dataset::{self, ManifestFile, VersionState, check_notes},
+    card::check_notes,
+    dataset::{self, ManifestFile, VersionState},
     envelope::Key,
     id::{AccountId, DatasetId, DatasetVersionId},
     root_keys,

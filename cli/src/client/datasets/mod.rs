@@ -9,15 +9,12 @@ mod take;
 pub use pull::find_file;
 
 use anyhow::Context as _;
-use reqwest::{Method, header};
-use serde_json::{Map, Value, json};
+use reqwest::Method;
+use serde_json::{Value, json};
 
-use super::{Context, contributions, http, idempotency_key, jobs::list_path, takedowns};
+use super::{Context, card, contributions, http, idempotency_key, jobs::list_path, takedowns};
 use crate::{
-    args::{
-        ListArgs,
-        datasets::{CardArgs, Dataset},
-    },
+    args::{ListArgs, datasets::Dataset},
     exit::{Exit, coded},
 };
 
@@ -72,7 +69,7 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
     };
     match verb {
         Dataset::Create { name, card } => {
-            let mut body = fields(card).await?;
+            let mut body = card::fields(card).await?;
             body.insert("name".to_owned(), json!(name));
             let key = idempotency_key();
             let made = api.create("/v1/datasets", &key, &body.into()).await?;
@@ -93,7 +90,8 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
             output.object(&show(&api, id).await?, &fields);
         }
         Dataset::Edit { id, card } => {
-            output.object(&edit(&api, id, card).await?, DATASET);
+            let path = format!("/v1/datasets/{id}");
+            output.object(&card::edit(&api, &path, card).await?, DATASET);
         }
         Dataset::Announce { id } => act(id, "list", json!({})).await?,
         Dataset::Withdraw { id } => act(id, "withdraw", json!({})).await?,
@@ -128,39 +126,6 @@ async fn show(api: &http::Api, id: &str) -> anyhow::Result<Value> {
     let versions = api.get(&format!("{path}/versions?limit=100")).await?;
     dataset["versions"] = versions["data"].clone();
     Ok(dataset)
-}
-
-/// Changes what is given of a card, and nothing that somebody else changed in the meantime.
-async fn edit(api: &http::Api, id: &str, card: &CardArgs) -> anyhow::Result<Value> {
-    let path = format!("/v1/datasets/{id}");
-    let read = api.send(api.request(Method::GET, &path)).await?;
-    let tag = read.headers().get(header::ETAG).cloned();
-    let tag = tag.context("the service told no ETag")?;
-    let changes = serde_json::to_vec(&fields(card).await?)?;
-    let request = api
-        .request(Method::PATCH, &path)
-        .header(header::IF_MATCH, tag)
-        .header(header::CONTENT_TYPE, "application/merge-patch+json")
-        .body(changes);
-    Ok(http::json(api.send(request).await?).await?)
-}
-
-/// What was given of a card.
-async fn fields(card: &CardArgs) -> anyhow::Result<Map<String, Value>> {
-    let mut fields = Map::new();
-    let mut give = |name: &str, value: Option<Value>| {
-        fields.extend(value.map(|value| (name.to_owned(), value)));
-    };
-    give("title", card.title.as_ref().map(|it| json!(it)));
-    give("licence", card.licence.as_ref().map(|it| json!(it)));
-    give("provenance", card.provenance.as_ref().map(|it| json!(it)));
-    give("tags", (!card.tags.is_empty()).then(|| json!(card.tags)));
-    if let Some(file) = &card.description {
-        let text = tokio::fs::read_to_string(file).await;
-        let text = text.with_context(|| format!("read {}", file.display()))?;
-        give("description", Some(json!(text)));
-    }
-    Ok(fields)
 }
 
 /// A version that is ready: the one with that number, or the newest.

@@ -1,4 +1,4 @@
-//! What a seller says of a dataset. All of it is text that we keep and hand on: nothing of it is ever rendered here, so whoever shows the
+//! What a seller says of a dataset, or a creator of a model. All of it is text that we keep and hand on: nothing of it is ever rendered here, so whoever shows the
 //! description as Markdown has to treat it as written by a stranger.
 
 use std::collections::BTreeSet;
@@ -13,19 +13,19 @@ const DESCRIPTION_BYTES_MAX: usize = 64 << 10;
 const LICENCE_CHARS_MAX: usize = 200;
 /// Bytes of what is said of where the data comes from.
 const PROVENANCE_BYTES_MAX: usize = 16 << 10;
-/// Tags of a dataset.
+/// Tags of one card.
 const TAGS_MAX: usize = 20;
 /// Characters of a tag.
 const TAG_CHARS_MAX: usize = 40;
 /// Bytes of what is said of a version.
 pub const NOTES_BYTES_MAX: usize = 16 << 10;
-/// Characters of why a dataset is not recommended any more.
+/// Characters of why something is not recommended any more.
 pub const DEPRECATION_CHARS_MAX: usize = 1000;
 
-/// What a seller says of a dataset.
+/// What a seller says of a dataset, or a creator of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Card {
-    /// Names it among the seller's datasets.
+    /// Names it among the datasets, or models, of its account.
     pub name: String,
     /// One line for people.
     pub title: String,
@@ -33,7 +33,7 @@ pub struct Card {
     pub description: String,
     /// An SPDX licence expression.
     pub licence: String,
-    /// Where the data comes from.
+    /// Where it comes from: the data, or what a model was trained on and by whom.
     pub provenance: String,
     /// Words to find it by.
     pub tags: Vec<String>,
@@ -86,7 +86,7 @@ pub fn check_deprecation(message: &str) -> Option<String> {
     line(message, DEPRECATION_CHARS_MAX)
 }
 
-/// Can a dataset have this tag?
+/// Can a card have this tag?
 #[must_use]
 pub fn is_tag(text: &str) -> bool {
     is_word(text, TAG_CHARS_MAX)

@@ -1,0 +1,149 @@
+//! The command line of models: what they are, their versions and prices.
+
+use std::path::PathBuf;
+
+use alloy_primitives::Address;
+use clap::{Args, Subcommand, ValueEnum};
+
+use super::{ListArgs, card::CardArgs};
+
+#[derive(Debug, Subcommand)]
+pub enum Model {
+    /// Makes a model, which nobody finds yet but you.
+    Create {
+        /// Names it among your models, for good: a-z, 0-9 and hyphens.
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        card: CardArgs,
+    },
+    /// Publishes the next version: of files, which are uploaded, or of the result of a training job.
+    Publish(PublishArgs),
+    /// Public models and yours, newest first.
+    List {
+        /// Yours alone.
+        #[arg(long)]
+        own: bool,
+        #[command(flatten)]
+        page: ListArgs,
+    },
+    /// One model, its versions and prices.
+    Show {
+        /// Its id.
+        id: String,
+    },
+    /// Changes what a model says of itself.
+    Edit {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        card: CardArgs,
+    },
+    /// Gives a model a price. One that is dearer counts after seven days.
+    Price(PriceArgs),
+    /// Says who may find a model and call it.
+    Visibility {
+        /// Its id.
+        id: String,
+        /// Who.
+        visibility: Visibility,
+    },
+    /// Says that a version is not recommended any more.
+    Deprecate {
+        /// The model.
+        id: String,
+        /// The version's id.
+        version: String,
+        /// Why, and what is instead.
+        #[arg(long)]
+        message: String,
+        /// When calls of it end, such as 2027-01-31T00:00:00Z: in thirty days at the earliest [default: they do not].
+        #[arg(long)]
+        retires_at: Option<String>,
+    },
+    /// Takes that back.
+    Undeprecate {
+        /// The model.
+        id: String,
+        /// The version's id.
+        version: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Visibility {
+    /// You alone.
+    Private,
+    /// Who knows its id.
+    Unlisted,
+    /// Everybody.
+    Public,
+}
+
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// The model's id.
+    pub model: String,
+    /// The `.pt2` archive that answers calls.
+    #[arg(long, required_unless_present = "job")]
+    pub infer: Option<PathBuf>,
+    /// The `.pt2` archive that goes on learning.
+    #[arg(long, requires = "infer")]
+    pub train: Option<PathBuf>,
+    /// A safetensors file with the weights of both [default: what the archive holds].
+    #[arg(long, requires = "infer")]
+    pub weights: Option<PathBuf>,
+    /// A file with the names of the classes of an output, one in each line.
+    #[arg(long, requires_all = ["infer", "labelled"])]
+    pub labels: Option<PathBuf>,
+    /// The output that these are of.
+    #[arg(long, requires = "labels", value_name = "OUTPUT")]
+    pub labelled: Option<String>,
+    /// A training job of yours, instead of files.
+    #[arg(long, conflicts_with = "infer")]
+    pub job: Option<String>,
+    /// What is new in this version.
+    #[arg(long, default_value = "")]
+    pub notes: String,
+}
+
+#[derive(Debug, Args)]
+pub struct PriceArgs {
+    /// The model's id.
+    pub model: String,
+    /// Nano base units of a call.
+    #[arg(long, default_value = "0")]
+    pub call_nano: String,
+    /// Nano base units of a row of input.
+    #[arg(long, default_value = "0")]
+    pub row_nano: String,
+    /// Nano base units of a token that is read.
+    #[arg(long, default_value = "0")]
+    pub input_token_nano: String,
+    /// Nano base units of a token that is written.
+    #[arg(long, default_value = "0")]
+    pub output_token_nano: String,
+    /// Nano base units of 10^9 multiply-adds.
+    #[arg(long, default_value = "0")]
+    pub giga_madds_nano: String,
+    /// Calls of an account in a day that cost nothing.
+    #[arg(long, default_value_t = 0)]
+    pub free_calls_per_day: u32,
+    /// What the owner of the worker gets, in millionths.
+    #[arg(long, default_value_t = 100_000, requires = "payees")]
+    pub worker_ppm: u32,
+    /// Who shares the rest, such as 0x5aAe…=3; several times: by these weights [default: you].
+    #[arg(long = "payee", value_parser = payee)]
+    pub payees: Vec<(Address, u32)>,
+}
+
+fn payee(text: &str) -> Result<(Address, u32), String> {
+    let (address, weight) = text.split_once('=').unwrap_or((text, "1"));
+    let address = address
+        .parse()
+        .map_err(|_| "expected an address".to_owned())?;
+    let weight = weight
+        .parse()
+        .map_err(|_| "expected a weight after `=`".to_owned())?;
+    Ok((address, weight))
+}

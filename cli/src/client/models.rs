@@ -1,0 +1,158 @@
+//! Models: their cards, versions and prices.
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::{Context, blobs::upload, card, http::Api, idempotency_key, jobs::list_path};
+use crate::args::models::{Model, PriceArgs, PublishArgs, Visibility};
+
+const MODEL: &[&str] = &[
+    "id",
+    "name",
+    "title",
+    "visibility",
+    "licence",
+    "owned_by",
+    "created_at",
+];
+const SHOWN: &[&str] = &["tags", "provenance", "description", "versions", "prices"];
+const VERSION: &[&str] = &[
+    "id",
+    "number",
+    "digest",
+    "manifest",
+    "job",
+    "licence",
+    "notes",
+    "deprecation",
+    "retires_at",
+    "created_at",
+];
+const PRICE: &[&str] = &[
+    "number",
+    "tariff",
+    "platform_ppm",
+    "worker_ppm",
+    "payees",
+    "effective_at",
+];
+
+/// The model verbs.
+///
+/// # Errors
+/// When the service refuses, or a file cannot be read.
+pub async fn run(context: &Context, verb: &Model) -> anyhow::Result<()> {
+    let api = context.api().await?;
+    let output = context.output;
+    let post = async |path: &str, body: Value| api.post(path, &body).await;
+    match verb {
+        Model::Create { name, card } => {
+            let mut body = card::fields(card).await?;
+            body.insert("name".to_owned(), json!(name));
+            let key = idempotency_key();
+            output.object(&api.create("/v1/models", &key, &body.into()).await?, MODEL);
+        }
+        Model::Publish(args) => output.object(&publish(&api, args).await?, VERSION),
+        Model::List { own, page } => {
+            let path = format!("{}&own={own}", list_path("/v1/models", page));
+            output.list(&api.get(&path).await?, MODEL);
+        }
+        Model::Show { id } => {
+            output.object(&show(&api, id).await?, &[MODEL, SHOWN].concat());
+        }
+        Model::Edit { id, card } => {
+            let path = format!("/v1/models/{id}");
+            output.object(&card::edit(&api, &path, card).await?, MODEL);
+        }
+        Model::Price(args) => output.object(&set_price(&api, args).await?, PRICE),
+        Model::Visibility { id, visibility } => {
+            let word = match visibility {
+                Visibility::Private => "private",
+                Visibility::Unlisted => "unlisted",
+                Visibility::Public => "public",
+            };
+            let path = format!("/v1/models/{id}/visibility");
+            output.object(&post(&path, json!({ "visibility": word })).await?, MODEL);
+        }
+        Model::Deprecate {
+            id,
+            version,
+            message,
+            retires_at,
+        } => {
+            let mut body = json!({ "message": message });
+            if let Some(at) = retires_at {
+                body["retires_at"] = json!(at);
+            }
+            let path = format!("/v1/models/{id}/versions/{version}/deprecate");
+            output.object(&post(&path, body).await?, VERSION);
+        }
+        Model::Undeprecate { id, version } => {
+            let path = format!("/v1/models/{id}/versions/{version}/undeprecate");
+            output.object(&post(&path, json!({})).await?, VERSION);
+        }
+    }
+    Ok(())
+}
+
+/// A model, with its newest versions and prices.
+async fn show(api: &Api, id: &str) -> anyhow::Result<Value> {
+    let path = format!("/v1/models/{id}");
+    let mut model = api.get(&path).await?;
+    for part in ["versions", "prices"] {
+        let found = api.get(&format!("{path}/{part}?limit=100")).await?;
+        model[part] = found["data"].clone();
+    }
+    Ok(model)
+}
+
+async fn publish(api: &Api, args: &PublishArgs) -> anyhow::Result<Value> {
+    let mut body = json!({ "notes": args.notes });
+    match (&args.job, &args.infer) {
+        (Some(job), _) => body["job"] = json!(job),
+        (None, Some(infer)) => body["manifest"] = manifest(api, args, infer).await?,
+        (None, None) => anyhow::bail!("name --infer or --job"),
+    }
+    let path = format!("/v1/models/{}/versions", args.model);
+    Ok(api.create(&path, &idempotency_key(), &body).await?)
+}
+
+/// Uploads the files, and says what they are.
+async fn manifest(api: &Api, args: &PublishArgs, infer: &Path) -> anyhow::Result<Value> {
+    let mut manifest = json!({ "programs": { "infer": upload(api, infer).await? } });
+    if let Some(train) = &args.train {
+        manifest["programs"]["train"] = json!(upload(api, train).await?);
+    }
+    if let Some(weights) = &args.weights {
+        manifest["weights"] = json!(upload(api, weights).await?);
+    }
+    if let (Some(file), Some(output)) = (&args.labels, &args.labelled) {
+        let text = tokio::fs::read_to_string(file).await;
+        let text = text.with_context(|| format!("read {}", file.display()))?;
+        let names: Vec<_> = text.lines().collect();
+        manifest["labels"] = json!({ "output": output, "names": names });
+    }
+    Ok(manifest)
+}
+
+async fn set_price(api: &Api, args: &PriceArgs) -> anyhow::Result<Value> {
+    let mut body = json!({ "tariff": {
+        "call_nano": args.call_nano,
+        "row_nano": args.row_nano,
+        "input_token_nano": args.input_token_nano,
+        "output_token_nano": args.output_token_nano,
+        "giga_madds_nano": args.giga_madds_nano,
+        "free_calls_per_day": args.free_calls_per_day,
+    }});
+    if !args.payees.is_empty() {
+        let payees = args.payees.iter();
+        let payees =
+            payees.map(|(address, weight)| json!({ "address": address, "weight": weight }));
+        body["shares"] =
+            json!({ "worker_ppm": args.worker_ppm, "payees": payees.collect::<Vec<_>>() });
+    }
+    let path = format!("/v1/models/{}/prices", args.model);
+    Ok(api.create(&path, &idempotency_key(), &body).await?)
+}
