@@ -82,8 +82,8 @@ CALL wall('model_versions', 'sees_account(account_id)');
 CALL wall('model_prices', 'CASE WHEN (SELECT sees_all()) THEN true
     ELSE EXISTS (SELECT FROM models m WHERE m.model_id = model_prices.model_id AND sees_account(m.account_id) OFFSET 0) END');
 -- What is not private may be looked at by everybody who knows of it. What is in its blobs is another matter.
-CREATE POLICY shown ON models FOR SELECT TO comptoir_api USING (visibility <> 'private');
-CREATE POLICY shown ON model_versions FOR SELECT TO comptoir_api USING (
+CREATE POLICY listed ON models FOR SELECT TO comptoir_api USING (visibility <> 'private');
+CREATE POLICY listed ON model_versions FOR SELECT TO comptoir_api USING (
     EXISTS (SELECT FROM models m WHERE m.model_id = model_versions.model_id AND m.visibility <> 'private' OFFSET 0));
-CREATE POLICY shown ON model_prices FOR SELECT TO comptoir_api USING (
+CREATE POLICY listed ON model_prices FOR SELECT TO comptoir_api USING (
     EXISTS (SELECT FROM models m WHERE m.model_id = model_prices.model_id AND m.visibility <> 'private' OFFSET 0));

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use alloy_primitives::Address;
+use alloy::primitives::Address;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::{ListArgs, card::CardArgs};

@@ -116,3 +116,31 @@ async fn a_dataset_is_sold_and_bought_with_the_commands_of_its_document_alone() 
     assert_eq!(rows, "x,y\n1,2\n3,4\n");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_is_published_and_shown_with_the_commands_of_its_document_alone() {
+    let world = World::start().await;
+    let creator = world.person("creator", 0).await;
+    let scopes = ["models:read", "models:write", "blobs:write"];
+    let commands = commands(
+        "docs/models.md",
+        "## With curl alone",
+        "## What a version consists of",
+    );
+    let variables = [
+        (
+            "API",
+            world.api.base().as_str().trim_end_matches('/').to_owned(),
+        ),
+        ("KEY", key(&creator, &scopes).await),
+    ];
+    let variables = variables
+        .each_ref()
+        .map(|(name, value)| (*name, value.as_str()));
+    let output = tokio::task::block_in_place(|| run(&commands, checkout(), &variables));
+    let told = told(&output);
+    for line in ["\"number\": 1", "\"worker_ppm\": 100000", "\"public\""] {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    world.stop().await;
+}

@@ -27,8 +27,7 @@ async fn a_creator_publishes_prices_shows_and_retires_a_model_and_others_find_it
     creator.refused(&show, REFUSED, "no_version");
 
     let labels = world.path("labels");
-    let names: String = (0..10).map(|it| format!("{it}\n")).collect();
-    std::fs::write(&labels, names).unwrap();
+    std::fs::write(&labels, "0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n").unwrap();
     let program = checkout().join("examples/digits/mlp.pt2");
     let program = program.to_str().unwrap();
     let publish = ["model", "publish", model, "--infer", program];

@@ -257,7 +257,7 @@ const OF_NOBODY: &[&str] = &[
     "unstable_classes",
 ];
 
-/// What has a door in its wall. `listed`: everybody looks at what a seller has listed. `entitled`, `taken`, `contributed`: who has a right to it, took
+/// What has a door in its wall. `listed`: everybody looks at what a seller has listed, or a creator shows. `entitled`, `taken`, `contributed`: who has a right to it, took
 /// it, or gave to it, looks at it still.
 const DOORS: &[(&str, &str)] = &[
     ("contributed", "contribution_terms"),
@@ -266,6 +266,9 @@ const DOORS: &[(&str, &str)] = &[
     ("listed", "dataset_files"),
     ("listed", "dataset_versions"),
     ("listed", "datasets"),
+    ("listed", "model_prices"),
+    ("listed", "model_versions"),
+    ("listed", "models"),
     ("listed", "offers"),
     ("taken", "offers"),
 ];

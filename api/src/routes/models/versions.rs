@@ -222,8 +222,12 @@ async fn of_job(state: &AppState, caller: &Identity, id: JobId) -> Result<Manife
     })
 }
 
-/// Reads every blob of a manifest, all of them the account's, and refuses what does not fit together.
-async fn check(state: &AppState, account: AccountId, manifest: &Manifest) -> Result<(), Problem> {
+/// Reads every blob of a manifest, all of them the account's, and refuses what does not fit together; what `infer` is.
+async fn check(
+    state: &AppState,
+    account: AccountId,
+    manifest: &Manifest,
+) -> Result<Arc<ProgramFacts>, Problem> {
     let wanted = manifest.blobs();
     let owned = blobs::find_all(&mut *state.db.acquire().await?, account, &wanted).await?;
     let owned: BTreeMap<Sha256, Blob> = owned.into_iter().map(|it| (it.sha256, it)).collect();
@@ -253,10 +257,9 @@ async fn check(state: &AppState, account: AccountId, manifest: &Manifest) -> Res
     });
     let misfits = misfits.into_iter();
     errors.extend(misfits.map(|it| FieldError::new(format!("/manifest{}", it.pointer), it.detail)));
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Problem::invalid_fields(errors))
+    match programs.remove(&manifest.programs.infer) {
+        Some(infer) if errors.is_empty() => Ok(infer),
+        _ => Err(Problem::invalid_fields(errors)),
     }
 }
 
@@ -304,8 +307,7 @@ async fn create_model_version(
         return Err(Problem::invalid("/notes", reason));
     }
     let (manifest, job) = manifest(&state, &caller, &body).await?;
-    check(&state, account, &manifest).await?;
-    let reader = state.clone();
+    let infer = check(&state, account, &manifest).await?;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -323,7 +325,7 @@ async fn create_model_version(
             let id = made.map_err(not_created)?;
             let version = model_versions::find(tx, (model, id)).await?;
             let version = version.ok_or_else(Problem::not_found)?;
-            let body = VersionBody::read(&reader, version).await?;
+            let body = VersionBody::new(version, &infer);
             let location = format!("/v1/models/{model}/versions/{id}");
             Ok(Reply::created(location, &body))
         })
