@@ -69,7 +69,7 @@ fn told(output: &Output) -> String {
 async fn a_dataset_is_sold_and_bought_with_the_commands_of_its_document_alone() {
     let world = World::start().await;
     let (seller, buyer) = (
-        world.person("seller", 0).await,
+        world.person("seller", RICH).await,
         world.person("buyer", RICH).await,
     );
     let scopes = [
@@ -80,11 +80,13 @@ async fn a_dataset_is_sold_and_bought_with_the_commands_of_its_document_alone() 
         "balance:read",
         "receipts:read",
     ];
-    let commands = commands(
-        "docs/datasets.md",
-        "## Publishing with curl alone",
-        "## Contributions",
-    );
+    let document = |from, to| commands("docs/datasets.md", from, to);
+    let commands = [
+        document("## Publishing with curl alone", "## Contributions"),
+        document("With curl, going on from above", "- **What counts.**"),
+        document("\nWith curl:\n", "| state | what it means"),
+    ];
+    let commands = commands.concat();
     let folder = world.path("documents");
     std::fs::create_dir(&folder).unwrap();
     let variables = [
@@ -109,6 +111,8 @@ async fn a_dataset_is_sold_and_bought_with_the_commands_of_its_document_alone() 
         r#"{"state":"refunded","reason":"given back by the buyer"}"#,
         "whole",
         r#""final_because":"served","charged":"2000000000000000000""#,
+        r#"{"state":"accepted","rows":2,"#,
+        r#""state": "filed""#,
     ] {
         assert!(told.contains(line), "{line} in {told}");
     }
