@@ -225,7 +225,7 @@ pub async fn find_by_digests(
         r#"SELECT DISTINCT ON (sha256) file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
              CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
                  WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
-           FROM dataset_files AS f WHERE version_id = $1 AND sha256 = ANY ($2) ORDER BY sha256, file_id"#,
+           FROM dataset_files AS f WHERE version_id = $1 AND (sha256 IN (SELECT unnest($2::bytea[]))) IS TRUE ORDER BY sha256, file_id"#,
         version.0,
         &wanted,
     )

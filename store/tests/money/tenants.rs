@@ -451,3 +451,26 @@ async fn a_job_is_cancelled_though_its_payer_moved_to_another_address(db: PgPool
     tx.commit().await.unwrap();
     assert_eq!(money.bases(ALICE).await, (10_000, 0, 0));
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn every_policy_that_asks_another_table_asks_it_by_key(db: PgPool) {
+    // Without `OFFSET 0` Postgres may read the whole table into a hash for one row.
+    let policies: Vec<(String, String)> = sqlx::query_as(
+        "SELECT tablename || '.' || policyname, coalesce(qual, '') || coalesce(with_check, '') FROM pg_policies",
+    )
+    .fetch_all(&db)
+    .await
+    .unwrap();
+    let asking: Vec<_> = policies
+        .iter()
+        .filter(|it| it.1.contains("EXISTS"))
+        .collect();
+    assert!(asking.len() > 10, "{asking:?}");
+    for (policy, text) in asking {
+        assert_eq!(
+            text.matches("EXISTS").count(),
+            text.matches("OFFSET 0").count(),
+            "{policy}: {text}"
+        );
+    }
+}
