@@ -40,11 +40,7 @@ pub(crate) async fn require(
     tenant::widen(&mut tx).await?;
     let ready = dataset_versions::newest_ready(&mut tx, dataset, version).await?;
     let Some(version) = ready else {
-        return Err(Problem::new(
-            axum::http::StatusCode::CONFLICT,
-            "nothing_ready",
-            "No version of the dataset is ready",
-        ));
+        return Err(nothing_ready());
     };
     let (kept, now) = (&state.submissions.facts.available, state.now());
     if kept
@@ -62,6 +58,15 @@ pub(crate) async fn require(
     }
     kept.put(version.id, now);
     Ok(())
+}
+
+/// What is told where nothing of a dataset can be sold.
+pub(crate) fn nothing_ready() -> Problem {
+    Problem::new(
+        axum::http::StatusCode::CONFLICT,
+        "nothing_ready",
+        "No version of the dataset is ready",
+    )
 }
 
 /// What is told where bytes that are on sale cannot be read.

@@ -156,6 +156,7 @@ async fn purchases_due(state: &AppState) -> Result<usize, StepError> {
                     error = &error as &dyn std::error::Error,
                     "a purchase waits"
                 );
+                purchases::put_off(&mut *state.db.acquire().await?, it, now).await?;
                 "failed"
             }
         };

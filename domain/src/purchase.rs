@@ -73,14 +73,18 @@ text_enum! {
     }
 }
 
+/// For how long, in seconds, the price of something that is bought for good stays held while nothing of it is read: a first download that cannot
+/// start gives it back. Seven days.
+pub const DELIVERY_SECONDS: u32 = 604_800;
+
 text_enum! {
     /// What made a sale final.
     Finality {
-        /// The offer gives nothing back.
+        /// It costs nothing.
         AtOnce = "at_once",
         /// The first byte was served.
         Served = "served",
-        /// The time in which it could be given back is over.
+        /// Nothing was read while its price was held.
         WindowOver = "window_over",
         /// The time that was paid for is over.
         TimeOver = "time_over",

@@ -55,6 +55,17 @@ pub enum KeyError {
     Database(#[from] sqlx::Error),
 }
 
+impl KeyError {
+    /// Is what it opens lost? Else it may be had later: Postgres failed, or the operator has not given a root key.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        match self {
+            Self::Gone(_) | Self::Tenant(OpenError::Damaged(_)) | Self::Data(_) => true,
+            Self::Tenant(OpenError::NoRootKey(_)) | Self::Database(_) => false,
+        }
+    }
+}
+
 /// The seller's key; made where there is none yet.
 pub async fn of_tenant(
     tx: &mut PgTransaction<'_>,

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
+    PgTransaction,
     codec::{to_amount, to_digest},
     payees,
     quotes::Quote,
@@ -215,24 +216,42 @@ pub async fn of_job(
     Ok(data.into_values().next().map(|data| (account, data)))
 }
 
-/// A job reads what its account may download: no purchase of that can be given back any more.
-pub async fn serve_purchases(
-    conn: &mut PgConnection,
+/// Keeps what an account reads a version by from being given back until the transaction ends. Ask before [`still_stand`]: what was given back in this
+/// moment stands no more.
+pub async fn lock_rights(
+    tx: &mut PgTransaction<'_>,
+    account: AccountId,
+    version: DatasetVersionId,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!("SELECT lock_rights($1, $2, $3)", account.0, version.0, now)
+        .execute(&mut **tx)
+        .await
+        .map(drop)
+}
+
+/// A job reads what its account may download: the purchase that lets it cannot be given back any more. Of several rights it is the one that is paid
+/// already, so that nobody loses a window for nothing.
+pub async fn serve_purchase(
+    tx: &mut PgTransaction<'_>,
     account: AccountId,
     version: DatasetVersionId,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "INSERT INTO purchase_servings (purchase_id, served_at)
-         SELECT e.purchase_id, $3 FROM entitlements e JOIN dataset_versions v USING (dataset_id)
-         WHERE v.version_id = $2 AND e.account_id = $1 AND (e.version_id IS NULL OR e.version_id = v.version_id)
-             AND e.allows = 'download' AND e.starts_at <= $3 AND (e.ends_at IS NULL OR e.ends_at > $3) AND e.ended_at IS NULL
+         SELECT purchase_id, $3 FROM (
+             SELECT e.purchase_id, p.state FROM entitlements e JOIN dataset_versions v USING (dataset_id) LEFT JOIN purchases p USING (purchase_id)
+             WHERE v.version_id = $2 AND e.account_id = $1 AND (e.version_id IS NULL OR e.version_id = v.version_id)
+                 AND e.allows = 'download' AND e.starts_at <= $3 AND (e.ends_at IS NULL OR e.ends_at > $3) AND e.ended_at IS NULL
+             ORDER BY coalesce(p.state = 'granted', false), e.ends_at DESC, e.entitlement_id LIMIT 1
+         ) AS best WHERE state = 'granted'
          ON CONFLICT (purchase_id) DO NOTHING",
         account.0,
         version.0,
         now,
     )
-    .execute(conn)
+    .execute(&mut **tx)
     .await
     .map(drop)
 }

@@ -145,7 +145,7 @@ pub async fn is_on_sale(
     .await
 }
 
-/// Has anybody a right to the version that is not over? The connection must see everybody.
+/// Has anybody a right to the version that is not over, or asked for one? The connection must see everybody.
 ///
 /// # Errors
 /// When the statement fails.
@@ -156,7 +156,9 @@ pub async fn is_sold(
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM entitlements
-             WHERE dataset_id = $1 AND (version_id IS NULL OR version_id = $2) AND ended_at IS NULL AND (ends_at IS NULL OR ends_at > $3)) AS "is_sold!""#,
+             WHERE dataset_id = $1 AND (version_id IS NULL OR version_id = $2) AND ended_at IS NULL AND (ends_at IS NULL OR ends_at > $3))
+           OR EXISTS (SELECT FROM purchases
+             WHERE dataset_id = $1 AND (version_id IS NULL OR version_id = $2) AND state = 'requested') AS "is_sold!""#,
         dataset.0,
         version.0,
         now,

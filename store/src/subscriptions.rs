@@ -3,7 +3,7 @@
 use comptoir_domain::{
     amount::Amount,
     id::{AccountId, DatasetId, OfferId, PurchaseId, SubscriptionId},
-    purchase::{SubscriptionEnd, SubscriptionState},
+    purchase::{PurchaseState, SubscriptionEnd, SubscriptionState},
 };
 use sqlx::{PgConnection, types::BigDecimal};
 use time::{Duration, OffsetDateTime};
@@ -32,7 +32,7 @@ pub struct Subscription {
     pub state: SubscriptionState,
     /// Why it ends.
     pub ended_because: Option<SubscriptionEnd>,
-    /// The newest of its periods.
+    /// The newest of its periods, of those that were not given back before they began.
     pub period: PurchaseId,
     /// When it was made.
     pub created_at: OffsetDateTime,
@@ -114,18 +114,31 @@ pub async fn end(
     .map(drop)
 }
 
-/// Lets a subscription end with its period. Again changes nothing.
+/// Lets a subscription of the account end with its period. What was paid for ahead goes back, and so does what its seller has not answered: that
+/// subscription ends at once. Again changes nothing. The transaction must see everybody.
 ///
 /// # Errors
-/// When the statement fails.
-pub async fn cancel(tx: &mut PgTransaction<'_>, id: SubscriptionId) -> sqlx::Result<()> {
+/// When the money cannot be moved.
+pub async fn cancel(
+    tx: &mut PgTransaction<'_>,
+    (account, id): (AccountId, SubscriptionId),
+    now: OffsetDateTime,
+) -> Result<(), EndError> {
+    let found = find(tx, account, id).await?.ok_or(EndError::NotFound)?;
+    // Periods come before subscriptions, as where they are renewed.
+    let period = purchases::lock(tx, found.period).await?;
+    let asked = period.filter(|it| it.state == PurchaseState::Requested);
+    if let Some(request) = asked {
+        return purchases::take_back(tx, &request, now).await;
+    }
+    purchases::give_back_upcoming(tx, id, "the subscription was cancelled", now).await?;
     sqlx::query!(
         "UPDATE subscriptions SET state = 'ending', ended_because = 'cancelled' WHERE subscription_id = $1 AND state = 'active'",
         id.0,
     )
     .execute(&mut **tx)
-    .await
-    .map(drop)
+    .await?;
+    Ok(())
 }
 
 /// Changes the most that a period may cost, from the next one on.
@@ -234,9 +247,16 @@ async fn begin_next(
             point.commit().await?;
             Ok(None)
         }
-        Err(TakeError::Hold(HoldError::InsufficientFunds { .. }) | TakeError::NoAddress(_)) => {
+        Err(
+            TakeError::Hold(HoldError::InsufficientFunds { .. }) | TakeError::NoAddress("buyer"),
+        ) => {
             point.rollback().await?;
             Ok(Some(SubscriptionEnd::InsufficientFunds))
+        }
+        // Its seller cannot be paid, so there is nothing on sale.
+        Err(TakeError::NoAddress(_)) => {
+            point.rollback().await?;
+            Ok(Some(SubscriptionEnd::OfferClosed))
         }
         Err(TakeError::Hold(HoldError::Leaving)) => {
             point.rollback().await?;
@@ -309,7 +329,8 @@ async fn find_all(conn: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<Sub
         r#"SELECT s.subscription_id, s.account_id, s.offer_id, s.cap_base, s.state, s.ended_because, s.created_at, s.ended_at,
                p.purchase_id
            FROM subscriptions s
-           JOIN LATERAL (SELECT purchase_id FROM purchases p WHERE p.subscription_id = s.subscription_id ORDER BY starts_at DESC LIMIT 1) p ON true
+           JOIN LATERAL (SELECT purchase_id FROM purchases p WHERE p.subscription_id = s.subscription_id AND (p.ended_at < p.starts_at) IS NOT TRUE
+               ORDER BY starts_at DESC LIMIT 1) p ON true
            WHERE s.subscription_id = ANY ($1) ORDER BY s.subscription_id DESC"#,
         ids,
     )

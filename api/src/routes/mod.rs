@@ -30,6 +30,7 @@ mod problems;
 mod purchases;
 mod quotes;
 mod receipts;
+mod sales;
 mod siwe;
 mod submissions;
 mod submit;
@@ -91,6 +92,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(models::router())
         .merge(offers::router())
         .merge(purchases::router())
+        .merge(sales::router())
         .merge(subscriptions::router())
         .merge(takedowns::router())
         .merge(quotes::router())

@@ -1,4 +1,4 @@
-//! `/v1/purchases` and `/v1/sales`: what buyers took, and what sellers answer.
+//! `/v1/purchases`: what buyers took.
 
 use axum::{
     extract::State,
@@ -13,7 +13,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     PgTransaction, assets, limits, offers,
-    purchases::{self, AnswerError, EndError, NewPurchase, Purchase, Side, TakeError},
+    purchases::{self, EndError, NewPurchase, Purchase, Side, TakeError},
     tenant,
 };
 use futures::future::BoxFuture;
@@ -48,16 +48,10 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(find_purchase))
         .routes(routes!(refund_purchase))
         .routes(routes!(end_purchase))
-        .routes(routes!(list_sales))
-        .routes(routes!(approve_sale))
-        .routes(routes!(deny_sale))
 }
 
 /// Longest note to a seller, in bytes.
 const NOTE_BYTES_MAX: usize = 4_096;
-/// Longest reason, in characters.
-const REASON_MAX: usize = 1_000;
-
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = NewPurchase)]
@@ -76,18 +70,10 @@ struct NewPurchaseBody {
     note: Option<String>,
 }
 
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct Denial {
-    /// Why; the buyer reads it.
-    #[schema(min_length = 1, max_length = 1000)]
-    reason: String,
-}
-
 #[derive(Deserialize, ToSchema, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-struct StateFilter {
+pub(super) struct StateFilter {
     /// Those in this state alone.
     state: Option<PurchaseState>,
 }
@@ -100,7 +86,7 @@ enum PurchaseObject {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = Purchase)]
-struct PurchaseBody {
+pub(super) struct PurchaseBody {
     #[schema(value_type = String, example = "pur_01h455vb4pex5vsknk084sn02q")]
     id: PurchaseId,
     object: PurchaseObject,
@@ -157,6 +143,10 @@ struct PurchaseBody {
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(required = true)]
     ends_at: Option<OffsetDateTime>,
+    /// Until when something bought for good can be given back, as long as nothing of it was read; `null`: not at all, or not granted.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    refundable_until: Option<OffsetDateTime>,
     /// When it is charged at the latest; something bought for good is charged before, once its first byte is served.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(required = true)]
@@ -170,6 +160,7 @@ struct PurchaseBody {
 impl PurchaseBody {
     fn new(purchase: Purchase, asset: &Asset) -> Self {
         Self {
+            refundable_until: purchase.refundable_until(),
             id: purchase.id,
             object: PurchaseObject::Purchase,
             state: purchase.state,
@@ -300,6 +291,7 @@ fn not_taken(error: TakeError, asset: &Asset) -> Problem {
         }
         TakeError::TooDear => too_dear(),
         TakeError::NotOnSale => closed(),
+        TakeError::NothingReady => availability::nothing_ready(),
         TakeError::Blocked(takedown) => blocked(takedown),
         TakeError::NothingToTake => conflict(
             "nothing_to_take",
@@ -343,25 +335,7 @@ async fn list_purchases(
     list_side(&state, &caller, side, &list).await
 }
 
-/// What others took of your datasets, newest first; those that wait for your answer are `requested`.
-#[utoipa::path(
-    get, path = "/v1/sales", tag = "market", security(("session" = []), ("api_key" = ["purchases:read"])),
-    params(StateFilter, crate::page::PageQuery),
-    responses(
-        (status = 200, body = Page<PurchaseBody>),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
-)]
-async fn list_sales(
-    State(state): State<AppState>,
-    caller: Caller<needs::PurchasesRead>,
-    list: List<StateFilter>,
-) -> Result<Page<PurchaseBody>, Problem> {
-    let side = Side::Seller(caller.account);
-    list_side(&state, &caller, side, &list).await
-}
-
-async fn list_side(
+pub(super) async fn list_side(
     state: &AppState,
     caller: &Identity,
     side: Side,
@@ -402,7 +376,7 @@ async fn find_purchase(
 }
 
 /// Changes a purchase of the caller, in a transaction that reaches the seller too, and answers with what it is then.
-async fn change(
+pub(super) async fn change(
     state: AppState,
     identity: Identity,
     id: PurchaseId,
@@ -430,8 +404,8 @@ fn own(purchase: Option<Purchase>, buyer: AccountId) -> Result<Purchase, Problem
     own.ok_or_else(Problem::not_found)
 }
 
-/// Gives back something that was bought for good, of which nothing was read, while its window is open. The whole price is yours again. Again
-/// changes nothing.
+/// Gives back something that was bought for good, of which nothing was read, until `refundable_until`, or takes back a request of any kind that waits for
+/// its answer. The whole price is yours again. Again changes nothing.
 #[utoipa::path(
     post, path = "/v1/purchases/{purchase}/refund", tag = "market", security(("session" = []), ("api_key" = ["purchases:write"])),
     params(("purchase" = String, Path)),
@@ -458,7 +432,7 @@ async fn refund_purchase(
 }
 
 /// Ends a rental, or the running period of a subscription, now: it is charged for the seconds used, or its `minimum_seconds` once something was read,
-/// and the rest of its price is yours again.
+/// and the rest of its price is yours again. A request for one is taken back.
 #[utoipa::path(
     post, path = "/v1/purchases/{purchase}/end", tag = "market", security(("session" = []), ("api_key" = ["purchases:write"])),
     params(("purchase" = String, Path)),
@@ -484,7 +458,7 @@ async fn end_purchase(
     .await
 }
 
-fn not_ended(error: EndError) -> Problem {
+pub(super) fn not_ended(error: EndError) -> Problem {
     match error {
         EndError::NotFound => Problem::not_found(),
         EndError::NotOpen(state) => Problem::new(
@@ -499,6 +473,12 @@ fn not_ended(error: EndError) -> Problem {
             "The purchase is final",
         )
         .detail("something of it was read"),
+        EndError::Late => Problem::new(
+            StatusCode::CONFLICT,
+            "purchase_final",
+            "The purchase is final",
+        )
+        .detail("the time in which it could be given back is over, or its offer gave none"),
         EndError::Kind => Problem::new(
             StatusCode::CONFLICT,
             "purchase_kind",
@@ -508,79 +488,5 @@ fn not_ended(error: EndError) -> Problem {
         error @ (EndError::Bill(_) | EndError::Sale(_) | EndError::Hold(_)) => {
             Problem::internal(&error)
         }
-    }
-}
-
-/// Approves a request for an offer of yours: the buyer has its right from now on. Again changes nothing.
-#[utoipa::path(
-    post, path = "/v1/sales/{purchase}/approve", tag = "market", security(("session" = []), ("api_key" = ["purchases:write"])),
-    params(("purchase" = String, Path)),
-    responses(
-        (status = 200, body = PurchaseBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
-)]
-async fn approve_sale(
-    State(state): State<AppState>,
-    caller: Caller<needs::PurchasesWrite>,
-    Path(id): Path<PurchaseId>,
-) -> Result<Response, Problem> {
-    let (now, seller) = (state.now(), caller.account);
-    change(state, Identity::clone(&caller), id, move |tx, purchase| {
-        Box::pin(async move {
-            let purchase = purchase.filter(|it| it.seller == seller);
-            let purchase = purchase.ok_or_else(Problem::not_found)?;
-            limits::refuse_frozen(tx, seller).await.map_err(limited)?;
-            let offer = offers::find(tx, purchase.offer, now).await?;
-            let offer = offer.ok_or_else(Problem::not_found)?;
-            let refund_seconds = offer.terms.refund_seconds;
-            let answered = purchases::approve(tx, (seller, id), refund_seconds, now).await;
-            answered.map_err(not_answered)
-        })
-    })
-    .await
-}
-
-/// Denies a request for an offer of yours: what was held for it is the buyer's again. Again changes nothing.
-#[utoipa::path(
-    post, path = "/v1/sales/{purchase}/deny", tag = "market", security(("session" = []), ("api_key" = ["purchases:write"])),
-    params(("purchase" = String, Path)),
-    request_body = Denial,
-    responses(
-        (status = 200, body = PurchaseBody),
-        (status = "4XX", body = Problem, content_type = "application/problem+json"),
-    ),
-)]
-async fn deny_sale(
-    State(state): State<AppState>,
-    caller: Caller<needs::PurchasesWrite>,
-    Path(id): Path<PurchaseId>,
-    Json(body): Json<Denial>,
-) -> Result<Response, Problem> {
-    if !(1..=REASON_MAX).contains(&body.reason.chars().count()) {
-        return Err(Problem::invalid("/reason", "expected 1 to 1000 characters"));
-    }
-    let (now, seller) = (state.now(), caller.account);
-    change(state, Identity::clone(&caller), id, move |tx, _| {
-        Box::pin(async move {
-            let answered = purchases::deny(tx, (seller, id), &body.reason, now).await;
-            answered.map_err(not_answered)
-        })
-    })
-    .await
-}
-
-fn not_answered(error: AnswerError) -> Problem {
-    match error {
-        AnswerError::NotFound => Problem::not_found(),
-        AnswerError::Answered(state) => Problem::new(
-            StatusCode::CONFLICT,
-            "request_answered",
-            "The request waits for no answer",
-        )
-        .detail(format!("it is {state}, or its time is over")),
-        AnswerError::Database(error) => error.into(),
-        AnswerError::Grant(TakeError::Blocked(takedown)) => blocked(takedown),
-        error @ (AnswerError::Grant(_) | AnswerError::End(_)) => Problem::internal(&error),
     }
 }

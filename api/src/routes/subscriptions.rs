@@ -12,13 +12,14 @@ use comptoir_domain::{
 use comptoir_store::{
     assets,
     subscriptions::{self, Subscription},
+    tenant,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::accounts::in_task;
+use super::{accounts::in_task, purchases::not_ended};
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
@@ -171,7 +172,8 @@ async fn update_subscription(
     .await
 }
 
-/// Ends a subscription with its period, which is paid for. To end it now, end the period. Again changes nothing.
+/// Ends a subscription with its period, which is paid for; a next one that was begun ahead is given back. To end it now, end the period. One that its
+/// seller has not answered ends at once. Again changes nothing.
 #[utoipa::path(
     post, path = "/v1/subscriptions/{subscription}/cancel", tag = "market", security(("session" = []), ("api_key" = ["purchases:write"])),
     params(("subscription" = String, Path)),
@@ -188,9 +190,13 @@ async fn cancel_subscription(
     let identity = Identity::clone(&caller);
     in_task(async move {
         let mut tx = identity.begin(&state).await?;
-        let found = subscriptions::lock(&mut tx, identity.account, id).await?;
+        let found = subscriptions::find(&mut tx, identity.account, id).await?;
         found.ok_or_else(Problem::not_found)?;
-        subscriptions::cancel(&mut tx, id).await?;
+        tenant::widen(&mut tx).await?;
+        let now = state.now();
+        subscriptions::cancel(&mut tx, (identity.account, id), now)
+            .await
+            .map_err(not_ended)?;
         let changed = subscriptions::find(&mut tx, identity.account, id).await?;
         let changed = changed.ok_or_else(Problem::not_found)?;
         let asset = assets::current(&mut tx).await.map_err(no_asset)?;

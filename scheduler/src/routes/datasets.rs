@@ -85,6 +85,7 @@ async fn open_dataset(
         let quoted = dataset_inputs::of_job(&mut tx, held.job).await?;
         let (account, data) = quoted.ok_or_else(Problem::not_found)?;
         let now = state.now();
+        dataset_inputs::lock_rights(&mut tx, account, data.version, now).await?;
         let stands = dataset_inputs::still_stand(&mut tx, &[(account, data)], now).await?;
         let version = dataset_versions::find_any(&mut tx, data.version).await?;
         let version = version.filter(|_| stands == [true]);
@@ -117,7 +118,7 @@ async fn open_dataset(
             let detail = "a part of it is not there";
             return Err(end(&state, &held, damaged(detail)).await);
         }
-        dataset_inputs::serve_purchases(&mut tx, account, data.version, now).await?;
+        dataset_inputs::serve_purchase(&mut tx, account, data.version, now).await?;
         tx.commit().await?;
         log_serving(&held, worker.id, &sealed);
         Ok(Json(SealedDataset {

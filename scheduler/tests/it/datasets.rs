@@ -255,6 +255,117 @@ async fn who_bought_the_data_computes_on_it_for_nothing_and_cannot_give_it_back_
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_given_back_in_the_moment_in_which_a_job_opens_it_is_not_opened(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let client = bench.client().await;
+    let (dataset, _) = offered(&bench).await;
+    close_offers(&bench).await;
+    let purchase = bought(&bench, client.account.0, &dataset).await;
+    let spec = reading(&dataset, inference());
+    let data = QuotedData {
+        version: dataset.version,
+        price: None,
+    };
+    let job = bench.submit_on(client, &spec, Tier::None, data);
+    let job = job.await.unwrap();
+    let worker = bench.worker(1).await;
+    let leased = lease(&worker).await;
+    // Its buyer was quicker, and is not done yet.
+    let mut tx = bench.owner.begin().await.unwrap();
+    for text in [
+        "UPDATE purchases SET state = 'refunded', reason = 'test', ended_at = now() WHERE purchase_id = $1",
+        "UPDATE entitlements SET ended_at = now() WHERE purchase_id = $1",
+    ] {
+        let done = sqlx::query(text).bind(purchase).execute(&mut *tx).await;
+        assert_eq!(done.unwrap().rows_affected(), 1);
+    }
+    let open = worker.open_dataset(held(&leased));
+    let (opened, ()) = futures::join!(open, async {
+        wait_for_a_lock(&bench).await;
+        tx.commit().await.unwrap();
+    });
+    assert_eq!(code(opened), "stale_lease");
+    bench.assert_refunded(client, job, JobState::Failed).await;
+    let served: i64 = sqlx::query_scalar("SELECT count(*) FROM purchase_servings")
+        .fetch_one(&bench.owner)
+        .await
+        .unwrap();
+    assert_eq!(served, 0);
+}
+
+/// Until somebody in this database waits for a lock.
+async fn wait_for_a_lock(bench: &Bench) {
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    for _ in 0..500 {
+        if sqlx::query_scalar(waits)
+            .fetch_one(&bench.owner)
+            .await
+            .unwrap()
+        {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("nobody waits");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_job_uses_the_right_that_costs_no_window(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let client = bench.client().await;
+    let (dataset, _) = offered(&bench).await;
+    close_offers(&bench).await;
+    bought(&bench, client.account.0, &dataset).await;
+    // What is paid already, as what was contributed is.
+    sqlx::query(
+        "INSERT INTO entitlements (entitlement_id, account_id, dataset_id, version_id, contribution_id, allows, starts_at, created_at)
+         SELECT gen_random_uuid(), $1, v.dataset_id, version_id, contribution_id, 'download', now() - interval '1 s', now()
+         FROM dataset_versions v JOIN contributions USING (version_id) WHERE version_id = $2",
+    )
+    .bind(client.account.0)
+    .bind(contributed(&bench, &client, &dataset).await)
+    .execute(&bench.owner)
+    .await
+    .unwrap();
+    let spec = reading(&dataset, inference());
+    let data = QuotedData {
+        version: dataset.version,
+        price: None,
+    };
+    bench
+        .submit_on(client, &spec, Tier::None, data)
+        .await
+        .unwrap();
+    let worker = bench.worker(1).await;
+    let leased = lease(&worker).await;
+    worker.open_dataset(held(&leased)).await.unwrap();
+    let served: i64 = sqlx::query_scalar("SELECT count(*) FROM purchase_servings")
+        .fetch_one(&bench.owner)
+        .await
+        .unwrap();
+    assert_eq!(served, 0, "the purchase can be given back still");
+}
+
+/// Gives the version to a dataset of the client's, as who contributes does: the version.
+async fn contributed(bench: &Bench, client: &Client, dataset: &Sealed) -> Uuid {
+    for text in [
+        "INSERT INTO datasets (dataset_id, account_id, name, title, description, licence, provenance, tags, state, created_at, updated_at)
+         SELECT gen_random_uuid(), $1, 'own', 'x', '', 'MIT', '', '{}', 'listed', now(), now() WHERE $2::uuid IS NOT NULL",
+        "INSERT INTO contribution_terms (dataset_id, number, asset_id, reward_base, pool_ppm, rows_max, is_open, created_at)
+         SELECT dataset_id, 1, (SELECT asset_id FROM assets), 0, 0, 10, true, now() FROM datasets WHERE account_id = $1 AND $2::uuid IS NOT NULL",
+        "INSERT INTO contributions (contribution_id, dataset_id, owner_id, account_id, version_id, terms_number, files, rows, reward_base, asset_id,
+             state, created_at, answer_due_at)
+         SELECT gen_random_uuid(), d.dataset_id, $1, v.account_id, v.version_id, 1, 1, 1, 0, (SELECT asset_id FROM assets), 'pending', now(), now()
+         FROM datasets d, dataset_versions v WHERE d.account_id = $1 AND v.version_id = $2",
+    ] {
+        let query = sqlx::query(text).bind(client.account.0).bind(dataset.version.0);
+        let done = query.execute(&bench.owner).await.unwrap();
+        assert_eq!(done.rows_affected(), 1, "{text}");
+    }
+    dataset.version.0
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_damaged_dataset_fails_the_job_for_the_operator_and_not_for_the_worker(db: PgPool) {
     let bench = Bench::new(db).await;
     let client = bench.client().await;

@@ -4,7 +4,7 @@ use comptoir_domain::{
     amount::Amount,
     bill::BillError,
     digest::Sha256,
-    id::{PurchaseId, ReceiptId},
+    id::{PurchaseId, ReceiptId, SubscriptionId},
     ledger::Earned,
     purchase::{Finality, PurchaseState, SubscriptionEnd},
     sale::{Sale, SaleKind, Time},
@@ -21,7 +21,7 @@ use crate::{
     holdback::proceeds::Proceeds,
     holds::{self, HoldError, HoldSource},
     sales::{self, FinalSale, SaleError, Sold},
-    subscriptions::{self, RenewError},
+    subscriptions,
 };
 
 /// Why a purchase does not end.
@@ -36,6 +36,9 @@ pub enum EndError {
     /// Something of it was read already.
     #[error("something of the purchase was read")]
     Served,
+    /// The time in which it could be given back is over, or the offer never gave one.
+    #[error("the purchase is not given back any more")]
+    Late,
     /// Only what lasts for some time ends early, and only what is bought for good is given back.
     #[error("a purchase of this kind does not end so")]
     Kind,
@@ -92,7 +95,47 @@ pub async fn refund(
     give_back(tx, purchase, PurchaseState::Refunded, Some(reason), now).await?;
     end_right(tx, purchase.id, now).await?;
     if let Some(subscription) = purchase.subscription {
+        give_back_upcoming(tx, subscription, reason, now).await?;
         subscriptions::end(tx, subscription, SubscriptionEnd::Refused, now).await?;
+    }
+    Ok(())
+}
+
+/// Gives back the periods of a subscription that were paid for ahead and have not begun: with the one before them they lose their reason.
+pub(crate) async fn give_back_upcoming(
+    tx: &mut PgTransaction<'_>,
+    subscription: SubscriptionId,
+    reason: &str,
+    now: OffsetDateTime,
+) -> Result<(), EndError> {
+    let upcoming = sqlx::query_scalar!(
+        "SELECT purchase_id FROM purchases WHERE subscription_id = $1 AND state = 'granted' AND starts_at > $2 ORDER BY starts_at",
+        subscription.0,
+        now,
+    )
+    .fetch_all(&mut **tx)
+    .await?;
+    for id in upcoming {
+        let period = lock(tx, PurchaseId(id)).await?;
+        let granted = period.filter(|it| it.state == PurchaseState::Granted);
+        if let Some(period) = granted {
+            give_back(tx, &period, PurchaseState::Refunded, Some(reason), now).await?;
+            end_right(tx, period.id, now).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes back a request that its seller has not answered; a subscription ends with the request for it. The transaction must see everybody.
+pub(crate) async fn take_back(
+    tx: &mut PgTransaction<'_>,
+    request: &Purchase,
+    now: OffsetDateTime,
+) -> Result<(), EndError> {
+    let reason = Some("taken back by the buyer");
+    give_back(tx, request, PurchaseState::Refunded, reason, now).await?;
+    if let Some(subscription) = request.subscription {
+        subscriptions::end(tx, subscription, SubscriptionEnd::Cancelled, now).await?;
     }
     Ok(())
 }
@@ -102,7 +145,7 @@ pub async fn refund(
 ///
 /// # Errors
 /// When it does not last for some time, or ended before.
-async fn end_early(
+pub(super) async fn end_early(
     tx: &mut PgTransaction<'_>,
     purchase: &Purchase,
     (because, at): (Finality, OffsetDateTime),
@@ -119,11 +162,11 @@ async fn end_early(
     Ok(receipt)
 }
 
-/// Gives back to its buyer something that was bought for good, of which nothing was read, while its window is open. Again changes nothing. The
-/// transaction must see everybody.
+/// Gives back to its buyer something that was bought for good, of which nothing was read, while its window is open, or a request of any kind that
+/// waits for its answer. Again changes nothing. The transaction must see everybody.
 ///
 /// # Errors
-/// When it is final, lasts for some time, or was read.
+/// When it is final, lasts for some time, was read, or is not given back any more.
 pub async fn refund_to_buyer(
     tx: &mut PgTransaction<'_>,
     purchase: &Purchase,
@@ -132,18 +175,23 @@ pub async fn refund_to_buyer(
     if purchase.state == PurchaseState::Refunded {
         return Ok(());
     }
+    if purchase.state == PurchaseState::Requested {
+        return take_back(tx, purchase, now).await;
+    }
     if purchase.seconds.is_some() {
         return Err(EndError::Kind);
     }
-    // Its step may be late.
-    if purchase.final_at.is_some_and(|at| at <= now) {
-        return Err(EndError::NotOpen(PurchaseState::Settled));
+    if purchase.state != PurchaseState::Granted {
+        return Err(EndError::NotOpen(purchase.state));
+    }
+    if purchase.refundable_until().is_none_or(|until| until <= now) {
+        return Err(EndError::Late);
     }
     refund(tx, purchase, "given back by the buyer", now).await
 }
 
-/// Ends a rental or a subscription for its buyer: its running period, the one after it that was begun already, and its renewal. The transaction
-/// must see everybody.
+/// Ends a rental or a subscription for its buyer: its running period, the one after it that was begun already, and its renewal; or takes back the
+/// request for one. The transaction must see everybody.
 ///
 /// # Errors
 /// When it does not last for some time, or ended before.
@@ -154,6 +202,9 @@ pub async fn end_by_buyer(
 ) -> Result<(), EndError> {
     if purchase.finality == Some(Finality::EndedByBuyer) {
         return Ok(());
+    }
+    if purchase.state == PurchaseState::Requested && purchase.seconds.is_some() {
+        return take_back(tx, purchase, now).await;
     }
     end_early(tx, purchase, (Finality::EndedByBuyer, now), now).await?;
     let Some(subscription) = purchase.subscription else {
@@ -343,191 +394,4 @@ async fn end_right(
     .execute(&mut **tx)
     .await
     .map(drop)
-}
-
-/// A purchase of which the time has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Due {
-    /// Its window, or what was paid for, is over.
-    Over(PurchaseId),
-    /// The seller has not answered in time.
-    Unanswered(PurchaseId),
-    /// A job read what was bought for good.
-    Served(PurchaseId),
-    /// Its buyer leaves.
-    Leaving(PurchaseId),
-    /// It is a period whose next one is to begin when it ends.
-    Renewing(PurchaseId),
-    /// Its dataset is blocked.
-    Blocked(PurchaseId),
-}
-
-/// What is due, the oldest first.
-///
-/// # Errors
-/// When the statement fails.
-pub async fn due(
-    conn: &mut PgConnection,
-    now: OffsetDateTime,
-    limit: i64,
-) -> sqlx::Result<Vec<Due>> {
-    let rows = sqlx::query!(
-        r#"(SELECT purchase_id AS "id!", 0 AS "what!" FROM purchases WHERE state = 'granted' AND final_at <= $1 ORDER BY final_at LIMIT $2)
-           UNION ALL
-           (SELECT purchase_id, 1 FROM purchases WHERE state = 'requested' AND answer_due_at <= $1 ORDER BY answer_due_at LIMIT $2)
-           UNION ALL
-           (SELECT purchase_id, 2 FROM exits x
-               JOIN holds h ON h.asset_id = x.asset_id AND h.owner = x.owner AND h.source_kind = 'purchase' AND h.ended_at IS NULL
-               JOIN purchases ON purchase_id = h.source_id
-            WHERE x.answered_block_number IS NULL LIMIT $2)
-           UNION ALL
-           (SELECT p.purchase_id, 4 FROM purchases p JOIN purchase_servings USING (purchase_id)
-            WHERE p.state = 'granted' AND p.seconds IS NULL LIMIT $2)
-           UNION ALL
-           (SELECT p.purchase_id, 5 FROM datasets d JOIN purchases p USING (dataset_id)
-            WHERE d.blocked_by IS NOT NULL AND p.state IN ('requested', 'granted') LIMIT $2)
-           UNION ALL
-           (SELECT p.purchase_id, 3 FROM subscriptions s JOIN purchases p USING (subscription_id)
-            WHERE s.state = 'active' AND p.state = 'granted' AND p.final_at > $1
-                AND p.final_at - least(interval '5 minutes', p.seconds * interval '0.1 second') <= $1
-                AND NOT EXISTS (SELECT FROM purchases n WHERE n.subscription_id = s.subscription_id AND n.starts_at > p.starts_at)
-            ORDER BY p.final_at LIMIT $2)"#,
-        now,
-        limit,
-    )
-    .fetch_all(conn)
-    .await?;
-    let due = rows.into_iter().map(|row| {
-        let id = PurchaseId(row.id);
-        match row.what {
-            0 => Due::Over(id),
-            1 => Due::Unanswered(id),
-            2 => Due::Leaving(id),
-            4 => Due::Served(id),
-            5 => Due::Blocked(id),
-            _ => Due::Renewing(id),
-        }
-    });
-    Ok(due.collect())
-}
-
-/// Does what is due with one purchase, and renews its subscription. Again changes nothing. The transaction must see everybody.
-///
-/// # Errors
-/// When the money cannot be moved; the caller rolls back, and tries again later.
-pub async fn step(
-    tx: &mut PgTransaction<'_>,
-    due: Due,
-    now: OffsetDateTime,
-) -> Result<(), RenewError> {
-    let (Due::Over(id)
-    | Due::Unanswered(id)
-    | Due::Leaving(id)
-    | Due::Renewing(id)
-    | Due::Served(id)
-    | Due::Blocked(id)) = due;
-    let Some(purchase) = lock(tx, id).await? else {
-        return Ok(());
-    };
-    let block = datasets::block(tx, purchase.dataset).await?;
-    // What was over before the block ends as it would have, however late its step is.
-    let block = block.filter(|it| purchase.final_at.is_none_or(|at| it.since < at));
-    if let Some(block) = block {
-        return is_blocked(tx, &purchase, block.since, now).await;
-    }
-    match (due, purchase.state) {
-        (Due::Over(_), PurchaseState::Granted) => is_over(tx, &purchase, now).await,
-        (Due::Served(_), PurchaseState::Granted) => Ok(make_final(tx, id, now).await?),
-        (Due::Renewing(_), PurchaseState::Granted) => renew(tx, &purchase, now).await,
-        (Due::Unanswered(_), PurchaseState::Requested) => {
-            give_back(tx, &purchase, PurchaseState::Lapsed, None, now).await?;
-            end_subscription(tx, &purchase, SubscriptionEnd::Refused, now).await
-        }
-        (Due::Leaving(_), PurchaseState::Requested) => {
-            let reason = Some("the buyer leaves");
-            give_back(tx, &purchase, PurchaseState::Refunded, reason, now).await?;
-            end_subscription(tx, &purchase, SubscriptionEnd::Leaving, now).await
-        }
-        (Due::Leaving(_), PurchaseState::Granted) => {
-            if purchase.seconds.is_some() {
-                end_early(tx, &purchase, (Finality::BuyerLeft, now), now).await?;
-            } else if dataset_servings::has_begun(tx, id).await? {
-                make_final(tx, id, now).await?;
-            } else {
-                refund(tx, &purchase, "the buyer leaves", now).await?;
-            }
-            end_subscription(tx, &purchase, SubscriptionEnd::Leaving, now).await
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What the block of its dataset does to a purchase: time is charged until the block, what was read is charged, and everything else goes back. What
-/// is charged is held back.
-async fn is_blocked(
-    tx: &mut PgTransaction<'_>,
-    purchase: &Purchase,
-    at: OffsetDateTime,
-    now: OffsetDateTime,
-) -> Result<(), RenewError> {
-    const REASON: &str = "the dataset is blocked";
-    match purchase.state {
-        PurchaseState::Requested => {
-            let state = PurchaseState::Refunded;
-            give_back(tx, purchase, state, Some(REASON), now).await?;
-        }
-        PurchaseState::Granted if purchase.seconds.is_some() => {
-            let at = purchase.ends_at.map_or(at, |it| it.min(at));
-            end_early(tx, purchase, (Finality::TakenDown, at), now).await?;
-        }
-        PurchaseState::Granted if dataset_servings::has_begun(tx, purchase.id).await? => {
-            make_final(tx, purchase.id, now).await?;
-        }
-        PurchaseState::Granted => refund(tx, purchase, REASON, now).await?,
-        PurchaseState::Settled
-        | PurchaseState::Refunded
-        | PurchaseState::Denied
-        | PurchaseState::Lapsed => return Ok(()),
-    }
-    end_subscription(tx, purchase, SubscriptionEnd::TakenDown, now).await
-}
-
-async fn is_over(
-    tx: &mut PgTransaction<'_>,
-    purchase: &Purchase,
-    now: OffsetDateTime,
-) -> Result<(), RenewError> {
-    let final_at = purchase.final_at.filter(|at| *at <= now);
-    let Some(at) = final_at else {
-        return Ok(());
-    };
-    let because = match purchase.ends_at {
-        Some(_) => Finality::TimeOver,
-        None => Finality::WindowOver,
-    };
-    settle(tx, purchase, because, at, now).await?;
-    renew(tx, purchase, now).await
-}
-
-async fn renew(
-    tx: &mut PgTransaction<'_>,
-    purchase: &Purchase,
-    now: OffsetDateTime,
-) -> Result<(), RenewError> {
-    match purchase.subscription {
-        Some(subscription) => subscriptions::renew(tx, subscription, purchase, now).await,
-        None => Ok(()),
-    }
-}
-
-async fn end_subscription(
-    tx: &mut PgTransaction<'_>,
-    purchase: &Purchase,
-    because: SubscriptionEnd,
-    now: OffsetDateTime,
-) -> Result<(), RenewError> {
-    if let Some(subscription) = purchase.subscription {
-        subscriptions::end(tx, subscription, because, now).await?;
-    }
-    Ok(())
 }

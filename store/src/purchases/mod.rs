@@ -1,6 +1,7 @@
 //! Purchases: what buyers took of offers. The price is held first and charged once the sale is final; a refund is the end of a hold, so
 //! that nothing that was charged is ever taken back.
 
+mod due;
 mod end;
 mod requests;
 mod take;
@@ -16,7 +17,7 @@ use comptoir_domain::{
     purchase::{Finality, PurchaseState},
 };
 use sqlx::{PgConnection, types::BigDecimal};
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
 use crate::{
@@ -24,7 +25,9 @@ use crate::{
     codec::{to_address, to_amount, to_enum},
 };
 
-pub use end::{Due, EndError, due, end_by_buyer, make_final, refund, refund_to_buyer, step};
+pub use due::{Due, due, put_off, step};
+pub use end::{EndError, end_by_buyer, make_final, refund, refund_to_buyer};
+pub(crate) use end::{give_back_upcoming, take_back};
 pub use requests::{AnswerError, approve, deny};
 pub use take::{NewPurchase, TakeError, Taken, take};
 pub(crate) use take::{Period, begin_period};
@@ -68,6 +71,8 @@ pub struct Purchase {
     pub seconds: Option<u32>,
     /// How many of them are charged at least, once something was read.
     pub minimum_seconds: u32,
+    /// For how long its buyer may give back what is bought for good, in seconds from its start.
+    pub refund_seconds: u32,
     /// The buyer's words to the seller.
     pub note: Option<String>,
     /// Why it was denied or refunded.
@@ -88,6 +93,16 @@ pub struct Purchase {
     pub ended_at: Option<OffsetDateTime>,
     /// The receipt of its charge.
     pub receipt: Option<ReceiptId>,
+}
+
+impl Purchase {
+    /// Until when its buyer may give it back, as long as nothing of it was read; `None` where that was never so.
+    #[must_use]
+    pub fn refundable_until(&self) -> Option<OffsetDateTime> {
+        let seconds = Some(self.refund_seconds).filter(|it| *it > 0 && !self.amount.is_zero())?;
+        let window = Duration::seconds(i64::from(seconds));
+        Some(self.starts_at?.saturating_add(window))
+    }
 }
 
 /// Whose purchases are listed.
@@ -116,7 +131,7 @@ pub async fn find_all(conn: &mut PgConnection, ids: &[PurchaseId]) -> sqlx::Resu
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT p.purchase_id, p.account_id, p.payer, p.asset_id, p.seller_id, p.dataset_id, p.version_id, p.offer_id, p.price_number,
-               o.price_base, f.minimum_seconds, p.kind, p.subscription_id, p.state, p.amount_base, p.charged_base, p.split_version_id, p.seconds, p.note,
+               o.price_base, f.minimum_seconds, f.refund_seconds, p.kind, p.subscription_id, p.state, p.amount_base, p.charged_base, p.split_version_id, p.seconds, p.note,
                p.reason, p.final_because, p.created_at, p.answer_due_at, p.starts_at, p.ends_at, p.final_at, p.ended_at,
                r.receipt_id AS "receipt_id?"
            FROM purchases p JOIN offers f ON f.offer_id = p.offer_id
@@ -190,6 +205,7 @@ struct Row {
     price_number: i32,
     price_base: BigDecimal,
     minimum_seconds: i32,
+    refund_seconds: i32,
     kind: String,
     subscription_id: Option<Uuid>,
     state: String,
@@ -238,6 +254,7 @@ impl TryFrom<Row> for Purchase {
             split: row.split_version_id.map(SplitVersionId),
             seconds,
             minimum_seconds: minimum_seconds.min(seconds.unwrap_or_default()),
+            refund_seconds: row.refund_seconds.cast_unsigned(),
             note: row.note,
             reason: row.reason,
             finality: finality.transpose()?,

@@ -7,7 +7,7 @@ use comptoir_domain::{
 use time::OffsetDateTime;
 
 use super::{EndError, Purchase, TakeError, end, lock, take};
-use crate::{PgTransaction, datasets, subscriptions};
+use crate::{PgTransaction, accounts, datasets, subscriptions};
 
 /// Why a request is not answered.
 #[derive(Debug, thiserror::Error)]
@@ -29,14 +29,14 @@ pub enum AnswerError {
     Database(#[from] sqlx::Error),
 }
 
-/// Approves a request: its time begins now. The transaction must see everybody. Again changes nothing.
+/// Approves a request: its time begins now, or when what the buyer rented before is over. Who has it for good by now, from elsewhere, gets the price
+/// back instead. The transaction must see everybody. Again changes nothing.
 ///
 /// # Errors
 /// When it is not approved; the caller rolls back.
 pub async fn approve(
     tx: &mut PgTransaction<'_>,
     (seller, id): (AccountId, PurchaseId),
-    refund_seconds: u32,
     now: OffsetDateTime,
 ) -> Result<(), AnswerError> {
     let purchase = requested(tx, seller, id).await?;
@@ -46,10 +46,33 @@ pub async fn approve(
             if let Some(block) = datasets::block(tx, purchase.dataset).await? {
                 return Err(TakeError::Blocked(block.by).into());
             }
-            Ok(take::grant(tx, &purchase, now, refund_seconds, now).await?)
+            Ok(grant(tx, &purchase, now).await?)
         }
         state => Err(AnswerError::Answered(state)),
     }
+}
+
+async fn grant(
+    tx: &mut PgTransaction<'_>,
+    request: &Purchase,
+    now: OffsetDateTime,
+) -> Result<(), TakeError> {
+    // As taking does: one at a time for each buyer.
+    accounts::lock(tx, request.account).await?;
+    take::require_ready(tx, (request.dataset, request.version)).await?;
+    let it = (request.dataset, request.version, request.kind);
+    if let Some(owned) = take::owned(tx, request.account, it, now).await? {
+        let reason = format!("the buyer has it already, by {owned}");
+        let state = PurchaseState::Refunded;
+        end::give_back(tx, request, state, Some(&reason), now).await?;
+        if let Some(subscription) = request.subscription {
+            subscriptions::end(tx, subscription, SubscriptionEnd::Refused, now).await?;
+        }
+        return Ok(());
+    }
+    let of = (request.account, request.dataset, request.offer);
+    let starts_at = take::begins_at(tx, of, request.kind, now).await?;
+    take::grant(tx, request, starts_at, now).await
 }
 
 /// Denies a request: its price goes back. The transaction must see everybody. Again changes nothing.

@@ -4,9 +4,12 @@
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{AccountId, ApiKeyId, PurchaseId, SplitVersionId, SubscriptionId, TakedownId},
+    id::{
+        AccountId, ApiKeyId, DatasetId, DatasetVersionId, OfferId, PurchaseId, SplitVersionId,
+        SubscriptionId, TakedownId,
+    },
     offer::OfferKind,
-    purchase::{Finality, PurchaseState},
+    purchase::{DELIVERY_SECONDS, Finality, PurchaseState},
     split::{InvalidSplit, Split},
 };
 use time::{Duration, OffsetDateTime};
@@ -71,6 +74,9 @@ pub enum TakeError {
     /// It is above every amount.
     #[error("it costs more than any amount")]
     TooDear,
+    /// No version of what it offers is ready.
+    #[error("nothing of it is ready")]
+    NothingReady,
     /// The offer is closed, its dataset is not listed, or its seller is frozen.
     #[error("it is not on sale")]
     NotOnSale,
@@ -98,8 +104,8 @@ pub enum TakeError {
     /// Nobody can share it.
     #[error("split the price")]
     Split(#[from] InvalidSplit),
-    /// A sale that is final at once could not be charged.
-    #[error("charge the sale")]
+    /// What costs nothing could not be ended.
+    #[error("end a purchase that costs nothing")]
     End(#[from] EndError),
     /// No asset.
     #[error("read the asset")]
@@ -124,6 +130,7 @@ pub async fn take(
         return Err(TakeError::Own);
     }
     require_on_sale(tx, offer).await?;
+    require_ready(tx, (offer.dataset, terms.version)).await?;
     if terms.kind == OfferKind::ComputeOnly && terms.answer_seconds.is_none() {
         return Err(TakeError::NothingToTake);
     }
@@ -156,7 +163,7 @@ pub async fn take(
         seconds,
         subscription,
         note: new.note.as_deref(),
-        starts_at: begins_at(tx, new, now).await?,
+        starts_at: starts_at(tx, new, now).await?,
     };
     let id = begin(tx, &period, terms.answer_seconds, now).await?;
     Ok(Taken { id })
@@ -182,6 +189,22 @@ async fn require_on_sale(tx: &mut PgTransaction<'_>, offer: &Offer) -> Result<()
     }
 }
 
+/// What is sold is there: the version, or the newest one where none is named, is not shredded before the transaction ends.
+pub(super) async fn require_ready(
+    tx: &mut PgTransaction<'_>,
+    (dataset, version): (DatasetId, Option<DatasetVersionId>),
+) -> Result<(), TakeError> {
+    let ready = sqlx::query_scalar!(
+        "SELECT version_id FROM dataset_versions WHERE dataset_id = $1 AND state = 'ready' AND ($2::uuid IS NULL OR version_id = $2)
+         ORDER BY number DESC LIMIT 1 FOR SHARE",
+        dataset.0,
+        version.map(|it| it.0),
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    ready.map(drop).ok_or(TakeError::NothingReady)
+}
+
 /// Refuses what the buyer has for good, asked for, or subscribes to.
 async fn refuse_again(
     tx: &mut PgTransaction<'_>,
@@ -202,50 +225,77 @@ async fn refuse_again(
     if let Some(standing) = subscriptions::standing(tx, new.account, offer.id).await? {
         return Err(TakeError::Subscribed(standing));
     }
-    // For good, and of at least what the offer is about.
+    let it = (offer.dataset, offer.terms.version, offer.terms.kind);
+    let owned = owned(tx, new.account, it, now).await?;
+    owned.map_or(Ok(()), |owned| Err(TakeError::Owned(owned)))
+}
+
+/// The purchase by which the buyer has for good at least what such an offer is about.
+pub(super) async fn owned(
+    tx: &mut PgTransaction<'_>,
+    buyer: AccountId,
+    (dataset, version, kind): (DatasetId, Option<DatasetVersionId>, OfferKind),
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<PurchaseId>> {
     let owned = sqlx::query_scalar!(
         r#"SELECT purchase_id AS "purchase_id!" FROM entitlements
          WHERE purchase_id IS NOT NULL AND account_id = $1 AND dataset_id = $2 AND ended_at IS NULL AND ends_at IS NULL AND starts_at <= $5
              AND (version_id IS NULL OR version_id = $3) AND (allows = 'download' OR allows = $4)
          LIMIT 1"#,
-        new.account.0,
-        offer.dataset.0,
-        offer.terms.version.map(|it| it.0),
-        offer.terms.kind.allows().as_str(),
+        buyer.0,
+        dataset.0,
+        version.map(|it| it.0),
+        kind.allows().as_str(),
         now,
     )
     .fetch_optional(&mut **tx)
     .await?;
-    owned.map_or(Ok(()), |owned| Err(TakeError::Owned(PurchaseId(owned))))
+    Ok(owned.map(PurchaseId))
 }
 
-/// A rental begins when the one before it ends, everything else now.
-async fn begins_at(
+/// When something that is taken begins, unless that is a rental which reaches further than the offer lets.
+async fn starts_at(
     tx: &mut PgTransaction<'_>,
     new: &NewPurchase,
     now: OffsetDateTime,
 ) -> Result<OffsetDateTime, TakeError> {
-    let terms = &new.offer.terms;
+    let (offer, terms) = (&new.offer, &new.offer.terms);
+    let of = (new.account, offer.dataset, offer.id);
+    let starts_at = begins_at(tx, of, terms.kind, now).await?;
     let (OfferKind::Rent, Some(seconds), Some(longest)) =
         (terms.kind, new.seconds, terms.period_seconds)
     else {
-        return Ok(now);
+        return Ok(starts_at);
     };
-    let rented_until = sqlx::query_scalar!(
-        r#"SELECT max(e.ends_at) AS "until" FROM entitlements e JOIN purchases p USING (purchase_id)
-           WHERE e.account_id = $1 AND e.dataset_id = $2 AND e.ended_at IS NULL AND p.offer_id = $3"#,
-        new.account.0,
-        new.offer.dataset.0,
-        new.offer.id.0,
-    )
-    .fetch_one(&mut **tx)
-    .await?;
-    let starts_at = rented_until.map_or(now, |until| until.max(now));
-    let until = starts_at.saturating_add(Duration::seconds(i64::from(seconds)));
-    if until > now.saturating_add(Duration::seconds(i64::from(longest))) {
+    let after = |from: OffsetDateTime, seconds: u32| {
+        from.saturating_add(Duration::seconds(i64::from(seconds)))
+    };
+    if after(starts_at, seconds) > after(now, longest) {
         return Err(TakeError::TooLong(longest));
     }
     Ok(starts_at)
+}
+
+/// A rental begins when the one before it ends, everything else now. The buyer's account is locked.
+pub(super) async fn begins_at(
+    tx: &mut PgTransaction<'_>,
+    (buyer, dataset, offer): (AccountId, DatasetId, OfferId),
+    kind: OfferKind,
+    now: OffsetDateTime,
+) -> sqlx::Result<OffsetDateTime> {
+    if kind != OfferKind::Rent {
+        return Ok(now);
+    }
+    let rented_until = sqlx::query_scalar!(
+        r#"SELECT max(e.ends_at) AS "until" FROM entitlements e JOIN purchases p USING (purchase_id)
+           WHERE e.account_id = $1 AND e.dataset_id = $2 AND e.ended_at IS NULL AND p.offer_id = $3"#,
+        buyer.0,
+        dataset.0,
+        offer.0,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    Ok(rented_until.map_or(now, |until| until.max(now)))
 }
 
 /// A purchase that is to be written.
@@ -312,7 +362,7 @@ async fn begin(
     hold(tx, id, it, now).await?;
     if answer_seconds.is_none() {
         let purchase = lock(tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
-        grant(tx, &purchase, it.starts_at, offer.terms.refund_seconds, now).await?;
+        grant(tx, &purchase, it.starts_at, now).await?;
     }
     Ok(id)
 }
@@ -342,17 +392,16 @@ async fn hold(
     Ok(budgets.keep(tx, made.as_slice()).await?)
 }
 
-/// Gives a buyer its right. What is final at once is charged at once.
+/// Gives a buyer its right. What costs nothing is final at once; everything else stays held until something of it is read or its time is over.
 pub(super) async fn grant(
     tx: &mut PgTransaction<'_>,
     purchase: &Purchase,
     starts_at: OffsetDateTime,
-    refund_seconds: u32,
     now: OffsetDateTime,
 ) -> Result<(), TakeError> {
     let after = |seconds: u32| starts_at.saturating_add(Duration::seconds(i64::from(seconds)));
     let ends_at = purchase.seconds.map(after);
-    let final_at = ends_at.unwrap_or_else(|| after(refund_seconds));
+    let final_at = ends_at.unwrap_or_else(|| after(purchase.refund_seconds.max(DELIVERY_SECONDS)));
     sqlx::query!(
         "UPDATE purchases SET state = 'granted', starts_at = $2, ends_at = $3, final_at = $4 WHERE purchase_id = $1",
         purchase.id.0,
@@ -377,7 +426,7 @@ pub(super) async fn grant(
     )
     .execute(&mut **tx)
     .await?;
-    if purchase.seconds.is_none() && (refund_seconds == 0 || purchase.amount.is_zero()) {
+    if purchase.seconds.is_none() && purchase.amount.is_zero() {
         let granted = Purchase {
             state: PurchaseState::Granted,
             starts_at: Some(starts_at),

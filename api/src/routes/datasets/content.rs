@@ -1,6 +1,6 @@
 //! `…/files/{file}/content`: the bytes of a published file, for who has a right to them.
 
-use std::{ops::Range, sync::Arc};
+use std::{error::Error, ops::Range, sync::Arc};
 
 use alloy_primitives::Address;
 use axum::{
@@ -75,9 +75,14 @@ impl Opened {
         tenant::widen(&mut tx).await?;
         let what = (&self.version, self.file);
         let file = SealedFile::open_range(state, &mut tx, what, range).await;
-        let file = file.map_err(|error| Problem::internal(&error))?;
         tx.rollback().await?;
-        Ok((file, self.right))
+        match file {
+            Ok(file) => Ok((file, self.right)),
+            Err(error) => {
+                let is_damage = error.is_damage();
+                Err(cannot_serve(state, self.right.as_ref(), (&error, is_damage)).await)
+            }
+        }
     }
 }
 
@@ -226,14 +231,15 @@ async fn before_first_byte(
     Ok(tx.commit().await?)
 }
 
-/// What is told where the first piece cannot be read. Where it is lost, and nothing of the purchase was ever handed out, the price goes back.
+/// What is told where the first piece cannot be read, or the key that opens it. Where that is for good, and nothing of the purchase was ever handed
+/// out, the price goes back.
 async fn cannot_serve(
     state: &AppState,
     right: Option<&Entitlement>,
-    error: &ReadPartError,
+    (error, is_damage): (&(dyn Error + Send + Sync + 'static), bool),
 ) -> Problem {
     let open = right.and_then(open_purchase);
-    let (Some(open), true) = (open, error.is_damage()) else {
+    let (Some(open), true) = (open, is_damage) else {
         return Problem::internal(error);
     };
     match give_back(state, open).await {
@@ -376,7 +382,10 @@ pub(super) async fn serve(
     let mut pieces = Box::pin(Arc::new(file).stream(answer.range.clone()));
     let first = match pieces.try_next().await {
         Ok(first) => first,
-        Err(error) => return Err(cannot_serve(state, right.as_ref(), &error).await),
+        Err(error) => {
+            let is_damage = error.is_damage();
+            return Err(cannot_serve(state, right.as_ref(), (&error, is_damage)).await);
+        }
     };
     before_first_byte(state, right.as_ref(), &served).await?;
     let first = stream::iter(first.map(Ok::<Piece, ReadPartError>));

@@ -3,6 +3,7 @@ use axum::http::StatusCode;
 use comptoir_api::steps;
 use comptoir_domain::{
     contribution::RewardBill,
+    purchase::DELIVERY_SECONDS,
     settlement::{BatchState, ReceiptDocument},
 };
 use futures::future::join_all;
@@ -12,11 +13,13 @@ use sqlx::PgPool;
 use super::Guild;
 use crate::{harness::Session, market, settlement};
 
-/// Buys the dataset for 1000 with somebody new; within the window it is not final.
-async fn buy(guild: &Guild, refund_seconds: u32) -> Session {
+/// How long something bought is held that nobody reads.
+const KEPT: Duration = Duration::seconds(DELIVERY_SECONDS as i64);
+
+/// Buys the dataset for 1000 with somebody new; it is final once it was kept for long enough.
+async fn buy(guild: &Guild) -> Session {
     let owner = guild.app.renewed(&guild.owner);
-    let terms =
-        json!({ "kind": "buy", "price": guild.money(1_000), "refund_seconds": refund_seconds });
+    let terms = json!({ "kind": "buy", "price": guild.money(1_000) });
     let path = format!("{}/offers", guild.dataset);
     let offer = guild.app.post(&path, &terms).by(&owner).send().await;
     let offer = offer.expect(StatusCode::CREATED);
@@ -53,7 +56,8 @@ async fn what_is_accepted_is_paid_at_once_and_shares_in_later_sales_by_its_rows(
     assert_eq!(guild.available(guild.paid).await, 21);
     assert_eq!(guild.available(other_paid).await, 7);
 
-    buy(&guild, 0).await;
+    buy(&guild).await;
+    guild.pass(KEPT).await;
     // Of the 950 behind the platform's fee, 40 % are the contributors', three to one, and the rest the owner's.
     assert_eq!(guild.available(guild.purse).await, 72 + 570);
     assert_eq!(guild.available(guild.paid).await, 21 + 285);
@@ -64,10 +68,10 @@ async fn what_is_accepted_is_paid_at_once_and_shares_in_later_sales_by_its_rows(
 async fn a_sale_keeps_the_split_that_it_was_held_with(db: PgPool) {
     let guild = Guild::open(db, 100).await;
     let given = guild.given(&guild.giver, &["1,1"]).await;
-    buy(&guild, 3_600).await;
+    buy(&guild).await;
     guild.accept(&given).await;
-    buy(&guild, 3_600).await;
-    guild.pass(Duration::hours(1)).await;
+    buy(&guild).await;
+    guild.pass(KEPT).await;
     // The first sale was the owner's alone.
     assert_eq!(guild.available(guild.purse).await, 93 + 950 + 570);
     assert_eq!(guild.available(guild.paid).await, 7 + 380);
@@ -92,7 +96,8 @@ async fn rows_keep_the_terms_that_they_were_offered_on(db: PgPool) {
     );
     assert_eq!(guild.available(guild.paid).await, 7);
     assert_eq!(guild.available(other_paid).await, 2);
-    buy(&guild, 0).await;
+    buy(&guild).await;
+    guild.pass(KEPT).await;
     // Half of the rows give their contributor 40 %, the other half nothing.
     assert_eq!(guild.available(guild.paid).await, 7 + 190);
     assert_eq!(guild.available(other_paid).await, 2);
@@ -221,7 +226,8 @@ async fn rows_that_earn_nothing_at_once_share_in_sales_without_a_receipt(db: PgP
     let given = guild.given(&guild.giver, &["1,1"]).await;
     let accepted = guild.accept(&given).await;
     assert_eq!(accepted.json["receipt"], Value::Null);
-    buy(&guild, 0).await;
+    buy(&guild).await;
+    guild.pass(KEPT).await;
     assert_eq!(guild.available(guild.paid).await, 950);
     assert_eq!(guild.available(guild.purse).await, 100);
 }
@@ -250,6 +256,7 @@ async fn the_thousandth_who_would_share_is_refused_and_those_who_share_may_give_
     let more = guild.given(&guild.giver, &["3,3"]).await;
     guild.accept(&more).await;
     // A thousand payees beside the platform are as many as a split has.
-    buy(&guild, 0).await;
+    buy(&guild).await;
+    guild.pass(KEPT).await;
     assert_eq!(steps::step(&guild.app.state).await.unwrap(), 0);
 }

@@ -298,6 +298,7 @@ async fn a_sale_of_the_largest_amount_is_shared_to_the_unit(db: PgPool) {
     let shop = Shop::open(db, all).await;
     let offer = shop.offer(json!({ "kind": "buy" }), all).await;
     shop.taken(&shop.wish(&offer, all)).await;
+    shop.open_it().await;
     assert_eq!(shop.purse().await, (0, 0));
     assert_eq!(shop.earned().await, all / 20 * 19 + all % 20 * 19 / 20);
     shop.adds_up(all).await;

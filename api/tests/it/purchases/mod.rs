@@ -25,6 +25,8 @@ use crate::{
 
 /// What the platform takes of a sale, in millionths: that of the harness.
 const PLATFORM_PPM: u128 = 50_000;
+/// How long something bought is held that nobody reads.
+const KEPT: Duration = Duration::days(7);
 /// The platform's address.
 pub const PLATFORM: Address = Address::repeat_byte(0x33);
 
@@ -122,6 +124,11 @@ impl Shop {
     pub async fn pass(&self, time: Duration) {
         self.app.pass(time);
         self.settle().await;
+    }
+
+    /// Reads what was bought, which makes the sale final.
+    pub async fn open_it(&self) {
+        self.read(&self.content().await).await;
     }
 
     pub async fn settle(&self) {

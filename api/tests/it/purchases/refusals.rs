@@ -72,7 +72,7 @@ async fn each_purchase_that_cannot_be_has_its_answer_and_holds_nothing(db: PgPoo
     shop.take(&wish)
         .await
         .expect_problem(StatusCode::CONFLICT, "already_owned");
-    assert_eq!(shop.purse().await, (667, 0));
+    assert_eq!(shop.purse().await, (667, 333));
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -106,6 +106,41 @@ async fn what_cannot_be_served_is_given_back(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_lost_is_given_back_though_its_offer_gives_nothing_back(db: PgPool) {
+    let shop = Shop::open(db, 100).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 60).await;
+    let content = shop.content().await;
+    for lost in ["key", "objects"] {
+        let purchase = shop.taken(&shop.wish(&offer, 60)).await;
+        let refused = shop.act(&format!("{purchase}/refund")).await;
+        refused.expect_problem(StatusCode::CONFLICT, "purchase_final");
+        if lost == "objects" {
+            for object in datasets::objects(&shop.app) {
+                fs::remove_file(object).unwrap();
+            }
+        } else {
+            flip_key(&shop).await;
+        }
+        shop.try_read(&content)
+            .await
+            .expect_problem(StatusCode::SERVICE_UNAVAILABLE, "dataset_unavailable");
+        assert_eq!(shop.read(&purchase).await.text("/state"), "refunded");
+        assert_eq!(shop.purse().await, (100, 0), "{lost}");
+        if lost == "key" {
+            flip_key(&shop).await;
+        }
+    }
+}
+
+/// Changes a byte of the version's key, or changes it back: what no service may.
+async fn flip_key(shop: &Shop) {
+    let flip = "ALTER TABLE dataset_versions DISABLE TRIGGER USER;
+        UPDATE dataset_versions SET wrapped_key = set_byte(wrapped_key, 20, 255 - get_byte(wrapped_key, 20));
+        ALTER TABLE dataset_versions ENABLE TRIGGER USER";
+    sqlx::raw_sql(flip).execute(&shop.app.owner).await.unwrap();
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_rental_is_read_until_its_time_is_over(db: PgPool) {
     let shop = Shop::open(db, 1_000).await;
     let terms = json!({ "kind": "rent", "period_seconds": 3_600, "minimum_seconds": 0 });

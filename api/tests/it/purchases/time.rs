@@ -1,10 +1,12 @@
 use ::time::Duration;
 use axum::http::{Method, StatusCode, header};
 use comptoir_api::steps;
+use comptoir_store::purchases;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::{Shop, shared};
+use crate::datasets;
 
 const DAY: u32 = 86_400;
 
@@ -300,6 +302,96 @@ async fn a_cancelled_subscription_lasts_until_the_end_of_what_is_paid(db: PgPool
     assert_eq!(shop.purse().await, (900, 0));
     // Whoever comes back subscribes anew.
     shop.taken(&shop.wish(&offer, 100)).await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_period_that_was_begun_ahead_goes_back_with_its_subscription(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    let subscription = shop.read(&path).await.text("/subscription").to_owned();
+    let subscription = format!("/v1/subscriptions/{subscription}");
+    shop.pass(Duration::seconds(i64::from(DAY) - 60)).await;
+    assert_eq!(
+        shop.purse().await,
+        (800, 200),
+        "the next one is held already"
+    );
+    let ending = shop.act(&format!("{subscription}/cancel")).await;
+    let ending = ending.expect(StatusCode::OK);
+    assert_eq!(ending.text("/state"), "ending");
+    assert!(path.ends_with(ending.text("/period")));
+    assert_eq!(shop.purse().await, (900, 100));
+    shop.read(&shop.content().await).await;
+    shop.pass(Duration::days(2)).await;
+    let ended = shop.read(&subscription).await;
+    assert_eq!(
+        (ended.text("/state"), ended.text("/ended_because")),
+        ("ended", "cancelled")
+    );
+    assert_eq!(
+        (shop.purse().await, shop.earned().await),
+        ((900, 0), shared(100).0)
+    );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_period_that_cannot_be_served_goes_back_with_the_one_that_was_begun_ahead(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    let content = shop.content().await;
+    shop.pass(Duration::seconds(i64::from(DAY) - 60)).await;
+    assert_eq!(shop.purse().await, (800, 200));
+    for object in datasets::objects(&shop.app) {
+        std::fs::remove_file(object).unwrap();
+    }
+    let buyer = shop.app.renewed(&shop.buyer);
+    let lost = datasets::get(&shop.app, &buyer, &content).await;
+    lost.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "dataset_unavailable");
+    assert_eq!(shop.read(&path).await.text("/state"), "refunded");
+    assert_eq!(shop.purse().await, (1_000, 0));
+    shop.pass(Duration::days(2)).await;
+    assert_eq!(shop.purse().await, (1_000, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_step_that_fails_waits_a_minute_and_hinders_no_other(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let terms = json!({ "kind": "rent", "period_seconds": DAY, "minimum_seconds": 0 });
+    let stuck = shop.offer(terms.clone(), 1).await;
+    let other = shop.offer(terms, 1).await;
+    let stuck = shop.taken(&rental(&shop, &stuck, 60, 60)).await;
+    let other = shop.taken(&rental(&shop, &other, 120, 120)).await;
+    let refuse = |refuses| {
+        let text = if refuses {
+            "ALTER TABLE purchases ADD CONSTRAINT stuck CHECK (NOT (seconds = 60 AND state = 'settled'))"
+        } else {
+            "ALTER TABLE purchases DROP CONSTRAINT stuck"
+        };
+        sqlx::query(text).execute(&shop.app.owner)
+    };
+    refuse(true).await.unwrap();
+    shop.app.pass(Duration::seconds(120));
+    let due = || async {
+        let mut connection = shop.app.owner.acquire().await.unwrap();
+        let due = purchases::due(&mut connection, shop.app.now(), 10).await;
+        due.unwrap().len()
+    };
+    assert_eq!(due().await, 2);
+    shop.settle().await;
+    assert_eq!(shop.read(&other).await.text("/charged/amount"), "120");
+    assert_eq!(shop.read(&stuck).await.text("/state"), "granted");
+    refuse(false).await.unwrap();
+    assert_eq!(due().await, 0, "it waits");
+    shop.app.pass(Duration::minutes(1));
+    assert_eq!(due().await, 1);
+    shop.settle().await;
+    assert_eq!(shop.read(&stuck).await.text("/charged/amount"), "60");
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -18,6 +18,7 @@ use super::{count, create, endpoint, happen, receiver::Receiver, send_all, tidy}
 use crate::{
     harness::{Session, TestApp},
     market::{self, join, worker},
+    purchases::Shop,
 };
 
 async fn list(app: &TestApp, owner: &Session, query: &str) -> Vec<Value> {
@@ -344,4 +345,61 @@ async fn a_tenant_sees_nothing_of_another_even_where_a_query_forgets_to_ask(db: 
         forged.is_err(),
         "nobody says that something happened to somebody else"
     );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn both_sides_are_told_of_each_step_of_a_purchase_once(db: PgPool) {
+    const GATED: u32 = 86_400;
+    let shop = Shop::open(db, 1_000).await;
+    for side in [&shop.buyer, &shop.seller] {
+        create(&shop.app, side, &json!({ "url": "https://example.org/" })).await;
+    }
+    let open = shop.offer(json!({ "kind": "buy" }), 100).await;
+    let gated = json!({ "kind": "buy", "answer_seconds": GATED });
+    let gated = shop.offer(gated, 50).await;
+    let rent = json!({ "kind": "rent", "period_seconds": GATED, "minimum_seconds": 0, "answer_seconds": GATED });
+    let rent = shop.offer(rent, 1).await;
+    let mut renting = shop.wish(&rent, 60);
+    renting["seconds"] = json!(60);
+    for (wish, act, told) in [
+        (shop.wish(&gated, 50), "deny", vec!["requested", "denied"]),
+        (
+            shop.wish(&gated, 50),
+            "refund",
+            vec!["requested", "refunded"],
+        ),
+        (shop.wish(&gated, 50), "lapse", vec!["requested", "lapsed"]),
+        (renting, "approve", vec!["requested", "granted", "settled"]),
+        (shop.wish(&open, 100), "read", vec!["granted", "settled"]),
+    ] {
+        sqlx::query("DELETE FROM webhook_events")
+            .execute(&shop.app.owner)
+            .await
+            .unwrap();
+        let path = shop.taken(&wish).await;
+        let id = path.rsplit('/').next().unwrap();
+        match act {
+            "deny" => {
+                let deny = format!("/v1/sales/{id}/deny");
+                let denied = shop.sell(&deny, &json!({ "reason": "no" })).await;
+                denied.expect(StatusCode::OK);
+            }
+            "refund" => {
+                let refund = shop.act(&format!("{path}/refund")).await;
+                refund.expect(StatusCode::OK);
+            }
+            "lapse" => shop.pass(Duration::days(1)).await,
+            "approve" => {
+                let approve = format!("/v1/sales/{id}/approve");
+                let approved = shop.sell(&approve, &json!({})).await;
+                approved.expect(StatusCode::OK);
+                shop.pass(Duration::minutes(1)).await;
+            }
+            _ => shop.open_it().await,
+        }
+        let told: Vec<_> = told.iter().map(|it| format!("purchase.{it}")).collect();
+        for side in [&shop.buyer, &shop.seller] {
+            assert_eq!(kinds(&shop.app, side).await, told, "{act}");
+        }
+    }
 }
