@@ -63,22 +63,36 @@ impl ReadError {
 
 /// What a blob was found to be as a program. Read once, then remembered.
 pub(crate) async fn program(state: &AppState, blob: &Blob) -> Result<Arc<ProgramFacts>, ReadError> {
-    let kept = &state.submissions.facts.programs;
-    if let Some(facts) = kept.get(&blob.sha256) {
+    if let Some(facts) = known_program(state, blob.sha256).await? {
         return Ok(facts);
     }
-    let known = quotes::find_facts(&mut *state.db.acquire().await?, blob.sha256).await?;
-    let facts = if let Some(facts) = known {
-        facts
-    } else {
-        let facts = parse(state, blob).await?;
-        let mut connection = state.db.acquire().await?;
-        quotes::keep_facts(&mut connection, blob.sha256, &facts, state.now()).await?;
-        facts
-    };
+    let facts = parse(state, blob).await?;
+    let mut connection = state.db.acquire().await?;
+    quotes::keep_facts(&mut connection, blob.sha256, &facts, state.now()).await?;
     let facts = Arc::new(facts);
-    kept.put(blob.sha256, Arc::clone(&facts));
+    state
+        .submissions
+        .facts
+        .programs
+        .put(blob.sha256, Arc::clone(&facts));
     Ok(facts)
+}
+
+/// What a program was found to be that was read before; `None`: nobody ever asked for it.
+pub(crate) async fn known_program(
+    state: &AppState,
+    sha256: Sha256,
+) -> Result<Option<Arc<ProgramFacts>>, ReadError> {
+    let kept = &state.submissions.facts.programs;
+    if let Some(facts) = kept.get(&sha256) {
+        return Ok(Some(facts));
+    }
+    let known = quotes::find_facts(&mut *state.db.acquire().await?, sha256).await?;
+    let known = known.map(Arc::new);
+    if let Some(facts) = &known {
+        kept.put(sha256, Arc::clone(facts));
+    }
+    Ok(known)
 }
 
 async fn parse(state: &AppState, blob: &Blob) -> Result<ProgramFacts, ReadError> {

@@ -126,6 +126,21 @@ impl Problem {
         .errors(errors)
     }
 
+    /// Refuses what has values that cannot be accepted, each at its place: JSON pointers and reasons.
+    ///
+    /// # Errors
+    /// 422, unless there are none.
+    pub fn refuse<P: Into<String>, W: Into<String>>(
+        refusals: impl IntoIterator<Item = (P, W)>,
+    ) -> Result<(), Self> {
+        let errors = refusals.into_iter();
+        let errors: Vec<_> = errors.map(|(at, why)| FieldError::new(at, why)).collect();
+        if errors.is_empty() {
+            return Ok(());
+        }
+        Err(Self::invalid_fields(errors))
+    }
+
     /// The request is not well formed: 400.
     #[must_use]
     pub fn malformed(detail: impl Into<String>) -> Self {

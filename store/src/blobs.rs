@@ -91,21 +91,6 @@ pub async fn find_all(
         .collect()
 }
 
-/// A blob that somebody uploaded. Who may know of it was decided before: what is published says what it consists of.
-pub async fn find_any(conn: &mut PgConnection, sha256: Sha256) -> sqlx::Result<Option<Blob>> {
-    let row = sqlx::query!(
-        "SELECT bytes, created_at FROM blobs WHERE sha256 = $1",
-        &sha256.0,
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(row.map(|row| Blob {
-        sha256,
-        bytes: row.bytes.unsigned_abs(),
-        created_at: row.created_at,
-    }))
-}
-
 /// Sizes are far below 2^63: an upload's limit is.
 fn to_bigint(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)

@@ -17,7 +17,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::accounts::in_task;
 use crate::{
-    AppState, FieldError, Problem,
+    AppState, Problem,
     auth::{Caller, Identity, needs},
     etag::Conditions,
     extract::{Json, Path},
@@ -158,12 +158,6 @@ fn terms(body: &NewContributionTerms, asset: &Asset) -> Result<Terms, Problem> {
         rows_max: body.rows_max,
         is_open: body.is_open,
     };
-    let refusals = terms.refusals();
-    if refusals.is_empty() {
-        return Ok(terms);
-    }
-    let fields = refusals.into_iter();
-    Err(Problem::invalid_fields(
-        fields.map(|(pointer, why)| FieldError::new(pointer, why)),
-    ))
+    Problem::refuse(terms.refusals())?;
+    Ok(terms)
 }

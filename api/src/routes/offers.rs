@@ -24,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{accounts::in_task, takedowns::blocked};
 use crate::{
-    AppState, FieldError, Problem,
+    AppState, Problem,
     auth::{Caller, Identity, needs},
     etag::Conditions,
     extract::{Json, Path},
@@ -238,14 +238,8 @@ fn terms(body: &NewOfferBody) -> Result<Terms, Problem> {
         output_bytes_max: body.output_bytes_max,
         is_released_by_seller: body.is_released_by_seller,
     };
-    let refusals = terms.refusals();
-    if refusals.is_empty() {
-        return Ok(terms);
-    }
-    let fields = refusals.into_iter();
-    Err(Problem::invalid_fields(
-        fields.map(|(pointer, why)| FieldError::new(pointer, why)),
-    ))
+    Problem::refuse(terms.refusals())?;
+    Ok(terms)
 }
 
 fn check_price(terms: &Terms, price: Amount) -> Result<(), Problem> {

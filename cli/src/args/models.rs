@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use alloy::primitives::Address;
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 
 use super::{ListArgs, card::CardArgs};
 
@@ -46,7 +46,8 @@ pub enum Model {
         /// Its id.
         id: String,
         /// Who.
-        visibility: Visibility,
+        #[arg(value_parser = ["private", "unlisted", "public"])]
+        visibility: String,
     },
     /// Says that a version is not recommended any more.
     Deprecate {
@@ -68,16 +69,6 @@ pub enum Model {
         /// The version's id.
         version: String,
     },
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum Visibility {
-    /// You alone.
-    Private,
-    /// Who knows its id.
-    Unlisted,
-    /// Everybody.
-    Public,
 }
 
 #[derive(Debug, Args)]

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::{Context, blobs::upload, card, http::Api, idempotency_key, jobs::list_path};
-use crate::args::models::{Model, PriceArgs, PublishArgs, Visibility};
+use crate::args::models::{Model, PriceArgs, PublishArgs};
 
 const MODEL: &[&str] = &[
     "id",
@@ -68,13 +68,11 @@ pub async fn run(context: &Context, verb: &Model) -> anyhow::Result<()> {
         }
         Model::Price(args) => output.object(&set_price(&api, args).await?, PRICE),
         Model::Visibility { id, visibility } => {
-            let word = match visibility {
-                Visibility::Private => "private",
-                Visibility::Unlisted => "unlisted",
-                Visibility::Public => "public",
-            };
             let path = format!("/v1/models/{id}/visibility");
-            output.object(&post(&path, json!({ "visibility": word })).await?, MODEL);
+            output.object(
+                &post(&path, json!({ "visibility": visibility })).await?,
+                MODEL,
+            );
         }
         Model::Deprecate {
             id,

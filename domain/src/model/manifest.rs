@@ -99,6 +99,19 @@ pub struct Parts<'a> {
 }
 
 impl Manifest {
+    /// What a training job made: its program, which goes on learning, with what it learned.
+    #[must_use]
+    pub const fn trained(program: Sha256, weights: Sha256) -> Self {
+        Self {
+            programs: Programs {
+                infer: program,
+                train: Some(program),
+            },
+            weights: Some(weights),
+            labels: None,
+        }
+    }
+
     /// What names the version, everything in it included: the SHA-256 of its canonical form (RFC 8785).
     #[must_use]
     pub fn digest(&self) -> Sha256 {

@@ -17,6 +17,8 @@ const ATTO_PER_NANO: U256 = U256::from_limbs([1_000_000_000, 0, 0, 0]);
 pub const WORKER_PPM_MIN: u32 = 50_000;
 /// And this share at most, so that something is left for who made it.
 pub const WORKER_PPM_MAX: u32 = 700_000;
+/// What it gets where nobody said.
+const WORKER_PPM: u32 = 100_000;
 /// Addresses that share what is left.
 pub const PAYEES_MAX: usize = 100;
 
@@ -118,6 +120,15 @@ pub struct Payee {
 }
 
 impl Shares {
+    /// Those of somebody who did not say: all of what the worker's owner does not get.
+    #[must_use]
+    pub fn of_creator(address: Address) -> Self {
+        Self {
+            worker_ppm: WORKER_PPM,
+            payees: vec![Payee { address, weight: 1 }],
+        }
+    }
+
     /// What cannot be accepted: JSON pointers and reasons.
     #[must_use]
     pub fn refusals(&self) -> Vec<(String, String)> {

@@ -15,7 +15,7 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use comptoir_domain::{
-    card::{Card, check_deprecation},
+    card::check_deprecation,
     dataset::DatasetState,
     id::{AccountId, DatasetId, TakedownId},
 };
@@ -36,7 +36,7 @@ use super::accounts::in_task;
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
-    card::{check, present},
+    card::{CardPatch, NewCard},
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
@@ -59,54 +59,6 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(links::router())
         .merge(releases::router())
         .merge(servings::router())
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct NewDataset {
-    /// Names it among your datasets, for good: a-z, 0-9 and hyphens.
-    #[schema(min_length = 1, max_length = 64, example = "digits-8x8")]
-    name: String,
-    /// One line.
-    #[schema(min_length = 1, max_length = 200)]
-    title: String,
-    /// Markdown, of 64 KiB at most.
-    #[serde(default)]
-    #[schema(max_length = 65536)]
-    description: String,
-    /// An SPDX licence expression.
-    #[schema(min_length = 1, max_length = 200, example = "CC-BY-4.0")]
-    licence: String,
-    /// Where the data comes from.
-    #[serde(default)]
-    #[schema(max_length = 16384)]
-    provenance: String,
-    /// Words to find it by: a-z, 0-9 and hyphens.
-    #[serde(default)]
-    #[schema(max_items = 20)]
-    tags: Vec<String>,
-}
-
-/// What is left out stays as it is.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct DatasetPatch {
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, min_length = 1, max_length = 200)]
-    title: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, max_length = 65536)]
-    description: Option<String>,
-    /// Versions that are published already keep theirs.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, min_length = 1, max_length = 200)]
-    licence: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, max_length = 16384)]
-    provenance: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, max_items = 20)]
-    tags: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -184,7 +136,7 @@ impl From<Dataset> for DatasetBody {
 #[utoipa::path(
     post, path = "/v1/datasets", tag = "datasets", security(("session" = []), ("api_key" = ["datasets:write"])),
     params(("Idempotency-Key" = String, Header)),
-    request_body = NewDataset,
+    request_body = NewCard,
     responses(
         (status = 201, body = DatasetBody, headers(("Location" = String))),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -193,19 +145,10 @@ impl From<Dataset> for DatasetBody {
 async fn create_dataset(
     State(state): State<AppState>,
     caller: Caller<needs::DatasetsWrite>,
-    request: IdempotentJson<NewDataset>,
+    request: IdempotentJson<NewCard>,
 ) -> Result<Response, Problem> {
     let (now, account) = (state.now(), caller.account);
-    let new = request.body;
-    let card = Card {
-        name: new.name,
-        title: new.title,
-        description: new.description,
-        licence: new.licence,
-        provenance: new.provenance,
-        tags: new.tags,
-    };
-    check(&card)?;
+    let card = request.body.accept()?;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -274,7 +217,7 @@ async fn find_dataset(
 #[utoipa::path(
     patch, path = "/v1/datasets/{dataset}", tag = "datasets", security(("session" = []), ("api_key" = ["datasets:write"])),
     params(("dataset" = String, Path), ("If-Match" = String, Header, description = "The `ETag` that the dataset was read with")),
-    request_body(content = DatasetPatch, content_type = "application/merge-patch+json"),
+    request_body(content = CardPatch, content_type = "application/merge-patch+json"),
     responses(
         (status = 200, body = DatasetBody, headers(("ETag" = String))),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -285,7 +228,7 @@ async fn update_dataset(
     caller: Caller<needs::DatasetsWrite>,
     Path(id): Path<DatasetId>,
     conditions: Conditions,
-    Json(patch): Json<DatasetPatch>,
+    Json(patch): Json<CardPatch>,
 ) -> Result<Response, Problem> {
     let identity = Identity::clone(&caller);
     in_task(async move {
@@ -293,21 +236,7 @@ async fn update_dataset(
         let found = datasets::lock(&mut tx, identity.account, id).await?;
         let mut dataset = found.ok_or_else(Problem::not_found)?;
         conditions.require_match(&DatasetBody::from(dataset.clone()))?;
-        let card = &mut dataset.card;
-        for (field, new) in [
-            (&mut card.title, patch.title),
-            (&mut card.description, patch.description),
-            (&mut card.licence, patch.licence),
-            (&mut card.provenance, patch.provenance),
-        ] {
-            if let Some(new) = new {
-                *field = new;
-            }
-        }
-        if let Some(tags) = patch.tags {
-            card.tags = tags;
-        }
-        check(card)?;
+        patch.apply(&mut dataset.card)?;
         dataset.updated_at = state.now();
         datasets::update(&mut tx, &dataset).await?;
         tx.commit().await?;

@@ -1,6 +1,7 @@
 //! `/v1/models`: what creators say of their models, and who may find them. Descriptions are kept and handed on as text: nothing of them is
 //! rendered here.
 
+mod manifest;
 mod prices;
 mod versions;
 
@@ -10,7 +11,6 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use comptoir_domain::{
-    card::Card,
     id::{AccountId, ModelId},
     model::Visibility,
 };
@@ -27,7 +27,7 @@ use super::accounts::in_task;
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
-    card::{check, present},
+    card::{CardPatch, NewCard},
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
@@ -42,54 +42,6 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(show_model))
         .merge(versions::router())
         .merge(prices::router())
-}
-
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct NewModel {
-    /// Names it among your models, for good: a-z, 0-9 and hyphens.
-    #[schema(min_length = 1, max_length = 64, example = "digits-mlp")]
-    name: String,
-    /// One line.
-    #[schema(min_length = 1, max_length = 200)]
-    title: String,
-    /// Markdown, of 64 KiB at most.
-    #[serde(default)]
-    #[schema(max_length = 65536)]
-    description: String,
-    /// An SPDX licence expression.
-    #[schema(min_length = 1, max_length = 200, example = "Apache-2.0")]
-    licence: String,
-    /// What it was trained on, and by whom.
-    #[serde(default)]
-    #[schema(max_length = 16384)]
-    provenance: String,
-    /// Words to find it by: a-z, 0-9 and hyphens.
-    #[serde(default)]
-    #[schema(max_items = 20)]
-    tags: Vec<String>,
-}
-
-/// What is left out stays as it is.
-#[derive(Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
-struct ModelPatch {
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, min_length = 1, max_length = 200)]
-    title: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, max_length = 65536)]
-    description: Option<String>,
-    /// Versions that are published already keep theirs.
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, min_length = 1, max_length = 200)]
-    licence: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, max_length = 16384)]
-    provenance: Option<String>,
-    #[serde(default, deserialize_with = "present")]
-    #[schema(nullable = false, max_items = 20)]
-    tags: Option<Vec<String>>,
 }
 
 #[derive(Deserialize, ToSchema)]
@@ -163,7 +115,7 @@ impl From<Model> for ModelBody {
 #[utoipa::path(
     post, path = "/v1/models", tag = "models", security(("session" = []), ("api_key" = ["models:write"])),
     params(("Idempotency-Key" = String, Header)),
-    request_body = NewModel,
+    request_body = NewCard,
     responses(
         (status = 201, body = ModelBody, headers(("Location" = String))),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -172,19 +124,10 @@ impl From<Model> for ModelBody {
 async fn create_model(
     State(state): State<AppState>,
     caller: Caller<needs::ModelsWrite>,
-    request: IdempotentJson<NewModel>,
+    request: IdempotentJson<NewCard>,
 ) -> Result<Response, Problem> {
     let (now, account) = (state.now(), caller.account);
-    let new = request.body;
-    let card = Card {
-        name: new.name,
-        title: new.title,
-        description: new.description,
-        licence: new.licence,
-        provenance: new.provenance,
-        tags: new.tags,
-    };
-    check(&card)?;
+    let card = request.body.accept()?;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -254,7 +197,7 @@ async fn find_model(
 #[utoipa::path(
     patch, path = "/v1/models/{model}", tag = "models", security(("session" = []), ("api_key" = ["models:write"])),
     params(("model" = String, Path), ("If-Match" = String, Header, description = "The `ETag` that the model was read with")),
-    request_body(content = ModelPatch, content_type = "application/merge-patch+json"),
+    request_body(content = CardPatch, content_type = "application/merge-patch+json"),
     responses(
         (status = 200, body = ModelBody, headers(("ETag" = String))),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -265,7 +208,7 @@ async fn update_model(
     caller: Caller<needs::ModelsWrite>,
     Path(id): Path<ModelId>,
     conditions: Conditions,
-    Json(patch): Json<ModelPatch>,
+    Json(patch): Json<CardPatch>,
 ) -> Result<Response, Problem> {
     let identity = Identity::clone(&caller);
     in_task(async move {
@@ -273,21 +216,7 @@ async fn update_model(
         let found = models::lock(&mut tx, identity.account, id).await?;
         let mut model = found.ok_or_else(Problem::not_found)?;
         conditions.require_match(&ModelBody::from(model.clone()))?;
-        let card = &mut model.card;
-        for (field, new) in [
-            (&mut card.title, patch.title),
-            (&mut card.description, patch.description),
-            (&mut card.licence, patch.licence),
-            (&mut card.provenance, patch.provenance),
-        ] {
-            if let Some(new) = new {
-                *field = new;
-            }
-        }
-        if let Some(tags) = patch.tags {
-            card.tags = tags;
-        }
-        check(card)?;
+        patch.apply(&mut model.card)?;
         model.updated_at = state.now();
         models::update(&mut tx, &model).await?;
         tx.commit().await?;

@@ -4,7 +4,7 @@ use axum::{extract::State, response::Response};
 use comptoir_domain::{
     asset::Asset,
     id::ModelId,
-    model::{PRICE_NOTICE, Payee, Shares, Tariff},
+    model::{Payee, Shares, Tariff, price_counts_at},
 };
 use comptoir_store::{
     assets, limits,
@@ -17,7 +17,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
-    AppState, FieldError, Problem,
+    AppState, Problem,
     auth::{Caller, needs},
     extract::Path,
     idempotency::{self, IdempotentJson, Reply},
@@ -26,9 +26,6 @@ use crate::{
     page::{List, Page, PageQuery},
     quoting::no_asset,
 };
-
-/// What whoever runs a model gets of a call where its creator does not say, in millionths.
-const WORKER_PPM: u32 = 100_000;
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(list_model_prices, price_model))
@@ -103,14 +100,8 @@ impl ModelPriceBody {
 }
 
 fn check(shares: &Shares) -> Result<(), Problem> {
-    let refusals = shares.refusals();
-    if refusals.is_empty() {
-        return Ok(());
-    }
-    let fields = refusals.into_iter();
-    Err(Problem::invalid_fields(fields.map(|(pointer, why)| {
-        FieldError::new(format!("/shares{pointer}"), why)
-    })))
+    let refusals = shares.refusals().into_iter();
+    Problem::refuse(refusals.map(|(pointer, why)| (format!("/shares{pointer}"), why)))
 }
 
 /// Gives a model of yours a price. It counts at once, unless something of it is dearer than what counts now and others could call the model before:
@@ -133,13 +124,7 @@ async fn price_model(
     let (now, account, body) = (state.now(), caller.account, request.body);
     let shares = match body.shares {
         Some(shares) => shares,
-        None => Shares {
-            worker_ppm: WORKER_PPM,
-            payees: vec![Payee {
-                address: caller.owner()?,
-                weight: 1,
-            }],
-        },
+        None => Shares::of_creator(caller.owner()?),
     };
     check(&shares)?;
     let (tariff, platform_ppm) = (body.tariff, state.config.market_ppm);
@@ -151,15 +136,15 @@ async fn price_model(
             let asset = assets::current(tx).await.map_err(no_asset)?;
             let last = model_prices::list(tx, id, None, 1).await?.pop();
             let now_paid = model_prices::current(tx, id, now).await?;
-            let is_rise = now_paid.is_some_and(|it| tariff.is_dearer_than(&it.tariff));
-            let waits = is_rise && model.shown_at.is_some();
+            let paid = now_paid.as_ref().map(|it| &it.tariff);
+            let effective_at = price_counts_at((&tariff, paid), model.shown_at.is_some(), now);
             let price = ModelPrice {
                 number: last.map_or(1, |it| it.number.saturating_add(1)),
                 asset_id: asset.id,
                 tariff,
                 platform_ppm,
                 shares,
-                effective_at: if waits { now + PRICE_NOTICE } else { now },
+                effective_at,
                 created_at: now,
             };
             model_prices::add(tx, id, &price).await?;

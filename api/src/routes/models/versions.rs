@@ -1,7 +1,5 @@
 //! `/v1/models/{model}/versions`: what a model consists of, pinned by a digest.
 
-use std::{collections::BTreeMap, sync::Arc};
-
 use axum::{
     extract::State,
     http::StatusCode,
@@ -11,33 +9,29 @@ use comptoir_domain::{
     card::{check_deprecation, check_notes},
     digest::Sha256,
     fit::{ProgramFacts, RowShape},
-    id::{AccountId, JobId, ModelId, ModelVersionId},
-    job::{JobSpec, state::JobState},
-    model::{Manifest, Parts, Programs, RETIREMENT_NOTICE},
-    seal::OUTPUT_WEIGHTS,
-    tensors::TensorsHeader,
+    id::{JobId, ModelId, ModelVersionId},
+    model::{Manifest, retires_at_earliest},
 };
 use comptoir_store::{
-    blobs::{self, Blob},
-    jobs, limits,
+    limits,
     model_versions::{self, CreateVersionError, NewVersion, RetireError, Version},
     models,
 };
 use serde::{Deserialize, Serialize};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::super::accounts::in_task;
+use super::{super::accounts::in_task, manifest};
 use crate::{
-    AppState, FieldError, Problem,
+    AppState, Problem,
     auth::{Caller, Identity, needs},
     etag::Conditions,
     extract::{Json, Path},
     idempotency::{self, IdempotentJson, Reply},
     limiting::limited,
     page::{List, Page, PageQuery},
-    reading::{self, ReadError},
+    reading,
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -175,110 +169,10 @@ impl VersionBody {
     /// With the schema of its program, which was read when it was published.
     async fn read(state: &AppState, version: Version) -> Result<Self, Problem> {
         let infer = version.manifest.programs.infer;
-        let blob = blobs::find_any(&mut *state.db.acquire().await?, infer).await?;
-        let blob = blob.ok_or_else(Problem::not_found)?;
-        let facts = reading::program(state, &blob).await;
+        let facts = reading::known_program(state, infer).await;
         let facts = facts.map_err(|error| Problem::internal(&error))?;
+        let facts = facts.ok_or_else(|| Problem::internal(&sqlx::Error::RowNotFound))?;
         Ok(Self::new(version, &facts))
-    }
-}
-
-/// What a version is made from, and the job that it comes from.
-async fn manifest(
-    state: &AppState,
-    caller: &Identity,
-    new: &NewModelVersion,
-) -> Result<(Manifest, Option<JobId>), Problem> {
-    match (&new.manifest, new.job) {
-        (Some(manifest), None) => Ok((manifest.clone(), None)),
-        (None, Some(job)) => Ok((of_job(state, caller, job).await?, Some(job))),
-        (Some(_), Some(_)) | (None, None) => Err(Problem::invalid(
-            "/manifest",
-            "expected either `manifest` or `job`",
-        )),
-    }
-}
-
-/// The program of a training job, with what it learned.
-async fn of_job(state: &AppState, caller: &Identity, id: JobId) -> Result<Manifest, Problem> {
-    let refused = |why: &str| Problem::invalid("/job", why);
-    let job = jobs::find(&mut *caller.read(state).await?, caller.account, id).await?;
-    let job = job.ok_or_else(|| refused("no such job"))?;
-    let JobSpec::Training(spec) = &job.spec else {
-        return Err(refused("it trained nothing"));
-    };
-    if job.state != JobState::Completed {
-        return Err(refused("it is not completed"));
-    }
-    let trained = job.outputs.iter().find(|it| it.name == OUTPUT_WEIGHTS);
-    let trained = trained.ok_or_else(|| refused("its results wait for the seller of its data"))?;
-    Ok(Manifest {
-        programs: Programs {
-            infer: spec.program,
-            train: Some(spec.program),
-        },
-        weights: Some(trained.sha256),
-        labels: None,
-    })
-}
-
-/// Reads every blob of a manifest, all of them the account's, and refuses what does not fit together; what `infer` is.
-async fn check(
-    state: &AppState,
-    account: AccountId,
-    manifest: &Manifest,
-) -> Result<Arc<ProgramFacts>, Problem> {
-    let wanted = manifest.blobs();
-    let owned = blobs::find_all(&mut *state.db.acquire().await?, account, &wanted).await?;
-    let owned: BTreeMap<Sha256, Blob> = owned.into_iter().map(|it| (it.sha256, it)).collect();
-    let mut errors = Vec::new();
-    let mut programs: BTreeMap<Sha256, Arc<ProgramFacts>> = BTreeMap::new();
-    for (program, sha256) in manifest.programs.iter() {
-        let read = match owned.get(&sha256) {
-            Some(blob) => reading::program(state, blob).await,
-            None => Err(not_there()),
-        };
-        let pointer = format!("/manifest/programs/{}", program.as_str());
-        if let Some(facts) = noted(read, pointer, &mut errors)? {
-            programs.insert(sha256, facts);
-        }
-    }
-    let mut weights: Option<Arc<TensorsHeader>> = None;
-    if let Some(sha256) = manifest.weights {
-        let read = match owned.get(&sha256) {
-            Some(blob) => reading::tensors(state, blob).await,
-            None => Err(not_there()),
-        };
-        weights = noted(read, "/manifest/weights".to_owned(), &mut errors)?;
-    }
-    let misfits = manifest.misfits(Parts {
-        programs: &programs,
-        weights: weights.as_deref(),
-    });
-    let misfits = misfits.into_iter();
-    errors.extend(misfits.map(|it| FieldError::new(format!("/manifest{}", it.pointer), it.detail)));
-    match programs.remove(&manifest.programs.infer) {
-        Some(infer) if errors.is_empty() => Ok(infer),
-        _ => Err(Problem::invalid_fields(errors)),
-    }
-}
-
-fn not_there() -> ReadError {
-    ReadError::Refused("no such blob; upload it first".to_owned())
-}
-
-/// What was read; or its refusal, noted.
-fn noted<T>(
-    read: Result<T, ReadError>,
-    pointer: String,
-    errors: &mut Vec<FieldError>,
-) -> Result<Option<T>, Problem> {
-    match read {
-        Ok(read) => Ok(Some(read)),
-        Err(error) => {
-            errors.push(FieldError::new(pointer, error.into_reason()?));
-            Ok(None)
-        }
     }
 }
 
@@ -306,8 +200,9 @@ async fn create_model_version(
     if let Some(reason) = check_notes(&body.notes) {
         return Err(Problem::invalid("/notes", reason));
     }
-    let (manifest, job) = manifest(&state, &caller, &body).await?;
-    let infer = check(&state, account, &manifest).await?;
+    let (manifest, job) =
+        manifest::wanted(&state, &caller, (body.manifest.as_ref(), body.job)).await?;
+    let infer = manifest::check(&state, account, &manifest).await?;
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
@@ -450,8 +345,7 @@ async fn set_deprecation(
             Some(it) => (Some(it.message), it.retires_at),
             None => (None, None),
         };
-        let notice = model.shown_at.map_or(Duration::ZERO, |_| RETIREMENT_NOTICE);
-        let earliest = state.now() + notice;
+        let earliest = retires_at_earliest(model.shown_at.is_some(), state.now());
         // What was announced is repeated freely.
         if retires_at.is_some_and(|at| at < earliest && Some(at) != version.retires_at) {
             let detail = "its callers hear of it thirty days before";
