@@ -15,6 +15,16 @@ pub const TAGS_MAX: usize = 20;
 const LICENCE_CHARS_MAX: usize = 200;
 
 text_enum! {
+    /// What can be listed.
+    ItemKind {
+        /// A dataset.
+        Dataset = "dataset",
+        /// A model.
+        Model = "model",
+    }
+}
+
+text_enum! {
     /// What comes first.
     Sort {
         /// What was made last.
@@ -29,6 +39,8 @@ text_enum! {
 /// What is looked for. `None`, and no tags: anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Search {
+    /// What it is.
+    pub kind: Option<ItemKind>,
     /// Words of the title, name, tags or description; `"…"`, `or` and `-` as search engines know them.
     pub words: Option<String>,
     /// It has all of these.
@@ -122,6 +134,7 @@ mod tests {
 
     fn any() -> Search {
         Search {
+            kind: None,
             words: None,
             tags: vec![],
             licence: None,

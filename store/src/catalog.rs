@@ -1,10 +1,12 @@
-//! What is listed, searched: the tables that triggers keep in step with datasets, their versions and offers.
+//! What is listed, searched: the tables that triggers keep in step with datasets, their versions and offers, and with public models.
+
+use std::collections::HashMap;
 
 use comptoir_domain::{
     amount::Amount,
-    catalog::{Search, Sort},
+    catalog::{ItemKind, Search, Sort},
     dataset::Format,
-    id::{AccountId, DatasetId, DatasetVersionId},
+    id::{AccountId, DatasetId, DatasetVersionId, ModelId, ModelVersionId},
     offer::OfferKind,
 };
 use serde::{Deserialize, Serialize};
@@ -15,13 +17,12 @@ use uuid::Uuid;
 use crate::{
     PgTransaction,
     codec::{to_amount, to_enum, to_numeric},
+    model_prices::{self, ModelPrice},
 };
 
-/// A listed dataset, as a search finds it.
+/// A listed dataset or a public model, as a search finds it.
 #[derive(Debug, Clone)]
 pub struct Item {
-    /// Which.
-    pub id: DatasetId,
     /// Whose.
     pub seller: AccountId,
     /// Its name among the seller's.
@@ -32,25 +33,46 @@ pub struct Item {
     pub licence: String,
     /// Words to find it by.
     pub tags: Vec<String>,
-    /// Why it is not recommended any more.
+    /// Why it, or the newest version of a model, is not recommended any more.
     pub deprecation: Option<String>,
     /// When it was made.
     pub created_at: OffsetDateTime,
-    /// Its newest version that is ready.
-    pub version: Newest,
-    /// The cheapest price of each kind of its open offers.
-    pub prices: Vec<(OfferKind, Amount)>,
+    /// The number of its newest version, of a dataset of those that are ready.
+    pub number: i32,
+    /// What it is.
+    pub what: What,
     /// Where it is in the list.
     pub position: Position,
 }
 
-/// What the newest ready version of a dataset has in it.
+/// What is listed.
 #[derive(Debug, Clone)]
-pub struct Newest {
-    /// Which.
-    pub id: DatasetVersionId,
-    /// Its number.
-    pub number: i32,
+pub enum What {
+    /// A dataset.
+    Dataset {
+        /// Which.
+        id: DatasetId,
+        /// Its newest version that is ready.
+        version: DatasetVersionId,
+        /// What that has in it.
+        contents: Contents,
+        /// The cheapest price of each kind of its open offers.
+        prices: Vec<(OfferKind, Amount)>,
+    },
+    /// A model.
+    Model {
+        /// Which.
+        id: ModelId,
+        /// Its newest version.
+        version: ModelVersionId,
+        /// What calls of it cost.
+        price: Option<Box<ModelPrice>>,
+    },
+}
+
+/// What a version of a dataset has in it.
+#[derive(Debug, Clone)]
+pub struct Contents {
     /// Its files.
     pub files: i32,
     /// Their bytes.
@@ -61,16 +83,17 @@ pub struct Newest {
     pub formats: Vec<Format>,
 }
 
-/// A place in a list: what it is sorted by, and the dataset where that is equal.
+/// A place in a list: what it is sorted by, and the item where that is equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
-    id: DatasetId,
+    id: Uuid,
     rank: Option<i32>,
     price: Option<Amount>,
 }
 
 struct Row {
-    dataset_id: Uuid,
+    item_id: Uuid,
+    kind: String,
     account_id: Uuid,
     name: String,
     title: String,
@@ -80,15 +103,15 @@ struct Row {
     created_at: OffsetDateTime,
     version_id: Uuid,
     number: i32,
-    files: i32,
-    bytes: i64,
+    files: Option<i32>,
+    bytes: Option<i64>,
     rows: Option<i64>,
-    formats: Vec<String>,
+    formats: Option<Vec<String>>,
     rank: Option<i32>,
     price_base: Option<BigDecimal>,
 }
 
-/// One statement: how a sort finds a page's datasets that pass all filters, and what is shown of these. In one, so that nothing goes missing
+/// One statement: how a sort finds a page's items that pass all filters, and what is shown of these. In one, so that nothing goes missing
 /// between the two.
 macro_rules! page {
     ($find:tt, $after:tt, $order:tt; $search:expr, $asset:expr, $before:expr, $limit:expr, $now:expr $(, $key:expr)?) => {
@@ -100,12 +123,13 @@ macro_rules! page {
                    AND ($5::bigint IS NULL OR c.bytes >= $5) AND ($6::bigint IS NULL OR c.bytes <= $6)
                    AND ($7::uuid IS NULL OR c.account_id = $7)
                    AND ($8::text IS NULL OR EXISTS (
-                       SELECT FROM catalog_prices o WHERE o.dataset_id = c.dataset_id AND o.kind = $8 AND o.asset_id = $10
+                       SELECT FROM catalog_prices o WHERE o.item_id = c.item_id AND o.kind = $8 AND o.asset_id = $10
                          AND o.counts_from <= $11 AND o.counts_until > $11 AND ($9::numeric IS NULL OR o.price_base <= $9)))
+                   AND ($14::text IS NULL OR c.kind = $14)
                    AND " + $after + " ORDER BY " + $order + " LIMIT $13)
-               SELECT found.dataset_id, d.account_id, d.name, d.title, d.licence, d.tags, d.deprecation, d.created_at, c.version_id, c.number,
+               SELECT c.item_id, c.kind, c.account_id, c.name, c.title, c.licence, c.tags, c.deprecation, c.created_at, c.version_id, c.number,
                    c.files, c.bytes, c.rows, c.formats, found.rank AS \"rank?\", found.price_base AS \"price_base?\"
-               FROM found JOIN catalog c USING (dataset_id) JOIN datasets d USING (dataset_id) ORDER BY " + $order,
+               FROM found JOIN catalog c USING (item_id) ORDER BY " + $order,
             $search.words,
             &$search.tags,
             $search.licence,
@@ -117,8 +141,9 @@ macro_rules! page {
             $search.price_max.map(to_numeric),
             $asset,
             $now,
-            $before.map(|it| it.id.0),
-            $limit
+            $before.map(|it| it.id),
+            $limit,
+            $search.kind.map(ItemKind::as_str)
             $(, $key)?
         )
     };
@@ -143,9 +168,9 @@ pub async fn search(
     let rows = match search.sort {
         Sort::Newest => {
             page!(
-                "SELECT c.dataset_id, NULL::integer AS rank, NULL::numeric AS price_base FROM catalog c",
-                "($12::uuid IS NULL OR c.dataset_id < $12)) it",
-                "dataset_id DESC";
+                "SELECT c.item_id, NULL::integer AS rank, NULL::numeric AS price_base FROM catalog c",
+                "($12::uuid IS NULL OR c.item_id < $12)) it",
+                "item_id DESC";
                 search, asset_id, after, limit, now
             )
             .fetch_all(&mut **tx)
@@ -153,10 +178,10 @@ pub async fn search(
         }
         Sort::Relevance => {
             page!(
-                "SELECT c.dataset_id, (ts_rank(c.search, catalog_query($1)) * 1000000)::integer AS rank, NULL::numeric AS price_base
+                "SELECT c.item_id, (ts_rank(c.search, catalog_query($1)) * 1000000)::integer AS rank, NULL::numeric AS price_base
                  FROM catalog c",
-                "true) it WHERE ($12::uuid IS NULL OR (rank, dataset_id) < ($14::integer, $12))",
-                "rank DESC, dataset_id DESC";
+                "true) it WHERE ($12::uuid IS NULL OR (rank, item_id) < ($15::integer, $12))",
+                "rank DESC, item_id DESC";
                 search, asset_id, after, limit, now, after.and_then(|it| it.rank)
             )
             .fetch_all(&mut **tx)
@@ -164,13 +189,13 @@ pub async fn search(
         }
         Sort::Price => {
             page!(
-                "SELECT p.dataset_id, NULL::integer AS rank, p.price_base FROM catalog_prices p JOIN catalog c USING (dataset_id)",
+                "SELECT p.item_id, NULL::integer AS rank, p.price_base FROM catalog_prices p JOIN catalog c USING (item_id)",
                 "p.asset_id = $10 AND p.kind = $8 AND p.counts_from <= $11 AND p.counts_until > $11
                    AND NOT EXISTS (
-                       SELECT FROM catalog_prices q WHERE q.dataset_id = p.dataset_id AND q.asset_id = $10 AND q.kind = $8
+                       SELECT FROM catalog_prices q WHERE q.item_id = p.item_id AND q.asset_id = $10 AND q.kind = $8
                          AND q.counts_from <= $11 AND q.counts_until > $11 AND (q.price_base, q.offer_id) < (p.price_base, p.offer_id))
-                   AND ($12::uuid IS NULL OR (p.price_base, p.dataset_id) > ($14::numeric, $12))) it",
-                "price_base, dataset_id";
+                   AND ($12::uuid IS NULL OR (p.price_base, p.item_id) > ($15::numeric, $12))) it",
+                "price_base, item_id";
                 search, asset_id, after, limit, now, after.and_then(|it| it.price).map(to_numeric)
             )
             .fetch_all(&mut **tx)
@@ -183,34 +208,62 @@ pub async fn search(
         .collect::<sqlx::Result<Vec<_>>>()?;
     if let Some(asset_id) = asset_id {
         add_prices(tx, &mut items, asset_id, now).await?;
+        add_tariffs(tx, &mut items, now).await?;
     }
     Ok(items)
 }
 
+/// What the cheapest offers of datasets cost.
 async fn add_prices(
     conn: &mut PgConnection,
     items: &mut [Item],
     asset_id: i32,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
-    let ids: Vec<_> = items.iter().map(|it| it.id.0).collect();
-    let prices = sqlx::query!(
-        r#"SELECT dataset_id, kind, min(price_base) AS "price_base!" FROM catalog_prices
-           WHERE dataset_id = ANY ($1) AND asset_id = $2 AND counts_from <= $3 AND counts_until > $3
-           GROUP BY dataset_id, kind ORDER BY dataset_id, kind"#,
+    let mut datasets = HashMap::new();
+    for item in items {
+        if let What::Dataset { id, prices, .. } = &mut item.what {
+            datasets.insert(id.0, prices);
+        }
+    }
+    let ids: Vec<_> = datasets.keys().copied().collect();
+    let found = sqlx::query!(
+        r#"SELECT item_id, kind, min(price_base) AS "price_base!" FROM catalog_prices
+           WHERE item_id = ANY ($1) AND asset_id = $2 AND counts_from <= $3 AND counts_until > $3
+           GROUP BY item_id, kind ORDER BY item_id, kind"#,
         &ids,
         asset_id,
         now,
     )
     .fetch_all(conn)
     .await?;
-    for price in prices {
+    for price in found {
         let kind = to_enum("kind", &price.kind, OfferKind::parse)?;
         let amount = to_amount("price_base", &price.price_base)?;
-        let item = items.iter_mut().find(|it| it.id.0 == price.dataset_id);
-        item.expect("prices of these datasets were read")
-            .prices
-            .push((kind, amount));
+        if let Some(prices) = datasets.get_mut(&price.item_id) {
+            prices.push((kind, amount));
+        }
+    }
+    Ok(())
+}
+
+/// What calls of models cost.
+async fn add_tariffs(
+    conn: &mut PgConnection,
+    items: &mut [Item],
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    let mut models = HashMap::new();
+    for item in items {
+        if let What::Model { id, price, .. } = &mut item.what {
+            models.insert(*id, price);
+        }
+    }
+    let ids: Vec<_> = models.keys().copied().collect();
+    for found in model_prices::current_of(conn, &ids, now).await? {
+        if let Some(price) = models.get_mut(&found.model) {
+            **price = Some(Box::new(found));
+        }
     }
     Ok(())
 }
@@ -219,11 +272,32 @@ impl TryFrom<Row> for Item {
     type Error = sqlx::Error;
 
     fn try_from(row: Row) -> sqlx::Result<Self> {
-        let id = DatasetId(row.dataset_id);
-        let formats = row.formats.iter();
         let price = row.price_base.as_ref();
+        let price = price.map(|it| to_amount("price_base", it)).transpose()?;
+        let what = match to_enum("kind", &row.kind, ItemKind::parse)? {
+            ItemKind::Dataset => What::Dataset {
+                id: DatasetId(row.item_id),
+                version: DatasetVersionId(row.version_id),
+                contents: Contents {
+                    files: row.files.unwrap_or_default(),
+                    bytes: row.bytes.unwrap_or_default().cast_unsigned(),
+                    rows: row.rows.map(i64::cast_unsigned),
+                    formats: row
+                        .formats
+                        .iter()
+                        .flatten()
+                        .map(|it| to_enum("formats", it, Format::parse))
+                        .collect::<sqlx::Result<_>>()?,
+                },
+                prices: vec![],
+            },
+            ItemKind::Model => What::Model {
+                id: ModelId(row.item_id),
+                version: ModelVersionId(row.version_id),
+                price: None,
+            },
+        };
         Ok(Self {
-            id,
             seller: AccountId(row.account_id),
             name: row.name,
             title: row.title,
@@ -231,21 +305,12 @@ impl TryFrom<Row> for Item {
             tags: row.tags,
             deprecation: row.deprecation,
             created_at: row.created_at,
-            version: Newest {
-                id: DatasetVersionId(row.version_id),
-                number: row.number,
-                files: row.files,
-                bytes: row.bytes.cast_unsigned(),
-                rows: row.rows.map(i64::cast_unsigned),
-                formats: formats
-                    .map(|it| to_enum("formats", it, Format::parse))
-                    .collect::<sqlx::Result<_>>()?,
-            },
-            prices: vec![],
+            number: row.number,
+            what,
             position: Position {
-                id,
+                id: row.item_id,
                 rank: row.rank,
-                price: price.map(|it| to_amount("price_base", it)).transpose()?,
+                price,
             },
         })
     }

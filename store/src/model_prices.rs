@@ -6,6 +6,7 @@ use comptoir_domain::{
 };
 use sqlx::{PgConnection, types::BigDecimal};
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use crate::{
     PgTransaction,
@@ -16,6 +17,8 @@ use crate::{
 /// One of a model's prices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelPrice {
+    /// Of which model.
+    pub model: ModelId,
     /// Its number, from 1.
     pub number: i32,
     /// Row of `assets`.
@@ -33,6 +36,7 @@ pub struct ModelPrice {
 }
 
 struct Stored {
+    model_id: Uuid,
     number: i32,
     asset_id: i32,
     call_nano: BigDecimal,
@@ -60,6 +64,7 @@ impl TryFrom<Stored> for ModelPrice {
             })
         });
         Ok(Self {
+            model: ModelId(row.model_id),
             number: row.number,
             asset_id: row.asset_id,
             tariff: Tariff {
@@ -92,11 +97,7 @@ fn count(column: &'static str, stored: i64) -> sqlx::Result<u32> {
 ///
 /// # Errors
 /// When the statement fails.
-pub async fn add(
-    tx: &mut PgTransaction<'_>,
-    model: ModelId,
-    price: &ModelPrice,
-) -> sqlx::Result<()> {
+pub async fn add(tx: &mut PgTransaction<'_>, price: &ModelPrice) -> sqlx::Result<()> {
     let (tariff, shares) = (&price.tariff, &price.shares);
     let payees: Vec<_> = shares.payees.iter().map(|it| it.address.to_vec()).collect();
     let weights: Vec<_> = shares
@@ -108,7 +109,7 @@ pub async fn add(
         "INSERT INTO model_prices (model_id, number, asset_id, call_nano, row_nano, input_token_nano, output_token_nano, giga_madds_nano,
              free_calls_per_day, platform_ppm, worker_ppm, payees, weights, effective_at, created_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
-        model.0,
+        price.model.0,
         price.number,
         price.asset_id,
         rate_to_numeric(tariff.call_nano),
@@ -140,7 +141,7 @@ pub async fn current(
 ) -> sqlx::Result<Option<ModelPrice>> {
     let row = sqlx::query_as!(
         Stored,
-        "SELECT number, asset_id, call_nano, row_nano, input_token_nano, output_token_nano, giga_madds_nano, free_calls_per_day, platform_ppm,
+        "SELECT model_id, number, asset_id, call_nano, row_nano, input_token_nano, output_token_nano, giga_madds_nano, free_calls_per_day, platform_ppm,
            worker_ppm, payees, weights, effective_at, created_at
          FROM model_prices WHERE model_id = $1 AND effective_at <= $2 ORDER BY number DESC LIMIT 1",
         model.0,
@@ -149,6 +150,30 @@ pub async fn current(
     .fetch_optional(conn)
     .await?;
     row.map(ModelPrice::try_from).transpose()
+}
+
+/// As [`current`], of several models: those that have a price.
+///
+/// # Errors
+/// When the statement fails, or what is stored is not a price.
+pub async fn current_of(
+    conn: &mut PgConnection,
+    models: &[ModelId],
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<ModelPrice>> {
+    let ids: Vec<_> = models.iter().map(|it| it.0).collect();
+    let rows = sqlx::query_as!(
+        Stored,
+        r#"SELECT it.model_id AS "model_id!", p.number, p.asset_id, p.call_nano, p.row_nano, p.input_token_nano, p.output_token_nano, p.giga_madds_nano,
+             p.free_calls_per_day, p.platform_ppm, p.worker_ppm, p.payees, p.weights, p.effective_at, p.created_at
+           FROM unnest($1::uuid[]) AS it (model_id)
+           CROSS JOIN LATERAL (SELECT * FROM model_prices p WHERE p.model_id = it.model_id AND p.effective_at <= $2 ORDER BY number DESC LIMIT 1) p"#,
+        &ids,
+        now,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(ModelPrice::try_from).collect()
 }
 
 /// The prices of a model that the connection may see, newest first, before the number `before`.
@@ -163,7 +188,7 @@ pub async fn list(
 ) -> sqlx::Result<Vec<ModelPrice>> {
     let rows = sqlx::query_as!(
         Stored,
-        "SELECT number, asset_id, call_nano, row_nano, input_token_nano, output_token_nano, giga_madds_nano, free_calls_per_day, platform_ppm,
+        "SELECT model_id, number, asset_id, call_nano, row_nano, input_token_nano, output_token_nano, giga_madds_nano, free_calls_per_day, platform_ppm,
            worker_ppm, payees, weights, effective_at, created_at
          FROM model_prices WHERE model_id = $1 AND ($2::integer IS NULL OR number < $2) ORDER BY number DESC LIMIT $3",
         model.0,

@@ -4,20 +4,21 @@ use axum::extract::State;
 use comptoir_domain::{
     amount::Amount,
     asset::Asset,
-    catalog::{Search, Sort},
+    catalog::{ItemKind, Search, Sort},
     dataset::Format,
-    id::{AccountId, DatasetId, DatasetVersionId},
+    id::AccountId,
     offer::OfferKind,
 };
 use comptoir_store::{
     assets::{self, AssetError},
-    catalog::{self, Item, Position},
+    catalog::{self, Item, Position, What},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+use super::models::ModelPriceBody;
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
@@ -29,13 +30,6 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(search_catalog))
 }
 
-#[derive(Debug, Clone, Copy, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum ItemKind {
-    /// A dataset.
-    Dataset,
-}
-
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -44,7 +38,6 @@ struct CatalogFilter {
     #[param(max_length = 256)]
     q: Option<String>,
     /// What it is.
-    #[param(inline)]
     kind: Option<ItemKind>,
     /// Tags with commas between them: it has all of them.
     #[param(example = "images,digits")]
@@ -52,13 +45,13 @@ struct CatalogFilter {
     /// The SPDX licence expression that it has, exactly.
     #[param(max_length = 200)]
     licence: Option<String>,
-    /// A file of its newest version is of this.
+    /// Of datasets: a file of its newest version is of this.
     format: Option<Format>,
-    /// Its newest version has so many bytes at least.
+    /// Of datasets: its newest version has so many bytes at least.
     min_bytes: Option<u64>,
-    /// Its newest version has so many bytes at most.
+    /// Of datasets: its newest version has so many bytes at most.
     max_bytes: Option<u64>,
-    /// It has an open offer of this kind.
+    /// Of datasets: it has an open offer of this kind.
     offer: Option<OfferKind>,
     /// The cheapest of these offers costs so many base units at most: of the purchase, of a second, of a period, or of a job.
     #[param(value_type = Option<String>)]
@@ -72,8 +65,6 @@ struct CatalogFilter {
 
 impl CatalogFilter {
     fn search(&self) -> Result<Search, Problem> {
-        // All that is listed is a dataset.
-        let (None | Some(ItemKind::Dataset)) = self.kind;
         let tags = self.tags.iter().flat_map(|it| it.split(','));
         let by_default = if self.q.is_some() {
             Sort::Relevance
@@ -81,6 +72,7 @@ impl CatalogFilter {
             Sort::Newest
         };
         let search = Search {
+            kind: self.kind,
             words: self.q.clone(),
             tags: tags.map(str::to_owned).collect(),
             licence: self.licence.clone(),
@@ -105,19 +97,23 @@ enum CatalogItemObject {
     CatalogItem,
 }
 
-/// What the newest ready version has in it.
+/// The newest version, of a dataset of those that are ready.
 #[derive(Serialize, ToSchema)]
 struct CatalogVersion {
-    #[schema(value_type = String)]
-    id: DatasetVersionId,
+    id: String,
     number: i32,
-    files: i32,
-    bytes: u64,
+    /// Its files; `null` of a model.
+    #[schema(required = true)]
+    files: Option<i32>,
+    /// Their bytes; `null` of a model.
+    #[schema(required = true)]
+    bytes: Option<u64>,
     /// Rows of all its tables; `null`: it has none.
     #[schema(required = true)]
     rows: Option<u64>,
-    /// What its files are, each once.
-    formats: Vec<Format>,
+    /// What its files are, each once; `null` of a model.
+    #[schema(required = true)]
+    formats: Option<Vec<Format>>,
 }
 
 /// What the cheapest open offer of a kind costs now.
@@ -128,12 +124,12 @@ struct CatalogPrice {
     price: MoneyBody,
 }
 
-/// Something that is listed.
+/// A listed dataset, or a public model.
 #[derive(Serialize, ToSchema)]
 #[schema(as = CatalogItem)]
 struct CatalogItemBody {
-    #[schema(value_type = String, example = "ds_01h455vb4pex5vsknk084sn02q")]
-    id: DatasetId,
+    #[schema(example = "ds_01h455vb4pex5vsknk084sn02q")]
+    id: String,
     object: CatalogItemObject,
     kind: ItemKind,
     #[schema(value_type = String)]
@@ -143,50 +139,77 @@ struct CatalogItemBody {
     /// An SPDX licence expression.
     licence: String,
     tags: Vec<String>,
-    /// Why it is not recommended any more; `null` while it is.
+    /// Why it, or the newest version of a model, is not recommended any more; `null` while it is.
     #[schema(required = true)]
     deprecation: Option<String>,
     version: CatalogVersion,
-    /// One for each kind of its open offers.
+    /// One for each kind of a dataset's open offers.
     prices: Vec<CatalogPrice>,
+    /// What calls of a model cost now; `null` of a dataset.
+    #[schema(required = true)]
+    call_price: Option<ModelPriceBody>,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
 }
 
 impl CatalogItemBody {
     fn new(item: Item, asset: Option<&Asset>) -> Self {
-        let version = item.version;
-        let prices = item.prices.into_iter().zip(asset.into_iter().cycle());
+        let (kind, id, version, prices, call_price) = match item.what {
+            What::Dataset {
+                id,
+                version,
+                contents,
+                prices,
+            } => {
+                let version = CatalogVersion {
+                    id: version.to_string(),
+                    number: item.number,
+                    files: Some(contents.files),
+                    bytes: Some(contents.bytes),
+                    rows: contents.rows,
+                    formats: Some(contents.formats),
+                };
+                (ItemKind::Dataset, id.to_string(), version, prices, None)
+            }
+            What::Model { id, version, price } => {
+                let version = CatalogVersion {
+                    id: version.to_string(),
+                    number: item.number,
+                    files: None,
+                    bytes: None,
+                    rows: None,
+                    formats: None,
+                };
+                (ItemKind::Model, id.to_string(), version, vec![], price)
+            }
+        };
+        let prices = prices.into_iter().zip(asset.into_iter().cycle());
         Self {
-            id: item.id,
+            id,
             object: CatalogItemObject::CatalogItem,
-            kind: ItemKind::Dataset,
+            kind,
             seller: item.seller,
             name: item.name,
             title: item.title,
             licence: item.licence,
             tags: item.tags,
             deprecation: item.deprecation,
-            version: CatalogVersion {
-                id: version.id,
-                number: version.number,
-                files: version.files,
-                bytes: version.bytes,
-                rows: version.rows,
-                formats: version.formats,
-            },
+            version,
             prices: prices
                 .map(|((kind, amount), asset)| CatalogPrice {
                     kind,
                     price: MoneyBody::new(amount, asset),
                 })
                 .collect(),
+            call_price: call_price
+                .zip(asset)
+                .map(|(price, asset)| ModelPriceBody::new(*price, asset)),
             created_at: item.created_at,
         }
     }
 }
 
-/// Searches what is listed. A cursor is of one search: with other parameters it is refused.
+/// Searches what is listed: datasets and public models. A cursor is of one search: with other parameters it is refused.
 #[utoipa::path(
     get, path = "/v1/catalog", tag = "market", security(("session" = []), ("api_key" = ["datasets:read"])),
     params(CatalogFilter, PageQuery),

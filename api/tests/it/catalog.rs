@@ -7,6 +7,7 @@ use sqlx::PgPool;
 use crate::{
     datasets::{act, get},
     harness::Reply,
+    models,
     purchases::Shop,
 };
 
@@ -237,7 +238,7 @@ async fn no_question_breaks_the_catalogue(db: PgPool) {
         "licence=%00",
         &format!("licence={long}"),
         "format=exe",
-        "kind=model",
+        "kind=person",
         "min_bytes=-1",
         "min_bytes=18446744073709551615",
         "min_bytes=2&max_bytes=1",
@@ -256,4 +257,73 @@ async fn no_question_breaks_the_catalogue(db: PgPool) {
         let reply = shop.search(query).await;
         reply.expect_problem(StatusCode::BAD_REQUEST, "malformed_request");
     }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn public_models_are_found_beside_datasets_and_follow_every_change(db: PgPool) {
+    let (shop, _) = stocked(db).await;
+    let (app, creator) = (&shop.app, &shop.seller);
+    let model = models::shown(app, creator).await;
+    let id = model.rsplit('/').next().unwrap();
+    let named = async |query: &str| shop.found(query, 20).await;
+    let all = ["birds", "the-who", "trees"].map(str::to_owned);
+    let sorted = async |query: &str| {
+        let mut found = named(query).await;
+        found.sort();
+        found
+    };
+    for visibility in ["unlisted", "private"] {
+        models::show(app, creator, &model, visibility)
+            .await
+            .expect(StatusCode::OK);
+        assert_eq!(sorted("").await, all, "{visibility}");
+    }
+    models::show(app, creator, &model, "public")
+        .await
+        .expect(StatusCode::OK);
+    let row = shop.search("kind=model").await.expect(StatusCode::OK);
+    let row = &row.json["data"][0];
+    assert_eq!(
+        (&row["id"], &row["kind"], &row["prices"]),
+        (&json!(id), &json!("model"), &json!([]))
+    );
+    let version = &row["version"];
+    assert_eq!(
+        [&version["number"], &version["files"], &version["formats"]],
+        [&json!(1), &Value::Null, &Value::Null]
+    );
+    let listed = get(app, creator, &format!("{model}/prices")).await;
+    assert_eq!(row["call_price"], listed.json["data"][0]);
+    let name = row["name"].as_str().unwrap();
+    assert_eq!(named("").await.len(), 4);
+    assert_eq!(named(&format!("q={name}&kind=model")).await, [name]);
+    assert_eq!(sorted("kind=dataset").await, all);
+    // What is asked of files and offers is asked of datasets.
+    for query in ["min_bytes=0", "offer=buy", "format=csv"] {
+        let found = named(query).await;
+        assert!(!found.contains(&name.to_owned()), "{query}: {found:?}");
+    }
+
+    let read = get(app, creator, &model).await;
+    let patched = app.request(Method::PATCH, &model).by(creator);
+    patched
+        .header(header::IF_MATCH, read.header(header::ETAG))
+        .json(&json!({ "title": "Sparrows told apart" }))
+        .send()
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(named("q=sparrow").await, [name]);
+    let version = format!("{model}/versions/{}", version["id"].as_str().unwrap());
+    shop.sell(
+        &format!("{version}/deprecate"),
+        &json!({ "message": "Old" }),
+    )
+    .await
+    .expect(StatusCode::OK);
+    let row = shop.search("q=sparrow").await;
+    assert_eq!(row.text("/data/0/deprecation"), "Old");
+    models::show(app, creator, &model, "private")
+        .await
+        .expect(StatusCode::OK);
+    assert_eq!(sorted("").await, all);
 }

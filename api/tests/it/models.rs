@@ -56,7 +56,7 @@ async fn price(app: &TestApp, creator: &Session, model: &str, call_nano: u64) ->
     call.by(creator).send().await
 }
 
-async fn show(app: &TestApp, creator: &Session, model: &str, visibility: &str) -> Reply {
+pub async fn show(app: &TestApp, creator: &Session, model: &str, visibility: &str) -> Reply {
     let body = json!({ "visibility": visibility });
     let call = app.post(&format!("{model}/visibility"), &body);
     call.by(creator).send().await
@@ -67,7 +67,7 @@ async fn get(app: &TestApp, caller: &Session, path: &str) -> Reply {
 }
 
 /// A public model with a version and a price; its path.
-async fn shown(app: &TestApp, creator: &Session) -> String {
+pub async fn shown(app: &TestApp, creator: &Session) -> String {
     let model = model(app, creator).await;
     let manifest = digits(app, creator).await;
     publish(app, creator, &model, &manifest)

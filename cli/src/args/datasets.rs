@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     ListArgs,
-    card::CardArgs,
+    card::{CardArgs, FindArgs},
     market::{Sell, Take},
 };
 
@@ -113,14 +113,11 @@ pub struct PullArgs {
     pub out: PathBuf,
 }
 
-/// What is searched for.
+/// Which datasets are searched for.
 #[derive(Debug, Args)]
 pub struct SearchArgs {
-    /// Words of its title, name, tags or description; none: anything.
-    pub words: Vec<String>,
-    /// A tag that it has; several times: all of them.
-    #[arg(long)]
-    pub tag: Vec<String>,
+    #[command(flatten)]
+    pub find: FindArgs,
     /// What one of its files is.
     #[arg(long)]
     pub format: Option<String>,
@@ -130,9 +127,4 @@ pub struct SearchArgs {
     /// Base units that such an offer costs at most.
     #[arg(long, requires = "offer")]
     pub max_price: Option<String>,
-    /// newest, relevance or price.
-    #[arg(long)]
-    pub sort: Option<String>,
-    #[command(flatten)]
-    pub page: ListArgs,
 }

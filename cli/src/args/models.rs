@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use alloy::primitives::Address;
 use clap::{Args, Subcommand};
 
-use super::{ListArgs, card::CardArgs};
+use super::{
+    ListArgs,
+    card::{CardArgs, FindArgs},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum Model {
@@ -27,6 +30,8 @@ pub enum Model {
         #[command(flatten)]
         page: ListArgs,
     },
+    /// Searches public models.
+    Search(FindArgs),
     /// One model, its versions and prices.
     Show {
         /// Its id.

@@ -12,6 +12,7 @@ pub mod models;
 pub mod money;
 pub mod profile;
 pub mod receipts;
+pub mod search;
 pub mod security;
 pub mod spec;
 pub mod takedowns;

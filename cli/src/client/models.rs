@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{Context, blobs::upload, card, http::Api, idempotency_key, jobs::list_path};
+use super::{Context, blobs::upload, card, http::Api, idempotency_key, jobs::list_path, search};
 use crate::args::models::{Model, PriceArgs, PublishArgs};
 
 const MODEL: &[&str] = &[
@@ -58,6 +58,9 @@ pub async fn run(context: &Context, verb: &Model) -> anyhow::Result<()> {
         Model::List { own, page } => {
             let path = format!("{}&own={own}", list_path("/v1/models", page));
             output.list(&api.get(&path).await?, MODEL);
+        }
+        Model::Search(args) => {
+            output.list(&api.get(&search::models(args)).await?, search::MODEL);
         }
         Model::Show { id } => {
             output.object(&show(&api, id).await?, &[MODEL, SHOWN].concat());

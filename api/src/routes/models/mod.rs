@@ -5,6 +5,8 @@ mod manifest;
 mod prices;
 mod versions;
 
+pub(super) use prices::ModelPriceBody;
+
 use axum::{
     extract::State,
     http::StatusCode,

@@ -56,7 +56,7 @@ struct ModelPayee {
 
 #[derive(Serialize, ToSchema)]
 #[schema(as = ModelPrice)]
-struct ModelPriceBody {
+pub(in crate::routes) struct ModelPriceBody {
     object: ModelPriceObject,
     /// Its number among the model's, from 1; of those in effect the last counts.
     number: i32,
@@ -79,7 +79,7 @@ struct ModelPriceBody {
 }
 
 impl ModelPriceBody {
-    fn new(model: ModelId, price: ModelPrice, asset: &Asset) -> Self {
+    pub(in crate::routes) fn new(price: ModelPrice, asset: &Asset) -> Self {
         let payee = |it: Payee| ModelPayee {
             address: AddressBody(it.address),
             weight: it.weight,
@@ -87,7 +87,7 @@ impl ModelPriceBody {
         Self {
             object: ModelPriceObject::ModelPrice,
             number: price.number,
-            model,
+            model: price.model,
             asset: asset.caip19(),
             tariff: price.tariff,
             platform_ppm: price.platform_ppm,
@@ -139,6 +139,7 @@ async fn price_model(
             let paid = now_paid.as_ref().map(|it| &it.tariff);
             let effective_at = price_counts_at((&tariff, paid), model.shown_at.is_some(), now);
             let price = ModelPrice {
+                model: id,
                 number: last.map_or(1, |it| it.number.saturating_add(1)),
                 asset_id: asset.id,
                 tariff,
@@ -147,11 +148,11 @@ async fn price_model(
                 effective_at,
                 created_at: now,
             };
-            model_prices::add(tx, id, &price).await?;
+            model_prices::add(tx, &price).await?;
             let location = format!("/v1/models/{id}/prices");
             Ok(Reply::created(
                 location,
-                &ModelPriceBody::new(id, price, &asset),
+                &ModelPriceBody::new(price, &asset),
             ))
         })
     })
@@ -179,6 +180,6 @@ async fn list_model_prices(
     known.ok_or_else(Problem::not_found)?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let rows = model_prices::list(&mut connection, id, before, list.fetch()).await?;
-    let body = |row| ModelPriceBody::new(id, row, &asset);
+    let body = |row| ModelPriceBody::new(row, &asset);
     Ok(list.page(&state, &caller, rows, |row| row.number, body))
 }

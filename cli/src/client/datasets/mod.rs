@@ -2,7 +2,6 @@
 
 mod publish;
 mod pull;
-mod search;
 mod sell;
 mod take;
 
@@ -12,7 +11,9 @@ use anyhow::Context as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Context, card, contributions, http, idempotency_key, jobs::list_path, takedowns};
+use super::{
+    Context, card, contributions, http, idempotency_key, jobs::list_path, search, takedowns,
+};
 use crate::{
     args::{ListArgs, datasets::Dataset},
     exit::{Exit, coded},
@@ -83,7 +84,7 @@ pub async fn run(context: &Context, verb: &Dataset) -> anyhow::Result<()> {
             output.list(&api.get(&list_path("/v1/datasets", page)).await?, DATASET);
         }
         Dataset::Search(args) => {
-            output.list(&api.get(&search::path(args)).await?, search::ITEM);
+            output.list(&api.get(&search::datasets(args)).await?, search::DATASET);
         }
         Dataset::Show { id } => {
             let fields = [DATASET, SHOWN].concat();
