@@ -69,7 +69,7 @@ BEGIN
         SELECT least(sum((facts ->> 'rows')::numeric), 9223372036854775807)::bigint AS rows, array_agg(DISTINCT format ORDER BY format) AS formats
         FROM dataset_files WHERE version_id = v.version_id
     ) f
-    WHERE d.dataset_id = dataset AND d.state = 'listed';
+    WHERE d.dataset_id = dataset AND d.state = 'listed' AND d.blocked_by IS NULL;
     PERFORM write_catalog_prices(dataset);
 END $$;
 DROP TRIGGER datasets_in_catalog ON datasets;

@@ -10,6 +10,7 @@ pub const DATASET: &[&str] = &["id", "name", "title", "licence", "seller", "pric
 pub const MODEL: &[&str] = &["id", "name", "title", "licence", "seller", "call_price"];
 
 /// The path that asks for datasets.
+#[must_use]
 pub fn datasets(args: &SearchArgs) -> String {
     let own = [
         ("format", &args.format),
@@ -20,6 +21,7 @@ pub fn datasets(args: &SearchArgs) -> String {
 }
 
 /// The path that asks for models.
+#[must_use]
 pub fn models(args: &FindArgs) -> String {
     path("model", args, &[])
 }
