@@ -9,7 +9,7 @@ use super::{
     limits::STEPS_MAX,
     normalizer::PatternSource,
     pattern::{Pattern, TooSlow},
-    pre_tokenizer::{Metaspace, Prepend, byte_char},
+    pre_tokenizer::{Metaspace, Prepend},
     stage::Stage,
 };
 
@@ -153,41 +153,4 @@ pub fn replaced(pattern: &Pattern, content: &str, token: &str) -> Result<String,
     Ok(pieces
         .map(|(range, is_match)| if is_match { content } else { &token[range] })
         .collect())
-}
-
-/// The bytes of a token whose characters all stand for bytes, and else the token's own.
-pub fn token_bytes(token: &str) -> Vec<u8> {
-    let bytes: Option<Vec<u8>> = token.chars().map(char_byte).collect();
-    bytes.unwrap_or_else(|| token.as_bytes().to_vec())
-}
-
-/// The byte that GPT-2 writes as this character.
-fn char_byte(letter: char) -> Option<u8> {
-    let code = u32::from(letter);
-    let byte = match code {
-        0x100..=0x120 => code - 0x100,
-        0x121..=0x142 => code - 0x121 + 0x7f,
-        0x143 => 0xad,
-        _ => code,
-    };
-    u8::try_from(byte)
-        .ok()
-        .filter(|byte| byte_char(*byte) == letter)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_byte_has_a_character_of_its_own() {
-        for byte in 0..=u8::MAX {
-            assert_eq!(char_byte(byte_char(byte)), Some(byte));
-        }
-        for letter in ['\u{7f}', '\u{ad}', ' ', '\u{144}', '\u{2581}'] {
-            assert_eq!(char_byte(letter), None, "{letter:?}");
-        }
-        assert_eq!(byte_char(b' '), 'Ġ');
-        assert_eq!(byte_char(b'\n'), 'Ċ');
-    }
 }

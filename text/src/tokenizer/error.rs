@@ -2,7 +2,7 @@
 
 use super::limits::{
     COMPONENT_BYTES_MAX, DECODED_BYTES_MAX, DEPTH_MAX, FILE_BYTES_MAX, NORMALISED_BYTES_MAX,
-    PATTERN_BYTES_MAX, TEXT_BYTES_MAX,
+    PATTERN_BYTES_MAX,
 };
 
 /// Why bytes are not a tokenizer that is taken. Places are JSON pointers (RFC 6901).
@@ -115,10 +115,12 @@ pub enum InvalidPattern {
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
     /// It is too long to be looked at.
-    #[error("the text has {found} bytes, and may have {TEXT_BYTES_MAX}")]
+    #[error("the text has {found} bytes, and may have {max}")]
     TextTooLong {
         /// Its bytes.
         found: usize,
+        /// How many it may have, by the tokenizer's model.
+        max: usize,
     },
     /// It has too many tokens. It is never cut.
     #[error("the text has {found} tokens, and may have {max}")]

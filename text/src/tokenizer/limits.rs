@@ -15,16 +15,17 @@ pub const VOCABULARY_MAX: usize = 1 << 19;
 pub const TOKEN_BYTES_MAX: usize = 1 << 10;
 /// Bytes of all entries of a `Unigram` vocabulary, whose tree takes up to 300 bytes of memory for each.
 pub const UNIGRAM_BYTES_MAX: usize = 2 << 20;
-/// Bytes of an entry of a `Unigram` vocabulary: at each place of a text, the tree is followed that deep.
-pub const UNIGRAM_TOKEN_BYTES_MAX: usize = 128;
+/// Bytes of an entry of a `Unigram` vocabulary, as many as 16 characters may have: at each place of a text, the tree is followed that
+/// deep, in time by the square of it.
+pub const UNIGRAM_TOKEN_BYTES_MAX: usize = 64;
 /// Merges of a `BPE` model: twice as many as those in use have.
 pub const MERGES_MAX: usize = 1 << 20;
 /// Added tokens. Those in use have up to some thousand.
 pub const ADDED_TOKENS_MAX: usize = 1 << 14;
 /// Bytes of an added token: after a match, a search may look back as far.
 pub const ADDED_TOKEN_BYTES_MAX: usize = 256;
-/// Characters of a word that `WordPiece` takes apart, which takes time by their square. In use are 100.
-pub const WORD_CHARS_MAX: usize = 200;
+/// Characters of a word that `WordPiece` takes apart, as everywhere in use: it takes time by the cube of it.
+pub const WORD_CHARS_MAX: usize = 100;
 /// Bytes of what a normaliser or decoder puts in place of something, or before or behind it: it can stand for a single byte.
 pub const REPLACEMENT_BYTES_MAX: usize = 64;
 /// Tokens that a post-processor puts around a text.
@@ -41,6 +42,9 @@ pub const PATTERN_DFA_BYTES_MAX: usize = 8 << 20;
 pub const PATTERN_STEPS_PER_BYTE: usize = 64;
 /// Bytes of a text to encode: a context of 262,144 tokens of four bytes each.
 pub const TEXT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a text for `WordPiece` and `Unigram`, which hostile vocabularies make slow: one to two seconds for this much. Models in use
+/// with them have contexts of up to 8,192 tokens.
+pub const SLOW_TEXT_BYTES_MAX: usize = 256 << 10;
 /// Bytes of that text once it is normalised, all its parts together: what triples, as decomposed Hangul does, still fits.
 pub const NORMALISED_BYTES_MAX: usize = 4 << 20;
 /// Bytes that one stream of tokens may be decoded to: 64 for each of 262,144 tokens.

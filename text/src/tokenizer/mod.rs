@@ -4,6 +4,7 @@
 //! it backtracks, panics, allocates without end or swallows errors for some files; tests compare both. See docs/adr/0023.
 
 mod added;
+mod bytes;
 mod charsmap;
 mod check;
 mod decoder;
@@ -23,7 +24,7 @@ use added::AddedTokens;
 use decoder::Decoder;
 use document::Document;
 use frame::Frame;
-use limits::{DECODED_BYTES_MAX, NORMALISED_BYTES_MAX, TEXT_BYTES_MAX};
+use limits::{DECODED_BYTES_MAX, NORMALISED_BYTES_MAX};
 use model::Model;
 use normalizer::Normalizer;
 use pre_tokenizer::PreTokenizer;
@@ -99,7 +100,7 @@ impl Tokenizer {
     /// The tokens of a text, `tokens_max` at most. A text is never cut. Texts of special tokens in it are those tokens.
     ///
     /// # Errors
-    /// For a text that is longer than [`TEXT_BYTES_MAX`], has more tokens than allowed (all of them are counted), or something that
+    /// For a text that is longer than [`limits::TEXT_BYTES_MAX`] or [`limits::SLOW_TEXT_BYTES_MAX`], has more tokens than allowed (all of them are counted), or something that
     /// no token stands for, and where the tokenizer takes too long or makes too much of it.
     pub fn encode(
         &self,
@@ -107,8 +108,10 @@ impl Tokenizer {
         specials: Specials,
         tokens_max: usize,
     ) -> Result<Encoding, EncodeError> {
-        if text.len() > TEXT_BYTES_MAX {
-            return Err(EncodeError::TextTooLong { found: text.len() });
+        let max = self.model.text_bytes_max();
+        if text.len() > max {
+            let found = text.len();
+            return Err(EncodeError::TextTooLong { found, max });
         }
         let (before, behind) = match specials {
             Specials::Keep => (self.frame.before.as_slice(), self.frame.behind.as_slice()),

@@ -17,8 +17,8 @@ use super::{
     EncodeError, InvalidTokenizer, check,
     document::{self, Merge, ModelType, Vocabulary},
     limits::{
-        REPLACEMENT_BYTES_MAX, TOKEN_BYTES_MAX, UNIGRAM_BYTES_MAX, UNIGRAM_TOKEN_BYTES_MAX,
-        WORD_CHARS_MAX,
+        REPLACEMENT_BYTES_MAX, SLOW_TEXT_BYTES_MAX, TEXT_BYTES_MAX, TOKEN_BYTES_MAX,
+        UNIGRAM_BYTES_MAX, UNIGRAM_TOKEN_BYTES_MAX, WORD_CHARS_MAX,
     },
 };
 
@@ -44,6 +44,14 @@ impl Model {
     /// How many entries its vocabulary has.
     pub fn len(&self) -> u32 {
         u32::try_from(self.0.get_vocab_size()).expect("the vocabulary is limited")
+    }
+
+    /// Bytes that a text may have.
+    pub const fn text_bytes_max(&self) -> usize {
+        match self.0 {
+            ModelWrapper::BPE(_) | ModelWrapper::WordLevel(_) => TEXT_BYTES_MAX,
+            ModelWrapper::WordPiece(_) | ModelWrapper::Unigram(_) => SLOW_TEXT_BYTES_MAX,
+        }
     }
 
     /// The number of an entry.

@@ -8,11 +8,11 @@ use unicode_normalization_alignments::{UnicodeNormalization, char::is_combining_
 
 use super::{
     EncodeError, InvalidTokenizer,
+    bytes::byte_chars,
     charsmap::Charsmap,
     check, document,
     limits::{NORMALISED_BYTES_MAX, STEPS_MAX},
     pattern::{Pattern, TooSlow},
-    pre_tokenizer::byte_chars,
 };
 
 const PLACE: &str = "/normalizer";

@@ -8,7 +8,9 @@ use serde_json::value::RawValue;
 use unicode_categories::UnicodeCategories;
 
 use super::{
-    EncodeError, InvalidTokenizer, check, document,
+    EncodeError, InvalidTokenizer,
+    bytes::byte_chars,
+    check, document,
     limits::STEPS_MAX,
     normalizer::PatternSource,
     pattern::{GPT2, Pattern, Piece, TooSlow},
@@ -392,20 +394,4 @@ fn chunks(text: &str, length: usize) -> Vec<Range<usize>> {
 
 fn is_punctuation(letter: char) -> bool {
     letter.is_ascii_punctuation() || letter.is_punctuation()
-}
-
-/// Each byte of a text as the character that GPT-2 writes for it.
-pub fn byte_chars(text: &str) -> impl Iterator<Item = char> {
-    text.bytes().map(byte_char)
-}
-
-/// The character that GPT-2 writes for a byte: itself where it can be seen, else one behind Latin-1.
-pub fn byte_char(byte: u8) -> char {
-    let behind = match byte {
-        b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => return char::from(byte),
-        0..=0x20 => u32::from(byte),
-        0x7f..=0xa0 => u32::from(byte) - 0x7f + 0x21,
-        0xad => 0x43,
-    };
-    char::from_u32(0x100 + behind).expect("these are letters of Latin")
 }

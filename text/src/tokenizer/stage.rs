@@ -2,11 +2,7 @@
 
 use std::str;
 
-use super::{
-    DecodeError,
-    decoder::{replaced, token_bytes},
-    pattern::Pattern,
-};
+use super::{DecodeError, bytes::token_bytes, decoder::replaced, pattern::Pattern};
 
 /// What stands for a byte that is not UTF-8.
 const BROKEN: &str = "\u{fffd}";

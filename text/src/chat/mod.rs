@@ -2,9 +2,12 @@
 //! has them, without files, other templates or the time. Fuel ends what takes long or much: every instruction costs some, and every
 //! 64 bytes that are made or read, so that one number bounds both time and memory.
 
+mod names;
+mod values;
+
 use std::{collections::BTreeMap, fmt, io};
 
-use minijinja::{Environment, Error, ErrorKind, Value, syntax::SyntaxConfig};
+use minijinja::{Environment, Error, ErrorKind, Value, machinery, syntax::SyntaxConfig};
 use serde::{Deserialize, Serialize};
 
 /// Bytes of a template. The longest in use, which also write tools, have some 12,000.
@@ -16,9 +19,8 @@ pub const PROMPT_BYTES_MAX: usize = crate::limits::TEXT_BYTES_MAX;
 /// What one prompt may take: a quarter of a million instructions, or 16 MiB made and read. A template that reads each message four
 /// times takes a third of it for the longest prompt.
 pub const FUEL: u64 = 1 << 18;
-/// The stack that a template runs on, of which only what is used takes memory. Lists can be put into lists as often as the fuel
-/// suffices, and what drops them recurses that deep.
-const STACK_BYTES: usize = 256 << 20;
+/// The stack that a template is read and runs on, of which only what is used takes memory: whoever calls may have a small one.
+const STACK_BYTES: usize = 32 << 20;
 /// How deep a template may call itself.
 const RECURSION_MAX: usize = 32;
 /// Characters that a template may say with `raise_exception`.
@@ -70,6 +72,12 @@ pub enum InvalidTemplate {
     /// It is no Jinja.
     #[error("the template cannot be read: {0}")]
     Syntax(#[source] Error),
+    /// It does what could take for ever.
+    #[error("the template has {0}, which is not supported")]
+    Unbounded(String),
+    /// There is no thread for it.
+    #[error("start a thread for the template")]
+    Thread(#[from] io::Error),
     /// It is given too much.
     #[error("the template is given {0} texts, and may be given {SPECIALS_MAX}")]
     TooManySpecials(usize),
@@ -120,13 +128,21 @@ impl ChatTemplate {
         if specials.len() > SPECIALS_MAX {
             return Err(InvalidTemplate::TooManySpecials(specials.len()));
         }
+        on_stack(|| Self::read(source, specials))?
+    }
+
+    fn read(source: &str, specials: BTreeMap<String, String>) -> Result<Self, InvalidTemplate> {
         let mut environment = Environment::new();
         // As everybody renders them.
         let syntax = SyntaxConfig::builder()
             .trim_blocks(true)
             .lstrip_blocks(true)
             .build();
-        environment.set_syntax(syntax.map_err(InvalidTemplate::Syntax)?);
+        let syntax = syntax.map_err(InvalidTemplate::Syntax)?;
+        let tree =
+            machinery::parse(source, NAME, syntax.clone()).map_err(InvalidTemplate::Syntax)?;
+        values::check(&tree, &specials).map_err(InvalidTemplate::Unbounded)?;
+        environment.set_syntax(syntax);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(RECURSION_MAX);
         environment
@@ -157,13 +173,7 @@ impl ChatTemplate {
         if bytes > PROMPT_BYTES_MAX {
             return Err(PromptError::MessagesTooLong(bytes));
         }
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new().stack_size(STACK_BYTES);
-            let render = thread.spawn_scoped(scope, || self.render(messages, is_answered_next))?;
-            render
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        on_stack(|| self.render(messages, is_answered_next))?
     }
 
     fn render(&self, messages: &[Message], is_answered_next: bool) -> Result<String, PromptError> {
@@ -196,6 +206,18 @@ impl ChatTemplate {
         ];
         Value::from_pairs(specials.chain(always))
     }
+}
+
+/// Runs something on a stack of its own.
+fn on_stack<T: Send>(run: impl FnOnce() -> T + Send) -> io::Result<T> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, run)?;
+        Ok(thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 fn why(error: Error) -> PromptError {
@@ -256,164 +278,4 @@ impl std::error::Error for Raised {}
 fn raise(message: String) -> Result<String, Error> {
     let message = message.chars().take(RAISED_CHARS_MAX).collect();
     Err(Error::new(ErrorKind::InvalidOperation, "raised").with_source(Raised(message)))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::{Duration, Instant};
-
-    use super::*;
-
-    const ALTERNATING: &str = "{{ bos_token }}{% for message in messages %}\
-        {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
-        {{ raise_exception('roles must alternate') }}{% endif %}\
-        {% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}\
-        {% else %}{{ message['content'] + eos_token }}{% endif %}{% endfor %}";
-
-    fn template(source: &str) -> ChatTemplate {
-        let specials = [("bos_token", "<s>"), ("eos_token", "</s>")];
-        let specials = specials.map(|(name, text)| (name.to_owned(), text.to_owned()));
-        ChatTemplate::new(source, specials.into()).unwrap()
-    }
-
-    fn says(role: Role, content: &str) -> Message {
-        Message {
-            role,
-            content: content.to_owned(),
-        }
-    }
-
-    /// What a hostile template ends with, on a stack as small as threads have.
-    fn ends(source: &str) -> PromptError {
-        let source = source.to_owned();
-        let run = move || {
-            let start = Instant::now();
-            let prompt = template(&source).prompt(&[says(Role::User, "hi")], true);
-            assert!(start.elapsed() < Duration::from_secs(20), "{source:.80}");
-            prompt.expect_err(&source)
-        };
-        std::thread::Builder::new()
-            .stack_size(2 << 20)
-            .spawn(run)
-            .unwrap()
-            .join()
-            .unwrap()
-    }
-
-    /// Made by `fixtures/make.py` with Jinja2, set as `transformers` sets it.
-    #[derive(Deserialize)]
-    struct Case {
-        template: String,
-        messages: Vec<Message>,
-        prompt: String,
-    }
-
-    #[test]
-    fn prompts_are_those_that_jinja2_makes() {
-        let cases: Vec<Case> = serde_json::from_str(include_str!("../fixtures/chat.json")).unwrap();
-        for it in cases {
-            assert_eq!(
-                template(&it.template).prompt(&it.messages, true).unwrap(),
-                it.prompt,
-                "{}",
-                it.template
-            );
-        }
-    }
-
-    #[test]
-    fn a_template_may_refuse_messages_in_its_own_words() {
-        let error = template(ALTERNATING)
-            .prompt(&[says(Role::Assistant, "")], false)
-            .unwrap_err();
-        assert!(
-            matches!(&error, PromptError::Raised(it) if it == "roles must alternate"),
-            "{error:?}"
-        );
-    }
-
-    #[test]
-    fn hostile_templates_end() {
-        let doubling = "{% set ns = namespace(x='x' * 1000) %}{% for i in range(60) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}";
-        let straight = format!(
-            "{{% set a = 'aaaaaaaa' %}}{}",
-            "{% set a = a ~ a %}".repeat(3_000)
-        );
-        let nested = "{% for i in range(100000) %}".repeat(20) + &"{% endfor %}".repeat(20);
-        let out_of_fuel = [
-            doubling,
-            &straight,
-            &nested,
-            "{% set x = 'a' * 99999999 %}",
-            "{% set x = ([1] * 99999999) | list %}",
-            "{{ 'aaaaaaaa'.replace('', 'b' * 65000 ).replace('b', 'c' * 65000) }}",
-            "{% for i in range(100000) %}{{ messages[0].content.upper() }}{{ range(1000) | sum }}{% endfor %}",
-        ];
-        for source in out_of_fuel {
-            let error = ends(source);
-            assert!(
-                matches!(error, PromptError::OutOfFuel),
-                "{source:.80}: {error:?}"
-            );
-        }
-        let recursive = "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}";
-        assert!(matches!(ends(recursive), PromptError::Failed(_)));
-        let long = "{% for i in range(2000) %}{{ 'a' * 1000 }}{% endfor %}";
-        assert!(matches!(ends(long), PromptError::TooLong));
-    }
-
-    #[test]
-    fn values_within_values_do_not_exhaust_the_stack() {
-        let lists = "{% set ns = namespace(x=[]) %}{% for i in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.y.z }}";
-        ends(lists);
-    }
-
-    #[test]
-    fn there_are_no_other_templates_no_files_and_no_time() {
-        for source in [
-            "{% include 'x' %}",
-            "{% extends 'x' %}",
-            "{% import 'x' as x %}",
-        ] {
-            assert!(
-                matches!(
-                    ChatTemplate::new(source, BTreeMap::new()),
-                    Err(InvalidTemplate::Syntax(_))
-                ),
-                "{source}"
-            );
-        }
-        assert!(matches!(
-            ends("{{ strftime_now('%d') }}"),
-            PromptError::Failed(_)
-        ));
-    }
-
-    #[test]
-    fn templates_and_messages_have_limits() {
-        let long = "a".repeat(TEMPLATE_BYTES_MAX + 1);
-        assert!(matches!(
-            ChatTemplate::new(&long, BTreeMap::new()),
-            Err(InvalidTemplate::TooLong(_))
-        ));
-        let deep = format!("{{{{ {}1{} }}}}", "(".repeat(30_000), ")".repeat(30_000));
-        assert!(matches!(
-            ChatTemplate::new(&deep, BTreeMap::new()),
-            Err(InvalidTemplate::Syntax(_))
-        ));
-        let many = vec![says(Role::User, ""); MESSAGES_MAX + 1];
-        assert!(matches!(
-            template("").prompt(&many, false),
-            Err(PromptError::TooManyMessages(_))
-        ));
-        let half = says(Role::User, &"a".repeat(PROMPT_BYTES_MAX / 2));
-        assert!(matches!(
-            template("").prompt(&vec![half.clone(); 3], false),
-            Err(PromptError::MessagesTooLong(_))
-        ));
-        let prompt = template("{{ messages[0].content.strip() ~ '.' }}")
-            .prompt(&[half], true)
-            .unwrap();
-        assert!(prompt.len() > PROMPT_BYTES_MAX / 2);
-    }
 }
