@@ -8,6 +8,7 @@ mod protocol;
 pub mod seeds;
 mod settlement;
 mod tensors;
+mod tokenizer;
 
 use seeds::Seed;
 
@@ -76,6 +77,14 @@ pub const TARGETS: &[Target] = &[
         read: settlement::leaf_file,
         memory_max: |bytes| (64 << 10) + 64 * bytes,
         made: settlement::leaf_files,
+    },
+    Target {
+        name: "tokenizer",
+        input_bytes_max: 8 << 10,
+        read: tokenizer::file_and_text,
+        // A pattern of a few bytes may have automata of some MiB, and there may be eight of them.
+        memory_max: |bytes| (256 << 20) + (16 << 10) * bytes,
+        made: tokenizer::files_and_texts,
     },
 ];
 

@@ -71,4 +71,5 @@ each! {
     replies_reads_or_refuses_whatever_comes
     receipt_reads_or_refuses_whatever_comes
     leaf_file_reads_or_refuses_whatever_comes
+    tokenizer_reads_or_refuses_whatever_comes
 }
