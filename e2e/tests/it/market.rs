@@ -329,9 +329,14 @@ fn a_gated_offer_is_asked_for_and_its_price_comes_back_when_denied() {
     let approved = seller.dataset(&["approve", &asked]);
     assert_eq!(
         (&approved["state"], approved["charged"].is_null()),
-        (&"settled".into(), false)
+        (&"granted".into(), true)
     );
     buyer.dataset(&["pull", &id, "--out", "got"]);
+    let read = buyer.dataset(&["purchase", &asked]);
+    assert_eq!(
+        (&read["state"], &read["final_because"]),
+        (&"settled".into(), &"served".into())
+    );
     assert_eq!(
         buyer.dataset(&["purchases"])["data"]
             .as_array()
