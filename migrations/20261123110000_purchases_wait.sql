@@ -1,6 +1,8 @@
--- A step of a purchase that failed is tried again later, and does not stand before the others.
+-- A step of a purchase that failed is tried again later, and does not stand before the others. When a right was given is another time than when it
+-- begins: that may be the end of the rental before it.
 ALTER TABLE purchases ADD COLUMN retry_at timestamptz;
-GRANT UPDATE (retry_at) ON purchases TO comptoir_api;
+ALTER TABLE purchases ADD COLUMN granted_at timestamptz;
+GRANT UPDATE (retry_at, granted_at) ON purchases TO comptoir_api;
 
 CREATE OR REPLACE FUNCTION keep_purchases() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -10,8 +12,8 @@ BEGIN
         RAISE EXCEPTION 'a % purchase does not become %', OLD.state, NEW.state
             USING ERRCODE = 'restrict_violation', CONSTRAINT = 'purchases_states';
     END IF;
-    IF (to_jsonb(OLD) - '{state,charged_base,reason,final_because,starts_at,ends_at,final_at,ended_at,retry_at}'::text[])
-        IS DISTINCT FROM (to_jsonb(NEW) - '{state,charged_base,reason,final_because,starts_at,ends_at,final_at,ended_at,retry_at}'::text[])
+    IF (to_jsonb(OLD) - '{state,charged_base,reason,final_because,starts_at,ends_at,final_at,ended_at,retry_at,granted_at}'::text[])
+        IS DISTINCT FROM (to_jsonb(NEW) - '{state,charged_base,reason,final_because,starts_at,ends_at,final_at,ended_at,retry_at,granted_at}'::text[])
         OR OLD.ended_at IS NOT NULL THEN
         RAISE EXCEPTION 'a purchase does not change' USING ERRCODE = 'restrict_violation', CONSTRAINT = 'purchases_stay';
     END IF;
@@ -28,7 +30,7 @@ BEGIN
     INSERT INTO webhook_events (account_id, kind, subject_id, asset_id, data, created_at)
     SELECT it.account_id, 'purchase.' || NEW.state, NEW.purchase_id, NEW.asset_id, jsonb_strip_nulls(jsonb_build_object(
             'amount_base', NEW.amount_base::text, 'charged_base', NEW.charged_base::text, 'dataset_id', NEW.dataset_id, 'reason', NEW.reason)),
-        coalesce(NEW.ended_at, NEW.starts_at, NEW.created_at)
+        coalesce(NEW.ended_at, NEW.granted_at, NEW.created_at)
     FROM (VALUES (NEW.account_id), (NEW.seller_id)) AS it (account_id)
     WHERE EXISTS (SELECT FROM webhook_endpoints e WHERE e.account_id = it.account_id);
     RETURN NULL;

@@ -1,5 +1,7 @@
 //! Bills: what a receipt's `meter_hash` is the SHA-256 of. With one, the shares of a charge are computed again by carry.
 
+use std::ops::RangeInclusive;
+
 use serde_json::Value;
 
 use crate::{
@@ -11,8 +13,12 @@ use crate::{
 const WHOLE_PPM: u128 = 1_000_000;
 /// Most that the house takes, in millionths: a fee of a fifth, and the tenth of a run that a sampled job adds for audits.
 const HOUSE_PPM_MAX: u128 = 272_728;
-/// Most that the house takes of what a dataset costs.
+/// Most that the house takes of what a dataset costs, in a job or in a sale.
 const DATA_HOUSE_PPM_MAX: u128 = 200_000;
+/// The kinds of receipts: a job, what is sold (a purchase, a rental, a period of a subscription), and a reward.
+const JOB: u8 = 1;
+const SALES: RangeInclusive<u8> = 2..=4;
+const REWARD: u8 = 5;
 /// Most parties of a split.
 const PARTIES_MAX: usize = 1_001;
 
@@ -54,6 +60,9 @@ pub enum InvalidBill {
     /// The weights are not those of a split.
     #[error("the weights of the bill do not add up to a million, or the platform's is too high")]
     Weights,
+    /// It is the bill of something else.
+    #[error("the bill is of another kind than the receipt")]
+    Kind,
     /// It charges something else.
     #[error("the bill charges another gross than the receipt, or than its rows earn")]
     Gross,
@@ -105,7 +114,20 @@ impl Bill {
     /// # Errors
     /// When the receipt says something else.
     pub fn explain(&self, receipt: &Receipt) -> Result<(), InvalidBill> {
-        check_weights(&self.parties, HOUSE_PPM_MAX)?;
+        let house_max = match receipt.kind {
+            JOB => HOUSE_PPM_MAX,
+            kind if SALES.contains(&kind) => DATA_HOUSE_PPM_MAX,
+            // Nothing is taken of a reward.
+            REWARD => 0,
+            _ => return Err(InvalidBill::Kind),
+        };
+        // A reward says what its rows come to, and nothing else does; only a job has data beside work.
+        if (receipt.kind == REWARD) != self.earned.is_some()
+            || (receipt.kind != JOB && self.data.is_some())
+        {
+            return Err(InvalidBill::Kind);
+        }
+        check_weights(&self.parties, house_max)?;
         if self.gross != receipt.gross || self.earned.is_some_and(|it| it != self.gross) {
             return Err(InvalidBill::Gross);
         }
@@ -301,12 +323,43 @@ mod tests {
         );
     }
 
+    fn of_kind(kind: u8, receipt: Receipt) -> Receipt {
+        Receipt { kind, ..receipt }
+    }
+
+    #[test]
+    fn the_house_takes_of_each_kind_what_it_may_and_bills_are_of_their_kind() {
+        let takes = |ppm: u64, kind: u8| {
+            let bill = bill("100", &[(9, ppm, 0), (2, 1_000_000 - ppm, 0)]);
+            let house = u128::from(ppm / 10_000);
+            let shares = [(9, house), (2, 100 - house)];
+            Bill::read(&bill)?.explain(&of_kind(kind, receipt(100, &shares)))
+        };
+        assert_eq!(takes(270_000, JOB), Ok(()));
+        for kind in SALES {
+            assert_eq!(takes(200_000, kind), Ok(()));
+            assert_eq!(takes(210_000, kind), Err(InvalidBill::Weights));
+        }
+        for kind in [0, REWARD, 6, 64] {
+            assert_eq!(takes(0, kind), Err(InvalidBill::Kind));
+        }
+        let mut reward = bill("21", &[(9, 1_000_000, 0)]);
+        reward["reward_per_row_base"] = "7".into();
+        reward["rows"] = 3.into();
+        let reward = Bill::read(&reward).unwrap();
+        let receipt = receipt(21, &[(9, 21)]);
+        let of = |kind| reward.explain(&of_kind(kind, receipt.clone()));
+        assert_eq!(of(REWARD), Err(InvalidBill::Weights));
+        assert_eq!(of(JOB), Err(InvalidBill::Kind));
+    }
+
     #[test]
     fn a_reward_is_what_its_rows_earn() {
         let mut document = bill("21", &[(2, 1_000_000, 0)]);
         document["reward_per_row_base"] = "7".into();
         document["rows"] = 3.into();
-        let explain = |document: &Value| Bill::read(document)?.explain(&receipt(21, &[(2, 21)]));
+        let receipt = of_kind(REWARD, receipt(21, &[(2, 21)]));
+        let explain = |document: &Value| Bill::read(document)?.explain(&receipt);
         assert_eq!(explain(&document), Ok(()));
         document["rows"] = 4.into();
         assert_eq!(explain(&document), Err(InvalidBill::Gross));

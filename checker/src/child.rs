@@ -56,7 +56,9 @@ fn check(args: &CheckArgs) -> io::Result<()> {
     let source = Source::new(io::stdin(), pipe, args.bytes);
     let found = match formats::read(args.format, &source) {
         Ok(facts) => Found::Facts(facts),
-        Err(Refusal::Io(error)) => return Err(error),
+        Err(Refusal::Io(error)) if source.has_failed() => return Err(error),
+        // A reader that runs past the end of what it was given.
+        Err(Refusal::Io(error)) => Found::Refused(format!("it ends early: {error}")),
         Err(refusal) => Found::Refused(refusal.to_string()),
     };
     source.conclude(&serde_json::to_vec(&found)?)

@@ -48,6 +48,9 @@ pub enum CheckError {
     /// The child could not be started or talked to.
     #[error("run the child that checks a file")]
     Child(#[from] io::Error),
+    /// The child says that it could not work. That is the machine's fault, or the file's, where it took the child over.
+    #[error("the child could not work")]
+    Failed,
     /// The bytes could not be read.
     #[error("read the file to check")]
     Source(#[source] Box<dyn StdError + Send + Sync>),
@@ -123,10 +126,7 @@ impl Checker {
             return Ok(verdict);
         }
         match ended {
-            // What it says for itself that it could not do, it could not do anywhere.
-            Ok(Ok(status)) if status.code() == Some(1) => {
-                Err(io::Error::other("the child could not work").into())
-            }
+            Ok(Ok(status)) if status.code() == Some(1) => Err(CheckError::Failed),
             _ => Ok(Verdict::Refused(
                 "reading it as its format ends the reader".to_owned(),
             )),

@@ -3,7 +3,10 @@
 use std::{
     fs::File,
     io::{self, Read, Stdin},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -21,6 +24,7 @@ const FIRST_READ_BYTES: usize = 16 << 10;
 #[derive(Clone)]
 pub struct Source {
     pipes: Arc<Mutex<(Stdin, File)>>,
+    has_failed: Arc<AtomicBool>,
     bytes: u64,
 }
 
@@ -28,7 +32,11 @@ impl Source {
     /// A file that is asked for on these pipes.
     pub fn new(stdin: Stdin, stdout: File, bytes: u64) -> Self {
         let pipes = Arc::new(Mutex::new((stdin, stdout)));
-        Self { pipes, bytes }
+        Self {
+            pipes,
+            has_failed: Arc::default(),
+            bytes,
+        }
     }
 
     /// How long it is.
@@ -36,8 +44,21 @@ impl Source {
         self.bytes
     }
 
+    /// Did the parent not give what was asked for? Any other failure to read is the file's own.
+    pub fn has_failed(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed)
+    }
+
     /// A range, which must be within the file.
     pub fn read(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
+        let read = self.fetch(at, into);
+        if read.is_err() {
+            self.has_failed.store(true, Ordering::Relaxed);
+        }
+        read
+    }
+
+    fn fetch(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
         let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
         let (stdin, stdout) = &mut *pipes;
         let mut at = at;

@@ -184,6 +184,10 @@ impl RewardBill {
     /// # Errors
     /// The first number that differs.
     pub fn recompute(&self) -> Result<(), BillMismatch> {
+        // Nothing is taken of a reward.
+        if self.parties.iter().any(|it| it.party.platform) {
+            return Err(BillMismatch::Split);
+        }
         let parties = self.parties.iter().map(|it| it.party).collect();
         let split = Split::from_parties(parties).map_err(|_| BillMismatch::Split)?;
         let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
@@ -275,6 +279,16 @@ mod tests {
     fn all_to_one() -> Split {
         let payee = [(Address::repeat_byte(2), 1)];
         Split::new(Address::repeat_byte(9), 0, &payee).unwrap()
+    }
+
+    #[test]
+    fn the_platform_takes_nothing_of_a_reward() {
+        let payee = [(Address::repeat_byte(2), 1)];
+        let split = Split::new(Address::repeat_byte(9), 1, &payee).unwrap();
+        let (bill, _) = reward(1_000, 7)
+            .bill(SplitVersionId::generate(), &split, &[0, 0])
+            .unwrap();
+        assert_eq!(bill.recompute(), Err(BillMismatch::Split));
     }
 
     #[test]

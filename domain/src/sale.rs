@@ -10,7 +10,7 @@ use crate::{
     digest::Sha256,
     id::{OfferId, SplitVersionId},
     job::state::text_enum,
-    offer::OfferKind,
+    offer::{OfferKind, PLATFORM_PPM_MAX},
     split::{Shared, Split},
 };
 
@@ -174,6 +174,11 @@ impl SaleBill {
     /// # Errors
     /// The first number that differs.
     pub fn recompute(&self) -> Result<(), BillMismatch> {
+        let fees = self.parties.iter().filter(|it| it.party.platform);
+        let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
+        if fees > u64::from(PLATFORM_PPM_MAX) {
+            return Err(BillMismatch::Split);
+        }
         let parties = self.parties.iter().map(|it| it.party).collect();
         let split = Split::from_parties(parties).map_err(|_| BillMismatch::Split)?;
         let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
@@ -203,6 +208,7 @@ impl SaleBill {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::split::Party;
     use alloy_primitives::Address;
     use proptest::prelude::*;
 
@@ -286,6 +292,26 @@ mod tests {
         assert_eq!(gross(SaleKind::Purchase, 7, Some((60, 60))), None);
         assert_eq!(gross(SaleKind::Rental, 7, None), None);
         assert_eq!(gross(SaleKind::Subscription, 7, Some((0, 0))), None);
+    }
+
+    #[test]
+    fn a_bill_of_which_the_platform_has_more_than_it_may_is_none() {
+        let greedy = |ppm: u32| {
+            let party = |payee: u8, platform: bool, ppm: u32| Party {
+                payee: Address::repeat_byte(payee),
+                platform,
+                ppm,
+            };
+            let parties = vec![party(9, true, ppm), party(1, false, 1_000_000 - ppm)];
+            let split = Split::from_parties(parties).unwrap();
+            let sold = sale(SaleKind::Purchase, 1_000, None);
+            let (bill, _) = sold
+                .bill(SplitVersionId::generate(), &split, &[0, 0])
+                .unwrap();
+            bill.recompute()
+        };
+        assert_eq!(greedy(PLATFORM_PPM_MAX), Ok(()));
+        assert_eq!(greedy(PLATFORM_PPM_MAX + 1), Err(BillMismatch::Split));
     }
 
     #[test]

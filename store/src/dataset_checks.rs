@@ -20,20 +20,22 @@ pub struct Lease {
     pub dataset: DatasetId,
     /// Whose.
     pub account: AccountId,
+    /// How often whoever read it ended without a word.
+    pub failures: u16,
     token: Uuid,
 }
 
-/// Takes the version that has waited longest, if one waits.
+/// Takes the version that has waited longest, if one waits: of those that failed least.
 pub async fn take(conn: &mut PgConnection, lifetime: Duration) -> sqlx::Result<Option<Lease>> {
     let row = sqlx::query!(
         r#"WITH taken AS MATERIALIZED (
                SELECT version_id FROM dataset_versions
                WHERE state = 'checking' AND (check_until IS NULL OR check_until <= clock_timestamp())
-               ORDER BY submitted_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+               ORDER BY check_failures, submitted_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
            )
            UPDATE dataset_versions AS v SET check_token = gen_random_uuid(), check_until = clock_timestamp() + $1
            FROM taken WHERE taken.version_id = v.version_id
-           RETURNING v.version_id, dataset_id, account_id, check_token AS "check_token!""#,
+           RETURNING v.version_id, dataset_id, account_id, check_failures, check_token AS "check_token!""#,
         interval(lifetime),
     )
     .fetch_optional(conn)
@@ -42,6 +44,7 @@ pub async fn take(conn: &mut PgConnection, lifetime: Duration) -> sqlx::Result<O
         version: DatasetVersionId(row.version_id),
         dataset: DatasetId(row.dataset_id),
         account: AccountId(row.account_id),
+        failures: row.check_failures.unsigned_abs(),
         token: row.check_token,
     }))
 }
@@ -62,6 +65,18 @@ pub async fn renew(
     .execute(conn)
     .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Notes that whoever read a version ended without a word; it waits behind the others for its next try.
+pub async fn fail(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE dataset_versions SET check_failures = check_failures + 1 WHERE version_id = $1 AND check_token = $2 AND state = 'checking'",
+        lease.version.0,
+        lease.token,
+    )
+    .execute(conn)
+    .await
+    .map(drop)
 }
 
 /// Publishes a version whose files are what they say; false where it is somebody else's by now, and nothing is to be committed.

@@ -35,19 +35,16 @@ pub fn read(source: &Source) -> Result<Facts, Refusal> {
         let object: Map<String, Value> = serde_json::from_slice(&line)
             .map_err(|error| Refusal::of(format!("line {rows} is no JSON object: {error}")))?;
         for (name, value) in object {
+            if name.len() > COLUMN_NAME_BYTES_MAX {
+                return Err(Refusal::of(format!(
+                    "a field of line {rows} has a name of more than {COLUMN_NAME_BYTES_MAX} bytes"
+                )));
+            }
             note(&mut columns, name, kind(&value));
         }
         if columns.len() > COLUMNS_MAX {
             return Err(Refusal::of(format!(
                 "more than {COLUMNS_MAX} different fields"
-            )));
-        }
-        if columns
-            .keys()
-            .any(|name| name.len() > COLUMN_NAME_BYTES_MAX)
-        {
-            return Err(Refusal::of(format!(
-                "a field of line {rows} has a name of more than {COLUMN_NAME_BYTES_MAX} bytes"
             )));
         }
     }

@@ -20,7 +20,7 @@ pub enum Refusal {
     /// It says too much.
     #[error(transparent)]
     Facts(#[from] InvalidFacts),
-    /// The parent gave no bytes: nothing is said about the file.
+    /// It could not be read: because of what it says of itself, unless the parent gave no bytes ([`Source::has_failed`]).
     #[error("read the file")]
     Io(#[from] io::Error),
 }

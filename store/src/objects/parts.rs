@@ -123,19 +123,34 @@ impl Objects {
     /// The sealed bytes of a span of a part.
     async fn sealed(&self, part: &Part, span: &envelope::Span) -> Result<Bytes, ReadPartError> {
         let read = self.0.get_range(&place(part), span.sealed.clone()).await;
-        let sealed = read.map_err(|error| match error {
-            object_store::Error::NotFound { .. } => ReadPartError::Missing {
-                file: part.file,
-                part: part.number,
-            },
-            // What is asked for is behind the end of the object: it was cut.
-            object_store::Error::Generic { .. } => damaged(part),
-            error => ReadPartError::Store(error),
-        })?;
+        let sealed = match read {
+            Ok(sealed) => sealed,
+            Err(error) => return Err(self.why_not(part, span, error).await),
+        };
         if sealed.len() as u64 == span.sealed.end.saturating_sub(span.sealed.start) {
             Ok(sealed)
         } else {
             Err(damaged(part))
+        }
+    }
+
+    /// Why a span could not be read. Stores say the same of a range behind the end of an object, which was cut then, and of a failure of their own:
+    /// its length tells them apart, and what cannot even be asked for that is no damage.
+    async fn why_not(
+        &self,
+        part: &Part,
+        span: &envelope::Span,
+        error: object_store::Error,
+    ) -> ReadPartError {
+        if matches!(error, object_store::Error::NotFound { .. }) {
+            return ReadPartError::Missing {
+                file: part.file,
+                part: part.number,
+            };
+        }
+        match self.0.head(&place(part)).await {
+            Ok(it) if it.size < span.sealed.end => damaged(part),
+            Ok(_) | Err(_) => ReadPartError::Store(error),
         }
     }
 

@@ -403,11 +403,12 @@ pub(super) async fn grant(
     let ends_at = purchase.seconds.map(after);
     let final_at = ends_at.unwrap_or_else(|| after(purchase.refund_seconds.max(DELIVERY_SECONDS)));
     sqlx::query!(
-        "UPDATE purchases SET state = 'granted', starts_at = $2, ends_at = $3, final_at = $4 WHERE purchase_id = $1",
+        "UPDATE purchases SET state = 'granted', starts_at = $2, ends_at = $3, final_at = $4, granted_at = $5 WHERE purchase_id = $1",
         purchase.id.0,
         starts_at,
         ends_at,
         final_at,
+        now,
     )
     .execute(&mut **tx)
     .await?;

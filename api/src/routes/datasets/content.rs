@@ -6,7 +6,7 @@ use alloy_primitives::Address;
 use axum::{
     body::{Body, Bytes as Piece},
     extract::State,
-    http::{HeaderMap, StatusCode},
+    http::{HeaderMap, Method, StatusCode},
     response::Response,
 };
 use comptoir_domain::{
@@ -63,6 +63,17 @@ impl Opened {
     /// The length of the file.
     pub(super) const fn bytes(&self) -> u64 {
         self.file.entry.bytes
+    }
+
+    /// What is said of its bytes before they are read.
+    fn described(&self) -> Bytes {
+        let entry = &self.file.entry;
+        Bytes {
+            tag: format!("\"{}\"", entry.sha256),
+            count: entry.bytes,
+            // A right may end, and nobody but who has it is to keep the bytes.
+            cache: "private, no-store",
+        }
     }
 
     /// Gets a range of it ready to be read.
@@ -315,7 +326,7 @@ fn while_allowed(
 }
 
 /// Downloads a file of a ready version, whole or in part: one of yours, one that you have a right to, or a sample of a listed dataset. The first byte
-/// of something bought makes its sale final; where that byte cannot be read, the price goes back.
+/// of something bought makes its sale final; where that byte cannot be read, the price goes back. `HEAD` says how long it is, and reads nothing.
 #[utoipa::path(
     get, path = "/v1/datasets/{dataset}/versions/{version}/files/{file}/content", tag = "datasets",
     security(("session" = []), ("api_key" = ["datasets:read"])),
@@ -335,16 +346,18 @@ async fn get_dataset_content(
     State(state): State<AppState>,
     caller: Caller<needs::DatasetsRead>,
     Path((dataset, version, file)): Path<(DatasetId, DatasetVersionId, DatasetFileId)>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    serve(
-        &state,
-        Reader::of(&caller),
-        (dataset, version),
-        file,
-        &headers,
-    )
-    .await
+    let (reader, place) = (Reader::of(&caller), (dataset, version));
+    if method == Method::HEAD {
+        let opened = open(&state, reader, place, file).await?;
+        return Ok(match opened.described().wanted(&headers)? {
+            Wanted::Nothing(response) => response,
+            Wanted::Range(answer) => answer.with(Body::empty()),
+        });
+    }
+    serve(&state, reader, place, file, &headers).await
 }
 
 /// Hands out what is asked for of a file, to somebody who may have it.
@@ -356,14 +369,7 @@ pub(super) async fn serve(
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {
     let opened = open(state, reader, place, file).await?;
-    let entry = &opened.file.entry;
-    let bytes = Bytes {
-        tag: format!("\"{}\"", entry.sha256),
-        count: entry.bytes,
-        // A right may end, and nobody but who has it is to keep the bytes.
-        cache: "private, no-store",
-    };
-    let answer = match bytes.wanted(headers)? {
+    let answer = match opened.described().wanted(headers)? {
         Wanted::Nothing(response) => return Ok(response),
         Wanted::Range(answer) => answer,
     };

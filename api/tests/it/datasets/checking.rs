@@ -71,3 +71,37 @@ async fn a_version_that_cannot_be_checked_now_waits_and_is_not_refused(db: PgPoo
     assert!(check::step(&app.state).await.unwrap());
     assert_eq!(get(&app, &seller, &version).await.text("/state"), "ready");
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_file_whose_reader_ends_without_a_word_waits_behind_others_and_is_refused_in_the_end(
+    db: PgPool,
+) {
+    let mut app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let hostile = submitted(&app, &seller).await;
+    let works = std::mem::replace(
+        &mut app.state.checker,
+        comptoir_checker::Checker::new("/bin/false".into(), &[]),
+    );
+    let expire = async |app: &TestApp| {
+        let past = "UPDATE dataset_versions SET check_until = clock_timestamp() - interval '1 s' WHERE state = 'checking'";
+        sqlx::query(past).execute(&app.owner).await.unwrap();
+    };
+    for _ in 0..5 {
+        assert!(check::step(&app.state).await.is_err());
+        expire(&app).await;
+    }
+    let other = submitted(&app, &seller).await;
+    let fails = std::mem::replace(&mut app.state.checker, works);
+    assert!(check::step(&app.state).await.unwrap());
+    assert_eq!(get(&app, &seller, &other).await.text("/state"), "ready");
+    app.state.checker = fails;
+    assert!(check::step(&app.state).await.unwrap());
+    let refused = get(&app, &seller, &hostile).await;
+    assert_eq!(refused.text("/state"), "refused");
+    assert!(
+        refused
+            .text("/refusals/0/reason")
+            .contains("without a word")
+    );
+}

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use comptoir_domain::dataset::RECORD_BYTES_MAX;
 use parquet::{
-    basic::Compression,
+    basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel},
     data_type::Int64Type,
     file::{
         metadata::{
-            FileMetaData, ParquetMetaData, ParquetMetaDataReader, ParquetMetaDataWriter,
-            RowGroupMetaData,
+            ColumnChunkMetaDataBuilder, FileMetaData, ParquetMetaData, ParquetMetaDataReader,
+            ParquetMetaDataWriter, RowGroupMetaData,
         },
         properties::WriterProperties,
         writer::SerializedFileWriter,
@@ -24,7 +24,12 @@ use crate::{harness::TestApp, market::example};
 
 /// A table of three rows and one column.
 fn parquet() -> Vec<u8> {
-    let schema = Arc::new(parse_message_type("message m { REQUIRED INT64 n; }").unwrap());
+    table_of("REQUIRED INT64 n", None)
+}
+
+/// A table of three values in one column, at these levels.
+fn table_of(column: &str, levels: Option<(&[i16], &[i16])>) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(&format!("message m {{ {column}; }}")).unwrap());
     let properties = WriterProperties::builder()
         .set_compression(Compression::UNCOMPRESSED)
         .build();
@@ -34,7 +39,7 @@ fn parquet() -> Vec<u8> {
     let mut column = group.next_column().unwrap().unwrap();
     column
         .typed::<Int64Type>()
-        .write_batch(&[1, 2, 3], None, None)
+        .write_batch(&[1, 2, 3], levels.map(|it| it.0), levels.map(|it| it.1))
         .unwrap();
     column.close().unwrap();
     group.close().unwrap();
@@ -44,9 +49,12 @@ fn parquet() -> Vec<u8> {
 
 /// The same pages under other metadata.
 fn with_metadata(change: impl Fn(&ParquetMetaData) -> ParquetMetaData) -> Vec<u8> {
-    let good = parquet();
+    under(&parquet(), change)
+}
+
+fn under(good: &[u8], change: impl Fn(&ParquetMetaData) -> ParquetMetaData) -> Vec<u8> {
     let metadata = ParquetMetaDataReader::new()
-        .parse_and_finish(&bytes::Bytes::from(good.clone()))
+        .parse_and_finish(&bytes::Bytes::copy_from_slice(good))
         .unwrap();
     let length = u32::from_le_bytes(*good[good.len() - 8..].first_chunk().unwrap()) as usize;
     let mut bytes = good[..good.len() - 8 - length].to_vec();
@@ -71,45 +79,60 @@ fn of_rows(metadata: &ParquetMetaData, group: RowGroupMetaData, rows: i64) -> Pa
     ParquetMetaData::new(file, vec![group])
 }
 
-fn lying_group() -> Vec<u8> {
+/// Pages of any codec: nobody decompresses them.
+fn compressed(codec: Compression) -> Vec<u8> {
+    of_column(|column| column.set_compression(codec))
+}
+
+/// The last page begins where the file ends, nearly.
+fn cut_head() -> Vec<u8> {
+    let last = i64::try_from(parquet().len() - 9).unwrap();
+    of_column(|column| {
+        column
+            .set_dictionary_page_offset(None)
+            .set_data_page_offset(last)
+            .set_total_compressed_size(1)
+    })
+}
+
+fn of_column(change: impl Fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder) -> Vec<u8> {
     with_metadata(|metadata| {
+        let group = metadata.row_group(0).clone();
+        let column = change(group.column(0).clone().into_builder());
+        let group = group
+            .into_builder()
+            .set_column_metadata(vec![column.build().unwrap()]);
+        of_rows(metadata, group.build().unwrap(), 3)
+    })
+}
+
+/// Three values that are said to be a billion rows of lists.
+fn lying_lists() -> Vec<u8> {
+    let lists = table_of("REPEATED INT64 n", Some((&[1, 1, 1], &[0, 0, 0])));
+    under(&lists, of_a_billion)
+}
+
+fn lying_group() -> Vec<u8> {
+    with_metadata(of_a_billion)
+}
+
+fn of_a_billion(metadata: &ParquetMetaData) -> ParquetMetaData {
+    {
         let group = metadata
             .row_group(0)
             .clone()
             .into_builder()
             .set_num_rows(1_000_000_000);
         of_rows(metadata, group.build().unwrap(), 1_000_000_000)
-    })
+    }
 }
 
 fn bomb() -> Vec<u8> {
-    with_metadata(|metadata| {
-        let group = metadata.row_group(0).clone();
-        let column = group
-            .column(0)
-            .clone()
-            .into_builder()
-            .set_total_uncompressed_size(1 << 40);
-        let group = group
-            .into_builder()
-            .set_column_metadata(vec![column.build().unwrap()]);
-        of_rows(metadata, group.build().unwrap(), 3)
-    })
+    of_column(|column| column.set_total_uncompressed_size(1 << 40))
 }
 
 fn outside() -> Vec<u8> {
-    with_metadata(|metadata| {
-        let group = metadata.row_group(0).clone();
-        let column = group
-            .column(0)
-            .clone()
-            .into_builder()
-            .set_data_page_offset(i64::MAX - 1);
-        let group = group
-            .into_builder()
-            .set_column_metadata(vec![column.build().unwrap()]);
-        of_rows(metadata, group.build().unwrap(), 3)
-    })
+    of_column(|column| column.set_data_page_offset(i64::MAX - 1))
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -140,6 +163,34 @@ async fn what_is_in_a_file_is_found_by_reading_it(db: PgPool) {
         json!({ "rows": 2, "columns": [{ "name": "a", "type": "mixed" }, { "name": "b", "type": "array" }] })
     );
     assert_eq!(facts(3).await, json!(null));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn tables_of_any_codec_and_of_lists_are_read(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let codecs = [
+        Compression::SNAPPY,
+        Compression::GZIP(GzipLevel::default()),
+        Compression::BROTLI(BrotliLevel::default()),
+        Compression::LZ4_RAW,
+        Compression::ZSTD(ZstdLevel::default()),
+    ];
+    let mut files: Vec<_> = codecs.map(compressed).to_vec();
+    files.push(table_of("REPEATED INT64 n", Some((&[1, 1, 1], &[0, 0, 1]))));
+    let names: Vec<_> = (0..files.len())
+        .map(|place| format!("{place}.parquet"))
+        .collect();
+    let files: Vec<_> = names
+        .iter()
+        .zip(&files)
+        .map(|(name, bytes)| (&name[..], &bytes[..]))
+        .collect();
+    let (_, _, paths) = published(&app, &seller, &files).await;
+    for (path, rows) in paths.iter().zip([3, 3, 3, 3, 3, 2]) {
+        let facts = get(&app, &seller, path).await.json["facts"].clone();
+        assert_eq!(facts["rows"], rows, "{facts}");
+    }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -214,6 +265,8 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
             "metadata",
         ),
         ("group.parquet", lying_group(), "other rows"),
+        ("lists.parquet", lying_lists(), "other rows"),
+        ("head.parquet", cut_head(), "ends early"),
         ("bomb.parquet", bomb(), "grows"),
         ("outside.parquet", outside(), "outside"),
     ];

@@ -262,3 +262,36 @@ async fn a_purchase_is_its_buyers_and_its_sellers_and_nobody_elses(db: PgPool) {
         assert_eq!(page.json["data"].as_array().unwrap().len(), count, "{path}");
     }
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_shredded_in_the_moment_of_a_sale_is_not_sold(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let version = shop.version.rsplit('/').next().unwrap();
+    let terms = json!({ "kind": "buy", "version": version });
+    let offer = shop.offer(terms, 333).await;
+    // Its seller was quicker, and is not done yet.
+    let mut tx = shop.app.owner.begin().await.unwrap();
+    let shred = "UPDATE dataset_versions SET state = 'shredded', wrapped_key = NULL, shredded_at = now() WHERE dataset_id = (SELECT dataset_id FROM offers)";
+    let shredded = sqlx::query(shred).execute(&mut *tx).await.unwrap();
+    assert_eq!(shredded.rows_affected(), 1);
+    let wish = shop.wish(&offer, 333);
+    let (taken, ()) = futures::join!(shop.take(&wish), async {
+        wait_for_a_lock(&shop).await;
+        tx.commit().await.unwrap();
+    });
+    taken.expect_problem(StatusCode::CONFLICT, "nothing_ready");
+    assert_eq!(shop.purse().await, (1_000, 0));
+}
+
+/// Until somebody in this database waits for a lock.
+async fn wait_for_a_lock(shop: &Shop) {
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
+    for _ in 0..500 {
+        let waits = sqlx::query_scalar(waits).fetch_one(&shop.app.owner);
+        if waits.await.unwrap() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("nobody waits");
+}

@@ -208,3 +208,49 @@ async fn a_right_to_compute_is_none_to_read(db: PgPool) {
         .await
         .expect_problem(StatusCode::FORBIDDEN, "compute_only");
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_asks_how_long_a_file_is_has_read_nothing(db: PgPool) {
+    let shop = Shop::open(db, 100).await;
+    let terms = json!({ "kind": "buy", "refund_seconds": 86_400 });
+    let offer = shop.offer(terms, 60).await;
+    let content = shop.content().await;
+    let head = async || {
+        let buyer = shop.app.renewed(&shop.buyer);
+        shop.app
+            .request(Method::HEAD, &content)
+            .by(&buyer)
+            .send()
+            .await
+    };
+    assert_eq!(head().await.status, StatusCode::PAYMENT_REQUIRED);
+    let purchase = shop.taken(&shop.wish(&offer, 60)).await;
+    let told = head().await.expect(StatusCode::OK);
+    assert_eq!(told.header(header::CONTENT_LENGTH), "8");
+    assert!(told.header(header::ETAG).len() > 60);
+    assert_eq!(shop.read(&purchase).await.text("/state"), "granted");
+    let back = shop.act(&format!("{purchase}/refund")).await;
+    assert_eq!(back.expect(StatusCode::OK).text("/state"), "refunded");
+    let logged: i64 = sqlx::query_scalar("SELECT count(*) FROM dataset_servings")
+        .fetch_one(&shop.app.owner)
+        .await
+        .unwrap();
+    assert_eq!(logged, 0);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_store_that_fails_is_no_damage_and_gives_nothing_back(db: PgPool) {
+    let shop = Shop::open(db, 100).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 60).await;
+    let content = shop.content().await;
+    let purchase = shop.taken(&shop.wish(&offer, 60)).await;
+    // A link to itself is there, and can be neither opened nor measured.
+    for object in datasets::objects(&shop.app) {
+        fs::remove_file(&object).unwrap();
+        std::os::unix::fs::symlink(&object, &object).unwrap();
+    }
+    let failed = shop.try_read(&content).await;
+    assert!(failed.status.is_server_error() && failed.code() != "dataset_unavailable");
+    assert_eq!(shop.read(&purchase).await.text("/state"), "granted");
+    assert_eq!(shop.purse().await, (40, 60));
+}

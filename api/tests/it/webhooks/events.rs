@@ -403,3 +403,38 @@ async fn both_sides_are_told_of_each_step_of_a_purchase_once(db: PgPool) {
         }
     }
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_rental_that_begins_later_is_told_when_it_is_taken(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    create(
+        &shop.app,
+        &shop.buyer,
+        &json!({ "url": "https://example.org/" }),
+    )
+    .await;
+    let terms = json!({ "kind": "rent", "period_seconds": 3_600, "minimum_seconds": 0 });
+    let rent = shop.offer(terms, 1).await;
+    let mut wish = shop.wish(&rent, 300);
+    wish["seconds"] = json!(300);
+    shop.taken(&wish).await;
+    shop.app.pass(Duration::seconds(10));
+    shop.taken(&wish).await;
+    let told = list(&shop.app, &shop.buyer, "").await;
+    let times: Vec<_> = told
+        .iter()
+        .map(|it| {
+            it["timestamp"]
+                .as_str()
+                .or(it["created_at"].as_str())
+                .unwrap()
+                .to_owned()
+        })
+        .collect();
+    assert_eq!(told.len(), 2);
+    let now = shop
+        .app
+        .now()
+        .format(&time::format_description::well_known::Rfc3339);
+    assert_eq!(times[0], now.unwrap());
+}

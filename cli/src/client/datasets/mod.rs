@@ -1,5 +1,6 @@
 //! Datasets: their cards, publishing a folder, pulling one, and the market.
 
+mod patience;
 mod publish;
 mod pull;
 mod sell;

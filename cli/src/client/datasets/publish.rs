@@ -4,6 +4,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::SeekFrom,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -25,10 +29,12 @@ use tokio_util::io::ReaderStream;
 use super::{
     super::{
         blobs::{CHUNK, digest_of},
-        http::Api,
+        http::{Api, ApiError},
         idempotency_key,
     },
-    all, text,
+    all,
+    patience::{WAIT, WAITS_MAX, patiently},
+    text,
 };
 use crate::{
     args::datasets::PublishArgs,
@@ -57,13 +63,57 @@ pub async fn publish(api: &Api, args: &PublishArgs) -> anyhow::Result<Value> {
         }
     }
     let versions = format!("/v1/datasets/{}/versions", args.dataset);
-    let version = draft(api, &versions, args).await?;
-    let path = format!("{versions}/{}", text(&version, "id")?);
-    let files = announce(api, &path, &local, &args.samples).await?;
-    upload(api, &path, &local, &files).await?;
+    let path = if let Some(version) = submitted(api, &versions, args, &local).await? {
+        format!("{versions}/{}", text(&version, "id")?)
+    } else {
+        let version = draft(api, &versions, args).await?;
+        let path = format!("{versions}/{}", text(&version, "id")?);
+        let files = announce(api, &path, &local, &args.samples).await?;
+        upload(api, &path, &local, &files).await?;
+        path
+    };
     let version = wait(api, &path).await?;
     check(api, &path, &version, &local).await?;
     Ok(version)
+}
+
+/// The version of the same files that a run before this one handed over, and that is being checked.
+async fn submitted(
+    api: &Api,
+    versions: &str,
+    args: &PublishArgs,
+    local: &BTreeMap<FilePath, Local>,
+) -> anyhow::Result<Option<Value>> {
+    if args.new {
+        return Ok(None);
+    }
+    let found = all(api, versions).await?;
+    for version in found.into_iter().filter(|it| it["state"] == "checking") {
+        let path = format!("{versions}/{}", text(&version, "id")?);
+        let files = all(api, &format!("{path}/files")).await?;
+        let mut is_same = files.len() == local.len();
+        for file in &files {
+            let path = text(file, "path")?.parse::<FilePath>()?;
+            is_same &= is_known(file, local.get(&path), is_sample(&path, &args.samples));
+        }
+        if is_same {
+            return Ok(Some(version));
+        }
+    }
+    Ok(None)
+}
+
+fn is_sample(path: &FilePath, samples: &[String]) -> bool {
+    samples.iter().any(|it| it == path.as_str())
+}
+
+/// Is a file of the service this one of the folder?
+fn is_known(file: &Value, local: Option<&Local>, is_sample: bool) -> bool {
+    local.is_some_and(|it| {
+        file["sha256"] == json!(it.sha256)
+            && file["bytes"] == it.bytes
+            && file["is_sample"] == is_sample
+    })
 }
 
 /// The draft that a run before this one began, or a new one.
@@ -142,20 +192,14 @@ async fn announce(
     samples: &[String],
 ) -> anyhow::Result<Vec<Value>> {
     let files = format!("{version}/files");
-    let is_sample = |path: &FilePath| samples.iter().any(|it| it == path.as_str());
     let mut known = Vec::new();
     for file in all(api, &files).await? {
         let path = text(&file, "path")?.parse::<FilePath>()?;
-        let is_same = local.get(&path).is_some_and(|it| {
-            file["sha256"] == json!(it.sha256)
-                && file["bytes"] == it.bytes
-                && file["is_sample"] == is_sample(&path)
-        });
-        if is_same {
+        if is_known(&file, local.get(&path), is_sample(&path, samples)) {
             known.push(file);
         } else {
             let path = format!("{files}/{}", text(&file, "id")?);
-            api.send(api.request(Method::DELETE, &path)).await?;
+            patiently(api, &api.request(Method::DELETE, &path)).await?;
         }
     }
     let names: BTreeSet<_> = known
@@ -165,7 +209,7 @@ async fn announce(
     let new: Vec<Value> = local
         .iter()
         .filter(|(path, _)| !names.contains(path.as_str()))
-        .map(|(path, it)| json!({ "path": path, "bytes": it.bytes, "sha256": it.sha256, "is_sample": is_sample(path) }))
+        .map(|(path, it)| json!({ "path": path, "bytes": it.bytes, "sha256": it.sha256, "is_sample": is_sample(path, samples) }))
         .collect();
     for some in new.chunks(ANNOUNCED_MAX) {
         let body = json!({ "files": some });
@@ -201,7 +245,8 @@ async fn upload(
             bar.inc(from.bytes);
             continue;
         }
-        let found = api.get(&place).await?;
+        let found = patiently(api, &api.request(Method::GET, &place)).await?;
+        let found: Value = found.json().await?;
         let missing: Vec<u32> = serde_json::from_value(found["missing_parts"].clone())?;
         let length = |part: &u32| part_length(from.bytes, part_bytes, *part).unwrap_or_default();
         bar.inc(from.bytes.saturating_sub(missing.iter().map(length).sum()));
@@ -222,24 +267,54 @@ async fn upload(
     Ok(())
 }
 
+/// Sends a part, and again where the service asks to wait, or a session has to be renewed: a stream is sent once, so whoever sends it does.
 async fn send(
     api: &Api,
     to: &str,
     from: &Path,
-    (start, length): (u64, u64),
+    range: (u64, u64),
     bar: ProgressBar,
 ) -> anyhow::Result<()> {
+    let mut tries = 0;
+    loop {
+        let at = Arc::new(AtomicU64::new(0));
+        match put(api, to, from, range, (bar.clone(), Arc::clone(&at))).await? {
+            Err(ApiError::Problem { status: 429, .. }) if tries < WAITS_MAX => {
+                tokio::time::sleep(WAIT).await;
+            }
+            Err(ApiError::Problem { status: 401, .. }) if tries == 0 => {
+                // Everything but a stream renews it.
+                api.get("/v1/account").await?;
+            }
+            sent => {
+                sent?;
+                return Ok(());
+            }
+        }
+        bar.dec(at.load(Ordering::Relaxed));
+        tries += 1;
+    }
+}
+
+async fn put(
+    api: &Api,
+    to: &str,
+    from: &Path,
+    (start, length): (u64, u64),
+    (bar, sent): (ProgressBar, Arc<AtomicU64>),
+) -> anyhow::Result<Result<(), ApiError>> {
     let mut file = File::open(from).await?;
     file.seek(SeekFrom::Start(start)).await?;
-    let body = ReaderStream::with_capacity(file.take(length), CHUNK)
-        .inspect_ok(move |chunk| bar.inc(chunk.len() as u64));
+    let body = ReaderStream::with_capacity(file.take(length), CHUNK).inspect_ok(move |chunk| {
+        bar.inc(chunk.len() as u64);
+        sent.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+    });
     let request = api
         .request(Method::PUT, to)
         .header(header::CONTENT_LENGTH, length)
         .header(header::CONTENT_TYPE, "application/octet-stream")
         .body(Body::wrap_stream(body.boxed()));
-    api.send(request).await?;
-    Ok(())
+    Ok(api.send(request).await.map(drop))
 }
 
 /// Submits the version, and waits until its files are checked.

@@ -1,6 +1,6 @@
 //! Downloads a version: only what is missing, and nothing stays that is not what the manifest says.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context as _;
 use comptoir_domain::{
@@ -9,7 +9,7 @@ use comptoir_domain::{
 };
 use futures::TryStreamExt as _;
 use indicatif::ProgressBar;
-use reqwest::{Method, RequestBuilder, Response, StatusCode, header};
+use reqwest::{Method, StatusCode, header};
 use serde_json::{Value, json};
 use tokio::{
     fs::{self, OpenOptions},
@@ -21,18 +21,15 @@ use super::{
         blobs::digest_of,
         http::{Api, ApiError},
     },
-    all, ready, text,
+    all,
+    patience::patiently,
+    ready, text,
 };
 use crate::{
     args::datasets::PullArgs,
     exit::{Exit, coded},
     output,
 };
-
-/// Pause before a request that the service asked to wait with.
-const WAIT: Duration = Duration::from_secs(1);
-/// How often it is waited for one file.
-const WAITS_MAX: u32 = 60;
 
 /// Downloads a version into a folder; says what is there then.
 pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
@@ -175,19 +172,4 @@ async fn fetch(
     }
     fs::rename(&partial, to).await?;
     Ok(())
-}
-
-/// Sends it, and again where the service asks to wait: a version may have more files than a minute has requests.
-async fn patiently(api: &Api, request: &RequestBuilder) -> Result<Response, ApiError> {
-    let mut waits = 0;
-    loop {
-        let again = request.try_clone().expect("a request without a body");
-        match api.send(again).await {
-            Err(ApiError::Problem { status: 429, .. }) if waits < WAITS_MAX => {
-                waits += 1;
-                tokio::time::sleep(WAIT).await;
-            }
-            sent => return sent,
-        }
-    }
 }
