@@ -16,11 +16,13 @@ use comptoir_store::{
     contributions::{self, AnswerError},
     dataset_links, ledger,
     notices::{self as outbox, ATTEMPTS_MAX, DueNotice},
-    password_resets, purchases,
+    password_resets,
+    purchases::{self, Due},
     releases::{self, WithdrawalError},
+    subscriptions::RenewError,
     takedowns::{self, ActError},
 };
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
 use crate::{
     AppState,
@@ -143,10 +145,8 @@ async fn purchases_due(state: &AppState) -> Result<usize, StepError> {
     let due = purchases::due(&mut *state.db.acquire().await?, now, limit).await?;
     let mut done = 0;
     for it in due {
-        let mut tx = state.db.begin().await?;
-        let outcome = match purchases::step(&mut tx, it, now).await {
+        let outcome = match purchase_due(state, it, now).await {
             Ok(()) => {
-                tx.commit().await?;
                 done += 1;
                 "done"
             }
@@ -156,13 +156,28 @@ async fn purchases_due(state: &AppState) -> Result<usize, StepError> {
                     error = &error as &dyn std::error::Error,
                     "a purchase waits"
                 );
-                purchases::put_off(&mut *state.db.acquire().await?, it, now).await?;
+                let put_off = purchases::put_off(&mut *state.db.acquire().await?, it, now).await;
+                if let Err(error) = put_off {
+                    tracing::error!(?it, %error, "a purchase is tried again at once");
+                }
                 "failed"
             }
         };
         metrics::counter!(PURCHASE_STEPS, "outcome" => outcome).increment(1);
     }
     Ok(done)
+}
+
+/// All or nothing, and no lock is left of what failed.
+async fn purchase_due(state: &AppState, it: Due, now: OffsetDateTime) -> Result<(), RenewError> {
+    let mut tx = state.db.begin().await?;
+    match purchases::step(&mut tx, it, now).await {
+        Ok(()) => Ok(tx.commit().await?),
+        Err(error) => {
+            tx.rollback().await?;
+            Err(error)
+        }
+    }
 }
 
 /// Decides takedowns whose clock has run out: one that nobody contested is right, one that nobody decided is wrong.

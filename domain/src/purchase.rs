@@ -70,6 +70,12 @@ text_enum! {
         TakenDown = "taken_down",
         /// The seller is frozen.
         SellerFrozen = "seller_frozen",
+        /// The subscriber is frozen.
+        Frozen = "frozen",
+        /// The key that it was made with may not spend so much any more.
+        SpendLimit = "spend_limit",
+        /// The subscriber has the dataset for good by now.
+        Owned = "owned",
     }
 }
 

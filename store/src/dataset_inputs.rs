@@ -231,7 +231,7 @@ pub async fn lock_rights(
 }
 
 /// A job reads what its account may download: the purchase that lets it cannot be given back any more. Of several rights it is the one that is paid
-/// already, so that nobody loses a window for nothing.
+/// already, or else one whose time runs anyway, so that nobody loses a window for nothing.
 pub async fn serve_purchase(
     tx: &mut PgTransaction<'_>,
     account: AccountId,
@@ -244,7 +244,7 @@ pub async fn serve_purchase(
              SELECT e.purchase_id, p.state FROM entitlements e JOIN dataset_versions v USING (dataset_id) LEFT JOIN purchases p USING (purchase_id)
              WHERE v.version_id = $2 AND e.account_id = $1 AND (e.version_id IS NULL OR e.version_id = v.version_id)
                  AND e.allows = 'download' AND e.starts_at <= $3 AND (e.ends_at IS NULL OR e.ends_at > $3) AND e.ended_at IS NULL
-             ORDER BY coalesce(p.state = 'granted', false), e.ends_at DESC, e.entitlement_id LIMIT 1
+             ORDER BY coalesce(p.state = 'granted', false), e.ends_at DESC NULLS LAST, e.entitlement_id LIMIT 1
          ) AS best WHERE state = 'granted'
          ON CONFLICT (purchase_id) DO NOTHING",
         account.0,

@@ -68,7 +68,8 @@ pub struct Owned {
     pub ends_at: Option<OffsetDateTime>,
 }
 
-/// How the account stands to a version now: the best of its rights counts, and of two that let it read the one that is paid already.
+/// How the account stands to a version now: the best of its rights counts: of two that let it read the one that is paid
+/// already, and then the one whose time runs anyway.
 ///
 /// # Errors
 /// When the statement fails.
@@ -87,7 +88,7 @@ pub async fn standing(
              AND e.starts_at <= $4
            LEFT JOIN purchases AS p USING (purchase_id)
            WHERE d.dataset_id = $2
-           ORDER BY "is_active!" DESC, e.allows = 'download' DESC, coalesce(p.state = 'refunded', false), coalesce(p.state = 'granted', false), over_at DESC LIMIT 1"#,
+           ORDER BY "is_active!" DESC, e.allows = 'download' DESC, coalesce(p.state = 'refunded', false), coalesce(p.state = 'granted', false), over_at DESC NULLS LAST LIMIT 1"#,
         account.0,
         dataset.0,
         version.0,

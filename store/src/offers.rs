@@ -222,7 +222,8 @@ pub async fn find_all(
                n.effective_at AS "next_effective_at?"
            FROM offers o
            JOIN LATERAL (SELECT * FROM offer_prices p WHERE p.offer_id = o.offer_id AND p.effective_at <= $2 ORDER BY number DESC LIMIT 1) p ON true
-           LEFT JOIN LATERAL (SELECT * FROM offer_prices n WHERE n.offer_id = o.offer_id AND n.number > p.number ORDER BY number DESC LIMIT 1) n ON true
+           LEFT JOIN LATERAL (SELECT * FROM offer_prices n WHERE n.offer_id = o.offer_id AND n.number > p.number AND n.effective_at > $2
+               ORDER BY effective_at, number DESC LIMIT 1) n ON true
            WHERE o.offer_id = ANY ($1) ORDER BY o.offer_id DESC"#,
         &ids,
         now,

@@ -2,18 +2,18 @@
 
 use comptoir_domain::{
     amount::Amount,
-    id::{AccountId, DatasetId, OfferId, PurchaseId, SubscriptionId},
+    id::{AccountId, ApiKeyId, DatasetId, OfferId, PurchaseId, SubscriptionId},
     purchase::{PurchaseState, SubscriptionEnd, SubscriptionState},
 };
 use sqlx::{PgConnection, types::BigDecimal};
-use time::{Duration, OffsetDateTime};
+use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
     PgTransaction, accounts,
     codec::{to_amount, to_enum, to_numeric},
     holds::HoldError,
-    offers,
+    limits, offers,
     purchases::{self, EndError, Period, Purchase, TakeError},
 };
 
@@ -28,6 +28,8 @@ pub struct Subscription {
     pub offer: OfferId,
     /// The most that a period may cost.
     pub cap: Amount,
+    /// The API key that its periods are counted against.
+    pub spender: Option<ApiKeyId>,
     /// Where it stands.
     pub state: SubscriptionState,
     /// Why it ends.
@@ -57,19 +59,20 @@ pub enum RenewError {
 /// Makes a subscription.
 pub(crate) async fn create(
     tx: &mut PgTransaction<'_>,
-    account: AccountId,
+    (account, spender): (AccountId, Option<ApiKeyId>),
     offer: OfferId,
     cap: Amount,
     now: OffsetDateTime,
 ) -> sqlx::Result<SubscriptionId> {
     let id = SubscriptionId::generate();
     sqlx::query!(
-        "INSERT INTO subscriptions (subscription_id, account_id, offer_id, cap_base, state, created_at) VALUES ($1, $2, $3, $4, 'active', $5)",
+        "INSERT INTO subscriptions (subscription_id, account_id, offer_id, cap_base, state, created_at, api_key_id) VALUES ($1, $2, $3, $4, 'active', $5, $6)",
         id.0,
         account.0,
         offer.0,
         to_numeric(cap),
         now,
+        spender.map(|it| it.0),
     )
     .execute(&mut **tx)
     .await?;
@@ -132,6 +135,16 @@ pub async fn cancel(
         return purchases::take_back(tx, &request, now).await;
     }
     purchases::give_back_upcoming(tx, id, "the subscription was cancelled", now).await?;
+    let runs = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM purchases WHERE subscription_id = $1 AND state = 'granted') AS "runs!""#,
+        id.0,
+    )
+    .fetch_one(&mut **tx)
+    .await?;
+    // Its last period was over, and the one after that is given back: there is nothing left to end with.
+    if !runs {
+        return Ok(end(tx, id, SubscriptionEnd::Cancelled, now).await?);
+    }
     sqlx::query!(
         "UPDATE subscriptions SET state = 'ending', ended_because = 'cancelled' WHERE subscription_id = $1 AND state = 'active'",
         id.0,
@@ -213,17 +226,22 @@ async fn begin_next(
     last: &Purchase,
     now: OffsetDateTime,
 ) -> Result<Option<SubscriptionEnd>, RenewError> {
-    // Without a gap, unless the service was down for longer than a period.
-    let seconds = i64::from(last.seconds.unwrap_or_default());
-    let ended_at = last.ends_at.unwrap_or(now);
-    let is_long_ago = now - ended_at > Duration::seconds(seconds);
-    let starts_at = if is_long_ago { now } else { ended_at };
+    // Without a gap; and nobody pays for time in which a late step left him without a right.
+    let starts_at = last.ends_at.map_or(now, |it| it.max(now));
     let offer = offers::find(tx, subscription.offer, starts_at).await?;
     let Some(offer) = offer.filter(|it| it.closed_at.is_none()) else {
         return Ok(Some(SubscriptionEnd::OfferClosed));
     };
     if let Some(end) = off_the_list(tx, offer.dataset).await? {
         return Ok(Some(end));
+    }
+    if limits::is_frozen(tx, last.account).await? {
+        return Ok(Some(SubscriptionEnd::Frozen));
+    }
+    let it = (offer.dataset, offer.terms.version, offer.terms.kind);
+    let owned = purchases::owned(tx, last.account, it, now).await?;
+    if owned.is_some() {
+        return Ok(Some(SubscriptionEnd::Owned));
     }
     if offer.price.amount > subscription.cap {
         return Ok(Some(SubscriptionEnd::PriceAboveCap));
@@ -232,8 +250,8 @@ async fn begin_next(
     let period = Period {
         account: last.account,
         payer: account.and_then(|it| it.address),
-        // What it may cost was allowed when it was made: a key that is gone since does not end it.
-        spender: None,
+        // A key that is gone since does not end it; its limit does.
+        spender: subscription.spender,
         offer: &offer,
         held: offer.price.amount,
         seconds: last.seconds,
@@ -252,6 +270,10 @@ async fn begin_next(
         ) => {
             point.rollback().await?;
             Ok(Some(SubscriptionEnd::InsufficientFunds))
+        }
+        Err(TakeError::AboveSpendLimit(_)) => {
+            point.rollback().await?;
+            Ok(Some(SubscriptionEnd::SpendLimit))
         }
         // Its seller cannot be paid, so there is nothing on sale.
         Err(TakeError::NoAddress(_)) => {
@@ -326,7 +348,7 @@ pub async fn list(
 async fn find_all(conn: &mut PgConnection, ids: &[Uuid]) -> sqlx::Result<Vec<Subscription>> {
     let rows = sqlx::query_as!(
         Row,
-        r#"SELECT s.subscription_id, s.account_id, s.offer_id, s.cap_base, s.state, s.ended_because, s.created_at, s.ended_at,
+        r#"SELECT s.subscription_id, s.account_id, s.offer_id, s.cap_base, s.api_key_id, s.state, s.ended_because, s.created_at, s.ended_at,
                p.purchase_id
            FROM subscriptions s
            JOIN LATERAL (SELECT purchase_id FROM purchases p WHERE p.subscription_id = s.subscription_id AND (p.ended_at < p.starts_at) IS NOT TRUE
@@ -344,6 +366,7 @@ struct Row {
     account_id: Uuid,
     offer_id: Uuid,
     cap_base: BigDecimal,
+    api_key_id: Option<Uuid>,
     state: String,
     ended_because: Option<String>,
     created_at: OffsetDateTime,
@@ -362,6 +385,7 @@ impl TryFrom<Row> for Subscription {
             account: AccountId(row.account_id),
             offer: OfferId(row.offer_id),
             cap: to_amount("cap_base", &row.cap_base)?,
+            spender: row.api_key_id.map(ApiKeyId),
             state: to_enum("state", &row.state, SubscriptionState::parse)?,
             ended_because: because.transpose()?,
             period: PurchaseId(row.purchase_id),

@@ -486,7 +486,8 @@ async fn quote_offer(
         .await
         .map_err(no_asset)?;
     let is_frozen = limits::is_frozen(&mut connection, offer.account).await?;
-    if offer.closed_at.is_some() || is_frozen {
+    let is_listed = datasets::is_listed(&mut connection, offer.dataset).await?;
+    if offer.closed_at.is_some() || is_frozen || !is_listed {
         return Err(closed());
     }
     if let Some(takedown) = datasets::blocked_by(&mut connection, offer.dataset).await? {

@@ -67,6 +67,7 @@ async fn list_sales(
     responses(
         (status = 200, body = PurchaseBody),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     ),
 )]
 async fn approve_sale(

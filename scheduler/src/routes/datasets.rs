@@ -99,6 +99,11 @@ async fn open_dataset(
                 drop(tx);
                 return Err(end(&state, &held, right_ended()).await);
             }
+            Err(error) if error.is_damage() => {
+                drop(tx);
+                let detail = "its key does not open";
+                return Err(end(&state, &held, damaged(detail)).await);
+            }
             Err(error) => return Err(Problem::internal(&error)),
         };
         let files = dataset_files::find_by_digests(&mut tx, data.version, wanted.iter().copied());
@@ -118,7 +123,6 @@ async fn open_dataset(
             let detail = "a part of it is not there";
             return Err(end(&state, &held, damaged(detail)).await);
         }
-        dataset_inputs::serve_purchase(&mut tx, account, data.version, now).await?;
         tx.commit().await?;
         log_serving(&held, worker.id, &sealed);
         Ok(Json(SealedDataset {
@@ -183,6 +187,10 @@ async fn download_part(
             drop(conn);
             return Err(end(&state, &held, right_ended()).await);
         }
+        Err(error) if error.is_damage() => {
+            drop(conn);
+            return Err(end(&state, &held, damaged("its key does not open")).await);
+        }
         Err(error) => return Err(Problem::internal(&error)),
     };
     let salt = dataset_files::salt(&mut conn, file.id, part).await?;
@@ -202,6 +210,7 @@ async fn download_part(
     };
     match sealed {
         Ok(sealed) => {
+            serve_purchase(&state, &held).await?;
             let octets = HeaderValue::from_static("application/octet-stream");
             Ok(([(header::CONTENT_TYPE, octets)], Body::from(sealed)).into_response())
         }
@@ -212,6 +221,22 @@ async fn download_part(
         }
         Err(error) => Err(Problem::internal(&error)),
     }
+}
+
+/// Bytes that were read and checked are about to leave: by what was bought, that is served now, unless it was given back in this moment.
+async fn serve_purchase(state: &SchedulerState, held: &HeldAttempt) -> Result<(), Problem> {
+    let mut tx = state.db.begin().await?;
+    let quoted = dataset_inputs::of_job(&mut tx, held.job).await?;
+    let (account, data) = quoted.ok_or_else(Problem::not_found)?;
+    let now = state.now();
+    dataset_inputs::lock_rights(&mut tx, account, data.version, now).await?;
+    let stands = dataset_inputs::still_stand(&mut tx, &[(account, data)], now).await?;
+    if stands != [true] {
+        tx.rollback().await?;
+        return Err(end(state, held, right_ended()).await);
+    }
+    dataset_inputs::serve_purchase(&mut tx, account, data.version, now).await?;
+    Ok(tx.commit().await?)
 }
 
 fn right_ended() -> Failure {

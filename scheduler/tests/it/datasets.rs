@@ -243,11 +243,13 @@ async fn who_bought_the_data_computes_on_it_for_nothing_and_cannot_give_it_back_
     let worker = bench.worker(1).await;
     let leased = lease(&worker).await;
     worker.open_dataset(held(&leased)).await.unwrap();
-    let served: Vec<Uuid> = sqlx::query_scalar("SELECT purchase_id FROM purchase_servings")
-        .fetch_all(&bench.owner)
-        .await
-        .unwrap();
-    assert_eq!(served, [purchase]);
+    let served = async || -> Vec<Uuid> {
+        let served = sqlx::query_scalar("SELECT purchase_id FROM purchase_servings");
+        served.fetch_all(&bench.owner).await.unwrap()
+    };
+    assert!(served().await.is_empty(), "no byte has left yet");
+    worker.part(held(&leased), dataset.file, 0).await.unwrap();
+    assert_eq!(served().await, [purchase]);
     let plain = bench.submit(client, &inference(), Tier::None).await;
     let holds = [job, plain].map(|job| bench.job(client, job));
     let [on_data, without] = holds;
@@ -339,6 +341,7 @@ async fn a_job_uses_the_right_that_costs_no_window(db: PgPool) {
     let worker = bench.worker(1).await;
     let leased = lease(&worker).await;
     worker.open_dataset(held(&leased)).await.unwrap();
+    worker.part(held(&leased), dataset.file, 0).await.unwrap();
     let served: i64 = sqlx::query_scalar("SELECT count(*) FROM purchase_servings")
         .fetch_one(&bench.owner)
         .await

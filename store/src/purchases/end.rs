@@ -200,7 +200,10 @@ pub async fn end_by_buyer(
     purchase: &Purchase,
     now: OffsetDateTime,
 ) -> Result<(), EndError> {
-    if purchase.finality == Some(Finality::EndedByBuyer) {
+    let is_ended = purchase.finality == Some(Finality::EndedByBuyer);
+    // A request that was taken back, and what could not be served.
+    let is_back = purchase.state == PurchaseState::Refunded && purchase.seconds.is_some();
+    if is_ended || is_back {
         return Ok(());
     }
     if purchase.state == PurchaseState::Requested && purchase.seconds.is_some() {

@@ -30,7 +30,7 @@ pub use end::{EndError, end_by_buyer, make_final, refund, refund_to_buyer};
 pub(crate) use end::{give_back_upcoming, take_back};
 pub use requests::{AnswerError, approve, deny};
 pub use take::{NewPurchase, TakeError, Taken, take};
-pub(crate) use take::{Period, begin_period};
+pub(crate) use take::{Period, begin_period, owned};
 
 /// What a buyer took of an offer.
 #[derive(Debug, Clone)]

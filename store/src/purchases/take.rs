@@ -150,7 +150,8 @@ pub async fn take(
             if held > cap {
                 return Err(TakeError::AboveCap(held));
             }
-            Some(subscriptions::create(tx, new.account, offer.id, cap, now).await?)
+            let by = (new.account, new.spender);
+            Some(subscriptions::create(tx, by, offer.id, cap, now).await?)
         }
         _ => None,
     };
@@ -231,7 +232,7 @@ async fn refuse_again(
 }
 
 /// The purchase by which the buyer has for good at least what such an offer is about.
-pub(super) async fn owned(
+pub(crate) async fn owned(
     tx: &mut PgTransaction<'_>,
     buyer: AccountId,
     (dataset, version, kind): (DatasetId, Option<DatasetVersionId>, OfferKind),

@@ -363,35 +363,53 @@ async fn a_period_that_cannot_be_served_goes_back_with_the_one_that_was_begun_ah
 async fn a_step_that_fails_waits_a_minute_and_hinders_no_other(db: PgPool) {
     let shop = Shop::open(db, 1_000).await;
     let terms = json!({ "kind": "rent", "period_seconds": DAY, "minimum_seconds": 0 });
-    let stuck = shop.offer(terms.clone(), 1).await;
-    let other = shop.offer(terms, 1).await;
-    let stuck = shop.taken(&rental(&shop, &stuck, 60, 60)).await;
+    let other = shop.offer(terms.clone(), 1).await;
     let other = shop.taken(&rental(&shop, &other, 120, 120)).await;
-    let refuse = |refuses| {
-        let text = if refuses {
-            "ALTER TABLE purchases ADD CONSTRAINT stuck CHECK (NOT (seconds = 60 AND state = 'settled'))"
-        } else {
-            "ALTER TABLE purchases DROP CONSTRAINT stuck"
-        };
-        sqlx::query(text).execute(&shop.app.owner)
-    };
-    refuse(true).await.unwrap();
+    // A statement that fails, a commit that does, and a hold that is not there, which fails no statement.
+    let mut stuck = vec![];
+    for seconds in [60, 61, 62] {
+        let offer = shop.offer(terms.clone(), 1).await;
+        stuck.push(
+            shop.taken(&rental(&shop, &offer, seconds, seconds.into()))
+                .await,
+        );
+    }
+    let change = |text| sqlx::raw_sql(text).execute(&shop.app.owner);
+    change(
+        "ALTER TABLE purchases ADD CONSTRAINT stuck CHECK (NOT (seconds = 60 AND state = 'settled'));
+         CREATE CONSTRAINT TRIGGER stuck_commit AFTER UPDATE ON purchases DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+             WHEN (NEW.seconds = 61 AND NEW.state = 'settled') EXECUTE FUNCTION refuse_change();
+         ALTER TABLE holds DISABLE TRIGGER USER;
+         UPDATE holds SET ended_at = now() WHERE source_id = (SELECT purchase_id FROM purchases WHERE seconds = 62)",
+    )
+    .await
+    .unwrap();
     shop.app.pass(Duration::seconds(120));
     let due = || async {
         let mut connection = shop.app.owner.acquire().await.unwrap();
         let due = purchases::due(&mut connection, shop.app.now(), 10).await;
         due.unwrap().len()
     };
-    assert_eq!(due().await, 2);
+    assert_eq!(due().await, 4);
     shop.settle().await;
     assert_eq!(shop.read(&other).await.text("/charged/amount"), "120");
-    assert_eq!(shop.read(&stuck).await.text("/state"), "granted");
-    refuse(false).await.unwrap();
-    assert_eq!(due().await, 0, "it waits");
+    for path in &stuck {
+        assert_eq!(shop.read(path).await.text("/state"), "granted");
+    }
+    change(
+        "ALTER TABLE purchases DROP CONSTRAINT stuck; DROP TRIGGER stuck_commit ON purchases;
+         UPDATE holds SET ended_at = NULL WHERE source_id = (SELECT purchase_id FROM purchases WHERE seconds = 62);
+         ALTER TABLE holds ENABLE TRIGGER USER",
+    )
+    .await
+    .unwrap();
+    assert_eq!(due().await, 0, "they wait");
     shop.app.pass(Duration::minutes(1));
-    assert_eq!(due().await, 1);
+    assert_eq!(due().await, 3);
     shop.settle().await;
-    assert_eq!(shop.read(&stuck).await.text("/charged/amount"), "60");
+    for (path, charged) in stuck.iter().zip(["60", "61", "62"]) {
+        assert_eq!(shop.read(path).await.text("/charged/amount"), charged);
+    }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -525,5 +543,118 @@ async fn who_leaves_pays_for_what_was_used_or_its_least_time_and_nothing_more(db
     assert_eq!(
         (shop.purse().await, shop.earned().await),
         ((9_000, 0), shared(1_000).0)
+    );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_key_with_a_limit_renews_no_further_than_that(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": 3_600 }), 100)
+        .await;
+    let limit = json!({ "amount": shop.money(250), "period": "lifetime" });
+    let key = json!({ "name": "k", "scopes": ["purchases:write", "purchases:read", "datasets:read"], "spend_limit": limit });
+    let buyer = shop.app.renewed(&shop.buyer);
+    let made = shop.app.post("/v1/keys", &key).by(&buyer).send().await;
+    let secret = made.expect(StatusCode::CREATED).text("/key").to_owned();
+    let taken = shop
+        .app
+        .post("/v1/purchases", &shop.wish(&offer, 100))
+        .header(header::AUTHORIZATION, &format!("Bearer {secret}"))
+        .send()
+        .await;
+    let subscription = taken.expect(StatusCode::CREATED);
+    let subscription = format!("/v1/subscriptions/{}", subscription.text("/subscription"));
+    for _ in 0..4 {
+        shop.pass(Duration::hours(1)).await;
+    }
+    let ended = shop.read(&subscription).await;
+    assert_eq!(
+        (ended.text("/state"), ended.text("/ended_because")),
+        ("ended", "spend_limit")
+    );
+    assert_eq!(shop.purse().await, (800, 0), "two periods of three");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nothing_is_renewed_for_who_is_frozen_or_has_it_for_good(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    for because in ["owned", "frozen"] {
+        let offer = shop
+            .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+            .await;
+        let path = shop.taken(&shop.wish(&offer, 100)).await;
+        let subscription = shop.read(&path).await.text("/subscription").to_owned();
+        let subscription = format!("/v1/subscriptions/{subscription}");
+        if because == "owned" {
+            let buy = json!({ "kind": "buy", "refund_seconds": DAY });
+            let buy = shop.offer(buy, 10).await;
+            let bought = shop.taken(&shop.wish(&buy, 10)).await;
+            shop.pass(Duration::days(1)).await;
+            let ended = shop.read(&subscription).await;
+            assert_eq!(ended.text("/ended_because"), because);
+            // Given back, so that the next one can be subscribed to.
+            sqlx::query("UPDATE entitlements SET ended_at = now() WHERE ends_at IS NULL")
+                .execute(&shop.app.owner)
+                .await
+                .unwrap();
+            drop(bought);
+        } else {
+            super::freeze(&shop.app, shop.buyer.account).await;
+            shop.pass(Duration::days(1)).await;
+            let why: String = sqlx::query_scalar(
+                "SELECT ended_because FROM subscriptions ORDER BY subscription_id DESC LIMIT 1",
+            )
+            .fetch_one(&shop.app.owner)
+            .await
+            .unwrap();
+            assert_eq!(why, because);
+        }
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nobody_pays_for_time_that_a_late_step_left_without_a_right(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    let subscription = shop.read(&path).await.text("/subscription").to_owned();
+    shop.pass(Duration::hours(36)).await;
+    let next = shop
+        .read(&format!("/v1/subscriptions/{subscription}"))
+        .await;
+    let next = format!("/v1/purchases/{}", next.text("/period"));
+    let ended = shop.act(&format!("{next}/end")).await;
+    assert_eq!(ended.expect(StatusCode::OK).text("/charged/amount"), "0");
+    assert_eq!(shop.purse().await, (900, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn of_two_announced_prices_the_next_one_is_told(db: PgPool) {
+    let shop = Shop::open(db, 10).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 10)
+        .await;
+    let prices = format!("/v1/offers/{offer}/prices");
+    let announce = async |base| {
+        let body = json!({ "price": shop.money(base) });
+        let seller = shop.app.renewed(&shop.seller);
+        let made = shop.app.post(&prices, &body).by(&seller).send().await;
+        made.expect(StatusCode::CREATED)
+    };
+    announce(100).await;
+    shop.app.pass(Duration::hours(12));
+    let told = announce(11).await;
+    assert_eq!(told.text("/next_price/price/amount"), "100");
+    shop.app.pass(Duration::days(7) - Duration::hours(12));
+    let read = shop.read(&format!("/v1/offers/{offer}")).await;
+    assert_eq!(
+        (
+            read.text("/price/price/amount"),
+            read.text("/next_price/price/amount")
+        ),
+        ("100", "11")
     );
 }
