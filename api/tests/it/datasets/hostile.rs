@@ -84,15 +84,21 @@ fn compressed(codec: Compression) -> Vec<u8> {
     of_column(|column| column.set_compression(codec))
 }
 
-/// The last page begins where the file ends, nearly.
+/// The page begins with the last byte of the file.
 fn cut_head() -> Vec<u8> {
-    let last = i64::try_from(parquet().len() - 9).unwrap();
-    of_column(|column| {
-        column
-            .set_dictionary_page_offset(None)
-            .set_data_page_offset(last)
-            .set_total_compressed_size(1)
-    })
+    let at = |offset: usize| {
+        of_column(|column| {
+            column
+                .set_dictionary_page_offset(None)
+                .set_data_page_offset(i64::try_from(offset).unwrap())
+                .set_total_compressed_size(1)
+        })
+    };
+    // Both offsets take two bytes.
+    let bytes = at(100).len();
+    let cut = at(bytes - 1);
+    assert_eq!(cut.len(), bytes);
+    cut
 }
 
 fn of_column(change: impl Fn(ColumnChunkMetaDataBuilder) -> ColumnChunkMetaDataBuilder) -> Vec<u8> {
