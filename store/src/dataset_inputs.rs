@@ -216,23 +216,32 @@ pub async fn of_job(
     Ok(data.into_values().next().map(|data| (account, data)))
 }
 
-/// Keeps what an account reads a version by from being given back until the transaction ends. Ask before [`still_stand`]: what was given back in this
-/// moment stands no more.
-pub async fn lock_rights(
+/// Hands out bytes of what was quoted, if the right to it still stands: then the purchase that gives it cannot be given back any more. What is given
+/// back in this moment decides first.
+pub async fn serve(
     tx: &mut PgTransaction<'_>,
     account: AccountId,
-    version: DatasetVersionId,
+    data: QuotedData,
     now: OffsetDateTime,
-) -> sqlx::Result<()> {
-    sqlx::query!("SELECT lock_rights($1, $2, $3)", account.0, version.0, now)
-        .execute(&mut **tx)
-        .await
-        .map(drop)
+) -> sqlx::Result<bool> {
+    sqlx::query!(
+        "SELECT lock_rights($1, $2, $3)",
+        account.0,
+        data.version.0,
+        now,
+    )
+    .execute(&mut **tx)
+    .await?;
+    let stands = still_stand(tx, &[(account, data)], now).await? == [true];
+    if stands {
+        begin_purchase(tx, account, data.version, now).await?;
+    }
+    Ok(stands)
 }
 
-/// A job reads what its account may download: the purchase that lets it cannot be given back any more. Of several rights it is the one that is paid
-/// already, or else one whose time runs anyway, so that nobody loses a window for nothing.
-pub async fn serve_purchase(
+/// Notes that what an account bought is read. Of several rights it is the one that is paid already, or else one whose time runs anyway, so that nobody
+/// loses a window for nothing.
+async fn begin_purchase(
     tx: &mut PgTransaction<'_>,
     account: AccountId,
     version: DatasetVersionId,

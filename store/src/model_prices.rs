@@ -93,7 +93,7 @@ fn count(column: &'static str, stored: i64) -> sqlx::Result<u32> {
     })
 }
 
-/// Adds a price to a model that is locked. One that was announced and does not count yet makes way for it: it never will.
+/// Adds a price to a model that is locked. One that was announced makes way for it where this one counts no later.
 ///
 /// # Errors
 /// When the statement fails.

@@ -458,27 +458,19 @@ async fn end_purchase(
     .await
 }
 
+fn is_final(detail: impl Into<String>) -> Problem {
+    let (status, code) = (StatusCode::CONFLICT, "purchase_final");
+    Problem::new(status, code, "The purchase is final").detail(detail)
+}
+
 pub(super) fn not_ended(error: EndError) -> Problem {
     match error {
         EndError::NotFound => Problem::not_found(),
-        EndError::NotOpen(state) => Problem::new(
-            StatusCode::CONFLICT,
-            "purchase_final",
-            "The purchase is final",
-        )
-        .detail(format!("it is {state}")),
-        EndError::Served => Problem::new(
-            StatusCode::CONFLICT,
-            "purchase_final",
-            "The purchase is final",
-        )
-        .detail("something of it was read"),
-        EndError::Late => Problem::new(
-            StatusCode::CONFLICT,
-            "purchase_final",
-            "The purchase is final",
-        )
-        .detail("the time in which it could be given back is over, or its offer gave none"),
+        EndError::NotOpen(state) => is_final(format!("it is {state}")),
+        EndError::Served => is_final("something of it was read"),
+        EndError::Late => {
+            is_final("the time in which it could be given back is over, or its offer gave none")
+        }
         EndError::Kind => Problem::new(
             StatusCode::CONFLICT,
             "purchase_kind",

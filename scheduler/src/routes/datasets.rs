@@ -85,7 +85,6 @@ async fn open_dataset(
         let quoted = dataset_inputs::of_job(&mut tx, held.job).await?;
         let (account, data) = quoted.ok_or_else(Problem::not_found)?;
         let now = state.now();
-        dataset_inputs::lock_rights(&mut tx, account, data.version, now).await?;
         let stands = dataset_inputs::still_stand(&mut tx, &[(account, data)], now).await?;
         let version = dataset_versions::find_any(&mut tx, data.version).await?;
         let version = version.filter(|_| stands == [true]);
@@ -228,15 +227,11 @@ async fn serve_purchase(state: &SchedulerState, held: &HeldAttempt) -> Result<()
     let mut tx = state.db.begin().await?;
     let quoted = dataset_inputs::of_job(&mut tx, held.job).await?;
     let (account, data) = quoted.ok_or_else(Problem::not_found)?;
-    let now = state.now();
-    dataset_inputs::lock_rights(&mut tx, account, data.version, now).await?;
-    let stands = dataset_inputs::still_stand(&mut tx, &[(account, data)], now).await?;
-    if stands != [true] {
-        tx.rollback().await?;
-        return Err(end(state, held, right_ended()).await);
+    if dataset_inputs::serve(&mut tx, account, data, state.now()).await? {
+        return Ok(tx.commit().await?);
     }
-    dataset_inputs::serve_purchase(&mut tx, account, data.version, now).await?;
-    Ok(tx.commit().await?)
+    tx.rollback().await?;
+    Err(end(state, held, right_ended()).await)
 }
 
 fn right_ended() -> Failure {

@@ -257,7 +257,7 @@ async fn who_bought_the_data_computes_on_it_for_nothing_and_cannot_give_it_back_
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn what_is_given_back_in_the_moment_in_which_a_job_opens_it_is_not_opened(db: PgPool) {
+async fn what_is_given_back_in_the_moment_in_which_a_job_reads_it_is_not_read(db: PgPool) {
     let bench = Bench::new(db).await;
     let client = bench.client().await;
     let (dataset, _) = offered(&bench).await;
@@ -272,6 +272,7 @@ async fn what_is_given_back_in_the_moment_in_which_a_job_opens_it_is_not_opened(
     let job = job.await.unwrap();
     let worker = bench.worker(1).await;
     let leased = lease(&worker).await;
+    worker.open_dataset(held(&leased)).await.unwrap();
     // Its buyer was quicker, and is not done yet.
     let mut tx = bench.owner.begin().await.unwrap();
     for text in [
@@ -281,12 +282,12 @@ async fn what_is_given_back_in_the_moment_in_which_a_job_opens_it_is_not_opened(
         let done = sqlx::query(text).bind(purchase).execute(&mut *tx).await;
         assert_eq!(done.unwrap().rows_affected(), 1);
     }
-    let open = worker.open_dataset(held(&leased));
-    let (opened, ()) = futures::join!(open, async {
+    let read = worker.part(held(&leased), dataset.file, 0);
+    let (read, ()) = futures::join!(read, async {
         wait_for_a_lock(&bench).await;
         tx.commit().await.unwrap();
     });
-    assert_eq!(code(opened), "stale_lease");
+    assert_eq!(code(read), "stale_lease");
     bench.assert_refunded(client, job, JobState::Failed).await;
     let served: i64 = sqlx::query_scalar("SELECT count(*) FROM purchase_servings")
         .fetch_one(&bench.owner)

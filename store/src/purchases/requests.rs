@@ -66,7 +66,7 @@ async fn grant(
         let state = PurchaseState::Refunded;
         end::give_back(tx, request, state, Some(&reason), now).await?;
         if let Some(subscription) = request.subscription {
-            subscriptions::end(tx, subscription, SubscriptionEnd::Refused, now).await?;
+            subscriptions::end(tx, subscription, SubscriptionEnd::Owned, now).await?;
         }
         return Ok(());
     }

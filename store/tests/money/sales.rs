@@ -283,20 +283,14 @@ impl Market {
     async fn compute(&self, buyer: usize, offer: usize) -> bool {
         let (account, (_, version)) = (self.buyers[buyer], self.versions[offer]);
         let mut tx = self.money.scheduler.begin().await.unwrap();
-        let locked = dataset_inputs::lock_rights(&mut tx, account, version, self.now).await;
-        locked.unwrap();
         let data = QuotedData {
             version,
             price: None,
         };
-        let stands = dataset_inputs::still_stand(&mut tx, &[(account, data)], self.now).await;
-        if stands.unwrap() != [true] {
-            return false;
-        }
-        let served = dataset_inputs::serve_purchase(&mut tx, account, version, self.now).await;
-        served.unwrap();
+        let served = dataset_inputs::serve(&mut tx, account, data, self.now).await;
+        let served = served.unwrap();
         tx.commit().await.unwrap();
-        true
+        served
     }
 
     /// The seller takes a dataset off the list and throws its only version away, if nobody needs it.
