@@ -137,6 +137,12 @@ typed_ids! {
     ModelId = "mdl",
     /// One version of a model.
     ModelVersionId = "mdv",
+    /// A call of a model.
+    CallId = "call",
+    /// A part of a payer's balance that an API process spends on calls.
+    AllowanceId = "alw",
+    /// The calls of one allowance that are charged together.
+    UsageWindowId = "uwn",
     /// A binding price for one job.
     QuoteId = "quo",
     /// A job.

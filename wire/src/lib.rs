@@ -4,11 +4,12 @@
 //! one exchange ([`work`]): it reports what ended since last time and asks for leases. Heartbeats
 //! ([`heartbeat`]) keep its leases; metrics, checkpoints and blobs of an attempt have routes of their
 //! own ([`attempt`]), and so have files of datasets ([`dataset`]), fenced by the header [`LEASE_TOKEN_HEADER`]. How results are committed and shown
-//! is in [`seal`].
+//! is in [`seal`]. Calls of models come on a stream of their own ([`calls`]).
 //!
 //! Requests refuse unknown fields. Whoever reads a reply must ignore the fields that it does not know.
 
 pub mod attempt;
+pub mod calls;
 pub mod dataset;
 pub mod encoded;
 pub mod heartbeat;
