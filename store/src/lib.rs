@@ -64,7 +64,10 @@ pub mod quotes;
 pub mod recalls;
 pub mod receipts;
 pub mod reconciliation;
+#[cfg(test)]
+mod redis_server;
 pub mod refunds;
+pub mod relay;
 pub mod releases;
 pub mod sales;
 pub mod segments;

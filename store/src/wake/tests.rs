@@ -1,4 +1,5 @@
 use super::*;
+use crate::redis_server::Server;
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -110,57 +111,4 @@ async fn a_redis_that_comes_back_is_heard_again_and_everyone_looks_once() {
         }
     });
     heard.await.unwrap();
-}
-
-/// A Redis of the test's own, to be stopped.
-struct Server {
-    port: u16,
-    child: Option<std::process::Child>,
-}
-
-impl Server {
-    fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let mut server = Self { port, child: None };
-        server.restart();
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    fn restart(&mut self) {
-        let port = self.port.to_string();
-        let options = [
-            "--port",
-            &port,
-            "--bind",
-            "127.0.0.1",
-            "--save",
-            "",
-            "--appendonly",
-            "no",
-        ];
-        let command = std::process::Command::new("redis-server")
-            .args(options)
-            .stdout(std::process::Stdio::null())
-            .spawn();
-        self.child = Some(command.expect("redis-server is installed"));
-    }
-
-    fn stop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.stop();
-    }
 }
