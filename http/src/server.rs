@@ -12,18 +12,15 @@ use axum::{
 use futures::StreamExt as _;
 use hyper::{
     body::Incoming,
-    server::conn::http1,
+    server::conn::http1::{self, UpgradeableConnection},
     service::{Service, service_fn},
 };
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt as _;
 
 use crate::metrics::CONNECTIONS;
@@ -66,7 +63,7 @@ pub async fn serve(
     limits: Limits,
     shutdown: impl Future<Output = ()> + Send,
 ) -> io::Result<()> {
-    let graceful = GracefulShutdown::new();
+    let connections = TaskTracker::new();
     let closing = CancellationToken::new();
     let free = Arc::new(Semaphore::new(limits.connections_max));
     let mut shutdown = pin!(shutdown);
@@ -88,13 +85,16 @@ pub async fn serve(
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head_timeout)
             .max_buf_size(limits.head_bytes_max)
-            .serve_connection(TokioIo::new(stream), service);
-        tokio::spawn(finish(graceful.watch(connection), permit));
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let closing = closing.clone();
+        connections.spawn(finish(connection, closing, permit));
     }
     drop(listener);
     closing.cancel();
-    let open = graceful.count();
-    if tokio::time::timeout(limits.drain_timeout, graceful.shutdown())
+    connections.close();
+    let open = connections.len();
+    if tokio::time::timeout(limits.drain_timeout, connections.wait())
         .await
         .is_err()
     {
@@ -141,9 +141,24 @@ fn end_with(closing: CancellationToken, response: Response) -> Response {
     })
 }
 
-async fn finish(connection: impl Future<Output = hyper::Result<()>>, permit: OwnedSemaphorePermit) {
+/// A connection to its end, which is asked for when the service closes. One that became a stream of its own is at its end.
+async fn finish<S>(
+    connection: UpgradeableConnection<TokioIo<TcpStream>, S>,
+    closing: CancellationToken,
+    permit: OwnedSemaphorePermit,
+) where
+    S: Service<Request<Incoming>, Response = Response, Error = Infallible, Future: Send>,
+{
     metrics::gauge!(CONNECTIONS).increment(1.0);
-    if let Err(error) = connection.await {
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%error, "connection ended early");
     }
     metrics::gauge!(CONNECTIONS).decrement(1.0);

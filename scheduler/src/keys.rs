@@ -44,7 +44,12 @@ impl Keys {
     #[must_use]
     pub fn worker_token(&self, worker: WorkerId, now: OffsetDateTime) -> String {
         let life = Duration::seconds(i64::from(TOKEN_LIFE_S));
-        self.0.sign(&worker.to_string(), None, now, life)
+        self.sign(&worker.to_string(), now, life)
+    }
+
+    /// A token about something else than a worker alone, for workers.
+    pub(crate) fn sign(&self, subject: &str, now: OffsetDateTime, life: Duration) -> String {
+        self.0.sign(subject, None, now, life)
     }
 
     /// What a valid worker token says.

@@ -3,6 +3,7 @@
 //! replicas may run at once.
 
 mod auth;
+mod calls;
 mod compare;
 mod groups;
 pub mod keys;
@@ -20,6 +21,7 @@ use axum::{Router, middleware::from_fn_with_state};
 use comptoir_http::parameters::{self, Parameters};
 use utoipa::openapi::OpenApi;
 
+pub use calls::Calls;
 pub use server::serve;
 pub use state::SchedulerState;
 

@@ -30,10 +30,22 @@ pub const DATASET_SERVINGS: &str = "scheduler_dataset_servings_total";
 pub const DATASET_DAMAGES: &str = "scheduler_dataset_damages_total";
 /// Requests that hold a long poll.
 pub const POLLS: &str = "scheduler_polls_held";
+/// Workers that take calls of models.
+pub const CALL_WORKERS: &str = "scheduler_call_workers";
+/// Calls that wait for the answer of a worker.
+pub const CALLS_WAITING: &str = "scheduler_calls_waiting";
+/// Calls that were not passed on to their worker.
+pub const CALLS_REFUSED: &str = "scheduler_calls_refused_total";
 
 /// Tells the recorder what they mean; once, after it is installed.
 pub fn describe() {
     metrics::describe_counter!(LEASES, "Leases given");
+    metrics::describe_gauge!(CALL_WORKERS, "Workers that take calls of models");
+    metrics::describe_gauge!(CALLS_WAITING, "Calls that wait for the answer of a worker");
+    metrics::describe_counter!(
+        CALLS_REFUSED,
+        "Calls that were not passed on to their worker"
+    );
     metrics::describe_counter!(REPORTS, "Reports of workers, by kind and outcome");
     metrics::describe_counter!(FAULTS, "Attempts that ended without a result, by code");
     metrics::describe_counter!(VERDICTS, "Verdicts, by kind");

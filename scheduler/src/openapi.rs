@@ -24,6 +24,7 @@ use utoipa::{
         (name = "identity", description = "From a join token to a worker token"),
         (name = "work", description = "The exchange: reports out, leases and orders in"),
         (name = "attempts", description = "Metrics, checkpoints and blobs of one attempt"),
+        (name = "calls", description = "Calls of models that the worker hosts"),
         (name = "service", description = "How the service is"),
     ),
 )]

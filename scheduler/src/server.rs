@@ -5,7 +5,7 @@ use std::io;
 use comptoir_http::server::{self, Limits};
 use tokio::net::TcpListener;
 
-use crate::{SchedulerState, app, metrics, steps};
+use crate::{Calls, SchedulerState, app, metrics, steps};
 
 /// Serves the worker protocol and runs the timed steps until `shutdown` resolves; then answers held requests, and ends
 /// the steps between two rounds.
@@ -21,6 +21,7 @@ pub async fn serve(
     metrics::describe();
     let closing = state.closing.clone();
     let clockwork = tokio::spawn(steps::run(state.clone()));
+    let calls = tokio::spawn(Calls::run(state.clone()));
     let (router, _) = app(state);
     let asked = async move {
         shutdown.await;
@@ -28,5 +29,6 @@ pub async fn serve(
     };
     let served = server::serve(listener, router, limits, asked).await;
     clockwork.await.map_err(io::Error::other)?;
+    calls.await.map_err(io::Error::other)?;
     served
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use comptoir_domain::policy::holdback::DisputeWindows;
 use comptoir_http::Edge;
-use comptoir_store::{data_keys::RootKeyRing, objects::Objects, wake::Wake};
+use comptoir_store::{data_keys::RootKeyRing, objects::Objects, relay::Relay, wake::Wake};
 use sqlx::PgPool;
 use time::OffsetDateTime;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{groups::Groups, keys::Keys};
+use crate::{Calls, groups::Groups, keys::Keys};
 
 /// The state of the service; cheap to clone.
 #[derive(Debug, Clone)]
@@ -25,6 +25,8 @@ pub struct SchedulerState {
     pub objects: Objects,
     /// Wake-ups between processes.
     pub wake: Wake,
+    /// Calls of models, on their way to workers: within this process, unless somebody sets it.
+    pub calls: Calls,
     /// Signs and checks worker tokens.
     pub keys: Arc<Keys>,
     /// What the keys of datasets' sellers are wrapped with.
@@ -56,6 +58,7 @@ impl SchedulerState {
             clock,
             objects,
             wake,
+            calls: Calls::new(Relay::local()),
             keys: Arc::new(keys),
             root_keys,
             edge: Edge::default(),

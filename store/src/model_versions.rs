@@ -175,6 +175,25 @@ pub async fn find(
     row.map(Version::try_from).transpose()
 }
 
+/// A version by its identifier alone, for whoever hosts it.
+///
+/// # Errors
+/// When the statement fails, or what is stored is not a version.
+pub async fn find_hosted(
+    conn: &mut PgConnection,
+    id: ModelVersionId,
+) -> sqlx::Result<Option<Version>> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT version_id, model_id, number, manifest, manifest_sha256, job_id, licence, notes, created_at, deprecation, retires_at
+         FROM model_versions WHERE version_id = $1",
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(Version::try_from).transpose()
+}
+
 /// The versions of a model that the connection may see, newest first, before the number `before`.
 ///
 /// # Errors

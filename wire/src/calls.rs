@@ -1,8 +1,8 @@
 //! Calls of models on their way: between an API process, the scheduler that a worker is connected to, and the worker.
 //!
 //! A worker keeps a WebSocket open (`GET /v1/calls`, subprotocol [`SUBPROTOCOL`]). Every binary message on it is a [`pack`] of frames of one
-//! direction: [`ToWorker`] down, [`FromWorker`] up. Between API and scheduler the same packs travel through Redis: [`Routed`] to a scheduler's
-//! channel, [`Returned`] to an API process's. A scheduler looks at no tensor: [`Call`] and [`Answer`] pass it as bytes.
+//! direction: [`ToWorker`] down, [`FromWorker`] up. Between API and scheduler frames travel through Redis, a frame each: [`Routed`] to a scheduler's
+//! mailbox, [`Returned`] to an API process's, [`Announcement`] to all. A scheduler looks at no tensor: [`Call`] and [`Answer`] pass it as bytes.
 //!
 //! Frames are postcard documents (<https://postcard.jamesmunns.com/wire-format>). Nothing of them is stored, so both ends change together;
 //! [`SUBPROTOCOL`] names the version.
@@ -28,6 +28,17 @@ pub const TENSORS_MAX: usize = 64;
 pub const DIMENSIONS_MAX: usize = 8;
 /// Versions of models that a worker hosts at a time, at most.
 pub const HOSTED_MAX: usize = 256;
+
+/// The mailbox where schedulers say who is connected to them: an [`Announcement`] each second, and whenever that changes.
+pub const ANNOUNCEMENTS: &str = "announcements";
+/// How often that is said when nothing changes, in milliseconds. A scheduler that is silent for three of these is gone.
+pub const ANNOUNCE_EVERY_MS: u32 = 1_000;
+
+/// The mailbox of a process: a scheduler's takes [`Routed`], an API's [`Returned`].
+#[must_use]
+pub fn mailbox(process: Uuid) -> String {
+    format!("process-{}", process.simple())
+}
 
 /// Scheduler to worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -261,7 +272,18 @@ pub fn unpack<T: DeserializeOwned>(message: &[u8]) -> Result<Vec<T>, Malformed> 
     exactly(message)
 }
 
-/// One call or answer, encoded.
+/// A frame that came alone.
+///
+/// # Errors
+/// When it is none, or passes a limit.
+pub fn frame<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Malformed> {
+    if bytes.len() > MESSAGE_BYTES_MAX {
+        return Err(Malformed::TooLong(bytes.len()));
+    }
+    exactly(bytes)
+}
+
+/// One frame, call or answer, encoded.
 #[must_use]
 pub fn encode<T: Serialize>(it: &T) -> Vec<u8> {
     postcard::to_stdvec(it).expect("numbers, texts and bytes have a form, and memory grows")

@@ -10,6 +10,7 @@ use comptoir_http::{
 use comptoir_store::{
     objects::Objects,
     pool::{self, ServiceRole},
+    relay::Relay,
     wake::Wake,
 };
 use secrecy::ExposeSecret as _;
@@ -103,6 +104,17 @@ pub fn wake(web: &Web) -> anyhow::Result<Wake> {
     web.redis_url.as_ref().map_or_else(
         || Ok(Wake::local()),
         |url| Wake::start(url.expose_secret(), NAMESPACE).context("REDIS_URL is no Redis URL"),
+    )
+}
+
+/// What calls of models travel through; without Redis they do not leave the process.
+///
+/// # Errors
+/// When the URL is no Redis URL.
+pub fn relay(web: &Web) -> anyhow::Result<Relay> {
+    web.redis_url.as_ref().map_or_else(
+        || Ok(Relay::local()),
+        |url| Relay::start(url.expose_secret(), NAMESPACE).context("REDIS_URL is no Redis URL"),
     )
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use comptoir_http::{Edge, server::Limits};
-use comptoir_scheduler::{SchedulerState, keys::Keys};
+use comptoir_scheduler::{Calls, SchedulerState, keys::Keys};
 use comptoir_store::{data_keys::RootKeyRing, pool::ServiceRole};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -53,6 +53,7 @@ pub async fn start(args: SchedulerArgs, stop: CancellationToken) -> anyhow::Resu
         )?,
         ..Edge::default()
     };
+    state.calls = Calls::new(parts::relay(&args.web)?);
     state.dispute_windows = args.disputes.windows()?;
     let roots = state.root_keys.clone();
     keys::follow_roots(&args.web.keys, stop.clone(), move |keys| {

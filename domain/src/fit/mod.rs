@@ -22,6 +22,47 @@ const MEMORY_FIXED_BYTES: u64 = 256 << 20;
 /// Misfits that are told at once.
 const MISFITS_MAX: usize = 20;
 
+/// Rows of one batch of a hosted program at most.
+const HOSTED_ROWS_MAX: u32 = 256;
+/// Bytes of all values of one batch of a hosted program, as far as one row allows.
+const HOSTED_VALUE_BYTES: u64 = 512 << 20;
+
+/// What it takes to answer calls of a program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hosting {
+    /// Rows of one batch at most.
+    pub batch_max: u32,
+    /// Memory that it needs, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// How a program is hosted: batches as large as its export holds for and a part of a machine's memory allows.
+#[must_use]
+pub fn hosting(program: &ProgramFacts) -> Hosting {
+    let least = u32::try_from(program.batch_min.max(1)).unwrap_or(u32::MAX);
+    let most = u32::try_from(program.batch_max).unwrap_or(u32::MAX);
+    let fits = |rows: u32| values(program, rows.into()).saturating_mul(2) <= HOSTED_VALUE_BYTES;
+    let powers = (0..=HOSTED_ROWS_MAX.ilog2()).rev().map(|power| 1 << power);
+    let largest = powers
+        .map(|rows: u32| rows.min(most))
+        .find(|rows| fits(*rows));
+    let batch_max = largest.unwrap_or(1).max(least);
+    let outputs = rows_out(program, batch_max.into()).saturating_mul(2);
+    let memory_bytes = [
+        // As read, and as computed with.
+        program.stored_bytes.saturating_mul(2),
+        outputs,
+        values(program, batch_max.into()).saturating_mul(2),
+    ];
+    let memory_bytes = memory_bytes
+        .into_iter()
+        .fold(MEMORY_FIXED_BYTES, u64::saturating_add);
+    Hosting {
+        batch_max,
+        memory_bytes,
+    }
+}
+
 /// One thing that does not fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Misfit {

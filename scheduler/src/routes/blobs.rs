@@ -67,6 +67,15 @@ async fn download(
         .await?
         .ok_or_else(Problem::not_found)?;
     drop(conn);
+    serve(&state, (sha256, bytes), &headers).await
+}
+
+/// A blob of so many bytes, or the range of it that is asked for.
+pub(super) async fn serve(
+    state: &SchedulerState,
+    (sha256, bytes): (Sha256, u64),
+    headers: &HeaderMap,
+) -> Result<Response, Problem> {
     let range = headers
         .get(header::RANGE)
         .and_then(|range| parse_range(range, bytes));

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod blobs;
+mod calls;
 mod datasets;
 mod health;
 mod heartbeats;
@@ -35,6 +36,7 @@ fn document_router() -> OpenApiRouter<SchedulerState> {
         .merge(attempts::router())
         .merge(blobs::router())
         .merge(datasets::router())
+        .merge(calls::router())
         .merge(comptoir_http::health::router())
 }
 
