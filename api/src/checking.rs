@@ -1,13 +1,16 @@
 //! What happens between `publish` and `ready`: every file is read back, its digest compared, and its format read in a child. One checker has a
-//! version at a time, by a lease on the database's clock; another one takes over where it dies.
+//! version at a time, by a lease on the database's clock; another one takes over where it dies. What was found is noted file by file, so that a
+//! version gives way to those of other accounts and goes on later.
 
-use std::{sync::Arc, time::Duration as Wait};
+use std::{
+    sync::Arc,
+    time::{Duration as Wait, Instant},
+};
 
 use comptoir_checker::{CheckError, Verdict};
 use comptoir_domain::{
     dataset::{self, Facts, VERSION_FACTS_BYTES_MAX},
     digest::Sha256,
-    id::DatasetFileId,
 };
 use comptoir_store::{
     data_keys::KeyError,
@@ -19,6 +22,7 @@ use comptoir_store::{
 use futures::{FutureExt as _, TryStreamExt as _};
 use sha2::Digest as _;
 use time::Duration;
+use tokio::time::timeout;
 
 use crate::{AppState, metrics::DATASET_CHECKS, sealed::SealedFile};
 
@@ -29,7 +33,14 @@ const RENEW_EVERY: Wait = Wait::from_secs(30);
 /// How often whoever reads a file may end without a word, before it is refused.
 const FAILURES_MAX: u16 = 5;
 /// Refusals that are told of one version.
-const REFUSALS_MAX: usize = 100;
+const REFUSALS_MAX: u32 = 100;
+/// Files of one version that are read before others have their turn,
+const FILES_A_TURN: usize = 200;
+/// and the time after which no further one is begun.
+const TURN: Wait = Wait::from_secs(30);
+/// Time that reading all files of a version may take, and beside it a second for so many bytes.
+const VERSION_TIME_LEAST: Wait = Wait::from_mins(30);
+const BYTES_PER_SECOND: u64 = 8 << 20;
 
 /// Why a version was not checked. It is tried again.
 #[derive(Debug, thiserror::Error)]
@@ -54,15 +65,19 @@ impl From<KeyError> for CheckStepError {
     }
 }
 
-/// What was found in a version.
-enum Found {
+/// How far a turn came.
+enum Turn {
+    /// Files are left.
+    Unfinished,
     /// All files are what they say they are.
-    Good(Vec<(File, Option<Facts>)>),
+    Good,
     /// Some are not.
-    Bad(Vec<Refusal>),
+    Bad,
+    /// The version is somebody else's by now.
+    Lost,
 }
 
-/// Checks the version that waits longest; false where none waits.
+/// Checks some files of the version whose turn it is; false where none waits.
 ///
 /// # Errors
 /// When something is not reached that is needed: the version waits for the next try.
@@ -71,19 +86,14 @@ pub async fn step(state: &AppState) -> Result<bool, CheckStepError> {
     let Some(lease) = lease else {
         return Ok(false);
     };
-    let found = tokio::select! {
-        found = judge(state, &lease) => found,
-        () = keep(state, &lease) => Ok(None),
+    let turn = tokio::select! {
+        turn = take_turn(state, &lease) => turn,
+        () = keep(state, &lease) => Ok(Turn::Lost),
     };
-    if let Err(CheckStepError::Child(CheckError::Failed)) = found {
+    if let Err(CheckStepError::Child(CheckError::Failed)) = turn {
         dataset_checks::fail(&mut *state.db.acquire().await?, &lease).await?;
     }
-    let found = found?;
-    let is_done = match found {
-        Some(found) => conclude(state, &lease, found).await?,
-        None => false,
-    };
-    if !is_done {
+    if !conclude(state, &lease, turn?).await? {
         tracing::info!(version.id = %lease.version, "a version is checked by somebody else");
     }
     Ok(true)
@@ -107,48 +117,89 @@ async fn renew(state: &AppState, lease: &Lease) -> sqlx::Result<bool> {
     dataset_checks::renew(&mut *state.db.acquire().await?, lease, LEASE).await
 }
 
-/// Reads all files of a version; `None` where it is gone.
-async fn judge(state: &AppState, lease: &Lease) -> Result<Option<Found>, CheckStepError> {
+/// Reads files of a version until its turn is over, and notes what is found in each.
+async fn take_turn(state: &AppState, lease: &Lease) -> Result<Turn, CheckStepError> {
     let mut connection = state.db.acquire().await?;
     let place = (lease.dataset, lease.version);
     let version = dataset_versions::find(&mut connection, lease.account, place).await?;
     let Some(version) = version else {
-        return Ok(None);
+        return Ok(Turn::Lost);
     };
-    let files = dataset_files::all(&mut connection, version.id).await?;
+    let more = i64::try_from(FILES_A_TURN.saturating_add(1)).unwrap_or(i64::MAX);
+    let files = dataset_files::unchecked(&mut connection, version.id, more).await?;
     drop(connection);
-    let (mut good, mut bad, mut facts_bytes) = (Vec::new(), Vec::new(), 0_usize);
-    for file in files {
-        let path = file.entry.path.to_string();
-        let judged = match judge_file(state, &version, file.clone()).await {
-            Err(CheckStepError::Child(CheckError::Failed)) if lease.failures >= FAILURES_MAX => {
-                Verdict::Refused("whoever reads it ends without a word".to_owned())
-            }
-            judged => judged?,
+    let is_last = files.len() <= FILES_A_TURN;
+    let mut refused = u32::try_from(version.refusals.len()).unwrap_or(u32::MAX);
+    let (mut lease, begun) = (*lease, Instant::now());
+    for file in files.into_iter().take(FILES_A_TURN) {
+        if begun.elapsed() > TURN {
+            return Ok(Turn::Unfinished);
+        }
+        let Some(noted) = judge(state, &mut lease, &version, file).await? else {
+            return Ok(Turn::Lost);
         };
-        let refused = match judged {
-            Verdict::Accepted(facts) => {
-                facts_bytes = facts_bytes.saturating_add(facts.as_ref().map_or(0, Facts::bytes));
-                good.push((file, facts));
-                let reason = || {
-                    format!(
-                        "with it, what the columns of all files are called takes more than {VERSION_FACTS_BYTES_MAX} bytes"
-                    )
-                };
-                (facts_bytes > VERSION_FACTS_BYTES_MAX).then(reason)
-            }
-            Verdict::Refused(reason) => Some(reason),
-        };
-        bad.extend(refused.map(|reason| Refusal { path, reason }));
-        if bad.len() >= REFUSALS_MAX {
-            break;
+        refused = noted;
+        let is_over = refused > 0 && lease.spent >= budget(&version);
+        if is_over || refused >= REFUSALS_MAX {
+            return Ok(Turn::Bad);
         }
     }
-    Ok(Some(if bad.is_empty() {
-        Found::Good(good)
-    } else {
-        Found::Bad(bad)
-    }))
+    Ok(match refused {
+        _ if !is_last => Turn::Unfinished,
+        0 => Turn::Good,
+        _ => Turn::Bad,
+    })
+}
+
+/// Time that all files of a version have together.
+fn budget(version: &Version) -> Wait {
+    VERSION_TIME_LEAST.saturating_add(Wait::from_secs(version.bytes / BYTES_PER_SECOND))
+}
+
+/// Reads a file in what is left of its version's time, and notes what was found; says how many were refused by now, `None` where the version is
+/// somebody else's.
+async fn judge(
+    state: &AppState,
+    lease: &mut Lease,
+    version: &Version,
+    file: File,
+) -> Result<Option<u32>, CheckStepError> {
+    let (id, path) = (file.id, file.entry.path.to_string());
+    let (begun, budget) = (Instant::now(), budget(version));
+    let left = budget.saturating_sub(lease.spent.unsigned_abs());
+    let judged = match timeout(left, judge_file(state, version, file)).await {
+        Err(_) => Verdict::Refused(format!(
+            "checking all files of the version takes more than {} s",
+            budget.as_secs()
+        )),
+        Ok(Err(CheckStepError::Child(CheckError::Failed))) if lease.failures >= FAILURES_MAX => {
+            Verdict::Refused("whoever reads it ends without a word".to_owned())
+        }
+        Ok(judged) => judged?,
+    };
+    let spent = Duration::try_from(begun.elapsed()).unwrap_or(Duration::MAX);
+    lease.spent = lease.spent.saturating_add(spent);
+    let bytes = |facts: &Option<Facts>| facts.as_ref().map_or(0, Facts::bytes) as u64;
+    let (facts, reason) = match judged {
+        Verdict::Accepted(facts) => {
+            lease.facts_bytes = lease.facts_bytes.saturating_add(bytes(&facts));
+            if lease.facts_bytes > VERSION_FACTS_BYTES_MAX as u64 {
+                let reason = format!(
+                    "with it, what the columns of all files are called takes more than {VERSION_FACTS_BYTES_MAX} bytes"
+                );
+                (None, Some(reason))
+            } else {
+                (facts, None)
+            }
+        }
+        Verdict::Refused(reason) => (None, Some(reason)),
+    };
+    let refusal = reason.map(|reason| Refusal { path, reason });
+    let mut tx = state.db.begin().await?;
+    let found = (facts.as_ref(), refusal.as_ref());
+    let noted = dataset_checks::note(&mut tx, lease, id, found, spent).await?;
+    tx.commit().await?;
+    Ok(noted)
 }
 
 async fn judge_file(
@@ -189,30 +240,25 @@ async fn digest(file: &Arc<SealedFile>) -> Result<Sha256, ReadPartError> {
     Ok(Sha256(hash.finalize().into()))
 }
 
-/// Says what was found; false where the version is somebody else's by now.
-async fn conclude(state: &AppState, lease: &Lease, found: Found) -> Result<bool, CheckStepError> {
+/// Says what was found, or leaves the version to its next turn; false where it is somebody else's by now.
+async fn conclude(state: &AppState, lease: &Lease, turn: Turn) -> Result<bool, CheckStepError> {
     let mut tx = state.db.begin().await?;
-    let (is_done, outcome) = match found {
-        Found::Good(files) => {
-            let entries: Vec<_> = files
-                .iter()
-                .map(|(file, facts)| dataset::ManifestFile {
-                    facts: facts.clone(),
-                    ..file.entry.clone()
-                })
-                .collect();
+    let (is_done, outcome) = match turn {
+        Turn::Lost => (false, "lost"),
+        Turn::Unfinished => {
+            dataset_checks::give_way(&mut tx, lease).await?;
+            tx.commit().await?;
+            tracing::debug!(version.id = %lease.version, "a version gives way to others");
+            return Ok(true);
+        }
+        Turn::Good => {
+            let files = dataset_files::all(&mut tx, lease.version).await?;
+            let entries: Vec<_> = files.into_iter().map(|file| file.entry).collect();
             let root = dataset::root(&entries);
-            let facts: Vec<(DatasetFileId, Facts)> = files
-                .into_iter()
-                .filter_map(|(file, facts)| Some((file.id, facts?)))
-                .collect();
-            let done = dataset_checks::accept(&mut tx, lease, root, &facts, state.now()).await?;
+            let done = dataset_checks::accept(&mut tx, lease, root, state.now()).await?;
             (done, "ready")
         }
-        Found::Bad(refusals) => (
-            dataset_checks::refuse(&mut tx, lease, &refusals).await?,
-            "refused",
-        ),
+        Turn::Bad => (dataset_checks::refuse(&mut tx, lease).await?, "refused"),
     };
     if !is_done {
         tx.rollback().await?;

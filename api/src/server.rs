@@ -15,6 +15,8 @@ use crate::{
 const TIDY_EVERY: Duration = Duration::from_mins(1);
 /// How often what is due is looked for.
 const STEP_EVERY: Duration = Duration::from_secs(2);
+/// Versions of datasets that are checked at once, each of another account; each takes a child of half a gigabyte.
+const CHECKS_AT_ONCE: usize = 2;
 /// Rows of a table that one round forgets at most.
 const FORGET_MAX: i64 = 1000;
 
@@ -32,14 +34,18 @@ pub async fn serve(
     let stepping = tokio::spawn(take_steps(state.clone()));
     webhooks::describe();
     let sending = tokio::spawn(Sender::new(state.clone()).run());
-    let checking = tokio::spawn(check(state.clone()));
+    let checking: Vec<_> = (0..CHECKS_AT_ONCE)
+        .map(|_| tokio::spawn(check(state.clone())))
+        .collect();
     let (router, _) = crate::app(state);
     let served = server::serve(listener, router, limits, shutdown).await;
     tidying.abort();
     stepping.abort();
     // What is being sent is sent again, by whoever comes next.
     sending.abort();
-    checking.abort();
+    for checker in checking {
+        checker.abort();
+    }
     served
 }
 
@@ -56,7 +62,7 @@ async fn take_steps(state: AppState) {
     }
 }
 
-/// Versions that are to be published, one after the other.
+/// Versions that are to be published, in turns.
 async fn check(state: AppState) {
     let mut every = tokio::time::interval(STEP_EVERY);
     loop {

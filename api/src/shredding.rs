@@ -9,6 +9,8 @@ use crate::{AppState, steps::StepError};
 pub const UNTOUCHED_FOR: Duration = Duration::days(7);
 /// Versions, and keys, of one step.
 const AT_ONCE: i64 = 50;
+/// How long a key that did not open waits until it is tried again.
+const TRY_KEY_EVERY: Duration = Duration::HOUR;
 /// Objects of one version that one step removes.
 const OBJECTS_AT_ONCE: usize = 500;
 
@@ -52,7 +54,9 @@ pub(crate) async fn remove_objects(state: &AppState) -> Result<usize, StepError>
 pub(crate) async fn rewrap(state: &AppState) -> Result<usize, StepError> {
     let roots = state.root_keys.now();
     let mut connection = state.db.acquire().await?;
-    let found = tenant_keys::wrapped_otherwise(&mut connection, roots.current(), AT_ONCE).await?;
+    let since = state.now().saturating_sub(TRY_KEY_EVERY);
+    let found =
+        tenant_keys::wrapped_otherwise(&mut connection, roots.current(), since, AT_ONCE).await?;
     let mut done = 0_usize;
     for (account, old) in found {
         match roots.open(account, &old) {
@@ -63,6 +67,7 @@ pub(crate) async fn rewrap(state: &AppState) -> Result<usize, StepError> {
             }
             Err(error) => {
                 tracing::error!(account.id = %account, %error, "the key of a seller does not open");
+                tenant_keys::fail(&mut connection, account, state.now()).await?;
             }
         }
     }

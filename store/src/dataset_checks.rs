@@ -22,20 +22,28 @@ pub struct Lease {
     pub account: AccountId,
     /// How often whoever read it ended without a word.
     pub failures: u16,
+    /// What reading its files has taken until now.
+    pub spent: Duration,
+    /// Bytes of what was found in them.
+    pub facts_bytes: u64,
     token: Uuid,
 }
 
-/// Takes the version that has waited longest, if one waits: of those that failed least.
+/// Takes a version, if one waits: of the account that a checker last worked for the longest ago, and of its versions that failed least. An account
+/// has one checker at a time.
 pub async fn take(conn: &mut PgConnection, lifetime: Duration) -> sqlx::Result<Option<Lease>> {
     let row = sqlx::query!(
         r#"WITH taken AS MATERIALIZED (
-               SELECT version_id FROM dataset_versions
-               WHERE state = 'checking' AND (check_until IS NULL OR check_until <= clock_timestamp())
-               ORDER BY check_failures, submitted_at LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
+               SELECT version_id FROM dataset_versions AS v
+               WHERE state = 'checking' AND NOT EXISTS (SELECT FROM dataset_versions AS o
+                   WHERE o.account_id = v.account_id AND o.state = 'checking' AND o.check_until > clock_timestamp())
+               ORDER BY (SELECT max(o.check_served_at) FROM dataset_versions AS o WHERE o.account_id = v.account_id) NULLS FIRST,
+                   check_failures, check_served_at NULLS FIRST, submitted_at
+               LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
            )
-           UPDATE dataset_versions AS v SET check_token = gen_random_uuid(), check_until = clock_timestamp() + $1
+           UPDATE dataset_versions AS v SET check_token = gen_random_uuid(), check_until = clock_timestamp() + $1, check_served_at = clock_timestamp()
            FROM taken WHERE taken.version_id = v.version_id
-           RETURNING v.version_id, dataset_id, account_id, check_failures, check_token AS "check_token!""#,
+           RETURNING v.version_id, dataset_id, account_id, check_failures, check_spent_ms, check_facts_bytes, check_token AS "check_token!""#,
         interval(lifetime),
     )
     .fetch_optional(conn)
@@ -45,6 +53,8 @@ pub async fn take(conn: &mut PgConnection, lifetime: Duration) -> sqlx::Result<O
         dataset: DatasetId(row.dataset_id),
         account: AccountId(row.account_id),
         failures: row.check_failures.unsigned_abs(),
+        spent: Duration::milliseconds(row.check_spent_ms),
+        facts_bytes: row.check_facts_bytes.unsigned_abs(),
         token: row.check_token,
     }))
 }
@@ -79,12 +89,65 @@ pub async fn fail(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<()> {
     .map(drop)
 }
 
+/// Ends a turn: the version goes on when its account's next one comes.
+pub async fn give_way(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE dataset_versions SET check_token = NULL, check_until = NULL, check_served_at = clock_timestamp()
+         WHERE version_id = $1 AND check_token = $2 AND state = 'checking'",
+        lease.version.0,
+        lease.token,
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// Notes how a file was judged, and what that took; says how many files of the version are refused by now. `None` where it is somebody else's, and
+/// nothing is to be committed.
+pub async fn note(
+    tx: &mut PgTransaction<'_>,
+    lease: &Lease,
+    file: DatasetFileId,
+    (facts, refusal): (Option<&Facts>, Option<&Refusal>),
+    spent: Duration,
+) -> sqlx::Result<Option<u32>> {
+    let document = |it: Result<serde_json::Value, serde_json::Error>| {
+        it.map_err(|error| sqlx::Error::Encode(error.into()))
+    };
+    let found = document(serde_json::to_value(facts))?;
+    let refused = document(serde_json::to_value(refusal.as_slice()))?;
+    let noted = sqlx::query_scalar!(
+        r#"UPDATE dataset_versions SET check_served_at = clock_timestamp(), check_spent_ms = check_spent_ms + $3,
+             check_facts_bytes = check_facts_bytes + $4, refusals = nullif(coalesce(refusals, '[]') || $5::jsonb, '[]')
+           WHERE version_id = $1 AND check_token = $2 AND state = 'checking' AND check_until > clock_timestamp()
+           RETURNING coalesce(jsonb_array_length(refusals), 0) AS "refused!""#,
+        lease.version.0,
+        lease.token,
+        i64::try_from(spent.whole_milliseconds()).unwrap_or(i64::MAX),
+        i64::try_from(facts.map_or(0, Facts::bytes)).unwrap_or(i64::MAX),
+        refused,
+    )
+    .fetch_optional(&mut **tx)
+    .await?;
+    let Some(refused) = noted else {
+        return Ok(None);
+    };
+    sqlx::query!(
+        "UPDATE dataset_files SET facts = nullif($3::jsonb, 'null'), checked_at = clock_timestamp() WHERE file_id = $1 AND version_id = $2",
+        file.0,
+        lease.version.0,
+        found,
+    )
+    .execute(&mut **tx)
+    .await?;
+    Ok(Some(refused.unsigned_abs()))
+}
+
 /// Publishes a version whose files are what they say; false where it is somebody else's by now, and nothing is to be committed.
 pub async fn accept(
     tx: &mut PgTransaction<'_>,
     lease: &Lease,
     root: B256,
-    facts: &[(DatasetFileId, Facts)],
     now: OffsetDateTime,
 ) -> sqlx::Result<bool> {
     // Numbers are given one after the other.
@@ -93,21 +156,6 @@ pub async fn accept(
         lease.dataset.0,
     )
     .fetch_one(&mut **tx)
-    .await?;
-    let files: Vec<Uuid> = facts.iter().map(|(file, _)| file.0).collect();
-    let found: Vec<_> = facts
-        .iter()
-        .map(|(_, facts)| serde_json::to_value(facts))
-        .collect::<Result<_, _>>()
-        .map_err(|error| sqlx::Error::Encode(error.into()))?;
-    sqlx::query!(
-        "UPDATE dataset_files AS f SET facts = given.facts FROM unnest($1::uuid[], $2::jsonb[]) AS given (file_id, facts)
-         WHERE f.file_id = given.file_id AND f.version_id = $3",
-        &files,
-        &found,
-        lease.version.0,
-    )
-    .execute(&mut **tx)
     .await?;
     let done = sqlx::query!(
         "UPDATE dataset_versions SET state = 'ready', manifest_root = $3, published_at = $4, check_token = NULL, check_until = NULL,
@@ -124,20 +172,13 @@ pub async fn accept(
     Ok(done.rows_affected() == 1)
 }
 
-/// Refuses a version; false where it is somebody else's by now.
-pub async fn refuse(
-    conn: &mut PgConnection,
-    lease: &Lease,
-    refusals: &[Refusal],
-) -> sqlx::Result<bool> {
-    let refusals =
-        serde_json::to_value(refusals).map_err(|error| sqlx::Error::Encode(error.into()))?;
+/// Refuses a version for what was noted; false where it is somebody else's by now.
+pub async fn refuse(conn: &mut PgConnection, lease: &Lease) -> sqlx::Result<bool> {
     let done = sqlx::query!(
-        "UPDATE dataset_versions SET state = 'refused', refusals = $3, check_token = NULL, check_until = NULL
+        "UPDATE dataset_versions SET state = 'refused', check_token = NULL, check_until = NULL
          WHERE version_id = $1 AND check_token = $2 AND state = 'checking' AND check_until > clock_timestamp()",
         lease.version.0,
         lease.token,
-        refusals,
     )
     .execute(conn)
     .await?;

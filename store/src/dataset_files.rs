@@ -69,6 +69,22 @@ pub enum AnnounceError {
     Database(#[from] sqlx::Error),
 }
 
+/// Files as they are stored, by what follows `SELECT` and what comes behind `FROM`.
+macro_rules! files {
+    ($select:literal, $where:literal, $($argument:expr),* $(,)?) => {
+        sqlx::query_as!(
+            Row,
+            $select
+                + " file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
+                   CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
+                       WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
+                   FROM dataset_files AS f "
+                + $where,
+            $($argument),*
+        )
+    };
+}
+
 struct Row {
     file_id: Uuid,
     version_id: Uuid,
@@ -172,12 +188,9 @@ pub async fn find(
     version: DatasetVersionId,
     id: DatasetFileId,
 ) -> sqlx::Result<Option<File>> {
-    let row = sqlx::query_as!(
-        Row,
-        r#"SELECT file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
-             CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
-                 WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
-           FROM dataset_files AS f WHERE version_id = $1 AND file_id = $2"#,
+    let row = files!(
+        "SELECT",
+        "WHERE version_id = $1 AND file_id = $2",
         version.0,
         id.0,
     )
@@ -193,12 +206,9 @@ pub async fn list(
     before: Option<DatasetFileId>,
     limit: i64,
 ) -> sqlx::Result<Vec<File>> {
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
-             CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
-                 WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
-           FROM dataset_files AS f WHERE version_id = $1 AND ($2::uuid IS NULL OR file_id < $2) ORDER BY file_id DESC LIMIT $3"#,
+    let rows = files!(
+        "SELECT",
+        "WHERE version_id = $1 AND ($2::uuid IS NULL OR file_id < $2) ORDER BY file_id DESC LIMIT $3",
         version.0,
         before.map(|id| id.0),
         limit,
@@ -213,6 +223,23 @@ pub async fn all(conn: &mut PgConnection, version: DatasetVersionId) -> sqlx::Re
     list(conn, version, None, i64::MAX).await
 }
 
+/// Some files of a version that nobody has checked yet, those announced last first.
+pub async fn unchecked(
+    conn: &mut PgConnection,
+    version: DatasetVersionId,
+    limit: i64,
+) -> sqlx::Result<Vec<File>> {
+    let rows = files!(
+        "SELECT",
+        "WHERE version_id = $1 AND checked_at IS NULL ORDER BY file_id DESC LIMIT $2",
+        version.0,
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(File::try_from).collect()
+}
+
 /// Files of a version by their digests, one for each that it has.
 pub async fn find_by_digests(
     conn: &mut PgConnection,
@@ -220,12 +247,9 @@ pub async fn find_by_digests(
     wanted: impl IntoIterator<Item = Sha256>,
 ) -> sqlx::Result<BTreeMap<Sha256, File>> {
     let wanted: Vec<Vec<u8>> = wanted.into_iter().map(|it| it.0.to_vec()).collect();
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT DISTINCT ON (sha256) file_id, version_id, path, format, bytes, sha256, part_bytes, is_sample, facts, created_at,
-             CASE (SELECT state FROM dataset_versions AS v WHERE v.version_id = f.version_id)
-                 WHEN 'draft' THEN (SELECT count(*) FROM dataset_parts AS p WHERE p.file_id = f.file_id) WHEN 'shredded' THEN 0 END AS stored
-           FROM dataset_files AS f WHERE version_id = $1 AND (sha256 IN (SELECT unnest($2::bytea[]))) IS TRUE ORDER BY sha256, file_id"#,
+    let rows = files!(
+        "SELECT DISTINCT ON (sha256)",
+        "WHERE version_id = $1 AND (sha256 IN (SELECT unnest($2::bytea[]))) IS TRUE ORDER BY sha256, file_id",
         version.0,
         &wanted,
     )

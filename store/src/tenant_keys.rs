@@ -46,15 +46,19 @@ pub async fn create(
     Ok(done.rows_affected() == 1)
 }
 
-/// Some accounts whose key another root key than this one wraps.
+/// Some accounts whose key another root key than this one wraps, without those whose key did not open since then.
 pub async fn wrapped_otherwise(
     conn: &mut PgConnection,
     root_key: &str,
+    since: OffsetDateTime,
     limit: i64,
 ) -> sqlx::Result<Vec<(AccountId, WrappedTenantKey)>> {
     let rows = sqlx::query!(
-        "SELECT account_id, root_key, wrapped FROM tenant_keys WHERE root_key <> $1 ORDER BY account_id LIMIT $2",
+        "SELECT account_id, root_key, wrapped FROM tenant_keys
+         WHERE root_key <> $1 AND (rewrap_failed_at IS NULL OR rewrap_failed_at < $2)
+         ORDER BY rewrap_failed_at NULLS FIRST, account_id LIMIT $3",
         root_key,
+        since,
         limit,
     )
     .fetch_all(conn)
@@ -76,11 +80,27 @@ pub async fn rewrap(
     new: &WrappedTenantKey,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "UPDATE tenant_keys SET root_key = $3, wrapped = $4 WHERE account_id = $1 AND wrapped = $2",
+        "UPDATE tenant_keys SET root_key = $3, wrapped = $4, rewrap_failed_at = NULL WHERE account_id = $1 AND wrapped = $2",
         account.0,
         &old.wrapped[..],
         new.root_key,
         &new.wrapped[..],
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
+/// Notes that a key does not open: others are tried before it is again.
+pub async fn fail(
+    conn: &mut PgConnection,
+    account: AccountId,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE tenant_keys SET rewrap_failed_at = $2 WHERE account_id = $1",
+        account.0,
+        now,
     )
     .execute(conn)
     .await

@@ -71,7 +71,7 @@ async fn grant(
         return Ok(());
     }
     let of = (request.account, request.dataset, request.offer);
-    let starts_at = take::begins_at(tx, of, request.kind, now).await?;
+    let starts_at = take::begins_at(tx, of, (request.kind, request.seconds), now).await?;
     take::grant(tx, request, starts_at, now).await
 }
 

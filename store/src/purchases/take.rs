@@ -262,7 +262,7 @@ async fn starts_at(
 ) -> Result<OffsetDateTime, TakeError> {
     let (offer, terms) = (&new.offer, &new.offer.terms);
     let of = (new.account, offer.dataset, offer.id);
-    let starts_at = begins_at(tx, of, terms.kind, now).await?;
+    let starts_at = begins_at(tx, of, (terms.kind, new.seconds), now).await?;
     let (OfferKind::Rent, Some(seconds), Some(longest)) =
         (terms.kind, new.seconds, terms.period_seconds)
     else {
@@ -277,26 +277,33 @@ async fn starts_at(
     Ok(starts_at)
 }
 
-/// A rental begins when the one before it ends, everything else now. The buyer's account is locked.
+/// A rental begins as soon as it overlaps no other one of the same offer: now, or when one of those ends. Everything else begins now. The buyer's
+/// account is locked.
 pub(super) async fn begins_at(
     tx: &mut PgTransaction<'_>,
     (buyer, dataset, offer): (AccountId, DatasetId, OfferId),
-    kind: OfferKind,
+    (kind, seconds): (OfferKind, Option<u32>),
     now: OffsetDateTime,
 ) -> sqlx::Result<OffsetDateTime> {
-    if kind != OfferKind::Rent {
+    let (OfferKind::Rent, Some(seconds)) = (kind, seconds) else {
         return Ok(now);
-    }
-    let rented_until = sqlx::query_scalar!(
-        r#"SELECT max(e.ends_at) AS "until" FROM entitlements e JOIN purchases p USING (purchase_id)
-           WHERE e.account_id = $1 AND e.dataset_id = $2 AND e.ended_at IS NULL AND p.offer_id = $3"#,
+    };
+    let free_from = sqlx::query_scalar!(
+        r#"WITH rented AS (
+               SELECT e.starts_at, e.ends_at FROM entitlements e JOIN purchases p USING (purchase_id)
+               WHERE e.account_id = $1 AND e.dataset_id = $2 AND e.ended_at IS NULL AND p.offer_id = $3 AND e.ends_at > $4
+           )
+           SELECT min(it.at) AS "at!" FROM (SELECT $4::timestamptz UNION ALL SELECT ends_at FROM rented) AS it (at)
+           WHERE NOT EXISTS (SELECT FROM rented WHERE starts_at < it.at + $5::float8 * interval '1 s' AND ends_at > it.at)"#,
         buyer.0,
         dataset.0,
         offer.0,
+        now,
+        f64::from(seconds),
     )
     .fetch_one(&mut **tx)
     .await?;
-    Ok(rented_until.map_or(now, |until| until.max(now)))
+    Ok(free_from)
 }
 
 /// A purchase that is to be written.

@@ -22,6 +22,10 @@ const LEASE: Duration = Duration::seconds(60);
 const AT_ONCE: i64 = 4;
 /// and where it is slow, or the last one failed.
 const AT_ONCE_TROUBLED: i64 = 1;
+/// Attempts at all endpoints of one account that are made at once,
+const AT_ONCE_OF_ACCOUNT: i64 = 16;
+/// and at those that are slow, or failed last.
+const AT_ONCE_OF_ACCOUNT_TROUBLED: i64 = 8;
 
 /// A delivery to be tried.
 #[derive(Debug, Clone)]
@@ -53,16 +57,17 @@ pub enum Class {
     Troubled,
 }
 
-/// Takes at most `limit` deliveries that are due, the oldest of each endpoint first, no more of one endpoint than may be tried at once.
+/// Takes at most `limit` deliveries that are due, the oldest of each endpoint first, no more of one endpoint, and of one account, than may be tried
+/// at once. Accounts take turns.
 pub async fn take_due(
     conn: &mut PgConnection,
     class: Class,
     now: OffsetDateTime,
     limit: i64,
 ) -> sqlx::Result<Vec<DueDelivery>> {
-    let at_once = match class {
-        Class::Well => AT_ONCE,
-        Class::Troubled => AT_ONCE_TROUBLED,
+    let (at_once, of_account) = match class {
+        Class::Well => (AT_ONCE, AT_ONCE_OF_ACCOUNT),
+        Class::Troubled => (AT_ONCE_TROUBLED, AT_ONCE_OF_ACCOUNT_TROUBLED),
     };
     let rows = sqlx::query_as!(
         DueRow,
@@ -73,22 +78,28 @@ pub async fn take_due(
                  WHERE d.state = 'pending' AND d.webhook_endpoint_id > w.webhook_endpoint_id ORDER BY d.webhook_endpoint_id LIMIT 1)
              FROM waiting w WHERE w.webhook_endpoint_id IS NOT NULL
          ), open AS (
-             SELECT e.webhook_endpoint_id, it.room FROM waiting
-             JOIN webhook_endpoints e USING (webhook_endpoint_id)
-             CROSS JOIN LATERAL (
-                 SELECT $4 - count(*) AS room FROM webhook_deliveries d
-                 WHERE d.webhook_endpoint_id = e.webhook_endpoint_id AND d.state = 'pending' AND d.lease_expires_at > clock_timestamp()
-             ) it
-             WHERE e.state = 'enabled' AND (e.failures > 0 OR e.is_slow) = $3 AND (e.paused_until IS NULL OR e.paused_until <= $1)
-                 AND it.room > 0
+             SELECT * FROM (
+                 SELECT e.webhook_endpoint_id, e.account_id, e.state, e.paused_until, $4 - it.taken AS room,
+                     $6 - (sum(it.taken) OVER (PARTITION BY e.account_id))::bigint AS room_of_account
+                 FROM waiting JOIN webhook_endpoints e USING (webhook_endpoint_id)
+                 CROSS JOIN LATERAL (
+                     SELECT count(*) AS taken FROM webhook_deliveries d
+                     WHERE d.webhook_endpoint_id = e.webhook_endpoint_id AND d.state = 'pending' AND d.lease_expires_at > clock_timestamp()
+                 ) it
+                 WHERE (e.failures > 0 OR e.is_slow) = $3
+             ) e
+             WHERE e.state = 'enabled' AND (e.paused_until IS NULL OR e.paused_until <= $1) AND e.room > 0 AND e.room_of_account > 0
          ), due AS MATERIALIZED (
-             SELECT it.webhook_delivery_id FROM open CROSS JOIN LATERAL (
-                 SELECT d.webhook_delivery_id, d.next_attempt_at FROM webhook_deliveries d
-                 WHERE d.webhook_endpoint_id = open.webhook_endpoint_id AND d.state = 'pending' AND d.next_attempt_at <= $1
-                     AND (d.lease_expires_at IS NULL OR d.lease_expires_at <= clock_timestamp())
-                 ORDER BY d.next_attempt_at LIMIT open.room FOR UPDATE SKIP LOCKED
+             SELECT webhook_delivery_id FROM (
+                 SELECT it.*, open.room_of_account, row_number() OVER (PARTITION BY open.account_id ORDER BY it.next_attempt_at) AS place
+                 FROM open CROSS JOIN LATERAL (
+                     SELECT d.webhook_delivery_id, d.next_attempt_at FROM webhook_deliveries d
+                     WHERE d.webhook_endpoint_id = open.webhook_endpoint_id AND d.state = 'pending' AND d.next_attempt_at <= $1
+                         AND (d.lease_expires_at IS NULL OR d.lease_expires_at <= clock_timestamp())
+                     ORDER BY d.next_attempt_at LIMIT open.room FOR UPDATE SKIP LOCKED
+                 ) it
              ) it
-             ORDER BY it.next_attempt_at LIMIT $2
+             WHERE place <= room_of_account ORDER BY place, next_attempt_at LIMIT $2
          ), taken AS (
              UPDATE webhook_deliveries d SET lease_token = gen_random_uuid(), lease_expires_at = clock_timestamp() + $5::float8 * interval '1 s'
              FROM due WHERE d.webhook_delivery_id = due.webhook_delivery_id
@@ -106,6 +117,7 @@ pub async fn take_due(
         class == Class::Troubled,
         at_once,
         LEASE.as_seconds_f64(),
+        of_account,
     )
     .fetch_all(conn)
     .await?;

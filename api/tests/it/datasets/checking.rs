@@ -7,20 +7,129 @@ use super::{act, check, dataset, draft, fill, get};
 use crate::harness::{Session, TestApp};
 
 async fn submitted(app: &TestApp, seller: &Session) -> String {
+    submitted_with(app, seller, &[("a.csv", b"a\n1\n")]).await.0
+}
+
+/// A version that waits for a checker, and its files.
+async fn submitted_with(
+    app: &TestApp,
+    seller: &Session,
+    files: &[(&str, &[u8])],
+) -> (String, Vec<String>) {
     let dataset = dataset(app, seller).await;
     let version = draft(app, seller, &dataset).await;
-    fill(app, seller, &version, &[("a.csv", b"a\n1\n")]).await;
+    let files = fill(app, seller, &version, files).await;
     act(app, seller, &format!("{version}/publish"))
         .await
         .expect(StatusCode::OK);
-    version
+    (version, files)
+}
+
+async fn states<const N: usize>(app: &TestApp, versions: [(&Session, &String); N]) -> [String; N] {
+    let state = versions.map(|(seller, version)| get(app, seller, version));
+    let shown = futures::future::join_all(state).await;
+    let states: Vec<_> = shown
+        .iter()
+        .map(|it| it.text("/state").to_owned())
+        .collect();
+    states.try_into().unwrap()
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn who_publishes_much_takes_turns_with_who_publishes_little(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (much, little) = (app.session().await, app.session().await);
+    let first = submitted(&app, &much).await;
+    let second = submitted(&app, &much).await;
+    let other = submitted(&app, &little).await;
+    for expected in [
+        ["ready", "checking", "checking"],
+        ["ready", "checking", "ready"],
+        ["ready", "ready", "ready"],
+    ] {
+        assert!(check::step(&app.state).await.unwrap());
+        let found = [(&much, &first), (&much, &second), (&little, &other)];
+        assert_eq!(states(&app, found).await, expected);
+    }
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_version_of_many_files_gives_way_between_them_and_goes_on(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (large, small) = (app.session().await, app.session().await);
+    let names: Vec<_> = (0..201).map(|number| format!("{number}.txt")).collect();
+    let mut files: Vec<(&str, &[u8])> = names.iter().map(|it| (&it[..], &b"x"[..])).collect();
+    files.push(("table.csv", b"a\n1\n"));
+    let (many, paths) = submitted_with(&app, &large, &files).await;
+    let one = submitted(&app, &small).await;
+    for expected in [
+        ["checking", "checking"],
+        ["checking", "ready"],
+        ["ready", "ready"],
+    ] {
+        assert!(check::step(&app.state).await.unwrap());
+        assert_eq!(
+            states(&app, [(&large, &many), (&small, &one)]).await,
+            expected
+        );
+    }
+    let table = get(&app, &large, paths.last().unwrap()).await;
+    assert_eq!(table.json["facts"]["rows"], 1);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_was_refused_in_an_earlier_turn_is_not_forgotten(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let names: Vec<_> = (0..201).map(|number| format!("{number}.txt")).collect();
+    let mut files: Vec<(&str, &[u8])> = names.iter().map(|it| (&it[..], &b"x"[..])).collect();
+    // Files that were announced last are read first.
+    files.push(("bad.csv", b"a,b\n1\n"));
+    let (version, _) = submitted_with(&app, &seller, &files).await;
+    for _ in 0..2 {
+        assert!(check::step(&app.state).await.unwrap());
+    }
+    let refused = get(&app, &seller, &version).await;
+    assert_eq!(refused.text("/state"), "refused");
+    assert_eq!(refused.text("/refusals/0/path"), "bad.csv");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn an_account_has_one_checker_at_a_time(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (much, little) = (app.session().await, app.session().await);
+    submitted(&app, &much).await;
+    submitted(&app, &much).await;
+    let mut connection = app.state.db.acquire().await.unwrap();
+    let mut take = async || {
+        let taken = dataset_checks::take(&mut connection, Duration::minutes(2)).await;
+        taken.unwrap().map(|it| it.account)
+    };
+    assert_eq!(take().await, Some(much.account));
+    assert_eq!(take().await, None);
+    submitted(&app, &little).await;
+    assert_eq!(take().await, Some(little.account));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_version_that_takes_too_long_in_all_is_refused_and_told_why(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let version = submitted(&app, &seller).await;
+    let spent = "UPDATE dataset_versions SET check_spent_ms = 30 * 60 * 1000";
+    sqlx::query(spent).execute(&app.owner).await.unwrap();
+    assert!(check::step(&app.state).await.unwrap());
+    let refused = get(&app, &seller, &version).await;
+    assert_eq!(refused.text("/state"), "refused");
+    let reason = refused.text("/refusals/0/reason");
+    assert!(reason.contains("takes more than 1800 s"), "{reason}");
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_checker_that_dies_is_followed_by_another_and_says_nothing_later(db: PgPool) {
     let app = TestApp::new(db).await;
     let seller = app.session().await;
-    let version = submitted(&app, &seller).await;
+    let (version, files) = submitted_with(&app, &seller, &[("a.csv", b"a\n1\n")]).await;
     let mut connection = app.state.db.acquire().await.unwrap();
     let dead = dataset_checks::take(&mut connection, Duration::minutes(2))
         .await
@@ -44,10 +153,14 @@ async fn a_checker_that_dies_is_followed_by_another_and_says_nothing_later(db: P
         reason: "late".to_owned(),
     };
     assert!(
-        !dataset_checks::refuse(&mut connection, &dead, &[late])
+        !dataset_checks::refuse(&mut connection, &dead)
             .await
             .unwrap()
     );
+    let mut tx = app.state.db.begin().await.unwrap();
+    let file = files[0].rsplit('/').next().unwrap().parse().unwrap();
+    let noted = dataset_checks::note(&mut tx, &dead, file, (None, Some(&late)), Duration::ZERO);
+    assert_eq!(noted.await.unwrap(), None);
     assert_eq!(get(&app, &seller, &version).await.text("/state"), "ready");
 }
 

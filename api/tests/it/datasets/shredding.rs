@@ -124,6 +124,37 @@ async fn a_new_root_key_wraps_the_sellers_keys_and_no_file_changes(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn keys_that_do_not_open_keep_no_other_from_being_wrapped_anew(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (first, last) = (app.session().await, app.session().await);
+    for seller in [&first, &last] {
+        published(&app, seller, &[("a.csv", b"a\n1\n")]).await;
+    }
+    // More than one step takes, all before the last one.
+    let lost = "WITH made AS (
+            INSERT INTO accounts SELECT (jsonb_populate_record(a, jsonb_build_object('account_id', id, 'email', id || '@example.org'))).*
+            FROM accounts a, (SELECT gen_random_uuid() AS id FROM generate_series(1, 60)) ids WHERE a.account_id = $1
+            RETURNING account_id
+         )
+         INSERT INTO tenant_keys (account_id, root_key, wrapped, created_at)
+         SELECT account_id, 'lost', decode(repeat('00', 60), 'hex'), now() FROM made";
+    let lost = sqlx::query(lost).bind(first.account.0);
+    lost.execute(&app.owner).await.unwrap();
+    let rotated = app.state.root_keys.now().rotated();
+    app.state.root_keys.replace(rotated.clone());
+    for _ in 0..2 {
+        step(&app).await;
+    }
+    let wrapped = "SELECT count(*) FROM tenant_keys WHERE root_key = $1";
+    let wrapped: i64 = sqlx::query_scalar(wrapped)
+        .bind(rotated.current())
+        .fetch_one(&app.owner)
+        .await
+        .unwrap();
+    assert_eq!(wrapped, 2);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn files_count_towards_the_limit_until_they_are_shredded(db: PgPool) {
     let app = TestApp::new(db).await;
     let seller = app.session().await;

@@ -184,6 +184,30 @@ async fn a_rental_is_extended_by_renting_again_without_paying_a_second_twice(db:
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_rental_fills_the_gap_that_one_which_ended_early_left_if_it_fits(db: PgPool) {
+    let shop = Shop::open(db, 10_000).await;
+    let terms = json!({ "kind": "rent", "period_seconds": 3600, "minimum_seconds": 0 });
+    let offer = shop.offer(terms, 1).await;
+    let rent = async |seconds: u32| {
+        let wish = rental(&shop, &offer, seconds, u128::from(seconds));
+        shop.taken(&wish).await
+    };
+    let (first, second) = (rent(1_000).await, rent(500).await);
+    shop.app.pass(Duration::seconds(400));
+    shop.act(&format!("{first}/end"))
+        .await
+        .expect(StatusCode::OK);
+    let too_long = shop.read(&rent(601).await).await;
+    let second = shop.read(&second).await;
+    assert_eq!(too_long.text("/starts_at"), second.text("/ends_at"));
+    let fits = shop.read(&rent(600).await).await;
+    assert_eq!(fits.text("/ends_at"), second.text("/starts_at"));
+    // The gap is full.
+    let next = shop.read(&rent(1).await).await;
+    assert_eq!(next.text("/starts_at"), too_long.text("/ends_at"));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_subscription_renews_itself_without_a_gap_and_once_however_many_renew_it(db: PgPool) {
     let shop = Shop::open(db, 250).await;
     let offer = shop

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use comptoir_api::webhooks::{Webhooks, guard::Guard};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -92,10 +93,12 @@ async fn a_receiver_that_is_not_there_is_tried_again(db: PgPool) {
 async fn bytes_that_are_no_text_are_shown_for_what_they_are(db: PgPool) {
     let app = TestApp::new(db).await;
     let owner = app.session().await;
-    let receiver = Receiver::answering(Answer::Status(500, "\0not quite")).await;
+    let receiver = Receiver::answering(Answer::Bytes(500, b"\xff\0not quite")).await;
     let (id, _) = endpoint(&app, &owner, &receiver).await;
     let log = attempt(&app, &owner, &id).await;
-    assert_eq!(log["answer"], "\0not quite");
+    assert_eq!(log["answer"], "\u{fffd}\0not quite");
+    let bytes = BASE64_STANDARD.decode(log["answer_base64"].as_str().unwrap());
+    assert_eq!(bytes.unwrap(), b"\xff\0not quite");
 }
 
 /// A service whose name `rebound.test` means a public address for the first so many look-ups, and this machine from then on.

@@ -65,6 +65,8 @@ impl Got {
 pub enum Answer {
     /// This status and text.
     Status(u16, &'static str),
+    /// This status and bytes.
+    Bytes(u16, &'static [u8]),
     /// A redirect to there.
     Redirect(String),
     /// 200 after this long.
@@ -183,6 +185,7 @@ async fn say(answer: Answer) -> Response<Body> {
     let response = Response::builder();
     match answer {
         Answer::Status(status, text) => response.status(status).body(text.into()).unwrap(),
+        Answer::Bytes(status, bytes) => response.status(status).body(bytes.into()).unwrap(),
         Answer::Redirect(to) => {
             let response = response.status(307).header("location", to);
             response.body(Body::empty()).unwrap()

@@ -317,6 +317,44 @@ async fn a_receiver_that_does_not_answer_holds_nobody_else_up(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn an_account_with_many_slow_endpoints_holds_nobody_else_up(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (slow, quick) = (app.session().await, app.session().await);
+    let held = Arc::new(Notify::new());
+    let stuck = Receiver::answering(Answer::Held(Arc::clone(&held))).await;
+    let well = Receiver::start().await;
+    for _ in 0..20 {
+        endpoint(&app, &slow, &stuck).await;
+    }
+    endpoint(&app, &quick, &well).await;
+    happen(&app, slow.account, "job.queued", 10).await;
+    happen(&app, quick.account, "job.queued", 3).await;
+    let mut sender = Sender::new(app.state.clone());
+    // Sixteen at all endpoints of one account, though each may have four, and three of the other.
+    assert_eq!(sender.begin().await.unwrap(), 16 + 3);
+    stuck.until(16).await;
+    well.until(3).await;
+    happen(&app, quick.account, "job.queued", 2).await;
+    assert_eq!(sender.begin().await.unwrap(), 2, "what is sent counts");
+    well.until(5).await;
+    assert_eq!(stuck.got().len(), 16);
+    drop(sender);
+    // Endpoints that are known to be slow are fewer still.
+    let known = "UPDATE webhook_endpoints SET is_slow = true WHERE account_id = $1";
+    let known = sqlx::query(known).bind(slow.account.0);
+    known.execute(&app.owner).await.unwrap();
+    leases_run_out(&app).await;
+    let mut sender = Sender::new(app.state.clone());
+    sender.begin().await.unwrap();
+    let theirs = format!(
+        "webhook_deliveries WHERE lease_expires_at > clock_timestamp() AND account_id = '{}'",
+        slow.account.0
+    );
+    assert_eq!(count(&app, &theirs).await, 8);
+    drop(sender);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn an_endpoint_that_failed_gets_one_attempt_at_a_time_and_then_pauses(db: PgPool) {
     let app = TestApp::new(db).await;
     let owner = app.session().await;
