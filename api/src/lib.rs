@@ -25,6 +25,7 @@ pub mod server;
 mod shredding;
 mod state;
 pub mod steps;
+mod uploading;
 pub mod webhooks;
 
 use std::future::ready;
@@ -42,6 +43,7 @@ pub use comptoir_http::{FieldError, Problem, extract};
 pub use comptoir_store::data_keys::RootKeyRing;
 pub use routes::{AdminDb, Submissions};
 pub use state::{AppState, Config};
+pub use uploading::Uploads;
 
 /// Bodies that are read whole may have this many bytes; routes that stream set their own limit.
 pub const BODY_BYTES_MAX: usize = 1 << 20;

@@ -16,6 +16,7 @@ use crate::{
         sign_ins::SignIns,
     },
     mail::Mailer,
+    uploading::Uploads,
     webhooks::Webhooks,
 };
 
@@ -52,6 +53,8 @@ pub struct AppState {
     pub sign_ins: SignIns,
     /// Finds out who calls.
     pub callers: Callers,
+    /// Takes bodies as they come, so many at once.
+    pub uploads: Uploads,
     /// Commits submissions in groups.
     pub submissions: Submissions,
 }

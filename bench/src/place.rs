@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 use alloy_primitives::Address;
 use anyhow::{Context as _, ensure};
 use comptoir_api::{
-    AppState, Config, RootKeyRing, Submissions,
+    AppState, Config, RootKeyRing, Submissions, Uploads,
     auth::{
         callers::Callers,
         keys::{Keys, Secrets, random},
@@ -332,6 +332,7 @@ fn api_state(
         webhooks: Webhooks::new(Guard::new(Vec::new()))?,
         callers: Callers::default(),
         submissions: Submissions::default(),
+        uploads: Uploads::default(),
     })
 }
 

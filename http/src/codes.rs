@@ -504,7 +504,7 @@ pub const ALL: &[Code] = &[
     code(
         "request_timeout",
         408,
-        "The body did not arrive within a minute.",
+        "The body did not arrive in time: a minute, and where it is taken as it comes a second more for each 64 KiB. Send it again.",
     ),
     code(
         "payload_too_large",

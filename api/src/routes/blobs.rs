@@ -1,7 +1,5 @@
 //! `/v1/blobs`: files by the digest of their bytes.
 
-use std::time::Duration;
-
 use axum::{
     body::Body,
     extract::State,
@@ -22,7 +20,6 @@ use comptoir_store::{
 };
 use serde::Serialize;
 use time::OffsetDateTime;
-use tokio::{sync::Semaphore, time::timeout};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -38,12 +35,6 @@ use crate::{
 
 /// Largest blob: a result must fit, to be used as an input again.
 pub const BLOB_BYTES_MAX: u64 = OUTPUT_BYTES_MAX;
-/// Uploads that are taken at once; each holds up to three parts in memory.
-const UPLOADS_AT_ONCE: usize = 32;
-/// How long an upload waits for its turn.
-const UPLOAD_WAIT: Duration = Duration::from_secs(10);
-
-static UPLOADS: Semaphore = Semaphore::const_new(UPLOADS_AT_ONCE);
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(put_blob, get_blob))
@@ -187,18 +178,16 @@ async fn put_blob(
         return Err(Problem::too_large());
     }
     let room = room(&state, caller.account, sha256).await?;
-    let Ok(permit) = timeout(UPLOAD_WAIT, UPLOADS.acquire()).await else {
-        return Err(Problem::unavailable("Too many uploads at once"));
-    };
-    let stored = state
-        .objects
-        .put_stream(body.into_data_stream(), room.bytes, Some(sha256))
-        .await
+    let place = state.uploads.begin(caller.account).await?;
+    let body = body.into_data_stream();
+    let stored = state.objects.put_stream(body, room.bytes, Some(sha256));
+    let stored = place
+        .take(announced.unwrap_or(room.bytes), stored)
+        .await?
         .map_err(|error| match (error, room.limit) {
             (PutError::TooLarge { .. }, Some(reached)) => limited(reached.into()),
             (error, _) => not_stored(&error),
         })?;
-    drop(permit);
     let now = state.now();
     let mut tx = caller.begin(&state).await?;
     let new = (sha256, stored.bytes);

@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request::Builder},
 };
 use comptoir_api::{
-    AppState, Config, RootKeyRing, Submissions,
+    AppState, Config, RootKeyRing, Submissions, Uploads,
     auth::{
         callers::Callers,
         contract_wallets::ContractWallets,
@@ -185,6 +185,7 @@ impl TestApp {
             webhooks: Webhooks::new(crate::webhooks::guard()).unwrap(),
             callers: Callers::default(),
             submissions: Submissions::default(),
+            uploads: Uploads::default(),
         };
         let (router, openapi) = comptoir_api::app(state.clone());
         Self {
@@ -206,6 +207,12 @@ impl TestApp {
     /// Calls receivers of webhooks in this way from now on.
     pub fn replace_webhooks(&mut self, webhooks: Webhooks) {
         self.state.webhooks = webhooks;
+        (self.router, _) = comptoir_api::app(self.state.clone());
+    }
+
+    /// Takes uploads in this way from now on.
+    pub fn replace_uploads(&mut self, uploads: Uploads) {
+        self.state.uploads = uploads;
         (self.router, _) = comptoir_api::app(self.state.clone());
     }
 

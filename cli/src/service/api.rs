@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use comptoir_api::{
-    AppState, Config, RootKeyRing, Submissions,
+    AppState, Config, RootKeyRing, Submissions, Uploads,
     auth::{
         callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
         sign_ins::SignIns,
@@ -82,6 +82,7 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
             .map(|rpc| Arc::new(ContractWallets::new(rpc))),
         callers: Callers::default(),
         submissions: Submissions::default(),
+        uploads: Uploads::default(),
     };
     let signing = Arc::clone(&state.keys);
     let roots = state.root_keys.clone();

@@ -1,7 +1,5 @@
 //! `…/files/{file}/parts/{part}`: the bytes of a draft, part by part.
 
-use std::time::Duration;
-
 use axum::{
     body::Body,
     extract::State,
@@ -14,7 +12,6 @@ use comptoir_domain::{
     id::{DatasetFileId, DatasetId, DatasetVersionId},
 };
 use comptoir_store::{data_keys, dataset_files, dataset_versions, objects::PutPartError};
-use tokio::{sync::Semaphore, time::timeout};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{files::remove, versions::no_draft};
@@ -24,13 +21,6 @@ use crate::{
     extract::Path,
     routes::{accounts::in_task, blobs::Binary},
 };
-
-/// Parts that are taken at once; each has up to three pieces of 8 MiB in memory.
-const PARTS_AT_ONCE: usize = 32;
-/// How long a part waits for its turn.
-const PART_WAIT: Duration = Duration::from_secs(10);
-
-static PARTS: Semaphore = Semaphore::const_new(PARTS_AT_ONCE);
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(put_dataset_part))
@@ -74,20 +64,16 @@ async fn put_dataset_part(
     if let Some(found) = announced.filter(|it| *it != length) {
         return Err(wrong_length(length, found));
     }
-    let Ok(permit) = timeout(PART_WAIT, PARTS.acquire()).await else {
-        return Err(Problem::unavailable("Too many uploads at once"));
-    };
+    let place = state.uploads.begin(caller.account).await?;
     let key =
         data_keys::of_version(&mut *state.db.acquire().await?, &state.root_keys, &version).await;
     let key = key.map_err(|error| Problem::internal(&error))?;
     let salt = envelope::part_salt();
     let part = file.part(number, salt);
-    let stored = state
-        .objects
-        .put_part(&key, &part, length, body.into_data_stream())
-        .await;
+    let body = body.into_data_stream();
+    let stored = state.objects.put_part(&key, &part, length, body);
+    let stored = place.take(length, stored).await?;
     stored.map_err(|error| not_stored(&error))?;
-    drop(permit);
     in_task(async move {
         let now = state.now();
         let mut tx = identity.begin(&state).await?;
