@@ -25,7 +25,6 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_close,
     libc::SYS_dup,
     libc::SYS_faccessat,
-    libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_fstat,
     libc::SYS_fsync,
@@ -111,6 +110,24 @@ const ALLOWED_UNDER_CUDA: &[libc::c_long] = &[
     libc::SYS_sched_setaffinity,
 ];
 
+/// What may be asked of a file that is open: another number for it, and its flags. Not whom the kernel signals about it.
+const FCNTL: &[libc::c_int] = &[
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+];
+
+/// What CUDA's driver asks of its files in memory, and of its cache, beside that.
+const FCNTL_UNDER_CUDA: &[libc::c_int] = &[
+    libc::F_ADD_SEALS,
+    libc::F_GET_SEALS,
+    libc::F_GETLK,
+    libc::F_SETLK,
+    libc::F_SETLKW,
+];
+
 /// Closes the wall around every thread of this process.
 pub fn close(device: Device) -> io::Result<()> {
     for program in [no_clone3()?, list(device)?] {
@@ -172,6 +189,7 @@ fn list(device: Device) -> io::Result<BpfProgram> {
         .map(|name| rule(vec![argument(0, SeccompCmpOp::Eq, unsigned(name))?]))
         .collect::<io::Result<_>>()?;
     rules.insert(libc::SYS_prctl, names);
+    rules.insert(libc::SYS_fcntl, of_files(device)?);
     // Limits may be read, its own only.
     let of_itself = argument(0, SeccompCmpOp::Eq, 0)?;
     let no_new_ones = address(2, SeccompCmpOp::Eq, 0)?;
@@ -183,6 +201,24 @@ fn list(device: Device) -> io::Result<BpfProgram> {
     let itself = argument(0, SeccompCmpOp::Eq, u64::from(std::process::id()))?;
     rules.insert(libc::SYS_tgkill, vec![rule(vec![itself])?]);
     compile(rules, refusal(libc::EPERM), SeccompAction::Allow)
+}
+
+/// Flags of an open file may be set, but not the one that has the kernel signal somebody when it is ready.
+fn of_files(device: Device) -> io::Result<Vec<SeccompRule>> {
+    let under_cuda = match device {
+        Device::Cpu => &[][..],
+        Device::Cuda => FCNTL_UNDER_CUDA,
+    };
+    let listed = FCNTL.iter().chain(under_cuda);
+    let mut rules = listed
+        .map(|command| rule(vec![argument(1, SeccompCmpOp::Eq, unsigned(*command))?]))
+        .collect::<io::Result<Vec<_>>>()?;
+    let silent = SeccompCmpOp::MaskedEq(unsigned(libc::O_ASYNC));
+    rules.push(rule(vec![
+        argument(1, SeccompCmpOp::Eq, unsigned(libc::F_SETFL))?,
+        argument(2, silent, 0)?,
+    ])?);
+    Ok(rules)
 }
 
 fn refusal(errno: libc::c_int) -> SeccompAction {

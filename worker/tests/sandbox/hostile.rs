@@ -9,6 +9,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
     net::{TcpListener, TcpStream, ToSocketAddrs as _, UdpSocket},
+    os::fd::AsRawFd as _,
     os::unix::{
         fs::{PermissionsExt as _, symlink},
         net::{UnixDatagram, UnixListener, UnixStream},
@@ -329,6 +330,43 @@ fn touch(orders: &Orders, tried: &mut Tried) {
     // SAFETY: numbers only.
     let nice = unsafe { libc::setpriority(libc::PRIO_PROCESS, parent.unsigned_abs(), 19) };
     tried.call("slow the worker", nice.into());
+    have_signalled(parent, tried);
+}
+
+/// The kernel signals whoever a file is said to belong to, when it is ready or changes.
+fn have_signalled(parent: i32, tried: &mut Tried) {
+    // Of `fcntl.h`, for those that the crate has no name for.
+    const F_SETSIG: libc::c_int = 10;
+    const F_SETOWN_EX: libc::c_int = 15;
+    const DN_CREATE: libc::c_int = 4;
+    let owner = [1, parent];
+    let folder = File::open(".").unwrap();
+    for (name, command, argument) in [
+        ("give the worker a file", libc::F_SETOWN, i64::from(parent)),
+        (
+            "give it one in other words",
+            F_SETOWN_EX,
+            owner.as_ptr() as i64,
+        ),
+        ("choose the signal", F_SETSIG, libc::SIGKILL.into()),
+        ("be signalled", libc::F_SETFL, libc::O_ASYNC.into()),
+        (
+            "be signalled, and not wait",
+            libc::F_SETFL,
+            (libc::O_ASYNC | libc::O_NONBLOCK).into(),
+        ),
+        ("watch a folder", libc::F_NOTIFY, DN_CREATE.into()),
+        ("take a lease", libc::F_SETLEASE, libc::F_RDLCK.into()),
+    ] {
+        // SAFETY: numbers, and the address of two of them that live.
+        let done = unsafe { libc::syscall(libc::SYS_fcntl, folder.as_raw_fd(), command, argument) };
+        let error = io::Error::last_os_error();
+        assert!(
+            done < 0 && error.raw_os_error() == Some(libc::EPERM),
+            "{name}: {done}, {error}"
+        );
+        tried.add::<()>(name, Err(error));
+    }
 }
 
 /// System calls that open a way around every wall.
@@ -496,4 +534,9 @@ fn work(tried: &mut Tried) {
     tried.add("read a file", fs::read("b"));
     tried.add("list its folder", fs::read_dir(".").map(Iterator::count));
     tried.add("remove a file", fs::remove_file("b"));
+    let folder = File::open(".").unwrap();
+    tried.add("hold a file twice", folder.try_clone());
+    // SAFETY: numbers only.
+    let set = unsafe { libc::fcntl(folder.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) };
+    tried.call("set flags of a file", set.into());
 }
