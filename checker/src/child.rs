@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     formats::{self, Refusal},
+    message,
     source::Source,
 };
 
@@ -52,16 +53,46 @@ pub fn run(args: &CheckArgs) -> ExitCode {
 }
 
 fn check(args: &CheckArgs) -> io::Result<()> {
-    let pipe = enclose(&args.limits)?;
-    let source = Source::new(io::stdin(), pipe, args.bytes);
-    let found = match formats::read(args.format, &source) {
+    let mut pipe = enclose(&args.limits)?;
+    let mut asked = pipe.try_clone()?;
+    let source = Source::new(args.bytes, move |at, into| {
+        message::ask(&mut asked, &mut io::stdin(), at, into)
+    });
+    let found = find(args.format, &source)?;
+    message::conclude(&mut pipe, &serde_json::to_vec(&found)?)
+}
+
+/// Reads a file that is at hand as this format, without walls: for those who look for what its readers stumble over.
+///
+/// # Errors
+/// In words, when it is not what it says it is.
+///
+/// # Panics
+/// When a reader asks for what is outside of the file.
+pub fn read_at_hand(format: Format, bytes: &[u8]) -> Result<Option<Facts>, String> {
+    let held = bytes.to_vec();
+    let source = Source::new(held.len() as u64, move |at, into| {
+        let asked = usize::try_from(at).ok().and_then(|at| held.get(at..));
+        let asked = asked.and_then(|it| it.get(..into.len()));
+        into.copy_from_slice(asked.expect("what is asked for is in the file"));
+        Ok(())
+    });
+    match find(format, &source) {
+        Ok(Found::Facts(facts)) => Ok(facts),
+        Ok(Found::Refused(reason)) => Err(reason),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// What a file is found to be.
+fn find(format: Format, source: &Source) -> io::Result<Found> {
+    Ok(match formats::read(format, source) {
         Ok(facts) => Found::Facts(facts),
         Err(Refusal::Io(error)) if source.has_failed() => return Err(error),
         // A reader that runs past the end of what it was given.
         Err(Refusal::Io(error)) => Found::Refused(format!("it ends early: {error}")),
         Err(refusal) => Found::Refused(refusal.to_string()),
-    };
-    source.conclude(&serde_json::to_vec(&found)?)
+    })
 }
 
 /// Closes the walls before a byte of the file is read; nothing of it can be undone.

@@ -74,6 +74,14 @@ impl Checker {
         }
     }
 
+    /// Can files be checked on this machine at all?
+    ///
+    /// # Errors
+    /// When a wall is missing.
+    pub fn ready() -> Result<(), Unsandboxed> {
+        Sandbox::detect(false).check()
+    }
+
     /// Reads a file of so many bytes as this format; `read` gives it ranges of bytes. Call it on a thread that lives as long as the runtime: the
     /// kernel ends a child with the thread that started it.
     ///

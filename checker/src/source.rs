@@ -1,8 +1,7 @@
 //! The file that a child reads, as it sees it.
 
 use std::{
-    fs::File,
-    io::{self, Read, Stdin},
+    io::{self, Read},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -15,25 +14,30 @@ use parquet::{
     file::reader::{ChunkReader, Length},
 };
 
-use crate::message::{self, READ_BYTES_MAX};
+use crate::message::READ_BYTES_MAX;
 
 /// Bytes that are fetched first after a jump; each fetch that goes on doubles them.
 const FIRST_READ_BYTES: usize = 16 << 10;
 
-/// The pipes to the parent, and how long the file is. Clones share it.
+/// Fills a buffer of at most [`READ_BYTES_MAX`] with what the file has from there on.
+type Fetch = dyn FnMut(u64, &mut [u8]) -> io::Result<()> + Send;
+
+/// Where its bytes come from, and how long the file is. Clones share it.
 #[derive(Clone)]
 pub struct Source {
-    pipes: Arc<Mutex<(Stdin, File)>>,
+    fetch: Arc<Mutex<Fetch>>,
     has_failed: Arc<AtomicBool>,
     bytes: u64,
 }
 
 impl Source {
-    /// A file that is asked for on these pipes.
-    pub fn new(stdin: Stdin, stdout: File, bytes: u64) -> Self {
-        let pipes = Arc::new(Mutex::new((stdin, stdout)));
+    /// A file of so many bytes, which come from there.
+    pub fn new(
+        bytes: u64,
+        fetch: impl FnMut(u64, &mut [u8]) -> io::Result<()> + Send + 'static,
+    ) -> Self {
         Self {
-            pipes,
+            fetch: Arc::new(Mutex::new(fetch)),
             has_failed: Arc::default(),
             bytes,
         }
@@ -44,7 +48,7 @@ impl Source {
         self.bytes
     }
 
-    /// Did the parent not give what was asked for? Any other failure to read is the file's own.
+    /// Were bytes not given that were asked for? Any other failure to read is the file's own.
     pub fn has_failed(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed)
     }
@@ -59,11 +63,10 @@ impl Source {
     }
 
     fn fetch(&self, at: u64, into: &mut [u8]) -> io::Result<()> {
-        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stdin, stdout) = &mut *pipes;
+        let mut fetch = self.fetch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut at = at;
         for piece in into.chunks_mut(READ_BYTES_MAX as usize) {
-            message::ask(stdout, stdin, at, piece)?;
+            fetch(at, piece)?;
             at = at.saturating_add(piece.len() as u64);
         }
         Ok(())
@@ -78,12 +81,6 @@ impl Source {
             used: 0,
             step: FIRST_READ_BYTES,
         }
-    }
-
-    /// Says what was found.
-    pub fn conclude(&self, verdict: &[u8]) -> io::Result<()> {
-        let mut pipes = self.pipes.lock().unwrap_or_else(PoisonError::into_inner);
-        message::conclude(&mut pipes.1, verdict)
     }
 }
 

@@ -1,6 +1,7 @@
 //! What bytes of strangers reach, as functions of bytes: each reads its input or refuses it, and panics where a rule does not
 //! hold for what was read. `make fuzz` gives them to libFuzzer; a test beside them gives them seeds and damaged seeds.
 
+mod datasets;
 mod memory;
 pub mod mutate;
 mod programs;
@@ -85,6 +86,14 @@ pub const TARGETS: &[Target] = &[
         // A pattern of a few bytes may have automata of some MiB, and there may be eight of them.
         memory_max: |bytes| (256 << 20) + (16 << 10) * bytes,
         made: tokenizer::files_and_texts,
+    },
+    Target {
+        name: "datasets",
+        input_bytes_max: 8 << 10,
+        read: datasets::file,
+        // The wall around the child that reads them.
+        memory_max: |_| 512 << 20,
+        made: datasets::files,
     },
 ];
 

@@ -72,4 +72,5 @@ each! {
     receipt_reads_or_refuses_whatever_comes
     leaf_file_reads_or_refuses_whatever_comes
     tokenizer_reads_or_refuses_whatever_comes
+    datasets_reads_or_refuses_whatever_comes
 }
