@@ -1,6 +1,7 @@
 //! Jobs that read files of datasets: what a worker is given, when it is not, and who is paid.
 
 use alloy_primitives::Address;
+use comptoir_devchain::wait_for_a_lock;
 use comptoir_domain::{
     amount::Amount,
     bill::DataPrice,
@@ -284,7 +285,7 @@ async fn what_is_given_back_in_the_moment_in_which_a_job_reads_it_is_not_read(db
     }
     let read = worker.part(held(&leased), dataset.file, 0);
     let (read, ()) = futures::join!(read, async {
-        wait_for_a_lock(&bench).await;
+        wait_for_a_lock(&bench.owner).await;
         tx.commit().await.unwrap();
     });
     assert_eq!(code(read), "stale_lease");
@@ -294,22 +295,6 @@ async fn what_is_given_back_in_the_moment_in_which_a_job_reads_it_is_not_read(db
         .await
         .unwrap();
     assert_eq!(served, 0);
-}
-
-/// Until somebody in this database waits for a lock.
-async fn wait_for_a_lock(bench: &Bench) {
-    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
-    for _ in 0..500 {
-        if sqlx::query_scalar(waits)
-            .fetch_one(&bench.owner)
-            .await
-            .unwrap()
-        {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    panic!("nobody waits");
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

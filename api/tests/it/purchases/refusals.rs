@@ -1,4 +1,5 @@
 use axum::http::StatusCode;
+use comptoir_devchain::wait_for_a_lock;
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -276,22 +277,9 @@ async fn what_is_shredded_in_the_moment_of_a_sale_is_not_sold(db: PgPool) {
     assert_eq!(shredded.rows_affected(), 1);
     let wish = shop.wish(&offer, 333);
     let (taken, ()) = futures::join!(shop.take(&wish), async {
-        wait_for_a_lock(&shop).await;
+        wait_for_a_lock(&shop.app.owner).await;
         tx.commit().await.unwrap();
     });
     taken.expect_problem(StatusCode::CONFLICT, "nothing_ready");
     assert_eq!(shop.purse().await, (1_000, 0));
-}
-
-/// Until somebody in this database waits for a lock.
-async fn wait_for_a_lock(shop: &Shop) {
-    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock')";
-    for _ in 0..500 {
-        let waits = sqlx::query_scalar(waits).fetch_one(&shop.app.owner);
-        if waits.await.unwrap() {
-            return;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-    panic!("nobody waits");
 }
