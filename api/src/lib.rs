@@ -25,6 +25,7 @@ pub mod server;
 mod shredding;
 mod state;
 pub mod steps;
+pub mod sweeping;
 mod uploading;
 pub mod webhooks;
 

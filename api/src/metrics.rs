@@ -12,6 +12,12 @@ pub const PURCHASE_STEPS: &str = "api_purchase_steps_total";
 pub const CONTRIBUTIONS_LAPSED: &str = "api_contributions_lapsed_total";
 /// Takedowns that their clock decided, by what they became.
 pub const TAKEDOWNS_OVERDUE: &str = "api_takedowns_overdue_total";
+/// Results that sellers of datasets did not release in time.
+pub const RESULTS_DENIED: &str = "api_results_denied_total";
+/// Objects that nobody referred to, and were removed, by what they were.
+pub const STRAYS_REMOVED: &str = "api_strays_removed_total";
+/// Can files of datasets be checked on this machine? 1 or 0.
+pub const CHECKER_READY: &str = "api_checker_ready";
 
 /// Tells the recorder what they mean; once, after it is installed.
 pub fn describe() {
@@ -38,5 +44,17 @@ pub fn describe() {
     metrics::describe_counter!(
         TAKEDOWNS_OVERDUE,
         "Takedowns that their clock decided, by what they became"
+    );
+    metrics::describe_counter!(
+        RESULTS_DENIED,
+        "Results that sellers of datasets did not release in time"
+    );
+    metrics::describe_counter!(
+        STRAYS_REMOVED,
+        "Objects that nobody referred to, and were removed, by what they were"
+    );
+    metrics::describe_gauge!(
+        CHECKER_READY,
+        "Can files of datasets be checked on this machine? 1 or 0"
     );
 }

@@ -7,7 +7,9 @@ use comptoir_store::{accounts, idempotency, notices, password_resets, sessions, 
 use tokio::net::TcpListener;
 
 use crate::{
-    AppState, checking, steps,
+    AppState, checking,
+    metrics::CHECKER_READY,
+    steps, sweeping,
     webhooks::{self, sender::Sender, upkeep},
 };
 
@@ -37,10 +39,12 @@ pub async fn serve(
     let checking: Vec<_> = (0..CHECKS_AT_ONCE)
         .map(|_| tokio::spawn(check(state.clone())))
         .collect();
+    let sweeping = tokio::spawn(sweeping::run(state.clone()));
     let (router, _) = crate::app(state);
     let served = server::serve(listener, router, limits, shutdown).await;
     tidying.abort();
     stepping.abort();
+    sweeping.abort();
     // What is being sent is sent again, by whoever comes next.
     sending.abort();
     for checker in checking {
@@ -65,9 +69,18 @@ async fn take_steps(state: AppState) {
 /// Versions that are to be published, in turns.
 async fn check(state: AppState) {
     let mut every = tokio::time::interval(STEP_EVERY);
+    let mut was_ready = true;
     loop {
         every.tick().await;
-        loop {
+        let ready = state.checker.ready();
+        metrics::gauge!(CHECKER_READY).set(f64::from(u8::from(ready.is_ok())));
+        if let Err(error) = &ready
+            && was_ready
+        {
+            tracing::error!(%error, "versions of datasets wait: their files are not checked on this machine");
+        }
+        was_ready = ready.is_ok();
+        while was_ready {
             match checking::step(&state).await {
                 Ok(true) => {}
                 Ok(false) => break,

@@ -21,6 +21,8 @@ use comptoir_store::{
     releases::{self, WithdrawalError},
     subscriptions::RenewError,
     takedowns::{self, ActError},
+    wake::Channel,
+    withheld_results,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -28,7 +30,7 @@ use crate::{
     AppState,
     auth::keys::random,
     mail::{Letter, Mailer},
-    metrics::{CONTRIBUTIONS_LAPSED, PURCHASE_STEPS, TAKEDOWNS_OVERDUE},
+    metrics::{CONTRIBUTIONS_LAPSED, PURCHASE_STEPS, RESULTS_DENIED, TAKEDOWNS_OVERDUE},
     notices::{self, Notice},
     shredding,
 };
@@ -77,6 +79,7 @@ pub async fn step(state: &AppState) -> Result<usize, StepError> {
     done += answer_reset_requests(state).await?;
     done += purchases_due(state).await?;
     done += decide_takedowns(state).await?;
+    done += deny_results(state).await?;
     done += forget_links(state).await?;
     done += give_up_contributions(state).await?;
     done += shredding::shred_forgotten(state).await?;
@@ -218,6 +221,19 @@ async fn decide_takedown(state: &AppState, id: TakedownId) -> Result<bool, StepE
     tracing::warn!(takedown.id = %id, state = %decided.state, "the clock decided a takedown");
     metrics::counter!(TAKEDOWNS_OVERDUE, "state" => decided.state.as_str()).increment(1);
     Ok(true)
+}
+
+/// Denies results that sellers of datasets did not release in time.
+async fn deny_results(state: &AppState) -> Result<usize, StepError> {
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let mut connection = state.db.acquire().await?;
+    let denied = withheld_results::deny_due(&mut connection, state.now(), limit).await?;
+    for job in &denied {
+        tracing::info!(%job, "results of a job were not released in time");
+        metrics::counter!(RESULTS_DENIED).increment(1);
+        state.wake.publish(Channel::Job(*job));
+    }
+    Ok(denied.len())
 }
 
 /// Forgets links that are over for a day.

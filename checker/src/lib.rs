@@ -10,4 +10,5 @@ mod message;
 mod parent;
 mod source;
 
+pub use comptoir_sandbox::{Features, Sandbox};
 pub use parent::{CheckError, Checker, Verdict};

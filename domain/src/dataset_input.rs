@@ -1,6 +1,17 @@
 //! Datasets as inputs of jobs: under which right a job reads one, and on what terms.
 
+use time::{Duration, OffsetDateTime};
+
 use crate::{bill::DataPrice, digest::Sha256, id::TakedownId};
+
+/// How long results wait for the seller of a dataset, who may release them; then they are denied.
+pub const RELEASE_WITHIN: Duration = Duration::days(7);
+
+/// Until when the results of a job that completed then may be released.
+#[must_use]
+pub const fn release_due_at(completed_at: OffsetDateTime) -> OffsetDateTime {
+    completed_at.saturating_add(RELEASE_WITHIN)
+}
 
 /// On what terms jobs compute on a dataset that is not handed out.
 #[derive(Debug, Clone, PartialEq, Eq)]

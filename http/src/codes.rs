@@ -122,6 +122,11 @@ pub const ALL: &[Code] = &[
         "The job computed on a dataset whose seller consents to each result before it is handed out. Ask again later.",
     ),
     code(
+        "release_denied",
+        403,
+        "The job computed on a dataset whose seller did not release its results within a week: nobody is handed them any more.",
+    ),
+    code(
         "not_found",
         404,
         "There is no such object, or it belongs to somebody else.",

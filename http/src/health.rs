@@ -41,6 +41,10 @@ pub struct Components {
     pub object_store: ComponentStatus,
     /// Without Redis everything works, only later: it decides nothing here.
     pub redis: ComponentStatus,
+    /// What reads files of datasets before they are published, in the service that does. It is down on a machine without the walls around such a
+    /// reader: versions wait there, and everything else works.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checker: Option<ComponentStatus>,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -87,6 +91,16 @@ impl Components {
             postgres: postgres.into(),
             object_store: object_store.into(),
             redis: redis.map_or(ComponentStatus::NotConfigured, Into::into),
+            checker: None,
+        }
+    }
+
+    /// And whether files of datasets can be checked.
+    #[must_use]
+    pub fn with_checker(self, is_up: bool) -> Self {
+        Self {
+            checker: Some(is_up.into()),
+            ..self
         }
     }
 }

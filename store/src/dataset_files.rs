@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::{
     PgTransaction,
     codec::{to_digest, to_document, to_enum, to_sized},
+    objects::StoredPart,
     violates,
 };
 
@@ -313,6 +314,28 @@ pub async fn salt(
     .fetch_optional(conn)
     .await?;
     salt.map(|it| to_sized("salt", &it, "a salt")).transpose()
+}
+
+/// Those of these objects that are no part of a file.
+pub async fn unknown_parts(
+    conn: &mut PgConnection,
+    objects: Vec<StoredPart>,
+) -> sqlx::Result<Vec<StoredPart>> {
+    let files: Vec<Uuid> = objects.iter().map(|it| it.file.0).collect();
+    let parts: Vec<i32> = objects.iter().map(|it| it.number).collect();
+    let salts: Vec<Vec<u8>> = objects.iter().map(|it| it.salt.to_vec()).collect();
+    let known = sqlx::query_scalar!(
+        r#"SELECT EXISTS (SELECT FROM dataset_parts AS p
+               WHERE p.file_id = it.file AND p.part = it.part AND p.salt = it.salt) AS "known!"
+           FROM unnest($1::uuid[], $2::int[], $3::bytea[]) WITH ORDINALITY AS it (file, part, salt, place) ORDER BY place"#,
+        &files,
+        &parts,
+        &salts,
+    )
+    .fetch_all(conn)
+    .await?;
+    let unknown = objects.into_iter().zip(known).filter(|(_, known)| !known);
+    Ok(unknown.map(|(object, _)| object).collect())
 }
 
 /// Notes that a part is stored, if the version is still a draft, which it stays until the transaction ends. `None` when it is not; else the salt of

@@ -2,8 +2,9 @@
 //! whole and has the digest that names it: it gets there in one step, after it was checked.
 
 mod parts;
+mod strays;
 
-use std::{error::Error as StdError, io, ops::Range, sync::Arc};
+use std::{error::Error as StdError, io, ops::Range, path::PathBuf, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use comptoir_domain::digest::Sha256;
@@ -16,7 +17,9 @@ use sha2::Digest as _;
 use url::Url;
 use uuid::Uuid;
 
+pub use object_store::Error as StoreError;
 pub use parts::{PutPartError, ReadPartError};
+pub use strays::StoredPart;
 
 /// Bytes of one part of a large upload. S3 wants at least 5 MiB.
 const PART_BYTES: usize = 8 << 20;
@@ -30,9 +33,9 @@ const READ_AHEAD_BYTES: (u64, u64) = (16 << 10, 1 << 20);
 /// A cause from outside, whatever its type.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// The store of content-addressed bytes. Clones share it.
+/// The store of content-addressed bytes, and the folder where it is, if it is in one. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Objects(Arc<dyn ObjectStore>);
+pub struct Objects(Arc<dyn ObjectStore>, Option<Arc<PathBuf>>);
 
 /// What a finished upload holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,13 +122,13 @@ impl Objects {
                 let folder = url.to_file_path().map_err(|()| OpenError::Folder)?;
                 std::fs::create_dir_all(&folder)?;
                 // The row that announces a blob is durable, so the blob must be.
-                let store = LocalFileSystem::new_with_prefix(folder)?.with_fsync(true);
-                Ok(Self(Arc::new(store)))
+                let store = LocalFileSystem::new_with_prefix(&folder)?.with_fsync(true);
+                Ok(Self(Arc::new(store), Some(Arc::new(folder))))
             }
             "s3" => {
                 let bucket = AmazonS3Builder::from_env().with_url(url.as_str()).build()?;
                 let prefix = Path::from_url_path(url.path()).map_err(object_store::Error::from)?;
-                Ok(Self(Arc::new(PrefixStore::new(bucket, prefix))))
+                Ok(Self(Arc::new(PrefixStore::new(bucket, prefix)), None))
             }
             other => Err(OpenError::Scheme(other.to_owned())),
         }

@@ -1,6 +1,7 @@
 //! Results that the seller of a dataset has not consented to yet.
 
 use comptoir_domain::{
+    dataset_input::RELEASE_WITHIN,
     digest::Sha256,
     id::{AccountId, DatasetId, DatasetVersionId, JobId},
 };
@@ -29,6 +30,27 @@ pub struct Withheld {
     pub completed_at: OffsetDateTime,
     /// When the seller consented.
     pub released_at: Option<OffsetDateTime>,
+    /// When they were denied, since the seller did not.
+    pub denied_at: Option<OffsetDateTime>,
+}
+
+/// Why results are withheld from a job's owner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withholding {
+    /// They wait for the seller.
+    Awaits,
+    /// The seller did not release them in time.
+    Denied,
+}
+
+impl Withholding {
+    const fn of(is_denied: bool) -> Self {
+        if is_denied {
+            Self::Denied
+        } else {
+            Self::Awaits
+        }
+    }
 }
 
 /// What became of a release.
@@ -36,7 +58,7 @@ pub struct Withheld {
 pub enum Released {
     /// The job's owner has its results now.
     Now,
-    /// It had them before.
+    /// It had them before, or was denied them.
     Before,
     /// Nothing of this job waits for this seller.
     Unknown,
@@ -78,6 +100,7 @@ struct Row {
     output_bytes: i64,
     completed_at: OffsetDateTime,
     released_at: Option<OffsetDateTime>,
+    denied_at: Option<OffsetDateTime>,
 }
 
 impl TryFrom<Row> for Withheld {
@@ -94,6 +117,7 @@ impl TryFrom<Row> for Withheld {
             output_bytes: row.output_bytes.unsigned_abs(),
             completed_at: row.completed_at,
             released_at: row.released_at,
+            denied_at: row.denied_at,
         })
     }
 }
@@ -107,7 +131,7 @@ pub async fn list(
 ) -> sqlx::Result<Vec<Withheld>> {
     let rows = sqlx::query_as!(
         Row,
-        "SELECT job_id, version_id, kind, program, weights, output_bytes, completed_at, released_at
+        "SELECT job_id, version_id, kind, program, weights, output_bytes, completed_at, released_at, denied_at
          FROM withheld_results WHERE seller_id = $1 AND dataset_id = $2 AND ($3::uuid IS NULL OR job_id < $3)
          ORDER BY job_id DESC LIMIT $4",
         seller.0,
@@ -128,7 +152,7 @@ pub async fn find(
 ) -> sqlx::Result<Option<Withheld>> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT job_id, version_id, kind, program, weights, output_bytes, completed_at, released_at
+        "SELECT job_id, version_id, kind, program, weights, output_bytes, completed_at, released_at, denied_at
          FROM withheld_results WHERE seller_id = $1 AND dataset_id = $2 AND job_id = $3",
         seller.0,
         dataset.0,
@@ -162,29 +186,55 @@ pub async fn release(
     })
 }
 
-/// Is this a result of the account that waits for a seller?
-pub async fn is_withheld(
+/// Denies results that nobody released in time, for good; whose jobs they are.
+pub async fn deny_due(
+    conn: &mut PgConnection,
+    now: OffsetDateTime,
+    limit: i64,
+) -> sqlx::Result<Vec<JobId>> {
+    let denied = sqlx::query_scalar!(
+        "UPDATE withheld_results SET denied_at = $1 WHERE job_id IN (
+             SELECT job_id FROM withheld_results WHERE released_at IS NULL AND denied_at IS NULL AND completed_at <= $2
+             ORDER BY completed_at LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+         ) RETURNING job_id",
+        now,
+        now.saturating_sub(RELEASE_WITHIN),
+        limit,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(denied.into_iter().map(JobId).collect())
+}
+
+/// Is this a result of the account that is withheld from it, and why?
+pub async fn of_result(
     conn: &mut PgConnection,
     account: AccountId,
     sha256: Sha256,
-) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM withheld_results w JOIN job_outputs o USING (job_id)
-               WHERE w.account_id = $1 AND w.released_at IS NULL AND o.sha256 = $2) AS "is_withheld!""#,
+) -> sqlx::Result<Option<Withholding>> {
+    let is_denied = sqlx::query_scalar!(
+        r#"SELECT bool_and(w.denied_at IS NOT NULL) FROM withheld_results w JOIN job_outputs o USING (job_id)
+           WHERE w.account_id = $1 AND w.released_at IS NULL AND o.sha256 = $2"#,
         account.0,
         &sha256.0,
     )
     .fetch_one(conn)
-    .await
+    .await?;
+    Ok(is_denied.map(Withholding::of))
 }
 
-/// Do the results of the account's job wait for a seller?
-pub async fn awaits(conn: &mut PgConnection, account: AccountId, job: JobId) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM withheld_results WHERE job_id = $1 AND account_id = $2 AND released_at IS NULL) AS "awaits!""#,
+/// Are the results of the account's job withheld, and why?
+pub async fn of_job(
+    conn: &mut PgConnection,
+    account: AccountId,
+    job: JobId,
+) -> sqlx::Result<Option<Withholding>> {
+    let is_denied = sqlx::query_scalar!(
+        r#"SELECT denied_at IS NOT NULL AS "is_denied!" FROM withheld_results WHERE job_id = $1 AND account_id = $2 AND released_at IS NULL"#,
         job.0,
         account.0,
     )
-    .fetch_one(conn)
-    .await
+    .fetch_optional(conn)
+    .await?;
+    Ok(is_denied.map(Withholding::of))
 }

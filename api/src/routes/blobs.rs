@@ -23,7 +23,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::awaiting_release;
+use super::withheld;
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
@@ -266,12 +266,8 @@ async fn get_blob(
     let mut connection = caller.read(&state).await?;
     let Some(blob) = blobs::find(&mut connection, caller.account, sha256).await? else {
         let account = caller.account;
-        let waits = withheld_results::is_withheld(&mut connection, account, sha256).await?;
-        return Err(if waits {
-            awaiting_release()
-        } else {
-            Problem::not_found()
-        });
+        let why = withheld_results::of_result(&mut connection, account, sha256).await?;
+        return Err(why.map_or_else(Problem::not_found, withheld));
     };
     drop(connection);
     let bytes = Bytes {

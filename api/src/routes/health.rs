@@ -15,5 +15,6 @@ impl FromRef<AppState> for Probe {
 
 async fn check(state: AppState) -> Components {
     let parts = health::check(&state.db, &state.objects, &state.wake).await;
-    Components::new(parts.postgres, parts.object_store, parts.redis)
+    let components = Components::new(parts.postgres, parts.object_store, parts.redis);
+    components.with_checker(state.checker.ready().is_ok())
 }

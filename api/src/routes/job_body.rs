@@ -87,6 +87,8 @@ pub(super) struct JobBody {
     outputs: Vec<OutputBody>,
     /// Do its results wait for the consent of the seller of the dataset that it computed on? `outputs` is empty until then.
     awaits_release: bool,
+    /// Did that seller not release them in time? Then they are never handed out.
+    release_denied: bool,
     /// When it ends, done or not.
     #[serde(with = "time::serde::rfc3339")]
     deadline_at: OffsetDateTime,
@@ -205,6 +207,7 @@ impl JobBody {
             replicas: job.replicas.into_iter().map(ReplicaBody::from).collect(),
             outputs: job.outputs.into_iter().map(OutputBody::from).collect(),
             awaits_release: job.awaits_release,
+            release_denied: job.release_denied,
             deadline_at: job.deadline_at,
             created_at: job.created_at,
             started_at: job.started_at,

@@ -6,6 +6,7 @@ use comptoir_store::{
     assets,
     jobs::{self, CancelError, JobFilter},
     wake::Channel,
+    withheld_results::Withholding,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -14,8 +15,9 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    awaiting_release, explain,
+    explain,
     job_body::{JobBody, JobKind, OutputBody},
+    withheld,
 };
 use crate::{
     AppState, Problem,
@@ -175,7 +177,7 @@ struct Results {
 }
 
 /// The results of a completed job: names, digests, sizes. The bytes are at `/v1/blobs/{sha256}`. 403 `awaiting_release` while they wait for
-/// the seller of the dataset that it computed on.
+/// the seller of the dataset that it computed on, 403 `release_denied` where that one did not release them in time.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/results", tag = "jobs", security(("session" = []), ("api_key" = ["jobs:read"])),
     params(("id" = String, Path)),
@@ -200,7 +202,10 @@ async fn list_results(
         return Err(problem.detail(format!("The job is {}", job.state)));
     }
     if job.awaits_release {
-        return Err(awaiting_release());
+        return Err(withheld(Withholding::Awaits));
+    }
+    if job.release_denied {
+        return Err(withheld(Withholding::Denied));
     }
     let data = job.outputs.into_iter().map(OutputBody::from).collect();
     Ok(Json(Results {

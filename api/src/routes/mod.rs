@@ -44,6 +44,7 @@ mod withdrawals;
 mod workers;
 
 use axum::{Router, http::StatusCode};
+use comptoir_store::withheld_results::Withholding;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
@@ -104,14 +105,21 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(workers::router())
 }
 
-/// Results of a job that the seller of its dataset has not released yet.
-fn awaiting_release() -> Problem {
-    Problem::new(
-        StatusCode::FORBIDDEN,
-        "awaiting_release",
-        "The results wait for the seller of the dataset",
-    )
-    .detail("The job computed on a dataset whose seller looks at what ran before its results are handed out")
+/// Results of a job that the seller of its dataset has not released yet, or not in time.
+fn withheld(why: Withholding) -> Problem {
+    let (code, title, detail) = match why {
+        Withholding::Awaits => (
+            "awaiting_release",
+            "The results wait for the seller of the dataset",
+            "The job computed on a dataset whose seller looks at what ran before its results are handed out",
+        ),
+        Withholding::Denied => (
+            "release_denied",
+            "The seller of the dataset did not release the results",
+            "The job computed on a dataset whose seller had seven days to release its results",
+        ),
+    };
+    Problem::new(StatusCode::FORBIDDEN, code, title).detail(detail)
 }
 
 /// Pages for people, which the document leaves out.

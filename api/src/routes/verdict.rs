@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::awaiting_release;
+use super::withheld;
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
@@ -150,8 +150,8 @@ async fn find_verdict(
         .await?
         .ok_or_else(Problem::not_found)?
         .ok_or_else(no_verdict)?;
-    if withheld_results::awaits(&mut connection, caller.account, id).await? {
-        return Err(awaiting_release());
+    if let Some(why) = withheld_results::of_job(&mut connection, caller.account, id).await? {
+        return Err(withheld(why));
     }
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
     let draw = draws::find(&mut connection, id).await?;

@@ -216,6 +216,12 @@ impl TestApp {
         (self.router, _) = comptoir_api::app(self.state.clone());
     }
 
+    /// Checks files in this way from now on.
+    pub fn replace_checker(&mut self, checker: Checker) {
+        self.state.checker = checker;
+        (self.router, _) = comptoir_api::app(self.state.clone());
+    }
+
     /// Sends mail into this folder, in steps from now on.
     pub fn with_mail(&mut self, folder: &Path) {
         let url = format!("file://{}", folder.display());

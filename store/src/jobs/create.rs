@@ -335,6 +335,7 @@ fn queued(id: JobId, new: &NewJob<'_>, quote: &Quote, now: OffsetDateTime) -> Jo
             .collect(),
         outputs: Vec::new(),
         awaits_release: false,
+        release_denied: false,
         deadline_at: new.deadline_at,
         created_at: now,
         started_at: None,

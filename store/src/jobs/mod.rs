@@ -85,6 +85,8 @@ pub struct Job {
     pub outputs: Vec<Output>,
     /// Do its results wait for the seller of the dataset that it computed on?
     pub awaits_release: bool,
+    /// Were they denied, since that seller did not release them in time?
+    pub release_denied: bool,
     /// When it ends, done or not.
     pub deadline_at: OffsetDateTime,
     /// When it was made.
@@ -199,6 +201,7 @@ struct JobRow {
     finished_at: Option<OffsetDateTime>,
     event_seq: i64,
     awaits_release: bool,
+    release_denied: bool,
 }
 
 async fn select(
@@ -218,7 +221,8 @@ async fn select(
                quotes.min_memory_bytes, jobs.numeric_class, jobs.state, verdicts.kind AS "verdict?",
                jobs.failure_cause, jobs.failure_code, jobs.failure_detail, jobs.deadline_at,
                jobs.created_at, jobs.started_at, jobs.finished_at, jobs.event_seq,
-               EXISTS (SELECT FROM withheld_results w WHERE w.job_id = jobs.job_id AND w.released_at IS NULL) AS "awaits_release!"
+               EXISTS (SELECT FROM withheld_results w WHERE w.job_id = jobs.job_id AND w.released_at IS NULL AND w.denied_at IS NULL) AS "awaits_release!",
+               EXISTS (SELECT FROM withheld_results w WHERE w.job_id = jobs.job_id AND w.denied_at IS NOT NULL) AS "release_denied!"
            FROM jobs JOIN quotes USING (quote_id)
                LEFT JOIN receipts USING (job_id) LEFT JOIN verdicts USING (job_id)
            WHERE jobs.account_id = $1
@@ -348,6 +352,7 @@ impl JobRow {
             replicas,
             outputs,
             awaits_release: self.awaits_release,
+            release_denied: self.release_denied,
             deadline_at: self.deadline_at,
             created_at: self.created_at,
             started_at: self.started_at,

@@ -5,13 +5,14 @@ use axum::{
     response::{IntoResponse as _, Response},
 };
 use comptoir_domain::{
+    dataset_input::release_due_at,
     digest::Sha256,
     id::{DatasetId, DatasetVersionId, JobId},
 };
 use comptoir_store::{
     datasets,
     wake::Channel,
-    withheld_results::{self, Released, Withheld},
+    withheld_results::{self, Released, Withheld, Withholding},
 };
 use serde::Serialize;
 use sqlx::PgConnection;
@@ -24,7 +25,7 @@ use crate::{
     auth::{Caller, Identity, needs},
     extract::{Json, Path},
     page::{List, Page, PageQuery},
-    routes::accounts::in_task,
+    routes::{accounts::in_task, withheld},
 };
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
@@ -61,10 +62,17 @@ struct ReleaseBody {
     output_bytes: u64,
     #[serde(with = "time::serde::rfc3339")]
     completed_at: OffsetDateTime,
-    /// When you released them; `null` while they wait.
+    /// Until when you may release them.
+    #[serde(with = "time::serde::rfc3339")]
+    due_at: OffsetDateTime,
+    /// When you released them; `null` where you did not.
     #[serde(with = "time::serde::rfc3339::option")]
     #[schema(required = true)]
     released_at: Option<OffsetDateTime>,
+    /// When they were denied, since you had not released them in time; `null` where they were not.
+    #[serde(with = "time::serde::rfc3339::option")]
+    #[schema(required = true)]
+    denied_at: Option<OffsetDateTime>,
 }
 
 impl From<Withheld> for ReleaseBody {
@@ -78,7 +86,9 @@ impl From<Withheld> for ReleaseBody {
             weights: it.weights,
             output_bytes: it.output_bytes,
             completed_at: it.completed_at,
+            due_at: release_due_at(it.completed_at),
             released_at: it.released_at,
+            denied_at: it.denied_at,
         }
     }
 }
@@ -117,7 +127,8 @@ async fn list_dataset_releases(
     Ok(list.page(&state, &caller, rows, |row| row.job, ReleaseBody::from))
 }
 
-/// Gives the owner of a job its results. Releasing them again changes nothing; they cannot be taken back.
+/// Gives the owner of a job its results. Releasing them again changes nothing; they cannot be taken back. 403 `release_denied` a week after the job
+/// completed: they were denied.
 #[utoipa::path(
     post, path = "/v1/datasets/{dataset}/releases/{job}", tag = "datasets", security(("session" = []), ("api_key" = ["datasets:write"])),
     params(("dataset" = String, Path), ("job" = String, Path)),
@@ -139,6 +150,9 @@ async fn release_dataset_results(
         let found = withheld_results::find(&mut tx, of, job).await?;
         let found = found.ok_or_else(Problem::not_found)?;
         tx.commit().await?;
+        if found.denied_at.is_some() {
+            return Err(withheld(Withholding::Denied));
+        }
         if released == Released::Now {
             tracing::info!(%job, %dataset, "results of a job released by the dataset's seller");
             state.wake.publish(Channel::Job(job));

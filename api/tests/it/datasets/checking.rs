@@ -1,4 +1,5 @@
 use axum::http::StatusCode;
+use comptoir_checker::{Features, Sandbox};
 use comptoir_store::{dataset_checks, dataset_versions::Refusal};
 use sqlx::PgPool;
 use time::Duration;
@@ -183,6 +184,27 @@ async fn a_version_that_cannot_be_checked_now_waits_and_is_not_refused(db: PgPoo
     sqlx::query(past).execute(&app.owner).await.unwrap();
     assert!(check::step(&app.state).await.unwrap());
     assert_eq!(get(&app, &seller, &version).await.text("/state"), "ready");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_machine_without_walls_says_so_and_its_versions_wait(db: PgPool) {
+    let mut app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let version = submitted(&app, &seller).await;
+    let ready = async |app: &TestApp| {
+        let ready = app.get("/readyz").send().await.expect(StatusCode::OK);
+        ready.text("/components/checker").to_owned()
+    };
+    assert_eq!(ready(&app).await, "up");
+    let bare = || Sandbox {
+        features: Features::NONE,
+        allow_unsandboxed: false,
+    };
+    app.replace_checker(app.state.checker.clone().behind(bare));
+    assert_eq!(ready(&app).await, "down");
+    assert!(check::step(&app.state).await.is_err());
+    let waits = get(&app, &seller, &version).await;
+    assert_eq!(waits.text("/state"), "checking");
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

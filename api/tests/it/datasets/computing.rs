@@ -2,6 +2,7 @@
 
 use alloy_primitives::Address;
 use axum::http::StatusCode;
+use comptoir_api::steps;
 use comptoir_domain::{
     asset::Asset,
     digest::Sha256,
@@ -441,6 +442,42 @@ async fn results_wait_for_the_seller_who_sees_what_ran_and_not_what_came_out(db:
     assert_eq!(bytes.bytes, b"trained".as_slice());
     let refused = get(&app, &seller, &blob).await;
     refused.expect_problem(StatusCode::NOT_FOUND, "not_found");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn results_that_are_not_released_within_a_week_are_denied_for_good(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (asset, _) = market::open(&app).await;
+    let (seller, _) = app.bound_session().await;
+    let (client, _) = market::client(&app, &asset, RICH).await;
+    let (dataset, job, output) = withheld(&app, &seller, &client).await;
+    let results = format!("/v1/jobs/{job}/results");
+    let blob = format!("/v1/blobs/{output}");
+    let release = format!("{dataset}/releases/{job}");
+    app.pass(Duration::days(7) - Duration::MINUTE);
+    steps::step(&app.state).await.unwrap();
+    let waits = get(&app, &app.renewed(&client), &results).await;
+    waits.expect_problem(StatusCode::FORBIDDEN, "awaiting_release");
+    app.pass(Duration::MINUTE);
+    steps::step(&app.state).await.unwrap();
+    let (seller, client) = (app.renewed(&seller), app.renewed(&client));
+    for path in [&results, &blob] {
+        let denied = get(&app, &client, path).await;
+        denied.expect_problem(StatusCode::FORBIDDEN, "release_denied");
+    }
+    let shown = get(&app, &client, &format!("/v1/jobs/{job}")).await;
+    assert_eq!(
+        (&shown.json["awaits_release"], &shown.json["release_denied"]),
+        (&json!(false), &json!(true))
+    );
+    assert_eq!(shown.json["outputs"], json!([]));
+    let late = act(&app, &seller, &release).await;
+    late.expect_problem(StatusCode::FORBIDDEN, "release_denied");
+    let listed = get(&app, &seller, &format!("{dataset}/releases")).await;
+    assert_eq!(
+        listed.text("/data/0/denied_at"),
+        listed.text("/data/0/due_at")
+    );
 }
 
 async fn close(stage: &Stage, offer: &str) {

@@ -6,6 +6,7 @@ mod damage;
 mod hostile;
 mod publishing;
 mod shredding;
+mod sweeping;
 mod uploading;
 
 use std::path::PathBuf;
