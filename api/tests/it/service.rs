@@ -12,7 +12,7 @@ async fn readiness_tells_each_component(db: PgPool) {
     let app = TestApp::new(db).await;
     app.get("/healthz").send().await.expect(StatusCode::OK);
     let ready = app.get("/readyz").send().await.expect(StatusCode::OK);
-    let components = json!({ "postgres": "up", "object_store": "up", "redis": "not_configured" });
+    let components = json!({ "postgres": "up", "object_store": "up", "redis": "not_configured", "checker": "up" });
     assert_eq!(
         ready.json,
         json!({ "status": "up", "components": components })

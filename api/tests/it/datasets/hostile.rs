@@ -259,7 +259,7 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
             [header(overlap.len() as u64, overlap), vec![0; 3]].concat(),
             "overlap",
         ),
-        ("cut.parquet", cut, "PROBE"),
+        ("cut.parquet", cut, "missing"),
         (
             "none.parquet",
             b"not parquet at all".to_vec(),
