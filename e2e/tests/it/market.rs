@@ -240,6 +240,16 @@ fn holds(buyer: &Person<'_>, receipt: &str) {
     ];
     buyer.does(&audit);
 
+    assert_eq!(whole["finality"]["because"], "served");
+    assert_eq!(whole["right"]["allows"], "download");
+    for (document, field) in [("finality", "because"), ("right", "buyer")] {
+        let mut changed = whole.clone();
+        changed[document][field] = "another".into();
+        fs::write(&file, changed.to_string()).unwrap();
+        buyer.is_refused(&verify, 7, "in the leaf");
+        buyer.is_refused(&audit, 7, "the receipt names");
+    }
+
     let mut changed = whole;
     changed["meter"]["price_base"] = "2500000000000000001".into();
     fs::write(&file, changed.to_string()).unwrap();
