@@ -414,3 +414,52 @@ async fn of_two_announced_prices_the_next_one_is_told(db: PgPool) {
         ("100", "11")
     );
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_subscriber_hears_of_a_dearer_price_a_renewal_what_hinders_one_and_the_end(db: PgPool) {
+    let shop = Shop::open(db, 250).await;
+    crate::webhooks::make(&shop.app, &shop.buyer).await;
+    let offer = shop
+        .offer(json!({ "kind": "subscribe", "period_seconds": DAY }), 100)
+        .await;
+    let path = shop.taken(&shop.wish(&offer, 100)).await;
+    let subscription = shop.read(&path).await.text("/subscription").to_owned();
+    let price = json!({ "price": shop.money(150) });
+    shop.sell(&format!("/v1/offers/{offer}/prices"), &price)
+        .await
+        .expect(StatusCode::CREATED);
+    let almost = Duration::seconds(i64::from(DAY) - 240);
+    shop.pass(almost).await;
+    shop.pass(Duration::seconds(240)).await;
+    // The money covers no third period, which is tried more than once.
+    shop.pass(almost).await;
+    for _ in 0..2 {
+        shop.pass(Duration::seconds(120)).await;
+    }
+    let events = shop.read("/v1/events").await;
+    let events = events.json["data"].as_array().unwrap();
+    let mut told: Vec<_> = events
+        .iter()
+        .filter(|it| it["data"]["subscription_id"] == *subscription)
+        .collect();
+    told.sort_by_key(|it| it["id"].as_str());
+    let kinds: Vec<_> = told.iter().map(|it| it["type"].as_str().unwrap()).collect();
+    assert_eq!(
+        kinds,
+        [
+            "subscription.price_rising",
+            "subscription.renewed",
+            "subscription.renewal_failed",
+            "subscription.ended"
+        ]
+    );
+    let data = |n: usize| &told[n]["data"];
+    assert_eq!(data(0)["price"]["amount"], "150");
+    assert!(data(0)["effective_at"].is_string());
+    assert_eq!(data(1)["price"]["amount"], "100");
+    assert!(data(1)["purchase_id"].is_string());
+    for n in [2, 3] {
+        assert_eq!(data(n)["because"], "insufficient_funds");
+        assert_eq!(data(n)["offer_id"], *offer);
+    }
+}
