@@ -1,7 +1,10 @@
 //! What owners of accounts are told by mail: written in the transaction of its cause, put into words when it is sent.
 
 use alloy_primitives::Address;
-use comptoir_domain::id::{AccountId, NoticeId};
+use comptoir_domain::{
+    id::{AccountId, NoticeId, TakedownId},
+    takedown::{Ground, TakedownState},
+};
 use comptoir_store::{
     PgTransaction,
     notices::{self, DueNotice, NewNotice},
@@ -9,6 +12,7 @@ use comptoir_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use uuid::Uuid;
 
 use crate::auth::keys::Keys;
 
@@ -38,6 +42,16 @@ pub(crate) enum Notice {
     PasswordChanged {},
     /// A refresh token was used by two.
     SessionReused {},
+    /// Somebody wants a dataset of the account's to be blocked, or it was blocked, for good or not: by `state`. Written by the database.
+    Takedown {
+        takedown: Uuid,
+        dataset: String,
+        ground: Ground,
+        state: TakedownState,
+        reason: Option<String>,
+        #[serde(with = "time::serde::rfc3339::option")]
+        due_at: Option<OffsetDateTime>,
+    },
     /// Nothing is sent to a webhook endpoint any more.
     WebhookDisabled {
         endpoint: String,
@@ -176,6 +190,19 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
              If it was not you, ask for another password at once."
                 .to_owned(),
         ),
+        Notice::Takedown {
+            takedown,
+            dataset,
+            ground,
+            state,
+            reason,
+            due_at,
+        } => takedown_words(
+            (TakedownId(*takedown), dataset),
+            (*ground, *state),
+            (reason.as_deref(), due_at.as_ref().map(at)),
+            origin,
+        ),
         Notice::WebhookDisabled {
             endpoint,
             url,
@@ -190,6 +217,50 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
             "A token of your sign-in was used by two, so one of them is a thief. That sign-in has ended, for both. Sign in\n\
              again; if you did not copy the token yourself, look after the machine that it was kept on."
                 .to_owned(),
+        ),
+    }
+}
+
+fn takedown_words(
+    (id, dataset): (TakedownId, &str),
+    (ground, state): (Ground, TakedownState),
+    (reason, due_at): (Option<&str>, Option<String>),
+    origin: &str,
+) -> (&'static str, String) {
+    let due_at = due_at.unwrap_or_default();
+    let reason = reason.map(|it| format!("\n\nWhy: {it}"));
+    let reason = reason.unwrap_or_default();
+    let read = format!("{origin}/v1/takedowns/{id}");
+    match state {
+        TakedownState::Frozen => (
+            "Your dataset was taken down",
+            format!(
+                "Your dataset {dataset} is blocked ({ground}): nobody reads, buys or computes on it, and what it earns is held back.{reason}\n\n\
+                 If that is wrong, contest it until {due_at} (`comptoir dataset contest {id}`, or POST {read}/contest).\n\
+                 After that it stays blocked for good, and what is held back goes to who paid."
+            ),
+        ),
+        TakedownState::Upheld => (
+            "Your dataset stays blocked",
+            format!(
+                "Your dataset {dataset} is blocked for good ({ground}), and what was held back went to who paid.{reason}\n\nTakedown {id}: {read}"
+            ),
+        ),
+        TakedownState::Rejected => (
+            "Your dataset is back",
+            format!(
+                "Your dataset {dataset} is not blocked by takedown {id} any more, and what was held back for it is yours.{reason}\n\n{read}"
+            ),
+        ),
+        TakedownState::Filed
+        | TakedownState::Contested
+        | TakedownState::Dismissed
+        | TakedownState::Withdrawn => (
+            "Somebody wants your dataset to be taken down",
+            format!(
+                "Somebody says that your dataset {dataset} must not be here ({ground}). Nothing has changed yet: an operator will look at it,\n\
+                 and you are told if it is blocked.\n\nTakedown {id}, with what they say: {read}"
+            ),
         ),
     }
 }

@@ -1,11 +1,10 @@
 //! Bills: what a receipt's `meter_hash` is the SHA-256 of. With one, the shares of a charge are computed again by carry.
 
-use std::ops::RangeInclusive;
-
 use serde_json::Value;
 
 use crate::{
-    hash::sha256,
+    hash::{sha256, write_canonical},
+    sale::{self, Documents},
     value::{Address, Hash, Receipt, ReceiptId, Share, unhex},
 };
 
@@ -15,10 +14,19 @@ const WHOLE_PPM: u128 = 1_000_000;
 const HOUSE_PPM_MAX: u128 = 272_728;
 /// Most that the house takes of what a dataset costs, in a job or in a sale.
 const DATA_HOUSE_PPM_MAX: u128 = 200_000;
-/// The kinds of receipts: a job, what is sold (a purchase, a rental, a period of a subscription), and a reward.
+/// The kinds of receipts beside those of sales.
 const JOB: u8 = 1;
-const SALES: RangeInclusive<u8> = 2..=4;
 const REWARD: u8 = 5;
+/// What is known of a reward's bill.
+const REWARD_FIELDS: &[&str] = &[
+    "contribution",
+    "gross_base",
+    "parties",
+    "reward_per_row_base",
+    "rows",
+    "split_version",
+    "terms_number",
+];
 /// Most parties of a split.
 const PARTIES_MAX: usize = 1_001;
 
@@ -36,11 +44,22 @@ struct Party {
 pub struct Bill {
     receipt: Option<ReceiptId>,
     gross: u128,
-    /// Of a reward: what its rows come to.
-    earned: Option<u128>,
+    terms: Terms,
+    documents: Documents,
     parties: Vec<Party>,
     data: Option<Data>,
     hash: Hash,
+}
+
+/// What a charge is computed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Terms {
+    /// A program and its rows, which are not here.
+    Job,
+    /// A price, and of what lasts the seconds.
+    Sale(sale::Terms),
+    /// Rows: what they come to.
+    Reward(u128),
 }
 
 /// What a job's dataset cost: a part of the gross with a split of its own.
@@ -63,9 +82,25 @@ pub enum InvalidBill {
     /// It is the bill of something else.
     #[error("the bill is of another kind than the receipt")]
     Kind,
+    /// It has a field that could mean anything.
+    #[error("the bill has a field that is not known")]
+    Unknown,
     /// It charges something else.
-    #[error("the bill charges another gross than the receipt, or than its rows earn")]
+    #[error(
+        "the bill charges another gross than the receipt, or than its price, its seconds or its rows come to"
+    )]
     Gross,
+    /// Something else was given.
+    #[error("the right is not the one that the receipt names")]
+    Right,
+    /// Something else made it final.
+    #[error(
+        "what made it final is not what the receipt names, or is of something else than the right"
+    )]
+    Finality,
+    /// Other seconds passed.
+    #[error("the seconds of the bill are not those between the times of its documents")]
+    Time,
     /// It shares in another way.
     #[error("the shares are not those that the bill's weights and carries make")]
     Shares,
@@ -92,7 +127,8 @@ impl Bill {
         Ok(Self {
             receipt,
             gross: gross.ok_or(InvalidBill::Field("gross_base"))?,
-            earned: earned(bill)?,
+            terms: Terms::read(bill)?,
+            documents: Documents::of(document),
             parties,
             data: data(&bill["data"])?,
             hash: sha256(canonical.as_bytes()),
@@ -109,28 +145,31 @@ impl Bill {
         self.receipt.is_none_or(|id| id == receipt)
     }
 
-    /// Computes the shares again: `carry += gross * ppm`, `credit = carry / 10^6`, for each party.
+    /// Computes the charge again, but for a job's, and its shares: `carry += gross * ppm`, `credit = carry / 10^6`, for each party. The
+    /// documents beside the bill must be those of the receipt.
     ///
     /// # Errors
     /// When the receipt says something else.
     pub fn explain(&self, receipt: &Receipt) -> Result<(), InvalidBill> {
-        let house_max = match receipt.kind {
-            JOB => HOUSE_PPM_MAX,
-            kind if SALES.contains(&kind) => DATA_HOUSE_PPM_MAX,
+        let (kind, gross, house_max, sale) = match &self.terms {
+            Terms::Job => (JOB, self.gross, HOUSE_PPM_MAX, None),
+            Terms::Sale(it) => (it.kind, it.gross, DATA_HOUSE_PPM_MAX, Some(it)),
             // Nothing is taken of a reward.
-            REWARD => 0,
-            _ => return Err(InvalidBill::Kind),
+            Terms::Reward(earned) => (REWARD, *earned, 0, None),
         };
-        // A reward says what its rows come to, and nothing else does; only a job has data beside work.
-        if (receipt.kind == REWARD) != self.earned.is_some()
-            || (receipt.kind != JOB && self.data.is_some())
+        // Only a job has data beside work, and no documents: its verdict is another's to tell.
+        let is_job = kind == JOB;
+        if receipt.kind != kind
+            || (!is_job && self.data.is_some())
+            || (is_job && self.documents.are_there())
         {
             return Err(InvalidBill::Kind);
         }
         check_weights(&self.parties, house_max)?;
-        if self.gross != receipt.gross || self.earned.is_some_and(|it| it != self.gross) {
+        if self.gross != receipt.gross || gross != self.gross {
             return Err(InvalidBill::Gross);
         }
+        self.documents.explain(receipt, sale)?;
         let data = self.data.as_ref().map_or(0, |it| it.price);
         let work = self.gross.checked_sub(data).ok_or(InvalidBill::Gross)?;
         let mut shares = receipt.shares.iter();
@@ -182,18 +221,27 @@ fn credit(gross: u128, party: Party) -> Result<u128, InvalidBill> {
         .ok_or(InvalidBill::Shares)
 }
 
-/// What the rows of a contribution earn, where the bill is of one.
-fn earned(bill: &Value) -> Result<Option<u128>, InvalidBill> {
-    let per_row = &bill["reward_per_row_base"];
-    if per_row.is_null() {
-        return Ok(None);
+impl Terms {
+    fn read(bill: &Value) -> Result<Self, InvalidBill> {
+        if !bill["reward_per_row_base"].is_null() {
+            return earned(bill).map(Self::Reward);
+        }
+        if bill["kind"].is_null() {
+            return Ok(Self::Job);
+        }
+        sale::Terms::read(bill).map(Self::Sale)
     }
+}
+
+/// What the rows of a contribution earn.
+fn earned(bill: &Value) -> Result<u128, InvalidBill> {
+    sale::refuse_unknown(bill, REWARD_FIELDS)?;
     let field = InvalidBill::Field;
-    let per_row = per_row.as_str().and_then(|it| it.parse::<u128>().ok());
+    let per_row = bill["reward_per_row_base"].as_str();
+    let per_row = per_row.and_then(|it| it.parse::<u128>().ok());
     let rows = bill["rows"].as_u64().ok_or(field("rows"))?;
     let earned = per_row.ok_or(field("reward_per_row_base"))?;
-    let earned = earned.checked_mul(rows.into());
-    earned.map(Some).ok_or(InvalidBill::Gross)
+    earned.checked_mul(rows.into()).ok_or(InvalidBill::Gross)
 }
 
 fn parties(value: &Value) -> Result<Vec<Party>, InvalidBill> {
@@ -229,37 +277,6 @@ fn party(value: &Value) -> Result<Party, InvalidBill> {
         ppm: millionths(&inner["ppm"]).ok_or(field("ppm"))?,
         carry: millionths(&value["carry_before"]).ok_or(field("carry_before"))?,
     })
-}
-
-/// RFC 8785 for what bills are made of: texts, integers, booleans, lists and objects.
-fn write_canonical(value: &Value, to: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            let mut fields: Vec<_> = fields.iter().collect();
-            fields.sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
-            to.push('{');
-            for (place, (key, value)) in fields.into_iter().enumerate() {
-                if place > 0 {
-                    to.push(',');
-                }
-                to.push_str(&Value::from(key.as_str()).to_string());
-                to.push(':');
-                write_canonical(value, to);
-            }
-            to.push('}');
-        }
-        Value::Array(items) => {
-            to.push('[');
-            for (place, item) in items.iter().enumerate() {
-                if place > 0 {
-                    to.push(',');
-                }
-                write_canonical(item, to);
-            }
-            to.push(']');
-        }
-        plain => to.push_str(&plain.to_string()),
-    }
 }
 
 #[cfg(test)]
@@ -330,17 +347,18 @@ mod tests {
     #[test]
     fn the_house_takes_of_each_kind_what_it_may_and_bills_are_of_their_kind() {
         let takes = |ppm: u64, kind: u8| {
-            let bill = bill("100", &[(9, ppm, 0), (2, 1_000_000 - ppm, 0)]);
+            let mut bill = bill("100", &[(9, ppm, 0), (2, 1_000_000 - ppm, 0)]);
+            if kind == 2 {
+                (bill["kind"], bill["price_base"]) = ("purchase".into(), "100".into());
+            }
             let house = u128::from(ppm / 10_000);
             let shares = [(9, house), (2, 100 - house)];
             Bill::read(&bill)?.explain(&of_kind(kind, receipt(100, &shares)))
         };
         assert_eq!(takes(270_000, JOB), Ok(()));
-        for kind in SALES {
-            assert_eq!(takes(200_000, kind), Ok(()));
-            assert_eq!(takes(210_000, kind), Err(InvalidBill::Weights));
-        }
-        for kind in [0, REWARD, 6, 64] {
+        assert_eq!(takes(200_000, 2), Ok(()));
+        assert_eq!(takes(210_000, 2), Err(InvalidBill::Weights));
+        for kind in [0, 3, 4, REWARD, 6, 64] {
             assert_eq!(takes(0, kind), Err(InvalidBill::Kind));
         }
         let mut reward = bill("21", &[(9, 1_000_000, 0)]);
@@ -368,6 +386,26 @@ mod tests {
         assert_eq!(explain(&document), Err(InvalidBill::Gross));
         document["rows"] = Value::Null;
         assert_eq!(explain(&document), Err(InvalidBill::Field("rows")));
+    }
+
+    #[test]
+    fn a_sale_is_what_its_price_and_its_seconds_come_to() {
+        let mut document = bill("413", &[(2, 1_000_000, 0)]);
+        document["kind"] = "rental".into();
+        document["price_base"] = "7".into();
+        document["time"] = json!({ "agreed_seconds": 60, "used_seconds": 59 });
+        let receipt = of_kind(3, receipt(413, &[(2, 413)]));
+        let explain = |document: &Value| Bill::read(document)?.explain(&receipt);
+        assert_eq!(explain(&document), Ok(()));
+        // The charge and its shares still agree with the receipt: only the seconds do not.
+        document["time"]["used_seconds"] = 58.into();
+        assert_eq!(explain(&document), Err(InvalidBill::Gross));
+        document["time"]["minimum_seconds"] = 59.into();
+        assert_eq!(explain(&document), Ok(()));
+        document["kind"] = "subscription".into();
+        assert_eq!(explain(&document), Err(InvalidBill::Kind));
+        document["discount_base"] = "1".into();
+        assert_eq!(explain(&document), Err(InvalidBill::Unknown));
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Keccak-256 and SHA-256, from other crates than those that the service hashes with.
+//! Keccak-256 and SHA-256, from other crates than those that the service hashes with, and the one text of a document that is hashed.
 
+use serde_json::Value;
 use sha2::Digest as _;
 
 use crate::value::Hash;
@@ -42,4 +43,35 @@ pub fn left(bytes: &[u8]) -> [u8; 32] {
     let mut word = [0; 32];
     word[..bytes.len()].copy_from_slice(bytes);
     word
+}
+
+/// RFC 8785 for what bills are made of: texts, integers, booleans, lists and objects.
+pub(crate) fn write_canonical(value: &Value, to: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by(|(one, _), (other, _)| one.encode_utf16().cmp(other.encode_utf16()));
+            to.push('{');
+            for (place, (key, value)) in fields.into_iter().enumerate() {
+                if place > 0 {
+                    to.push(',');
+                }
+                to.push_str(&Value::from(key.as_str()).to_string());
+                to.push(':');
+                write_canonical(value, to);
+            }
+            to.push('}');
+        }
+        Value::Array(items) => {
+            to.push('[');
+            for (place, item) in items.iter().enumerate() {
+                if place > 0 {
+                    to.push(',');
+                }
+                write_canonical(item, to);
+            }
+            to.push(']');
+        }
+        plain => to.push_str(&plain.to_string()),
+    }
 }

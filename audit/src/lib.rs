@@ -15,6 +15,7 @@ pub mod proof;
 pub mod report;
 #[cfg(feature = "rpc")]
 pub mod rpc;
+mod sale;
 pub mod settled;
 pub mod tree;
 pub mod value;

@@ -1,6 +1,6 @@
 //! The audit of one batch: everything that its leaf file, the chain, the batch before and bills can prove.
 
-use std::{collections::BTreeSet, fmt::Display};
+use std::{collections::BTreeSet, fmt::Display, ops::RangeInclusive};
 
 use crate::{
     bill::Bill,
@@ -12,6 +12,11 @@ use crate::{
     settled::Settled,
     value::{Address, Deposit, Hash, Receipt},
 };
+
+/// The kinds of receipts that charge: a job, a purchase, a rental, a period of a subscription, a reward.
+const CHARGES: RangeInclusive<u8> = 1..=5;
+/// The kinds that move money without a charge: a refund, what is forfeited, what the platform owes, dust.
+const MOVEMENTS: RangeInclusive<u8> = 64..=67;
 
 /// The batch before the one that is audited.
 #[derive(Debug, Clone, Copy)]
@@ -80,6 +85,11 @@ pub fn audit(evidence: &Evidence<'_>) -> Audited {
         Check::Order,
         out_of_order(&file),
         "every line is in its place, once",
+    );
+    report.judge(
+        Check::Kinds,
+        file.receipts.iter().find_map(of_no_kind),
+        "every receipt is of a kind that is known",
     );
     report.judge(
         Check::Shares,
@@ -281,6 +291,39 @@ fn out_of_order(file: &LeafFile) -> Option<String> {
         .filter(|(one, next)| one.account >= next.account)
         .map(|(one, next)| format!("account {} stands before {}", one.account, next.account))
         .next()
+}
+
+/// What an auditor does not know may mean anything: it is refused. What moves without being a charge has no bill and hides nothing, and
+/// all of what one gives others get.
+fn of_no_kind(receipt: &Receipt) -> Option<String> {
+    let (id, kind) = (receipt.receipt_id, receipt.kind);
+    if CHARGES.contains(&kind) {
+        return None;
+    }
+    if !MOVEMENTS.contains(&kind) {
+        return Some(format!(
+            "receipt {id} is of kind {kind}, which is not known"
+        ));
+    }
+    let hashes = [
+        receipt.input_hash,
+        receipt.result_hash,
+        receipt.meter_hash,
+        receipt.verdict_hash,
+    ];
+    if hashes != [Hash::ZERO; 4] {
+        return Some(format!(
+            "receipt {id} of kind {kind} is no charge, and has a hash"
+        ));
+    }
+    let mut shares = receipt.shares.iter().map(|share| share.amount);
+    let sum = shares.try_fold(0_u128, u128::checked_add);
+    (sum != Some(receipt.gross)).then(|| {
+        format!(
+            "receipt {id} of kind {kind} moves {} and does not arrive whole",
+            receipt.gross
+        )
+    })
 }
 
 /// What does not divide now waits in the dust account, less than one base unit for each party.

@@ -43,6 +43,8 @@ pub enum Check {
     Heading,
     /// Receipts are numbered, named once and of this batch; accounts stand in order, each once.
     Order,
+    /// Every receipt is of a kind that is known, and what is no charge hides nothing.
+    Kinds,
     /// The receipts make the receipts root.
     ReceiptsRoot,
     /// The accounts make the accounts root.
@@ -79,6 +81,7 @@ impl Check {
             Self::Contract => "contract",
             Self::Heading => "heading",
             Self::Order => "order",
+            Self::Kinds => "kinds",
             Self::ReceiptsRoot => "receipts_root",
             Self::AccountsRoot => "accounts_root",
             Self::Totals => "totals",

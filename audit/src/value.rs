@@ -145,7 +145,7 @@ pub struct Share {
 }
 
 /// One charge of a batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Receipt {
     /// The batch that it says it is in.
     pub batch_id: u64,

@@ -26,6 +26,10 @@ pub enum Exit {
     JobNotCompleted = 9,
     /// An audit found nothing wrong, and could not prove everything.
     Undecided = 10,
+    /// There is no right to the bytes: an offer has to be taken first.
+    NotEntitled = 11,
+    /// The right does not allow it: what may be computed on is not downloaded.
+    NotAllowed = 12,
 }
 
 /// The table for people.
@@ -41,7 +45,9 @@ Exit codes:
   7  a receipt or proof does not hold
   8  the service does not answer, or asks to wait
   9  the job ended without a result
- 10  an audit found nothing wrong, and could not prove everything";
+ 10  an audit found nothing wrong, and could not prove everything
+ 11  you have no right to it: take one of its offers first
+ 12  your right does not allow it: it may be computed on, and is not downloaded";
 
 /// A failure whose code the caller chose.
 #[derive(Debug)]
@@ -81,18 +87,26 @@ pub fn code_of(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(exit as u8)
 }
 
-const fn code_of_api(error: &ApiError) -> Exit {
+fn code_of_api(error: &ApiError) -> Exit {
     match error {
         ApiError::Unreachable { .. } => Exit::Unavailable,
         ApiError::Unreadable { .. } | ApiError::Unrenewed(_) => Exit::Failure,
         ApiError::SignedOut { .. } => Exit::Unauthenticated,
-        ApiError::Problem { status, .. } => match *status {
-            401 | 403 => Exit::Unauthenticated,
-            402 => Exit::InsufficientFunds,
-            404 | 410 => Exit::NotFound,
-            400..=499 => Exit::Refused,
-            _ => Exit::Unavailable,
+        ApiError::Problem { status, code, .. } => match (*status, code.as_str()) {
+            (402, "payment_required") | (403, "not_entitled") => Exit::NotEntitled,
+            (403, "compute_only") => Exit::NotAllowed,
+            (status, _) => code_of_status(status),
         },
+    }
+}
+
+const fn code_of_status(status: u16) -> Exit {
+    match status {
+        401 | 403 => Exit::Unauthenticated,
+        402 => Exit::InsufficientFunds,
+        404 | 410 => Exit::NotFound,
+        400..=499 => Exit::Refused,
+        _ => Exit::Unavailable,
     }
 }
 
@@ -122,6 +136,22 @@ mod tests {
                 Exit::Unavailable
             ]
         );
+    }
+
+    #[test]
+    fn who_has_no_right_to_bytes_is_told_so_and_not_to_sign_in_or_to_deposit() {
+        let code_of = |status, code: &str| {
+            code_of_api(&ApiError::Problem {
+                status,
+                code: code.into(),
+                message: "x".into(),
+            })
+        };
+        assert_eq!(code_of(402, "payment_required"), Exit::NotEntitled);
+        assert_eq!(code_of(402, "insufficient_funds"), Exit::InsufficientFunds);
+        assert_eq!(code_of(403, "not_entitled"), Exit::NotEntitled);
+        assert_eq!(code_of(403, "compute_only"), Exit::NotAllowed);
+        assert_eq!(code_of(403, "insufficient_scope"), Exit::Unauthenticated);
     }
 
     #[test]

@@ -594,6 +594,7 @@ fn receipt(it: &Shared<'_>, entry: JournalEntryId, billed: Billed, now: OffsetDa
         bill_sha256: bill.digest(),
         bill: Explanation::Job(bill),
         verdict_sha256: charge.verdict,
+        documents: None,
         created_at: now,
     }
 }

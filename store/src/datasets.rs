@@ -274,19 +274,6 @@ pub async fn blocked_by(
     Ok(blocked_by.flatten().map(TakedownId))
 }
 
-/// Is it listed? Not where the connection may not see it.
-///
-/// # Errors
-/// When the statement fails.
-pub async fn is_listed(conn: &mut PgConnection, id: DatasetId) -> sqlx::Result<bool> {
-    sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM datasets WHERE dataset_id = $1 AND state = 'listed') AS "is_listed!""#,
-        id.0,
-    )
-    .fetch_one(conn)
-    .await
-}
-
 /// That a dataset is blocked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Block {

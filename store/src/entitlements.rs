@@ -127,7 +127,7 @@ pub async fn standing(
     })
 }
 
-/// Could somebody get a right to read the version: is there an open offer of its listed dataset that gives it?
+/// Could somebody get a right to read the version: is something on sale that gives it?
 ///
 /// # Errors
 /// When the statement fails.
@@ -137,7 +137,7 @@ pub async fn is_on_sale(
 ) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"SELECT EXISTS (SELECT FROM offers AS o JOIN datasets AS d USING (dataset_id)
-             WHERE o.dataset_id = $1 AND d.state = 'listed' AND o.closed_at IS NULL AND o.kind <> 'compute_only'
+             WHERE o.dataset_id = $1 AND is_on_sale(o, d) AND o.kind <> 'compute_only'
                AND (o.version_id IS NULL OR o.version_id = $2)) AS "is_on_sale!""#,
         dataset.0,
         version.0,

@@ -252,6 +252,18 @@ pub async fn lock(
     Ok(row.is_some())
 }
 
+/// Is it on sale: does it stand, is its dataset listed and not blocked, and its seller not frozen?
+///
+/// # Errors
+/// When the statement fails.
+pub async fn is_on_sale(conn: &mut PgConnection, id: OfferId) -> sqlx::Result<bool> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT is_on_sale(o, d) AS "is_on_sale!" FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1"#,
+        id.0,
+    );
+    Ok(found.fetch_optional(conn).await?.unwrap_or_default())
+}
+
 /// The offers of a dataset that the connection may see, newest first, older than `before`; closed ones for who made them alone.
 ///
 /// # Errors

@@ -126,8 +126,19 @@ pub struct Receipt {
     pub bill_sha256: Sha256,
     /// The digest of the verdict's kind and evidence.
     pub verdict_sha256: Sha256,
+    /// What `result` and `verdict_sha256` are the digests of; a job has none, and what was charged before they were kept neither.
+    pub documents: Option<Documents>,
     /// When the charge was made.
     pub created_at: OffsetDateTime,
+}
+
+/// What a sale or a reward gave, and what made it final.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Documents {
+    /// The right that was given.
+    pub right: serde_json::Value,
+    /// What made it final, and when.
+    pub finality: serde_json::Value,
 }
 
 /// One party's part of a receipt.
@@ -158,14 +169,14 @@ pub(crate) async fn insert_all(
         "WITH receipt AS (
              INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, journal_entry_id, payer, gross_base,
                  split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
-                 verdict_sha256, created_at)
+                 verdict_sha256, created_at, right_given, finality)
              SELECT it.id, it.asset, it.account, it.kind, it.job, it.purchase, it.contribution, it.entry, it.payer, it.gross, it.split, it.input, it.input_salt,
-                 it.result, it.result_salt, it.meter, it.meter_sha256, it.verdict, it.created_at
+                 it.result, it.result_salt, it.meter, it.meter_sha256, it.verdict, it.created_at, it.right_given, it.finality
              FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[], $7::numeric[], $8::uuid[],
                      $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::jsonb[], $14::bytea[], $15::bytea[],
-                     $16::timestamptz[], $21::smallint[], $22::uuid[], $23::uuid[])
+                     $16::timestamptz[], $21::smallint[], $22::uuid[], $23::uuid[], $24::jsonb[], $25::jsonb[])
                  AS it (id, asset, account, job, entry, payer, gross, split, input, input_salt, result, result_salt, meter,
-                     meter_sha256, verdict, created_at, kind, purchase, contribution)
+                     meter_sha256, verdict, created_at, kind, purchase, contribution, right_given, finality)
          )
          INSERT INTO receipt_splits (receipt_id, party, payee, amount_base)
          SELECT * FROM UNNEST($17::uuid[], $18::smallint[], $19::bytea[], $20::numeric[])",
@@ -192,6 +203,8 @@ pub(crate) async fn insert_all(
         &it.kinds,
         &it.purchases as &[Option<Uuid>],
         &it.contributions as &[Option<Uuid>],
+        &it.rights as &[Option<serde_json::Value>],
+        &it.finalities as &[Option<serde_json::Value>],
     )
     .execute(&mut **tx)
     .await
@@ -219,6 +232,8 @@ struct Columns {
     bills: Vec<serde_json::Value>,
     bill_digests: Vec<Vec<u8>>,
     verdicts: Vec<Vec<u8>>,
+    rights: Vec<Option<serde_json::Value>>,
+    finalities: Vec<Option<serde_json::Value>>,
     times: Vec<OffsetDateTime>,
     share_receipts: Vec<Uuid>,
     parties: Vec<i16>,
@@ -263,6 +278,10 @@ impl Columns {
             columns.bills.push(bill);
             columns.bill_digests.push(receipt.bill_sha256.0.to_vec());
             columns.verdicts.push(receipt.verdict_sha256.0.to_vec());
+            let documents = receipt.documents.as_ref();
+            columns.rights.push(documents.map(|it| it.right.clone()));
+            let finality = documents.map(|it| it.finality.clone());
+            columns.finalities.push(finality);
             columns.times.push(receipt.created_at);
             for (party, share) in (0_i16..).zip(&receipt.shares) {
                 columns.share_receipts.push(receipt.id.0);
@@ -370,7 +389,7 @@ pub async fn list(conn: &mut PgConnection, ids: &[ReceiptId]) -> sqlx::Result<Ve
         Row,
         "SELECT receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, journal_entry_id, payer, gross_base,
              split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
-             verdict_sha256, created_at
+             verdict_sha256, right_given, finality, created_at
          FROM receipts WHERE receipt_id = ANY ($1) ORDER BY receipt_id DESC",
         &ids,
     )
@@ -419,6 +438,8 @@ struct Row {
     meter: serde_json::Value,
     meter_sha256: Vec<u8>,
     verdict_sha256: Vec<u8>,
+    right_given: Option<serde_json::Value>,
+    finality: Option<serde_json::Value>,
     created_at: OffsetDateTime,
 }
 
@@ -444,6 +465,10 @@ impl Row {
             bill: to_document("meter", self.meter)?,
             bill_sha256: to_digest("meter_sha256", &self.meter_sha256)?,
             verdict_sha256: to_digest("verdict_sha256", &self.verdict_sha256)?,
+            documents: self
+                .right_given
+                .zip(self.finality)
+                .map(|(right, finality)| Documents { right, finality }),
             created_at: self.created_at,
         })
     }

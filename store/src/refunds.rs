@@ -212,13 +212,10 @@ fn check_amount(amount: Amount, left: Amount, caps: Caps) -> Result<(), RefundEr
     Ok(())
 }
 
-/// The charge of a job and what is left of it.
+/// The charge of a job and what is left of it: what was forfeited to its payer is given back as well as what was refunded.
 async fn charge(conn: &mut PgConnection, job: JobId) -> Result<Charge, RefundError> {
     let row = sqlx::query!(
-        r#"SELECT receipt_id, asset_id, account_id, payer, journal_entry_id, gross_base - (
-               SELECT coalesce(sum(amount_base), 0) FROM refunds
-               WHERE refunds.receipt_id = receipts.receipt_id AND state = 'posted'
-           ) AS "left_base!"
+        r#"SELECT receipt_id, asset_id, account_id, payer, journal_entry_id, greatest(gross_base - given_back(receipt_id), 0) AS "left_base!"
            FROM receipts WHERE job_id = $1"#,
         job.0,
     )

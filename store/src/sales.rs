@@ -20,7 +20,7 @@ use crate::{
     holdback::proceeds::{self, Proceeds},
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
-    receipts::{self, Receipt, ReceiptShare, Subject},
+    receipts::{self, Documents, Receipt, ReceiptShare, Subject},
     releases::{self, NewRelease},
     splits,
 };
@@ -51,10 +51,8 @@ pub(crate) struct FinalSale {
     pub held_back: Option<Proceeds>,
     /// The digest of what was sold: a version's manifest.
     pub sold: Sha256,
-    /// The digest of the right that was given.
-    pub right: Sha256,
-    /// The digest of what made it final.
-    pub finality: Sha256,
+    /// What was given, and what made it final.
+    pub documents: Documents,
 }
 
 /// Why a sale was not charged.
@@ -132,6 +130,7 @@ pub(crate) async fn charge(
     let entry = lines.into_entry(EntryKind::Charge, it.of.charge());
     let entry = ledger::post_locked(tx, it.asset_id, &entry.map_err(PostError::from)?, now).await?;
     pay(tx, it, (&split, &shared), now).await?;
+    let digest = |document| Sha256::of_document(document).expect("texts have a JSON form");
     let receipt = Receipt {
         id: ReceiptId::generate(),
         asset_id: it.asset_id,
@@ -144,11 +143,12 @@ pub(crate) async fn charge(
         shares: shares(&bill),
         input: it.sold,
         input_salt: charges::salt(),
-        result: it.right,
+        result: digest(&it.documents.right),
         result_salt: charges::salt(),
         bill_sha256: bill.digest(),
         bill,
-        verdict_sha256: it.finality,
+        verdict_sha256: digest(&it.documents.finality),
+        documents: Some(it.documents.clone()),
         created_at: now,
     };
     let id = receipt.id;

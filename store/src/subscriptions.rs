@@ -193,10 +193,28 @@ pub(crate) async fn renew(
         SubscriptionState::Ended => None,
     };
     let is_over = last.ends_at.is_none_or(|at| at <= now);
-    if let Some(because) = hindered.filter(|_| is_over) {
-        end(tx, id, because, now).await?;
+    match hindered {
+        Some(because) if is_over => end(tx, id, because, now).await?,
+        _ if subscription.state == SubscriptionState::Active => note(tx, id, hindered).await?,
+        _ => {}
     }
     Ok(())
+}
+
+/// Notes why the next period does not begin, which its subscriber is told of once; or that it does.
+async fn note(
+    tx: &mut PgTransaction<'_>,
+    id: SubscriptionId,
+    hindered: Option<SubscriptionEnd>,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE subscriptions SET hindered_by = $2 WHERE subscription_id = $1 AND hindered_by IS DISTINCT FROM $2",
+        id.0,
+        hindered.map(SubscriptionEnd::as_str),
+    )
+    .execute(&mut **tx)
+    .await
+    .map(drop)
 }
 
 /// How a subscription ends whose dataset is not to be had any more; `None`: it is.

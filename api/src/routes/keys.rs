@@ -68,12 +68,12 @@ struct NewKey {
     #[serde(default)]
     #[schema(max_items = 32, example = json!(["203.0.113.0/24"]))]
     allowed_ips: Vec<String>,
-    /// What the jobs that it submits may cost; no limit when absent.
+    /// What its jobs, purchases and rewards may cost; no limit when absent.
     #[serde(default)]
     spend_limit: Option<SpendLimitBody>,
 }
 
-/// What jobs hold counts, and once they ended what they were charged.
+/// What jobs, purchases and rewards of contributions hold counts, and once they ended what they were charged; so do renewals of subscriptions that it made.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(as = SpendLimit)]
@@ -151,13 +151,14 @@ struct CreatedKey {
 struct CurrentKey {
     #[serde(flatten)]
     shown: KeyBody,
-    /// The most that its jobs may cost in the period; `null` without a spend limit, as the two after it.
+    /// The most that what it does may cost in the period: jobs, purchases, renewals of subscriptions that it made, and rewards of contributions that it
+    /// accepts; `null` without a spend limit, as the two after it.
     #[schema(required = true)]
     limit: Option<MoneyBody>,
-    /// What they may still cost.
+    /// What more of them may still cost.
     #[schema(required = true)]
     remaining: Option<MoneyBody>,
-    /// What open jobs hold and ended ones were charged.
+    /// What is held for those that are open, and was charged for those that ended.
     #[schema(required = true)]
     usage: Option<MoneyBody>,
     /// When the next period begins; `null` where none does.

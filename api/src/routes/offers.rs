@@ -485,13 +485,11 @@ async fn quote_offer(
     let asset = assets::find(&mut connection, offer.asset_id)
         .await
         .map_err(no_asset)?;
-    let is_frozen = limits::is_frozen(&mut connection, offer.account).await?;
-    let is_listed = datasets::is_listed(&mut connection, offer.dataset).await?;
-    if offer.closed_at.is_some() || is_frozen || !is_listed {
-        return Err(closed());
-    }
     if let Some(takedown) = datasets::blocked_by(&mut connection, offer.dataset).await? {
         return Err(blocked(takedown));
+    }
+    if !offers::is_on_sale(&mut connection, id).await? {
+        return Err(closed());
     }
     let seconds = seconds(&offer.terms, wish.seconds)?;
     let held = offer.terms.held(offer.price.amount, seconds);

@@ -13,7 +13,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     PgTransaction, assets, limits, offers,
-    purchases::{self, EndError, NewPurchase, Purchase, Side, TakeError},
+    purchases::{self, EndError, Filter, NewPurchase, Purchase, Side, TakeError},
     tenant,
 };
 use futures::future::BoxFuture;
@@ -73,9 +73,13 @@ struct NewPurchaseBody {
 #[derive(Deserialize, ToSchema, utoipa::IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct StateFilter {
+pub(super) struct PurchasesFilter {
     /// Those in this state alone.
     state: Option<PurchaseState>,
+    /// Those of this dataset alone.
+    #[param(value_type = Option<String>)]
+    #[schema(value_type = Option<String>)]
+    dataset: Option<DatasetId>,
 }
 
 #[derive(Clone, Copy, Serialize, ToSchema)]
@@ -320,7 +324,7 @@ fn not_taken(error: TakeError, asset: &Asset) -> Problem {
 /// What you took, newest first.
 #[utoipa::path(
     get, path = "/v1/purchases", tag = "market", security(("session" = []), ("api_key" = ["purchases:read"])),
-    params(StateFilter, crate::page::PageQuery),
+    params(PurchasesFilter, crate::page::PageQuery),
     responses(
         (status = 200, body = Page<PurchaseBody>),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -329,7 +333,7 @@ fn not_taken(error: TakeError, asset: &Asset) -> Problem {
 async fn list_purchases(
     State(state): State<AppState>,
     caller: Caller<needs::PurchasesRead>,
-    list: List<StateFilter>,
+    list: List<PurchasesFilter>,
 ) -> Result<Page<PurchaseBody>, Problem> {
     let side = Side::Buyer(caller.account);
     list_side(&state, &caller, side, &list).await
@@ -339,12 +343,15 @@ pub(super) async fn list_side(
     state: &AppState,
     caller: &Identity,
     side: Side,
-    list: &List<StateFilter>,
+    list: &List<PurchasesFilter>,
 ) -> Result<Page<PurchaseBody>, Problem> {
     let before: Option<PurchaseId> = list.position(state, caller)?;
     let mut connection = caller.read(state).await?;
     let asset = assets::current(&mut connection).await.map_err(no_asset)?;
-    let filter = list.filter.state;
+    let filter = Filter {
+        state: list.filter.state,
+        dataset: list.filter.dataset,
+    };
     let rows = purchases::list(&mut connection, side, filter, before, list.fetch()).await?;
     Ok(list.page(
         state,

@@ -259,6 +259,7 @@ async fn document(
         B256::from(receipt.input_salt),
         B256::from(receipt.result_salt),
     );
+    let documents = receipt.documents.as_ref();
     let open = |sha256, salt| discloses.then_some(Disclosure { sha256, salt });
     let document = ReceiptDocument {
         chain_id: asset.chain_id,
@@ -287,6 +288,9 @@ async fn document(
         input: open(receipt.input, input_salt),
         result: open(receipt.result, result_salt),
         meter: bill(receipt)?,
+        // Who bought what is the payer's to tell, as what `result` hides is.
+        right: documents.filter(|_| discloses).map(|it| it.right.clone()),
+        finality: documents.map(|it| it.finality.clone()),
         proof: proof.unwrap_or_default(),
     };
     document

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    purchases::{PurchaseBody, StateFilter, change, list_side},
+    purchases::{PurchaseBody, PurchasesFilter, change, list_side},
     takedowns::blocked,
 };
 use crate::{
@@ -44,7 +44,7 @@ struct Denial {
 /// What others took of your datasets, newest first; those that wait for your answer are `requested`.
 #[utoipa::path(
     get, path = "/v1/sales", tag = "market", security(("session" = []), ("api_key" = ["purchases:read"])),
-    params(StateFilter, crate::page::PageQuery),
+    params(PurchasesFilter, crate::page::PageQuery),
     responses(
         (status = 200, body = Page<PurchaseBody>),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -53,7 +53,7 @@ struct Denial {
 async fn list_sales(
     State(state): State<AppState>,
     caller: Caller<needs::PurchasesRead>,
-    list: List<StateFilter>,
+    list: List<PurchasesFilter>,
 ) -> Result<Page<PurchaseBody>, Problem> {
     let side = Side::Seller(caller.account);
     list_side(&state, &caller, side, &list).await

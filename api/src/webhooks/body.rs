@@ -4,9 +4,10 @@ use comptoir_domain::{
     amount::Amount,
     asset::Asset,
     id::{
-        BatchId, ContributionId, DatasetId, DepositId, JobId, PurchaseId, TakedownId,
-        WebhookEndpointId, WebhookEventId, WorkerId,
+        BatchId, ContributionId, DatasetId, DepositId, JobId, OfferId, PurchaseId, SubscriptionId,
+        TakedownId, WebhookEndpointId, WebhookEventId, WorkerId,
     },
+    purchase::SubscriptionEnd,
     takedown::Ground,
     webhook::{BODY_BYTES_MAX, EventType},
 };
@@ -70,6 +71,37 @@ pub struct ContributionData {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     reason: Option<String>,
+}
+
+/// Something about a subscription, told to its subscriber.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WebhookSubscription)]
+pub struct SubscriptionData {
+    #[schema(value_type = String, example = "sub_01h455vb4pex5vsknk084sn02q")]
+    subscription_id: SubscriptionId,
+    #[schema(value_type = String)]
+    dataset_id: DatasetId,
+    #[schema(value_type = String)]
+    offer_id: OfferId,
+    /// Of `subscription.renewed`: the period that began.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = String, nullable = false)]
+    purchase_id: Option<PurchaseId>,
+    /// Of `subscription.renewed`: what is held for the period. Of `subscription.price_rising`: what one will cost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    price: Option<MoneyBody>,
+    /// Of `subscription.price_rising`: periods that begin from then on cost that.
+    #[serde(
+        with = "time::serde::rfc3339::option",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schema(nullable = false)]
+    effective_at: Option<OffsetDateTime>,
+    /// Of `subscription.renewal_failed` and `subscription.ended`: why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    because: Option<SubscriptionEnd>,
 }
 
 /// Something about a takedown, told to who filed it and to the seller of the dataset.
@@ -167,6 +199,8 @@ pub enum Data {
     Purchase(PurchaseData),
     /// Of `contribution.*`.
     Contribution(ContributionData),
+    /// Of `subscription.*`.
+    Subscription(SubscriptionData),
     /// Of `takedown.*`.
     Takedown(TakedownData),
     /// Of `dataset.*`.
@@ -258,6 +292,17 @@ struct StoredContribution {
 }
 
 #[derive(Deserialize)]
+struct StoredSubscription {
+    dataset_id: Uuid,
+    offer_id: Uuid,
+    purchase_id: Option<Uuid>,
+    price_base: Option<Amount>,
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    effective_at: Option<OffsetDateTime>,
+    because: Option<SubscriptionEnd>,
+}
+
+#[derive(Deserialize)]
 struct StoredTakedown {
     dataset_id: Uuid,
     ground: Ground,
@@ -315,6 +360,10 @@ impl Data {
             | E::ContributionRejected
             | E::ContributionWithdrawn
             | E::ContributionLapsed => Self::contribution(event)?,
+            E::SubscriptionPriceRising
+            | E::SubscriptionRenewed
+            | E::SubscriptionRenewalFailed
+            | E::SubscriptionEnded => Self::subscription(event)?,
             E::TakedownFiled
             | E::TakedownFrozen
             | E::TakedownContested
@@ -396,6 +445,21 @@ impl Data {
             rows: it.rows,
             reward: money(event, it.reward_base)?,
             reason: it.reason,
+        }))
+    }
+
+    fn subscription(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let it: StoredSubscription = stored(event)?;
+        let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
+        let price = it.price_base.map(|price| money(event, price));
+        Ok(Self::Subscription(SubscriptionData {
+            subscription_id: SubscriptionId(subject),
+            dataset_id: DatasetId(it.dataset_id),
+            offer_id: OfferId(it.offer_id),
+            purchase_id: it.purchase_id.map(PurchaseId),
+            price: price.transpose()?,
+            effective_at: it.effective_at,
+            because: it.because,
         }))
     }
 

@@ -1,7 +1,12 @@
 //! Refunds by two people, and prices to come.
 
 use axum::http::{StatusCode, header};
-use comptoir_domain::{asset::Asset, digest::Sha256, id::JobId, price};
+use comptoir_domain::{
+    asset::Asset,
+    digest::Sha256,
+    id::{DatasetId, JobId},
+    price,
+};
 use comptoir_store::{
     charges::{self, JobCharge},
     jobs, prices,
@@ -201,6 +206,46 @@ async fn a_repeated_approval_is_answered_and_not_repeated(db: PgPool) {
         balances(&app, &asset, payer).await.available.base(),
         before + 7
     );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_was_forfeited_to_who_paid_is_not_refunded_again(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (asset, _) = market::open(&app).await;
+    let (first, second) = (admin(&app).await, admin(&app).await);
+    let (session, payer) = client(&app, &asset, RICH).await;
+    let (seller, worker) = client(&app, &asset, 0).await;
+    let job = paid_job(&app, &session, worker).await;
+    let dataset = crate::datasets::dataset(&app, &seller).await;
+    let dataset: DatasetId = dataset.rsplit('/').next().unwrap().parse().unwrap();
+    let proposed = propose(&app, &first, &json!({ "job_id": job, "reason": "x" })).await;
+    let whole = proposed.text("/amount/amount").to_owned();
+    let forfeit = "INSERT INTO held_proceeds (source_kind, source_id, owner, dataset_id, asset_id, payer, amount_base, state, created_at, ended_at)
+        VALUES ('job', $1, $2, $3, $4, $5, $6::numeric - 3, 'forfeited', now(), now())";
+    sqlx::query(forfeit)
+        .bind(job.0)
+        .bind(worker.to_vec())
+        .bind(dataset.0)
+        .bind(asset.id)
+        .bind(payer.to_vec())
+        .bind(&whole)
+        .execute(&app.owner)
+        .await
+        .unwrap();
+    // What was proposed before is judged again when it is approved.
+    let late = approve(&app, &second, proposed.text("/id")).await;
+    late.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    let path = format!("/v1/admin/refunds/{}/cancel", proposed.text("/id"));
+    let cancelled = app.post(&path, &json!({})).by(&second).send().await;
+    cancelled.expect(StatusCode::OK);
+    let of = |base| json!({ "job_id": job, "amount": money(&asset, base), "reason": "x" });
+    let more = propose(&app, &first, &of(4)).await;
+    more.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    let rest = propose(&app, &first, &of(3))
+        .await
+        .expect(StatusCode::CREATED);
+    let posted = approve(&app, &second, rest.text("/id")).await;
+    posted.expect(StatusCode::OK);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -327,3 +327,25 @@ async fn public_models_are_found_beside_datasets_and_follow_every_change(db: PgP
         .expect(StatusCode::OK);
     assert_eq!(sorted("").await, all);
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn nothing_of_a_frozen_seller_is_offered_until_the_freeze_is_over(db: PgPool) {
+    let (shop, _) = stocked(db).await;
+    let offered = async || {
+        let rows = shop.search("").await.expect(StatusCode::OK);
+        let rows = rows.json["data"].as_array().unwrap().clone();
+        let prices = rows.iter().map(|it| it["prices"].as_array().unwrap().len());
+        prices.sum::<usize>()
+    };
+    assert_eq!(offered().await, 3);
+    crate::purchases::freeze(&shop.app, shop.seller.account).await;
+    assert_eq!(offered().await, 0);
+    sqlx::query(
+        "UPDATE account_controls SET frozen_at = NULL, frozen_reason = NULL WHERE account_id = $1",
+    )
+    .bind(shop.seller.account.0)
+    .execute(&shop.app.owner)
+    .await
+    .unwrap();
+    assert_eq!(offered().await, 3);
+}

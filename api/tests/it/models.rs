@@ -418,6 +418,25 @@ async fn a_dearer_price_waits_a_week_for_those_who_could_call_and_a_cheaper_one_
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn an_announced_price_counts_from_its_time_on_and_not_a_second_before(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (asset, _) = market::open(&app).await;
+    let (creator, _) = client(&app, &asset, 0).await;
+    let model = shown(&app, &creator).await;
+    let dearer = price(&app, &creator, &model, 9_000_000_000).await;
+    dearer.expect(StatusCode::CREATED);
+    let call = async || {
+        let found = get(&app, &app.renewed(&creator), "/v1/catalog?kind=model").await;
+        let found = found.expect(StatusCode::OK);
+        found.text("/data/0/call_price/tariff/call_nano").to_owned()
+    };
+    app.pass(Duration::days(7) - Duration::SECOND);
+    assert_eq!(call().await, "7000000000");
+    app.pass(Duration::SECOND);
+    assert_eq!(call().await, "9000000000");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn shares_and_prices_out_of_bounds_are_refused_with_their_place(db: PgPool) {
     let app = TestApp::new(db).await;
     let (asset, _) = market::open(&app).await;

@@ -8,14 +8,17 @@ use comptoir_store::{
     pool::{self, ServiceRole},
     takedowns::{self, ActError},
 };
+use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::Duration;
+use tower::ServiceExt as _;
 
 use crate::{
     admin::{self, told},
     datasets::{self, get},
     harness::{Reply, Session, TestApp},
+    passwords::letters,
     purchases::Shop,
 };
 
@@ -575,6 +578,76 @@ async fn an_operator_s_word_is_in_the_audit_log_and_both_sides_are_told(db: PgPo
         kinds(&shop.seller).await,
         [&["dataset.blocked"][..], &told].concat()
     );
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_seller_is_told_by_mail_of_a_takedown_of_its_freeze_and_of_its_outcome(db: PgPool) {
+    let mut shop = Shop::open(db, 0).await;
+    let folder = tempfile::tempdir().unwrap();
+    shop.app.with_mail(folder.path());
+    let told = async |shop: &Shop, says: &[&str]| {
+        shop.settle().await;
+        let [letter] = letters(folder.path()).try_into().unwrap();
+        for says in says {
+            assert!(letter.contains(says), "{says} in {letter}");
+        }
+    };
+    let (_, takedown) = shop.filed().await;
+    let id = takedown.rsplit('/').next().unwrap();
+    told(&shop, &["Nothing has changed yet", "(copyright)", id]).await;
+    let frozen = shop.decide(&takedown, "freeze").await;
+    frozen.expect(StatusCode::OK);
+    told(&shop, &["is blocked (copyright)", "contest it until", id]).await;
+    shop.contest(&takedown).await.expect(StatusCode::OK);
+    let rejected = shop.decide(&takedown, "reject").await;
+    rejected.expect(StatusCode::OK);
+    told(&shop, &["is not blocked by takedown", id]).await;
+    // One that nobody contests is upheld by its clock.
+    let (_, takedown) = shop.frozen().await;
+    letters(folder.path());
+    shop.app.pass(Duration::days(30));
+    told(
+        &shop,
+        &["is blocked for good", takedown.rsplit('/').next().unwrap()],
+    )
+    .await;
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_download_that_is_under_way_ends_soon_after_its_dataset_is_frozen(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (seller, claimant) = (app.session().await, app.session().await);
+    let bytes = datasets::patterned(5 * datasets::PART);
+    let (dataset, _, files) = datasets::published(&app, &seller, &[("a.bin", &bytes)]).await;
+    let listed = datasets::act(&app, &seller, &format!("{dataset}/list")).await;
+    listed.expect(StatusCode::OK);
+    let content = format!("{}/content", files[0]);
+    let call = app.get(&content).by(&seller).build();
+    let router = comptoir_api::app(app.state.clone()).0;
+    let response = router.oneshot(call).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    let mut body = response.into_body();
+    let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+    let mut read = first.to_vec();
+
+    let filed = app.post(&format!("{dataset}/takedowns"), &claim());
+    let filed = filed.by(&claimant).send().await.expect(StatusCode::CREATED);
+    let freeze = format!("/v1/admin/takedowns/{}/freeze", filed.text("/id"));
+    let frozen = admin::act(&app, &admin::admin(&app).await, &freeze).await;
+    frozen.expect(StatusCode::OK);
+    let cut = loop {
+        match body.frame().await {
+            Some(Ok(frame)) => read.extend_from_slice(&frame.into_data().unwrap()),
+            Some(Err(cut)) => break cut,
+            None => panic!("all {} bytes came", read.len()),
+        }
+    };
+    // The length that was announced did not come: no client takes what it has for the whole.
+    assert_eq!(cut.to_string(), "the right is over");
+    assert!(read.len() < bytes.len() && read == bytes[..read.len()]);
+    get(&app, &seller, &content)
+        .await
+        .expect_problem(StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS, "dataset_blocked");
 }
 
 /// How much was forfeited, in entries.

@@ -97,7 +97,8 @@ pub enum Take {
         /// Its id.
         id: String,
     },
-    /// Gives back what you bought for good and read nothing of, while its window is open.
+    /// Gives back what you bought for good and read nothing of, while its window is open; or takes back a request of any kind that its seller has not
+    /// answered, and with one for a subscription the subscription. All that was held is yours again.
     Refund {
         /// The purchase.
         purchase: String,
@@ -222,6 +223,9 @@ pub struct PurchasesArgs {
     /// Only those in this state: `requested`, `granted`, `settled`, `refunded`, `denied`, `lapsed`.
     #[arg(long)]
     pub state: Option<String>,
+    /// Only those of this dataset.
+    #[arg(long)]
+    pub dataset: Option<String>,
     #[command(flatten)]
     pub page: ListArgs,
 }

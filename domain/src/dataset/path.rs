@@ -3,13 +3,14 @@
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
+use unicode_normalization::UnicodeNormalization as _;
 
 /// Bytes of a path.
 pub const PATH_BYTES_MAX: usize = 512;
 /// Bytes of one name between two slashes: what file systems take.
 const SEGMENT_BYTES_MAX: usize = 255;
 /// Names that Windows keeps for devices, whatever comes after a dot.
-const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
+const DEVICES: [&str; 6] = ["con", "prn", "aux", "nul", "conin$", "conout$"];
 /// Those with a digit behind them.
 const NUMBERED_DEVICES: [&str; 2] = ["com", "lpt"];
 
@@ -44,10 +45,12 @@ impl FilePath {
         &self.0
     }
 
-    /// What no other path of the version may have too: systems that ignore case would write both to one file.
+    /// What no other path of the version may have too: systems that ignore case, or of which bytes a letter is composed, would write both
+    /// to one file.
     #[must_use]
     pub fn folded(&self) -> String {
-        self.0.to_lowercase()
+        let decomposed: String = self.0.nfd().collect();
+        decomposed.to_lowercase().nfc().collect()
     }
 }
 
@@ -106,7 +109,10 @@ fn check_segment(name: &str) -> Result<(), InvalidPath> {
     let stem = stem.to_ascii_lowercase();
     let numbered = |device: &str| {
         let rest = stem.strip_prefix(device);
-        rest.is_some_and(|rest| matches!(rest.as_bytes(), [b'0'..=b'9']))
+        // To Windows the superscripts of Latin-1 are digits.
+        rest.is_some_and(|rest| {
+            matches!(rest, "¹" | "²" | "³") || matches!(rest.as_bytes(), [b'0'..=b'9'])
+        })
     };
     if DEVICES.contains(&&*stem) || NUMBERED_DEVICES.into_iter().any(numbered) {
         return Err(InvalidPath::Device);
@@ -159,6 +165,9 @@ mod tests {
             ("a/con.csv", InvalidPath::Device),
             ("LPT1", InvalidPath::Device),
             ("nul .txt", InvalidPath::Device),
+            ("COM¹", InvalidPath::Device),
+            ("a/lpt³.csv", InvalidPath::Device),
+            ("conin$", InvalidPath::Device),
         ];
         for (text, expected) in cases {
             assert_eq!(text.parse::<FilePath>(), Err(expected), "{text:?}");
@@ -171,9 +180,23 @@ mod tests {
             "data/Zürich 2026.jsonl",
             "console",
             "com10",
+            "com⁴",
         ] {
             assert!(good.parse::<FilePath>().is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn two_spellings_of_one_name_are_one_path() {
+        let folded = |text: &str| text.parse::<FilePath>().expect("a path").folded();
+        for (one, other) in [
+            ("Zürich", "Zu\u{308}rich"),
+            ("ZÜRICH", "zu\u{308}rich"),
+            ("\u{212b}.csv", "å.csv"),
+        ] {
+            assert_eq!(folded(one), folded(other), "{one}");
+        }
+        assert_ne!(folded("Zürich"), folded("Zurich"));
     }
 
     #[test]

@@ -10,7 +10,10 @@ use super::{
     leaf::{Account, Domain, Receipt, salted},
     merkle, text,
 };
-use crate::digest::Sha256;
+use crate::{contribution::LEAF_KIND, digest::Sha256};
+
+/// The kind of a job's receipt; those of sales lie between it and that of a reward.
+const JOB_KIND: u8 = 1;
 
 /// What a salted hash hides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -45,6 +48,14 @@ pub struct ReceiptDocument {
     /// The terms of the price.
     #[schema(value_type = Object)]
     pub meter: serde_json::Value,
+    /// Of a sale or a reward, the right that was given: `result` opens the hash of it. Left out to everyone but the payer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, nullable = false)]
+    pub right: Option<serde_json::Value>,
+    /// Of a sale or a reward, what made it final, and when: `verdict_hash` is the digest of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, nullable = false)]
+    pub finality: Option<serde_json::Value>,
     /// From the receipt's leaf to the header's `receipts_root`.
     #[serde(with = "text::hashes")]
     #[schema(value_type = Vec<String>)]
@@ -88,6 +99,9 @@ pub enum Mismatch {
     /// The receipt names another batch, or a place that the batch does not have.
     #[error("the receipt is not of this batch")]
     Batch,
+    /// It is of something that is not known here.
+    #[error("the receipt is of a kind that is not known")]
+    Kind,
     /// The shares are not the gross.
     #[error("the shares do not add up to the gross")]
     Shares,
@@ -100,6 +114,12 @@ pub enum Mismatch {
     /// The meter is not the one that was hashed.
     #[error("the meter is not the one in the leaf")]
     Meter,
+    /// The right is not the one that was hashed.
+    #[error("the right is not the one in the leaf")]
+    Right,
+    /// What made it final is not what was hashed.
+    #[error("what made it final is not what is in the leaf")]
+    Finality,
     /// What is payable and available is not what was deposited.
     #[error("the sums of the batch do not balance")]
     Balance,
@@ -120,6 +140,9 @@ impl ReceiptDocument {
         if receipt.batch_id != header.id || receipt.index >= header.receipt_count {
             return Err(Mismatch::Batch);
         }
+        if !(JOB_KIND..=LEAF_KIND).contains(&receipt.kind) {
+            return Err(Mismatch::Kind);
+        }
         if !shares_fit(receipt) {
             return Err(Mismatch::Shares);
         }
@@ -136,6 +159,7 @@ impl ReceiptDocument {
         if meter.0 != receipt.meter_hash.0 {
             return Err(Mismatch::Meter);
         }
+        self.verify_documents()?;
         let domain = Domain::new(self.chain_id, self.contract);
         prove(
             &domain,
@@ -144,6 +168,26 @@ impl ReceiptDocument {
             header.receipts_root,
             &self.proof,
         )
+    }
+}
+
+impl ReceiptDocument {
+    /// The right is what `result` tells the digest of, and what made it final what the leaf names. A job has neither.
+    fn verify_documents(&self) -> Result<(), Mismatch> {
+        let is_job = self.receipt.kind == JOB_KIND;
+        if let Some(right) = &self.right {
+            let right = Sha256::of_document(right).map_err(|_| Mismatch::Right)?;
+            if is_job || self.result.is_none_or(|it| it.sha256 != right) {
+                return Err(Mismatch::Right);
+            }
+        }
+        if let Some(finality) = &self.finality {
+            let finality = Sha256::of_document(finality).map_err(|_| Mismatch::Finality)?;
+            if is_job || finality.0 != self.receipt.verdict_hash.0 {
+                return Err(Mismatch::Finality);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -223,6 +267,8 @@ mod tests {
                 salt: B256::repeat_byte(1),
             }),
             meter: serde_json::from_str(batch::METER).unwrap(),
+            right: None,
+            finality: None,
             proof: sealed.receipts_tree.proof(1).unwrap(),
         };
         (document, sealed.hash)
@@ -243,6 +289,56 @@ mod tests {
         document.input = None;
         document.result = None;
         assert_eq!(document.verify().unwrap().header_hash, hash);
+    }
+
+    /// A document of a sale, whose leaf names a right and what made it final.
+    fn sold(kind: u8) -> ReceiptDocument {
+        let right = serde_json::json!({ "allows": "download", "buyer": "acc_1" });
+        let finality = serde_json::json!({ "because": "served" });
+        let salt = B256::repeat_byte(1);
+        let disclosed = Disclosure {
+            sha256: Sha256::of_document(&right).unwrap(),
+            salt,
+        };
+        let mut receipts = batch::receipts(&[10, 20]);
+        receipts[1].kind = kind;
+        receipts[1].result_hash = salted(salt, disclosed.sha256);
+        receipts[1].verdict_hash = B256::from(Sha256::of_document(&finality).unwrap().0);
+        let accounts = batch::accounts(&[(30, 0)]);
+        let (sealed, _) = seal(&batch::opening(), receipts, accounts).unwrap();
+        ReceiptDocument {
+            header: sealed.header,
+            receipt: sealed.receipts[1].clone(),
+            result: Some(disclosed),
+            right: Some(right),
+            finality: Some(finality),
+            proof: sealed.receipts_tree.proof(1).unwrap(),
+            ..document().0
+        }
+    }
+
+    #[test]
+    fn a_right_and_its_finality_are_those_of_the_leaf() {
+        let sold_well = sold(3);
+        assert!(sold_well.verify().is_ok());
+        let mismatch = |change: fn(&mut ReceiptDocument)| {
+            let mut changed = sold_well.clone();
+            change(&mut changed);
+            changed.verify().unwrap_err()
+        };
+        let buyer = |it: &mut ReceiptDocument| it.right.as_mut().unwrap()["buyer"] = "acc_2".into();
+        assert_eq!(mismatch(buyer), Mismatch::Right);
+        assert_eq!(mismatch(|it| it.result = None), Mismatch::Right);
+        let late = |it: &mut ReceiptDocument| it.finality.as_mut().unwrap()["at"] = "now".into();
+        assert_eq!(mismatch(late), Mismatch::Finality);
+        assert_eq!(sold(1).verify(), Err(Mismatch::Right), "a job gives none");
+    }
+
+    #[test]
+    fn a_receipt_of_a_kind_that_is_not_known_proves_nothing() {
+        for kind in [0, 6, 64, 255] {
+            assert_eq!(sold(kind).verify(), Err(Mismatch::Kind), "{kind}");
+        }
     }
 
     #[test]

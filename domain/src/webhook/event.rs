@@ -76,6 +76,14 @@ event_types! {
     ContributionWithdrawn = "contribution.withdrawn",
     /// A contribution was not answered in time.
     ContributionLapsed = "contribution.lapsed",
+    /// A higher price of something that the account subscribes to was announced.
+    SubscriptionPriceRising = "subscription.price_rising",
+    /// The next period of a subscription began.
+    SubscriptionRenewed = "subscription.renewed",
+    /// The next period of a subscription cannot begin; that is tried again until the one before is over.
+    SubscriptionRenewalFailed = "subscription.renewal_failed",
+    /// A subscription is over.
+    SubscriptionEnded = "subscription.ended",
     /// Somebody wants a dataset to be blocked.
     TakedownFiled = "takedown.filed",
     /// An operator froze a dataset; its seller may contest that.

@@ -153,7 +153,7 @@ impl Books {
     }
 
     /// Seals a batch with the service's own code.
-    fn seal(&self, id: u64, prev_hash: B256, receipts: Vec<Receipt>) -> (B256, Vec<u8>) {
+    pub fn seal(&self, id: u64, prev_hash: B256, receipts: Vec<Receipt>) -> (B256, Vec<u8>) {
         let opening = Opening {
             chain_id: CHAIN,
             contract: CONTRACT,

@@ -5,11 +5,18 @@ use std::{
     process::{Command, Output},
 };
 
+use axum::{
+    Router,
+    body::Bytes,
+    http::{HeaderMap, StatusCode},
+    routing::post,
+};
 use comptoir_cli::{client::idempotency_key, demo::people::Person};
 use serde_json::json;
+use tokio::net::TcpListener;
 
 use crate::{
-    guardian_world::World,
+    guardian_world::{TOKEN, World},
     harness::{binary, checkout},
 };
 
@@ -144,6 +151,94 @@ async fn a_model_is_published_and_shown_with_the_commands_of_its_document_alone(
     let output = tokio::task::block_in_place(|| run(&commands, checkout(), &variables));
     let told = told(&output);
     for line in ["\"number\": 1", "\"worker_ppm\": 100000", "\"public\""] {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_gets_a_balance_with_the_commands_of_the_quickstart_alone() {
+    let world = World::start().await;
+    let accounts = world.ask("eth_accounts", json!([])).await;
+    let address = accounts[3].as_str().unwrap();
+    let deployer = world.key("deployer");
+    let owner = address.parse().unwrap();
+    let sent = deployer.send_tokens(&world.rpc, world.token, owner, TOKEN);
+    sent.await.unwrap();
+    let commands = commands("docs/quickstart.md", "## An account", "Go on with");
+    let api = world.api.base().as_str().trim_end_matches('/').to_owned();
+    let variables = [
+        ("API", api.as_str()),
+        ("WALLET", world.rpc.as_str()),
+        ("ADDRESS", address),
+    ];
+    let output = tokio::task::block_in_place(|| run(&commands, checkout(), &variables));
+    let told = told(&output);
+    for line in [
+        r#"{"object":"account","email":"you@example.com"}"#,
+        r#""name":"quickstart""#,
+        r#""amount":"1000000000000000000""#,
+    ] {
+        assert!(told.contains(line), "{line} in {told}");
+    }
+    world.stop().await;
+}
+
+/// Takes what is posted to it; the last message's headers and body are in files of the folder.
+async fn receiver(folder: &Path) -> String {
+    let folder = folder.to_owned();
+    let hook = async move |headers: HeaderMap, body: Bytes| {
+        for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+            let value = headers[name].to_str().unwrap();
+            std::fs::write(folder.join(name), value).unwrap();
+        }
+        std::fs::write(folder.join("body"), body).unwrap();
+        StatusCode::NO_CONTENT
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let router = Router::new().route("/hook", post(hook));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_is_made_tested_verified_and_mended_with_the_commands_of_its_document_alone() {
+    let world = World::start().await;
+    let owner = world.person("owner", RICH).await;
+    let folder = world.path("documents");
+    std::fs::create_dir(&folder).unwrap();
+    let document = |from, to| commands("docs/webhooks.md", from, to);
+    let commands = [
+        document("## Make an endpoint", "## What comes"),
+        document("The threshold of `balance.low`", "## Answer"),
+        // What a receiver has of a message.
+        "ID=$(cat webhook-id) TIMESTAMP=$(cat webhook-timestamp)\n".to_owned(),
+        document("## Verify", "## Replace"),
+        document("## Replace", "## On your own machine"),
+    ];
+    let api = world.api.base().as_str().trim_end_matches('/').to_owned();
+    let hook = receiver(&folder).await;
+    let variables = [
+        ("API", api.as_str()),
+        ("KEY", owner.token.as_str()),
+        ("HOOK", hook.as_str()),
+    ];
+    let output = tokio::task::block_in_place(|| run(&commands.concat(), &folder, &variables));
+    let told = told(&output);
+    let signature = std::fs::read_to_string(folder.join("webhook-signature")).unwrap();
+    for line in [
+        r#"{"event_type":"webhook.test","state":"delivered"}"#,
+        signature
+            .split(' ')
+            .last()
+            .unwrap()
+            .strip_prefix("v1,")
+            .unwrap(),
+        "5000000000000000000",
+        "new: whsec_",
+        r#"{"enabled":true}"#,
+    ] {
         assert!(told.contains(line), "{line} in {told}");
     }
     world.stop().await;

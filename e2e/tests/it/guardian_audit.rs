@@ -1,8 +1,16 @@
 //! The second implementation against the first: what one makes the other finds right, and nothing else.
 
+use alloy::primitives::B256;
 use comptoir_audit::{
     Before, Check, Committed, Evidence, LeafFile, Limits, Outcome, Recomputed, Report, Settled,
-    Verdict, audit,
+    Verdict, audit, bill::Bill,
+};
+use comptoir_domain::{
+    amount::Amount,
+    contribution::{LEAF_KIND, Reward},
+    id::{ContributionId, SplitVersionId},
+    settlement,
+    split::Split,
 };
 use proptest::prelude::*;
 
@@ -34,6 +42,10 @@ fn settled(history: &History, batches: usize) -> Settled {
 
 /// Judges what stands for the last batch of a history.
 fn judge(history: &History, bytes: &[u8], committed: &Committed) -> Report {
+    judge_with(history, bytes, committed, &[])
+}
+
+fn judge_with(history: &History, bytes: &[u8], committed: &Committed, bills: &[Bill]) -> Report {
     let parent = history.files.len() - 2;
     let before = parse(&history.files[parent]);
     let settled = settled(history, parent + 1);
@@ -45,7 +57,7 @@ fn judge(history: &History, bytes: &[u8], committed: &Committed) -> Report {
         earlier: Ok(&settled),
         deposits: Ok(&history.books.deposits),
         platform: Some(comptoir_audit::Address(PLATFORM.into_array())),
-        bills: &[],
+        bills,
     };
     audit(&evidence).report
 }
@@ -199,6 +211,74 @@ fn a_changed_field_is_found_even_when_the_settlers_key_commits_it() {
             assert!(report.of(Check::HeaderHash).is_some(), "{field}");
         }
     }
+}
+
+#[test]
+fn a_kind_that_is_not_known_and_a_movement_that_hides_something_are_refused() {
+    let history = telling();
+    let text = str::from_utf8(&history.files[1]).unwrap();
+    let of_kind = |kind: u8| {
+        let text = text.replace("\"kind\":1,", &format!("\"kind\":{kind},"));
+        judge(&history, text.as_bytes(), &committed(text.as_bytes()))
+    };
+    for kind in 1..=5 {
+        let report = of_kind(kind);
+        assert_eq!(report.verdict(), Verdict::Right, "{}", report.reason());
+    }
+    for kind in [0, 6, 63, 68, 255] {
+        let report = of_kind(kind);
+        assert!(report.reason().contains("which is not known"), "{kind}");
+        assert_eq!(report.of(Check::Kinds).unwrap().outcome, Outcome::Failed);
+    }
+    // They have the hashes of charges.
+    for kind in 64..=67 {
+        let report = of_kind(kind);
+        assert!(report.reason().contains("is no charge, and has a hash"));
+        assert_eq!(report.verdict(), Verdict::False, "{kind}");
+    }
+}
+
+#[test]
+fn a_reward_is_audited_from_the_leaf_file_and_its_bill() {
+    let mut history = telling();
+    let charge = Event::Charge {
+        payer: 0,
+        payees: [1, 1],
+        gross: 22,
+        platform_ppm: 0,
+    };
+    let split = Split::new(PLATFORM, 0, &[(person(1), 1)]).unwrap();
+    let reward = Reward {
+        contribution: ContributionId::generate(),
+        terms_number: 1,
+        rows: 2,
+        per_row: Amount::from_base(11).unwrap(),
+    };
+    let (bill, _) = reward
+        .bill(SplitVersionId::generate(), &split, &[0])
+        .unwrap();
+    let mut receipt = history.books.book(&charge).unwrap();
+    receipt.kind = LEAF_KIND;
+    receipt.meter_hash = B256::from(bill.digest().0);
+    receipt.splits = vec![settlement::Split {
+        payee: person(1),
+        amount: 22,
+    }];
+    let (hash, file) = history.books.seal(3, history.hashes[1], vec![receipt]);
+    history.files.push(file);
+    history.hashes.push(hash);
+    let file = &history.files[2];
+    let told = |document: &serde_json::Value| {
+        let bill = Bill::read(document).unwrap();
+        let report = judge_with(&history, file, &committed(file), &[bill]);
+        report.of(Check::Carry).cloned().unwrap()
+    };
+    let document = serde_json::to_value(&bill).unwrap();
+    let explained = told(&document);
+    assert_eq!(explained.outcome, Outcome::Passed, "{}", explained.detail);
+    let mut changed = document;
+    changed["rows"] = 3.into();
+    assert_eq!(told(&changed).outcome, Outcome::Failed);
 }
 
 #[test]

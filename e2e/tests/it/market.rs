@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use comptoir_domain::digest::Sha256;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -129,13 +130,20 @@ fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Some files to sell.
+/// As long as a name may be on common systems.
+fn long_name() -> String {
+    format!("{}.csv", "n".repeat(251))
+}
+
+/// Some files to sell; each has a name that leaves no room beside it.
 fn rows(folder: &Path) -> PathBuf {
     let rows = folder.join("rows");
     fs::create_dir_all(rows.join("more")).unwrap();
     let table = format!("x,y\n{}", "1234,5678\n".repeat(20_000));
     fs::write(rows.join("rows.csv"), table).unwrap();
     fs::write(rows.join("more/lines.jsonl"), "{\"x\":1}\n{\"x\":2}\n").unwrap();
+    fs::write(rows.join("more/lines.jsonl.partial"), "another").unwrap();
+    fs::write(rows.join(long_name()), "x\n1\n").unwrap();
     rows
 }
 
@@ -163,7 +171,7 @@ fn what_is_bought_is_pulled_checked_and_receipted() {
     let too_dear = [&buy[..], &["--max-price", "2.4"]].concat();
     buyer.is_refused(&too_dear, 5, "it costs 2.5 tokens, more than 2.4");
     poor.is_refused(&[&buy[..], &["--yes"]].concat(), 6, "insufficient_funds");
-    poor.is_refused(&["dataset", "pull", &id], 6, "payment_required");
+    poor.is_refused(&["dataset", "pull", &id], 11, "payment_required");
 
     let first = buyer.dataset(&["buy", &id, "--yes"]);
     buyer.dataset(&["refund", &text(&first, "id")]);
@@ -176,17 +184,27 @@ fn what_is_bought_is_pulled_checked_and_receipted() {
     buyer.is_refused(&[&buy[..], &["--yes"]].concat(), 5, "already_owned");
 
     // What it goes on from is not what was published: so it did go on, and looked at the result.
+    let root = buyer.dataset(&["pull", &id, "--out", "whole"])["manifest_root"].clone();
+    let digest = Sha256::of(&fs::read(rows.join("rows.csv")).unwrap());
+    let partial = format!("got/.{}-{digest}.partial", root.as_str().unwrap());
+    let partial = buyer.home.join(partial);
     let half = vec![b'0'; 1_000];
     fs::create_dir(buyer.home.join("got")).unwrap();
-    fs::write(buyer.home.join("got/rows.csv.partial"), half).unwrap();
+    fs::write(&partial, half).unwrap();
     let pull = ["dataset", "pull", &id, "--out", "got"];
     buyer.is_refused(&pull, 7, "the bytes have the digest");
     assert!(!buyer.home.join("got/rows.csv").exists());
     let good = fs::read(rows.join("rows.csv")).unwrap();
-    fs::write(buyer.home.join("got/rows.csv.partial"), &good[..1_000]).unwrap();
+    fs::write(&partial, &good[..1_000]).unwrap();
     let pulled = buyer.does(&pull);
-    assert_eq!(pulled["files"], 2);
-    for file in ["rows.csv", "more/lines.jsonl"] {
+    assert_eq!(pulled["files"], 4);
+    assert!(!partial.exists());
+    for file in [
+        "rows.csv",
+        "more/lines.jsonl",
+        "more/lines.jsonl.partial",
+        &long_name(),
+    ] {
         let pulled = fs::read(buyer.home.join("got").join(file)).unwrap();
         assert_eq!(pulled, fs::read(rows.join(file)).unwrap(), "{file}");
     }
@@ -239,6 +257,16 @@ fn holds(buyer: &Person<'_>, receipt: &str) {
         "receipt.json",
     ];
     buyer.does(&audit);
+
+    assert_eq!(whole["finality"]["because"], "served");
+    assert_eq!(whole["right"]["allows"], "download");
+    for (document, field) in [("finality", "because"), ("right", "buyer")] {
+        let mut changed = whole.clone();
+        changed[document][field] = "another".into();
+        fs::write(&file, changed.to_string()).unwrap();
+        buyer.is_refused(&verify, 7, "in the leaf");
+        buyer.is_refused(&audit, 7, "the receipt names");
+    }
 
     let mut changed = whole;
     changed["meter"]["price_base"] = "2500000000000000001".into();

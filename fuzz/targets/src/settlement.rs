@@ -92,6 +92,8 @@ pub fn receipts() -> Vec<Seed> {
         input: Some(disclosed(b"input")),
         result: Some(disclosed(b"result")),
         meter: job().bill,
+        right: None,
+        finality: None,
         proof: sealed.receipts_tree.proof(1).expect("it has a leaf"),
     };
     receipt.verify().expect("this is a receipt");

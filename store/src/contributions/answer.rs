@@ -4,11 +4,10 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     contribution::{ACCEPTED_ROWS_MAX, CONTRIBUTORS_MAX, ContributionState, Reward},
-    digest::Sha256,
     id::{AccountId, ApiKeyId, ContributionId, TakedownId},
     split::{InvalidSplit, Split},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{Contribution, find, lock};
@@ -17,6 +16,7 @@ use crate::{
     codec::{to_address, to_digest},
     datasets,
     holds::{self, Hold, HoldError, HoldSource},
+    receipts::Documents,
     sales::{self, FinalSale, SaleError, Sold},
     spending::{AboveSpendLimit, Budgets},
     splits,
@@ -199,31 +199,31 @@ async fn pay(
         split: splits::open_version(tx, it.asset_id, &split, now).await?,
         held_back: None,
         sold: to_digest("manifest_root", &row.root)?,
-        right: right(it),
-        finality: acceptance(it, now),
+        documents: Documents {
+            right: right(it),
+            finality: acceptance(it, now),
+        },
     };
     sales::charge(tx, &reward, now).await?;
     Ok(())
 }
 
-/// The digest of the right that is given: `{allows, contribution, dataset, owner, version}` in canonical form.
-fn right(it: &Contribution) -> Sha256 {
-    let document = json!({
+/// The right that is given.
+fn right(it: &Contribution) -> Value {
+    json!({
         "allows": "download",
         "contribution": it.id,
         "dataset": it.dataset,
         "owner": it.owner,
         "version": it.version,
-    });
-    Sha256::of_document(&document).expect("texts have a JSON form")
+    })
 }
 
-/// The digest of the acceptance: `{at, because, contribution}` in canonical form.
-fn acceptance(it: &Contribution, at: OffsetDateTime) -> Sha256 {
+/// The acceptance, which makes the reward final.
+fn acceptance(it: &Contribution, at: OffsetDateTime) -> Value {
     let at = at.format(&Rfc3339);
     let at = at.expect("times of the service are within the calendar");
-    let document = json!({ "at": at, "because": "accepted", "contribution": it.id });
-    Sha256::of_document(&document).expect("texts have a JSON form")
+    json!({ "at": at, "because": "accepted", "contribution": it.id })
 }
 
 /// Rejects a contribution: the owner reads it no more. The transaction must see everybody. Again changes nothing.

@@ -9,7 +9,7 @@ use comptoir_domain::{
     purchase::{Finality, PurchaseState, SubscriptionEnd},
     sale::{Sale, SaleKind, Time},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::PgConnection;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -20,6 +20,7 @@ use crate::{
     dataset_servings, datasets,
     holdback::proceeds::Proceeds,
     holds::{self, HoldError, HoldSource},
+    receipts::Documents,
     sales::{self, FinalSale, SaleError, Sold},
     subscriptions,
 };
@@ -264,8 +265,10 @@ pub(super) async fn settle(
                     payer,
                 }),
                 sold: sold(tx, purchase).await?,
-                right: right(purchase),
-                finality: finality(purchase.id, because, at),
+                documents: Documents {
+                    right: right(purchase),
+                    finality: finality(purchase.id, because, at),
+                },
             };
             sales::charge(tx, &it, now).await?
         }
@@ -336,9 +339,9 @@ async fn sold(conn: &mut PgConnection, purchase: &Purchase) -> Result<Sha256, En
     Ok(to_digest("manifest_root", &root)?)
 }
 
-/// The digest of the right that was given: `{allows, buyer, dataset, from, purchase, until, version}` in canonical form.
-fn right(purchase: &Purchase) -> Sha256 {
-    let document = json!({
+/// The right that was given.
+fn right(purchase: &Purchase) -> Value {
+    json!({
         "allows": purchase.kind.allows(),
         "buyer": purchase.account,
         "dataset": purchase.dataset,
@@ -346,14 +349,12 @@ fn right(purchase: &Purchase) -> Sha256 {
         "purchase": purchase.id,
         "until": purchase.ends_at.map(text),
         "version": purchase.version,
-    });
-    Sha256::of_document(&document).expect("texts have a JSON form")
+    })
 }
 
-/// The digest of what made a sale final: `{at, because, purchase}` in canonical form.
-fn finality(purchase: PurchaseId, because: Finality, at: OffsetDateTime) -> Sha256 {
-    let document = json!({ "at": text(at), "because": because, "purchase": purchase });
-    Sha256::of_document(&document).expect("texts have a JSON form")
+/// What made a sale final.
+fn finality(purchase: PurchaseId, because: Finality, at: OffsetDateTime) -> Value {
+    json!({ "at": text(at), "because": because, "purchase": purchase })
 }
 
 fn text(at: OffsetDateTime) -> String {

@@ -114,6 +114,15 @@ pub enum Side {
     Seller(AccountId),
 }
 
+/// Which of them.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter {
+    /// Those in this state alone.
+    pub state: Option<PurchaseState>,
+    /// Those of this dataset alone.
+    pub dataset: Option<DatasetId>,
+}
+
 /// A purchase that the connection may see.
 ///
 /// # Errors
@@ -152,7 +161,7 @@ pub async fn find_all(conn: &mut PgConnection, ids: &[PurchaseId]) -> sqlx::Resu
 pub async fn list(
     conn: &mut PgConnection,
     side: Side,
-    state: Option<PurchaseState>,
+    filter: Filter,
     before: Option<PurchaseId>,
     limit: i64,
 ) -> sqlx::Result<Vec<Purchase>> {
@@ -163,12 +172,14 @@ pub async fn list(
     let ids = sqlx::query_scalar!(
         "SELECT purchase_id FROM purchases
          WHERE (account_id = $1 OR seller_id = $2) AND ($3::text IS NULL OR state = $3) AND ($4::uuid IS NULL OR purchase_id < $4)
+           AND ($6::uuid IS NULL OR dataset_id = $6)
          ORDER BY purchase_id DESC LIMIT $5",
         buyer,
         seller,
-        state.map(PurchaseState::as_str),
+        filter.state.map(PurchaseState::as_str),
         before.map(|it| it.0),
         limit,
+        filter.dataset.map(|it| it.0),
     )
     .fetch_all(&mut *conn)
     .await?;

@@ -174,7 +174,7 @@ pub async fn take(
 /// transaction.
 async fn require_on_sale(tx: &mut PgTransaction<'_>, offer: &Offer) -> Result<(), TakeError> {
     let found = sqlx::query!(
-        r#"SELECT o.closed_at IS NULL AND d.state = 'listed' AND NOT is_frozen(o.account_id) AS "is_on_sale!", d.blocked_by
+        r#"SELECT is_on_sale(o, d) AS "is_on_sale!", d.blocked_by
            FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1 FOR SHARE"#,
         offer.id.0,
     )

@@ -259,3 +259,29 @@ async fn what_is_free_moves_no_money_and_has_no_receipt(db: PgPool) {
         .await
         .expect_problem(StatusCode::CONFLICT, "already_owned");
 }
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn sales_and_purchases_of_one_dataset_are_listed_alone(db: PgPool) {
+    let shop = Shop::open(db, 100).await;
+    let offer = shop.offer(json!({ "kind": "buy" }), 10).await;
+    let bought = shop.taken(&shop.wish(&offer, 10)).await;
+    let dataset = shop.dataset.rsplit('/').next().unwrap();
+    let other = "ds_01h455vb4pex5vsknk084sn02q";
+    for (side, path) in [(&shop.buyer, "/v1/purchases"), (&shop.seller, "/v1/sales")] {
+        let listed = async |query: &str| {
+            let path = format!("{path}?{query}");
+            let by = shop.app.renewed(side);
+            let list = datasets::get(&shop.app, &by, &path).await;
+            let list = list.expect(StatusCode::OK);
+            let rows = list.json["data"].as_array().unwrap().clone();
+            rows.iter()
+                .map(|it| it["id"].as_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let id = bought.rsplit('/').next().unwrap();
+        assert_eq!(listed(&format!("dataset={dataset}")).await, [id]);
+        let both = format!("dataset={dataset}&state=granted");
+        assert_eq!(listed(&both).await, [id]);
+        assert!(listed(&format!("dataset={other}")).await.is_empty());
+    }
+}

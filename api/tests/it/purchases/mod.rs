@@ -6,6 +6,7 @@ mod links;
 mod refusals;
 mod requests;
 mod serving;
+mod subscriptions;
 mod time;
 
 use ::time::Duration;

@@ -16,7 +16,7 @@ use super::{
     Context, card, contributions, http, idempotency_key, jobs::list_path, search, takedowns,
 };
 use crate::{
-    args::{ListArgs, datasets::Dataset},
+    args::{ListArgs, datasets::Dataset, market::PurchasesArgs},
     exit::{Exit, coded},
 };
 
@@ -157,6 +157,21 @@ async fn list_in_state(
     let mut path = list_path(path, page);
     if let Some(state) = state {
         path = format!("{path}&state={state}");
+    }
+    Ok(api.get(&path).await?)
+}
+
+/// Purchases, of one side: `path` says which.
+async fn list_purchases(
+    api: &http::Api,
+    path: &str,
+    args: &PurchasesArgs,
+) -> anyhow::Result<Value> {
+    let mut path = list_path(path, &args.page);
+    for (name, wanted) in [("state", &args.state), ("dataset", &args.dataset)] {
+        if let Some(wanted) = wanted {
+            path = format!("{path}&{name}={wanted}");
+        }
     }
     Ok(api.get(&path).await?)
 }

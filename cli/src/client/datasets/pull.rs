@@ -1,6 +1,10 @@
 //! Downloads a version: only what is missing, and nothing stays that is not what the manifest says.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Context as _;
 use comptoir_domain::{
@@ -37,6 +41,7 @@ pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
     let version = ready(api, &args.dataset, args.number).await?;
     let path = format!("{versions}/{}", text(&version, "id")?);
     let mut files = manifest(api, &path, &version).await?;
+    let root = root(&files);
     if args.samples {
         files.retain(|file| file.is_sample);
     }
@@ -54,7 +59,9 @@ pub async fn pull(api: &Api, args: &PullArgs) -> anyhow::Result<Value> {
             .get(file.path.as_str())
             .context("a file of the manifest is not listed")?;
         let from = format!("{path}/files/{id}/content");
-        let fetched = fetch(api, &from, &args.out.join(file.path.as_str()), file, &bar).await;
+        let to = args.out.join(file.path.as_str());
+        let partial = partial(&to, root, file.sha256);
+        let fetched = fetch(api, &from, (&to, &partial), file, &bar).await;
         fetched.map_err(|error| {
             explained(error, args.number.is_some(), &version["number"], &file.path)
         })?;
@@ -116,11 +123,17 @@ async fn manifest(api: &Api, path: &str, version: &Value) -> anyhow::Result<Vec<
     ))
 }
 
+/// Where a file is until it is whole: beside its place, under a name that is short, and that no file of the version can have, since the root
+/// follows from their names.
+fn partial(to: &Path, root: impl Display, file: Sha256) -> PathBuf {
+    to.with_file_name(format!(".{root}-{file}.partial"))
+}
+
 /// Downloads what is missing of a file, which appears under its name when it is whole.
 async fn fetch(
     api: &Api,
     from: &str,
-    to: &Path,
+    (to, partial): (&Path, &Path),
     file: &ManifestFile,
     bar: &ProgressBar,
 ) -> anyhow::Result<()> {
@@ -132,10 +145,9 @@ async fn fetch(
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).await?;
     }
-    let partial = to.with_added_extension("partial");
-    let mut have = length(&partial).await;
+    let mut have = length(partial).await;
     if have > file.bytes {
-        fs::remove_file(&partial).await?;
+        fs::remove_file(partial).await?;
         have = 0;
     }
     bar.inc(have);
@@ -152,7 +164,7 @@ async fn fetch(
             .write(true)
             .append(goes_on)
             .truncate(!goes_on);
-        let mut partial = options.open(&partial).await?;
+        let mut partial = options.open(partial).await?;
         let mut pieces = response.bytes_stream();
         while let Some(piece) = pieces
             .try_next()
@@ -164,12 +176,12 @@ async fn fetch(
         }
         partial.sync_all().await?;
     }
-    let found = digest_of(&partial).await?;
+    let found = digest_of(partial).await?;
     if found != file.sha256 {
-        fs::remove_file(&partial).await?;
+        fs::remove_file(partial).await?;
         let message = format!("the bytes have the digest {found}, not {}", file.sha256);
         return Err(coded(Exit::NotVerified, message));
     }
-    fs::rename(&partial, to).await?;
+    fs::rename(partial, to).await?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use anyhow::Context as _;
 use serde_json::{Value, json};
 
-use super::{PURCHASE, list_in_state, ready, text};
+use super::{PURCHASE, list_purchases, ready, text};
 use crate::{
     args::market::{OfferArgs, Sell},
     client::{Context, http::Api, idempotency_key, jobs::list_path, money},
@@ -68,8 +68,7 @@ pub async fn run(context: &Context, api: &Api, verb: &Sell) -> anyhow::Result<()
             output.object(&api.post(&path, &json!({})).await?, OFFER);
         }
         Sell::Sales(args) => {
-            let of = (&args.page, args.state.as_ref());
-            output.list(&list_in_state(api, "/v1/sales", of).await?, SALE_ROW);
+            output.list(&list_purchases(api, "/v1/sales", args).await?, SALE_ROW);
         }
         Sell::Approve { purchase } => {
             let path = format!("/v1/sales/{purchase}/approve");

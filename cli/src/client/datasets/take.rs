@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
 
-use super::{PURCHASE, all, list_in_state, text};
+use super::{PURCHASE, all, list_in_state, list_purchases, text};
 use crate::{
     args::market::{Take, TakeArgs},
     client::{
@@ -98,8 +98,7 @@ pub async fn run(context: &Context, api: &Api, verb: &Take) -> anyhow::Result<()
             return Ok(());
         }
         Take::Purchases(args) => {
-            let of = (&args.page, args.state.as_ref());
-            let list = list_in_state(api, "/v1/purchases", of).await?;
+            let list = list_purchases(api, "/v1/purchases", args).await?;
             output.list(&list, PURCHASE_ROW);
             return Ok(());
         }

@@ -209,6 +209,8 @@ impl World {
                 salt: B256::from(receipt.result_salt),
             }),
             meter: serde_json::to_value(&receipt.bill).unwrap(),
+            right: receipt.documents.as_ref().map(|it| it.right.clone()),
+            finality: receipt.documents.map(|it| it.finality),
             proof: sealed.receipts_tree.proof(index).unwrap(),
         }
     }
