@@ -149,14 +149,7 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
             effective_at,
         } => (
             "Your payout address is about to change",
-            format!(
-                "Somebody who is signed in to your account asked that it be paid at\n\n    {new}\n\ninstead of\n\n    {old}\n\n\
-                 That happens at {}, for what is earned from then on. What is left under the old address then becomes\n\
-                 claimable there.\n\n\
-                 If it was not you, sign in before that time and take it back (`comptoir address cancel`, or POST\n\
-                 {origin}/v1/account/address/cancel), and replace your password.",
-                at(effective_at)
-            ),
+            change_words((old, new), &at(effective_at), origin),
         ),
         Notice::AddressChangeCancelled { new } => (
             "Your payout address stays as it is",
@@ -219,6 +212,16 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
                 .to_owned(),
         ),
     }
+}
+
+fn change_words((old, new): (&Address, &Address), effective_at: &str, origin: &str) -> String {
+    format!(
+        "Somebody who is signed in to your account asked that it be paid at\n\n    {new}\n\ninstead of\n\n    {old}\n\n\
+         That happens at {effective_at}, for what is earned from then on. What is left under the old address then becomes\n\
+         claimable there.\n\n\
+         If it was not you, sign in before that time and take it back (`comptoir address cancel`, or POST\n\
+         {origin}/v1/account/address/cancel), and replace your password."
+    )
 }
 
 fn takedown_words(
