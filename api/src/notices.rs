@@ -168,13 +168,7 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
         ),
         Notice::PasswordReset { expires_at } => (
             "Set a new password",
-            format!(
-                "Somebody asked to set a new password for your account. If it was you, use this token, once, until {}:\n\n\
-                 \x20   {secret}\n\n\
-                 with `comptoir password reset`, or POST {origin}/v1/auth/password.\n\n\
-                 If it was not you, do nothing: your password stays as it is.",
-                at(expires_at)
-            ),
+            reset_words(secret, &at(expires_at), origin),
         ),
         Notice::PasswordChanged {} => (
             "Your password was replaced",
@@ -221,6 +215,15 @@ fn change_words((old, new): (&Address, &Address), effective_at: &str, origin: &s
          claimable there.\n\n\
          If it was not you, sign in before that time and take it back (`comptoir address cancel`, or POST\n\
          {origin}/v1/account/address/cancel), and replace your password."
+    )
+}
+
+fn reset_words(secret: &str, expires_at: &str, origin: &str) -> String {
+    format!(
+        "Somebody asked to set a new password for your account. If it was you, use this token, once, until {expires_at}:\n\n\
+         \x20   {secret}\n\n\
+         with `comptoir password reset`, or POST {origin}/v1/auth/password.\n\n\
+         If it was not you, do nothing: your password stays as it is."
     )
 }
 
