@@ -5,6 +5,7 @@
 mod canary;
 mod children;
 mod harness;
+mod hosting;
 mod inference;
 mod refusals;
 mod training;

@@ -68,7 +68,7 @@ pub enum FromHost {
 }
 
 /// Bytes of a frame beside the call or the answer in it, at most.
-const FRAME_BYTES: usize = 64;
+pub const FRAME_BYTES: usize = 64;
 
 /// Something that is sent among others.
 pub trait Frame: Serialize {

@@ -85,8 +85,9 @@ impl Host {
     }
 
     /// Room for a message to it; none once it has ended.
-    pub async fn room(&self) -> Option<Room> {
-        self.orders.clone().reserve_owned().await.ok().map(Room)
+    pub fn room(&self) -> impl Future<Output = Option<Room>> + use<> {
+        let orders = self.orders.clone();
+        async move { orders.reserve_owned().await.ok().map(Room) }
     }
 
     /// What happens next. `Happened::Ended` comes once, whatever happens to the child; then nothing.

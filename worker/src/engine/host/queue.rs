@@ -106,7 +106,7 @@ mod tests {
         let calls = [(1, 2), (2, 1), (3, 2), (4, 9), (5, 1)];
         queue.push(calls.map(|(id, rows)| call(id, rows)).into());
         queue.cancel(Uuid::from_u128(3));
-        let mut taken = || -> Vec<(u128, bool)> {
+        let taken = || -> Vec<(u128, bool)> {
             let taken = queue.take(4).into_iter();
             taken.map(|it| (it.id.as_u128(), it.is_cancelled)).collect()
         };

@@ -47,7 +47,7 @@ fn listen(queue: &Queue) {
     let mut stdin = io::stdin().lock();
     while let Ok(Some(frames)) = read::<ToHost>(&mut stdin) {
         let now = Instant::now();
-        let mut calls = Vec::with_capacity(frames.len());
+        let mut calls: Vec<Waiting> = Vec::with_capacity(frames.len());
         for frame in frames {
             match frame {
                 ToHost::Call {
@@ -65,8 +65,10 @@ fn listen(queue: &Queue) {
                     }),
                 }),
                 ToHost::Cancel(id) => {
-                    queue.push(std::mem::take(&mut calls));
                     queue.cancel(id);
+                    for call in calls.iter_mut().filter(|call| call.id == id) {
+                        call.is_cancelled = true;
+                    }
                 }
             }
         }
