@@ -159,7 +159,10 @@ impl Fetcher<'_> {
     /// One answer, to its end or until the connection breaks.
     async fn part(&self, blob: BlobSize, file: &mut Hashed<File>) -> Result<(), PartError> {
         let from = file.bytes();
-        let mut response = self.client.download(self.purpose, blob.sha256, from).await?;
+        let mut response = self
+            .client
+            .download(self.purpose, blob.sha256, from)
+            .await?;
         if from > 0 {
             let range = response
                 .headers()

@@ -302,7 +302,11 @@ async fn what_is_not_finite_is_computed_as_it_is() {
     let calls = vec![broken, images(1, 1)];
     let [nan, good] = hosted.outputs(calls).await.try_into().unwrap();
     assert!(floats(&nan.tensors[0].bytes).iter().all(|it| it.is_nan()));
-    assert!(floats(&good.tensors[0].bytes).iter().all(|it| it.is_finite()));
+    assert!(
+        floats(&good.tensors[0].bytes)
+            .iter()
+            .all(|it| it.is_finite())
+    );
 }
 
 #[tokio::test]
@@ -313,9 +317,17 @@ async fn batches_are_as_large_as_the_program_and_the_order_allow() {
     let mut few = Hosted::of(&program, 100).await;
     let mut many = Hosted::of(&example("mlp.pt2"), 100).await;
     for (count, batch_rows) in [(1, 4), (4, 4), (6, 6), (7, 6), (27, 6)] {
-        let [ours] = few.outputs(vec![images(0, count)]).await.try_into().unwrap();
+        let [ours] = few
+            .outputs(vec![images(0, count)])
+            .await
+            .try_into()
+            .unwrap();
         assert_eq!(ours.batch_rows, batch_rows, "{count} rows");
-        let [theirs] = many.outputs(vec![images(0, count)]).await.try_into().unwrap();
+        let [theirs] = many
+            .outputs(vec![images(0, count)])
+            .await
+            .try_into()
+            .unwrap();
         assert_close(&ours, &theirs);
     }
     let mut small = Hosted::of(&example("mlp.pt2"), 5).await;

@@ -132,7 +132,11 @@ impl Hosting {
             file_bytes: 0,
         };
         let on = (self.workshop.device, self.workshop.threads);
-        let host = match self.workshop.launcher.host(limits, on, task, scratch.path()) {
+        let host = match self
+            .workshop
+            .launcher
+            .host(limits, on, task, scratch.path())
+        {
             Ok(host) => host,
             Err(error) => return Gone::worker(format_args!("start a child: {error}")),
         };

@@ -29,7 +29,11 @@ use self::{
     socket::Socket,
     table::{Table, Taken},
 };
-use super::{attempt::Workshop, backoff::Backoff, run::{BARRED_AGAIN, STOP_GRACE}};
+use super::{
+    attempt::Workshop,
+    backoff::Backoff,
+    run::{BARRED_AGAIN, STOP_GRACE},
+};
 
 /// How often the other side is asked whether it is still there.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -110,7 +114,9 @@ impl Hosting {
                     self.disconnect();
                     match ended {
                         Ok(()) => return,
-                        Err(why) => tracing::warn!(%why, "the connection for calls of models is lost"),
+                        Err(why) => {
+                            tracing::warn!(%why, "the connection for calls of models is lost")
+                        }
                     }
                     if since.elapsed() > SILENCE_MAX {
                         backoff.reset();
@@ -238,7 +244,8 @@ impl Hosting {
             for version in &start.evicted {
                 tracing::info!(%version, "a version of a model makes room");
             }
-            self.ending.send_modify(|ending| *ending += start.evicted.len());
+            self.ending
+                .send_modify(|ending| *ending += start.evicted.len());
             self.outbox.tell_hosting();
             self.keepers.spawn(Arc::clone(self).keep(*start));
         }

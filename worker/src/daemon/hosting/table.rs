@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use comptoir_wire::calls::{Fault, FaultCause, HOSTED_MAX, Heading, HostOrder, Hosting, MESSAGE_BYTES_MAX};
+use comptoir_wire::calls::{
+    Fault, FaultCause, HOSTED_MAX, Heading, HostOrder, Hosting, MESSAGE_BYTES_MAX,
+};
 use serde_bytes::ByteBuf;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;

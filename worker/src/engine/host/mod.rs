@@ -178,7 +178,10 @@ mod tests {
     #[test]
     fn as_many_frames_go_together_as_a_message_holds() {
         assert_eq!(fitting::<FromHost>(&[]), 0);
-        assert_eq!(fitting(&vec![answer(1); calls::FRAMES_MAX + 1]), calls::FRAMES_MAX);
+        assert_eq!(
+            fitting(&vec![answer(1); calls::FRAMES_MAX + 1]),
+            calls::FRAMES_MAX
+        );
         let large = vec![answer(calls::MESSAGE_BYTES_MAX / 2 - 2 * FRAME_BYTES); 3];
         assert_eq!(fitting(&large), 2);
         assert!(calls::pack(&large[..2]).len() <= calls::MESSAGE_BYTES_MAX);

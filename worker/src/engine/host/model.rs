@@ -184,7 +184,8 @@ impl Model {
             let outputs = self.run(&inputs, start, (length, batch_rows));
             self.reset().map_err(Stopped::Program)?;
             let outputs = outputs.map_err(Stopped::Rows)?;
-            for ((whole, output), row) in computed.outputs.iter_mut().zip(outputs).zip(&self.outputs)
+            for ((whole, output), row) in
+                computed.outputs.iter_mut().zip(outputs).zip(&self.outputs)
             {
                 // What was computed of rows that only fill the batch up is let go.
                 whole.extend_from_slice(&output[..index(length) * row.bytes]);

@@ -11,7 +11,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::{FromHost, FramesError, ToHost, decode_length, encode};
+use super::{FramesError, FromHost, ToHost, decode_length, encode};
 use crate::engine::{
     failure::{Code, Failure},
     limits::{self, Limits},
@@ -222,9 +222,7 @@ fn read_frames(
     receiver
 }
 
-async fn read_message(
-    from: &mut (impl AsyncRead + Unpin),
-) -> Result<Vec<FromHost>, FramesError> {
+async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> Result<Vec<FromHost>, FramesError> {
     let mut header = [0; LENGTH_BYTES];
     from.read_exact(&mut header).await?;
     let mut body = vec![0; decode_length(header)?];

@@ -17,7 +17,7 @@ use tch::Device;
 use uuid::Uuid;
 
 use super::{
-    FromHost, FramesError, HostTask, Model, ToHost, encode, fitting,
+    FramesError, FromHost, HostTask, Model, ToHost, encode, fitting,
     model::Stopped,
     queue::{Queue, Waiting},
     read,

@@ -47,7 +47,8 @@ impl Bench {
             version: id(version),
             within_ms: NOW_WITHIN_MS,
         };
-        self.table.call(&heading, ByteBuf::from(vec![0; bytes]), self.now)
+        self.table
+            .call(&heading, ByteBuf::from(vec![0; bytes]), self.now)
     }
 
     /// Calls a version and answers; which ones went for it.
@@ -80,7 +81,11 @@ fn the_longest_unused_version_goes_when_another_needs_its_memory() {
     assert_eq!(bench.table.hosting().loaded, [id(1), id(2)]);
     assert_eq!(bench.load(3), [id(2)]);
     assert_eq!(bench.table.hosting().loaded, [id(1), id(3)]);
-    assert_eq!(bench.refused(2, 1), FaultCause::Busy, "it has not ended yet");
+    assert_eq!(
+        bench.refused(2, 1),
+        FaultCause::Busy,
+        "it has not ended yet"
+    );
     bench.table.ended(id(2), None, bench.now);
     assert_eq!(bench.load(2), [id(1)]);
 }
@@ -96,7 +101,11 @@ fn a_version_that_is_called_does_not_go() {
     assert_eq!(bench.refused(4, 1), FaultCause::Busy);
     bench.table.host(order(20, 11)).unwrap();
     assert_eq!(bench.refused(20, 1), FaultCause::Worker, "it never fits");
-    assert_eq!(bench.refused(30, 1), FaultCause::Worker, "nobody spoke of it");
+    assert_eq!(
+        bench.refused(30, 1),
+        FaultCause::Worker,
+        "nobody spoke of it"
+    );
 }
 
 #[test]
@@ -126,12 +135,18 @@ fn a_child_is_told_as_much_as_a_message_holds() {
     bench.now += Duration::from_millis(400);
     let told = bench.table.frames(id(1), bench.now);
     let ToHost::Call {
-        within_ms, was_cold, ..
+        within_ms,
+        was_cold,
+        ..
     } = &told[0]
     else {
         panic!("no call: {:?}", told[0])
     };
-    assert_eq!((*within_ms, *was_cold), (600, true), "it waited for that long");
+    assert_eq!(
+        (*within_ms, *was_cold),
+        (600, true),
+        "it waited for that long"
+    );
     assert_eq!(told.len(), 2);
     assert_eq!(bench.table.waits(id(1)), (true, true));
     assert_eq!(bench.table.frames(id(1), bench.now).len(), 1);
@@ -218,6 +233,9 @@ fn orders_are_bounded() {
     assert!(table.host(order(u128::MAX, 1)).is_err());
     assert!(table.host(order(0, 1)).is_ok());
     let ticket = "x\r\nauthorization: y".to_owned();
-    let forged = HostOrder { ticket, ..order(0, 1) };
+    let forged = HostOrder {
+        ticket,
+        ..order(0, 1)
+    };
     assert!(table.host(forged).is_err());
 }
