@@ -33,7 +33,7 @@ check: build
 	cargo fmt --all --check
 	@scripts/generate --check
 
-# Only `runner` links libtorch, and it needs no services.
+# Only `runner` and `hosting` link libtorch, and they need no services.
 bench: build
 	@scripts/bench $(NAME)
 

@@ -8,9 +8,12 @@ use comptoir_domain::{
     tensors::Tensors,
 };
 use comptoir_wire::calls::{self, Answer, Ask, Call, Fault, FaultCause, Outputs, Tensor};
-use comptoir_worker::engine::{
-    Code, Failure, Host, HostTask, Launcher,
-    host::{FromHost, Happened, ToHost, fitting},
+use comptoir_worker::{
+    engine::{
+        Code, Failure, Host, HostTask, Launcher,
+        host::{FromHost, Happened, ToHost, fitting},
+    },
+    sandbox::{Features, Sandbox},
 };
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
@@ -432,6 +435,26 @@ async fn what_does_not_load_says_why() {
     assert_eq!(code(&mlp, Some(b"x")).await, Code::InvalidWeights);
     let images = example("test.safetensors");
     assert_eq!(code(&mlp, Some(&images)).await, Code::InvalidWeights);
+}
+
+#[tokio::test]
+async fn without_walls_nothing_is_hosted() {
+    let launcher = launcher().behind(Sandbox {
+        features: Features {
+            landlock: None,
+            ..launcher().sandbox().features
+        },
+        allow_unsandboxed: false,
+    });
+    let scratch = tempfile::tempdir().unwrap();
+    let task = HostTask {
+        program: "program".into(),
+        weights: None,
+        batch_max: 1,
+    };
+    let refused = launcher.host(LIMITS, (Device::Cpu, 1), task, scratch.path());
+    let refusal = refused.unwrap_err().to_string();
+    assert!(refusal.contains("--allow-unsandboxed"), "{refusal}");
 }
 
 #[tokio::test]

@@ -129,6 +129,7 @@ impl Hosting {
         let limits = Limits {
             memory_bytes: order.memory_bytes,
             wall: WALL_MAX,
+            // It writes none.
             file_bytes: 0,
         };
         let on = (self.workshop.device, self.workshop.threads);
