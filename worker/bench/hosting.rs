@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    hint::black_box,
     io::{Cursor, Read as _, Write as _},
     path::Path,
     time::{Duration, Instant},
@@ -40,7 +41,7 @@ pub fn measure(options: &Options) -> anyhow::Result<Measured> {
     for _ in 0..options.rounds {
         let turns = u32::try_from(options.millis)? * 5;
         let batch_us = timed(turns, || {
-            net.turn();
+            black_box(net.turn());
             Ok(())
         })?;
         let reference = f64::from(TOGETHER) * 1e6 / batch_us;

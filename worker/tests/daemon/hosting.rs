@@ -151,7 +151,9 @@ async fn a_message_that_is_none_ends_the_connection_and_not_the_worker() {
         ticket: "x\r\ny: z".to_owned(),
         ..server.order(1, 1)
     };
+    let order = host(server.order(1, MODEL_BYTES));
     for message in [
+        Message::Binary(pack(&[order, call(1, 1), stray.clone()]).into()),
         Message::Binary(vec![0xff; 64].into()),
         Message::Binary(vec![0; MESSAGE_BYTES_MAX + 1].into()),
         Message::Binary(pack(&[stray]).into()),
@@ -159,11 +161,12 @@ async fn a_message_that_is_none_ends_the_connection_and_not_the_worker() {
         Message::Text("hello".into()),
     ] {
         let mut connection = server.connection().await;
-        connection.hosts(&[]).await;
         connection.send_any(message).await;
         connection.ended().await;
     }
     let mut connection = server.connection().await;
+    // What came before the stray frame was begun all the same.
+    connection.hosts(&[1]).await;
     connection.send(&[host(server.order(1, MODEL_BYTES))]).await;
     outputs(connection.ask(1, 1).await);
     worker.stop().await;

@@ -212,12 +212,13 @@ impl Hosting {
         }
     }
 
-    /// Takes the frames of one message.
+    /// Takes the frames of one message, up to one that is none.
     fn take(self: &Arc<Self>, message: &[u8]) -> Result<(), Lost> {
         let now = Instant::now();
         let (mut woken, mut starts) = (Vec::new(), Vec::new());
         let mut table = self.table();
-        for frame in calls::unpack::<ToWorker>(message)? {
+        let mut frames = calls::unpack::<ToWorker>(message)?.into_iter();
+        let taken = frames.try_for_each(|frame| {
             match frame {
                 ToWorker::Host(order) => table.host(*order).map_err(Lost::Refused)?,
                 ToWorker::Cancel(call) => {
@@ -229,12 +230,18 @@ impl Hosting {
                     let heading = calls::heading(&call)?;
                     match table.call(&heading, call, now) {
                         Taken::Queued(keeper) => woken.push(keeper),
-                        Taken::Start(start) => starts.push(start),
+                        Taken::Start(start) => {
+                            // Counted before any of them can end.
+                            let evicted = start.evicted.len();
+                            self.ending.send_modify(|ending| *ending += evicted);
+                            starts.push(start);
+                        }
                         Taken::Refused(fault) => self.outbox.add_fault([heading.id], &fault),
                     }
                 }
             }
-        }
+            Ok(())
+        });
         drop(table);
         // Only now: what came together is sent on together.
         for keeper in woken {
@@ -244,12 +251,10 @@ impl Hosting {
             for version in &start.evicted {
                 tracing::info!(%version, "a version of a model makes room");
             }
-            self.ending
-                .send_modify(|ending| *ending += start.evicted.len());
             self.outbox.tell_hosting();
             self.keepers.spawn(Arc::clone(self).keep(*start));
         }
-        Ok(())
+        taken
     }
 
     fn disconnect(&self) {
