@@ -142,7 +142,9 @@ impl Hosting {
             Err(error) => return Gone::worker(format_args!("start a child: {error}")),
         };
         let loaded = || {
-            files.iter().for_each(|file| transfer::discard(file));
+            for file in &files {
+                transfer::discard(file);
+            }
             self.table().loaded(order.version);
             self.outbox.tell_hosting();
             let loaded_ms = started.elapsed().as_millis();

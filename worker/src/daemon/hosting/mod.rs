@@ -115,7 +115,7 @@ impl Hosting {
                     match ended {
                         Ok(()) => return,
                         Err(why) => {
-                            tracing::warn!(%why, "the connection for calls of models is lost")
+                            tracing::warn!(%why, "the connection for calls of models is lost");
                         }
                     }
                     if since.elapsed() > SILENCE_MAX {

@@ -30,7 +30,8 @@ const MESSAGES_MAX: usize = 2;
 pub struct Host {
     orders: mpsc::Sender<Vec<u8>>,
     events: mpsc::Receiver<Happened>,
-    _alive: DropGuard,
+    /// Ends it when it is dropped.
+    alive: DropGuard,
 }
 
 /// What a host says.
@@ -79,7 +80,7 @@ impl Host {
         Self {
             orders,
             events: receiver,
-            _alive: ended.drop_guard(),
+            alive: ended.drop_guard(),
         }
     }
 
@@ -97,9 +98,9 @@ impl Host {
     /// Ends it, and waits until it is gone.
     pub async fn end(self) {
         let Self {
-            mut events, _alive, ..
+            mut events, alive, ..
         } = self;
-        drop(_alive);
+        drop(alive);
         while let Some(happened) = events.recv().await {
             if matches!(happened, Happened::Ended(_)) {
                 return;
