@@ -112,6 +112,8 @@ async fn a_child_that_dies_answers_its_calls_and_is_started_again() {
     connection
         .send(&[ToWorker::Cancel(Uuid::from_u128(2))])
         .await;
+    // They are known to have come once the next is answered.
+    assert_eq!(fault(connection.ask(9, 4).await).cause, FaultCause::Worker);
     server.signal(Signal::SIGKILL);
     let (id, answer) = connection.answer().await;
     assert_eq!(id, 3, "nobody waits for the other");
