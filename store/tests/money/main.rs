@@ -29,4 +29,6 @@ mod settling;
 #[cfg(test)]
 mod tenants;
 #[cfg(test)]
+mod usage;
+#[cfg(test)]
 mod vetoes;
