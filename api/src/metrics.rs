@@ -18,6 +18,8 @@ pub const RESULTS_DENIED: &str = "api_results_denied_total";
 pub const STRAYS_REMOVED: &str = "api_strays_removed_total";
 /// Can files of datasets be checked on this machine? 1 or 0.
 pub const CHECKER_READY: &str = "api_checker_ready";
+/// Allowances that were charged after their process fell silent, by what came of it.
+pub const ALLOWANCES_ABANDONED: &str = "api_allowances_abandoned_total";
 
 /// Tells the recorder what they mean; once, after it is installed.
 pub fn describe() {
@@ -56,5 +58,9 @@ pub fn describe() {
     metrics::describe_gauge!(
         CHECKER_READY,
         "Can files of datasets be checked on this machine? 1 or 0"
+    );
+    metrics::describe_counter!(
+        ALLOWANCES_ABANDONED,
+        "Allowances that were charged after their process fell silent, by what came of it"
     );
 }

@@ -58,6 +58,19 @@ impl Atto {
             .expect("bounded by `from_atto`")
     }
 
+    /// Base units, exactly: decimal digits, with a point where there is a fraction.
+    #[must_use]
+    pub fn base_units(self) -> String {
+        let floor = self.floor();
+        let rest = self.0.checked_sub(Self::from_base(floor).0);
+        let rest = rest.expect("the floor is no more").to_string();
+        let fraction = format!("{rest:0>18}");
+        match fraction.trim_end_matches('0') {
+            "" => floor.to_string(),
+            fraction => format!("{floor}.{fraction}"),
+        }
+    }
+
     /// The whole base units that cover it: what is held.
     #[must_use]
     pub fn ceil(self) -> Amount {
@@ -127,6 +140,20 @@ mod tests {
                 (floor, ceil),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn base_units_are_written_exactly() {
+        let cases = [
+            ("0", "0"),
+            ("1", "0.000000000000000001"),
+            ("7000000000000000000", "7"),
+            ("7100000000000000000", "7.1"),
+            ("7000000000000000010", "7.00000000000000001"),
+        ];
+        for (atto, base) in cases {
+            assert_eq!(atto.parse::<Atto>().unwrap().base_units(), base);
         }
     }
 

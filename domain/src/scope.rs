@@ -59,6 +59,8 @@ scopes! {
     ModelsRead = "models:read",
     /// Publish, price, change and deprecate models.
     ModelsWrite = "models:write",
+    /// See what calls of models used and cost.
+    UsageRead = "usage:read",
     /// See purchases, subscriptions and sales.
     PurchasesRead = "purchases:read",
     /// Buy, rent and subscribe, and end what was bought; answer requests.

@@ -78,6 +78,7 @@ pub mod needs {
         DatasetsWrite,
         ModelsRead,
         ModelsWrite,
+        UsageRead,
         PurchasesRead,
         PurchasesWrite,
         WorkersRead,

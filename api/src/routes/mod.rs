@@ -36,6 +36,7 @@ mod submissions;
 mod submit;
 mod subscriptions;
 mod takedowns;
+mod usage;
 mod verdict;
 mod webhook_deliveries;
 mod webhook_endpoints;
@@ -96,6 +97,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(sales::router())
         .merge(subscriptions::router())
         .merge(takedowns::router())
+        .merge(usage::router())
         .merge(quotes::router())
         .merge(receipts::router())
         .merge(verdict::router())

@@ -193,6 +193,25 @@ pub async fn abandoned(
     Ok(ids.into_iter().map(AllowanceId).collect())
 }
 
+/// Puts off closing one that could not be closed, so that it does not stand before the others.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn put_off(
+    conn: &mut PgConnection,
+    id: AllowanceId,
+    now: OffsetDateTime,
+) -> sqlx::Result<()> {
+    sqlx::query!(
+        "UPDATE allowances SET kept_until = $2 WHERE allowance_id = $1 AND closed_at IS NULL",
+        id.0,
+        now.saturating_add(grace()),
+    )
+    .execute(conn)
+    .await
+    .map(drop)
+}
+
 fn grace() -> time::Duration {
     time::Duration::try_from(ALLOWANCE_GRACE).expect("a minute is a duration")
 }

@@ -1,5 +1,6 @@
 //! What was used of models: one event for each call that was answered, counted in windows that are charged together.
 
+mod reads;
 mod record;
 mod windows;
 
@@ -11,6 +12,9 @@ use comptoir_domain::{
 };
 use time::OffsetDateTime;
 
+pub use reads::{
+    GroupBy, SumPlace, UsageFilter, UsageSum, UsageWindow, events, events_of, sums, window, windows,
+};
 pub use record::record;
 pub(crate) use windows::{OpenWindow, file_digest, windows_of};
 

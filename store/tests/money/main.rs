@@ -31,4 +31,6 @@ mod tenants;
 #[cfg(test)]
 mod usage;
 #[cfg(test)]
+mod usage_histories;
+#[cfg(test)]
 mod vetoes;

@@ -25,9 +25,9 @@ use uuid::Uuid;
 use crate::harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM, amount};
 
 /// Who made the models.
-const CREATOR: Address = CAROL;
+pub const CREATOR: Address = CAROL;
 /// Who owns the workers.
-const OWNERS: [Address; 2] = [BOB, Address::repeat_byte(0xda)];
+pub const OWNERS: [Address; 2] = [BOB, Address::repeat_byte(0xda)];
 
 pub struct Calling {
     pub money: Money,
@@ -106,7 +106,7 @@ impl Calling {
     }
 
     /// A key of the account, with a limit for its lifetime.
-    async fn key(&self, limit: u128) -> ApiKeyId {
+    pub async fn key(&self, limit: u128) -> ApiKeyId {
         let key = ApiKeyId::generate();
         sqlx::query(
             "INSERT INTO api_keys (api_key_id, account_id, name, prefix, key_hmac, scopes, created_at, spend_limit_base, spend_period)
