@@ -1,7 +1,7 @@
 //! What was used, over HTTP: sums, usage files and windows; and what a process left open when it fell silent.
 
 use alloy_primitives::Address;
-use axum::http::{StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use comptoir_api::steps;
 use comptoir_domain::{
     amount::Amount,
@@ -17,7 +17,7 @@ use comptoir_store::{
     receipts,
     usage::{self, UsageEvent},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
@@ -399,4 +399,22 @@ async fn what_a_silent_process_left_open_is_charged_by_a_step_and_one_that_fails
         .send()
         .await;
     assert_eq!(balance.text("/available/amount"), "886");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn an_allowance_that_makes_the_balance_low_says_so(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let it = Calling::new(&app, 1_000).await;
+    let endpoint = json!({ "url": "https://example.org/" });
+    crate::webhooks::create(&app, &it.caller, &endpoint).await;
+    let threshold = json!({ "amount": "500", "asset": it.asset.caip19(), "decimals": 18 });
+    let call = app.request(Method::PUT, "/v1/balance/alert").by(&it.caller);
+    let set = call.json(&json!({ "threshold": threshold })).send().await;
+    set.expect(StatusCode::OK);
+    it.open(None, 500).await;
+    assert_eq!(rows(&it.get("/v1/events").await), [] as [Value; 0]);
+    it.open(None, 1).await;
+    let events = it.get("/v1/events").await;
+    assert_eq!(events.text("/data/0/type"), "balance.low");
+    assert_eq!(events.text("/data/0/data/available/amount"), "499");
 }
