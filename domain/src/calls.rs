@@ -248,7 +248,7 @@ mod tests {
                 ..Counted::default()
             },
         };
-        let before = CallCarry::new(atto(900_000_000_000_000_000), Amount::ZERO).unwrap();
+        let before = CallCarry::new(atto(999_999_999_000_000_000), Amount::ZERO).unwrap();
         let covered = (before, base(8_000));
         calls
             .bill(
@@ -266,8 +266,8 @@ mod tests {
         let bill = billed();
         assert_eq!(
             bill.gross_base,
-            base(7_305),
-            "0.9 + 7300 + 5.000000005, rounded down"
+            base(7_306),
+            "0.999999999 + 7300 + 5.000000005, rounded down"
         );
         let read: CallsBill = serde_json::from_value(serde_json::to_value(&bill).unwrap()).unwrap();
         assert_eq!(read, bill);
@@ -287,10 +287,10 @@ mod tests {
                 |it| it.tariff.giga_madds_nano = it.tariff.call_nano,
                 BillMismatch::Amount,
             ),
-            (|it| it.gross_base = base(7_304), BillMismatch::Gross),
+            (|it| it.gross_base = base(7_305), BillMismatch::Gross),
             (|it| it.used_before_atto = Atto::ZERO, BillMismatch::Gross),
             (|it| it.charged_before_base = base(1), BillMismatch::Gross),
-            (|it| it.covered_base = base(7_304), BillMismatch::Gross),
+            (|it| it.covered_base = base(7_305), BillMismatch::Gross),
             (
                 |it| it.parties[0].credit = Amount::ZERO,
                 BillMismatch::Split,
