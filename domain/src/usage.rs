@@ -221,7 +221,6 @@ impl UsageDigest {
 mod digits {
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
     pub(super) fn serialize<S: Serializer>(it: &u128, to: S) -> Result<S::Ok, S::Error> {
         to.collect_str(it)
     }
