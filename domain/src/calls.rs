@@ -276,12 +276,13 @@ mod tests {
 
     #[test]
     fn one_changed_number_of_a_window_is_found() {
-        let mismatch = |change: fn(&mut CallsBill)| {
+        type Change = fn(&mut CallsBill);
+        let mismatch = |change: Change| {
             let mut changed = billed();
             change(&mut changed);
             changed.recompute().unwrap_err()
         };
-        let cases: [(fn(&mut CallsBill), BillMismatch); 9] = [
+        let cases: [(Change, BillMismatch); 9] = [
             (|it| it.counted.calls += 1, BillMismatch::Amount),
             (
                 |it| it.tariff.giga_madds_nano = it.tariff.call_nano,

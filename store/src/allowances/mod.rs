@@ -29,7 +29,7 @@ pub use close::{CloseError, close};
 pub use free::{give_back_free, take_free};
 
 /// For how long an allowance is kept without a word of its process.
-pub const ALLOWANCE_GRACE: Duration = Duration::from_secs(60);
+pub const ALLOWANCE_GRACE: Duration = Duration::from_mins(1);
 
 /// An allowance that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -145,11 +145,11 @@ async fn windows(
         .into_iter()
         .map(|it| ((it.model, it.number), it))
         .collect();
-    let priced = found.into_iter().filter_map(|(key, id)| {
+    let windows = found.into_iter().filter_map(|(key, id)| {
         let price = prices.get(&(key.model, key.price))?.clone();
         Some((key, Window { id, price }))
     });
-    Ok(priced.collect())
+    Ok(windows.collect())
 }
 
 async fn find_windows(

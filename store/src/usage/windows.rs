@@ -34,13 +34,13 @@ pub(crate) struct OpenWindow {
 /// The windows of an allowance, in the order in which they were opened.
 pub(crate) async fn windows_of(
     conn: &mut PgConnection,
-    allowance: AllowanceId,
+    of: AllowanceId,
 ) -> sqlx::Result<Vec<OpenWindow>> {
     let rows = sqlx::query!(
         "SELECT window_id, w.model_id, w.version_id, price_number, worker_owner, calls, rows, input_tokens, output_tokens, madds, manifest_sha256
          FROM usage_windows w JOIN model_versions v USING (version_id)
          WHERE allowance_id = $1 ORDER BY window_id",
-        allowance.0,
+        of.0,
     )
     .fetch_all(&mut *conn)
     .await?;
