@@ -359,10 +359,8 @@ fn file(state: AppState, tenant: tenant::Tenant, listed: Listed) -> Response {
             let limit = i64::try_from(LINES_AT_ONCE).unwrap_or(i64::MAX);
             let read = listed.read(&mut connection, after, limit).await;
             let records = read.inspect_err(|error| {
-                tracing::error!(
-                    error = error as &dyn std::error::Error,
-                    "a usage file ends early"
-                )
+                let error = error as &dyn std::error::Error;
+                tracing::error!(error, "a usage file ends early");
             })?;
             let next = records.last().filter(|_| records.len() == LINES_AT_ONCE);
             let next = next.map(|last| Some(CallCursor::of(last)));

@@ -143,7 +143,7 @@ impl History {
     /// A group of fresh calls, some from before, and some that lie about their cost. One group of four is lost with its transaction.
     async fn record(&mut self) {
         let mut events = Vec::new();
-        for _ in 0..1 + self.dice.roll(12) {
+        for _ in 0..=self.dice.roll(12) {
             match self.dice.roll(8) {
                 0 if !self.taken.is_empty() => {
                     let again = self.pick(self.taken.len());
