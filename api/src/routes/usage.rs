@@ -329,7 +329,9 @@ async fn list_usage_events(
         file(state, (caller.account, caller.address), listed)
     } else {
         let rows = listed.read(&mut connection, after, list.fetch()).await?;
-        let page = list.page(&state, &caller, rows, CallCursor::of, UsageEventBody::new);
+        let page = list.page(&state, &caller, rows, CallCursor::of, |it| {
+            UsageEventBody::new(&it)
+        });
         page.into_response()
     };
     let vary = HeaderValue::from_static("accept");

@@ -125,7 +125,7 @@ pub(super) struct UsageEventBody {
 }
 
 impl UsageEventBody {
-    pub(super) fn new(it: UsageRecord) -> Self {
+    pub(super) fn new(it: &UsageRecord) -> Self {
         Self {
             id: it.call,
             object: UsageEventObject::UsageEvent,
