@@ -3,6 +3,7 @@
 
 mod manifest;
 mod prices;
+mod schema;
 mod versions;
 
 pub(super) use prices::ModelPriceBody;
