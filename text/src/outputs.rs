@@ -4,7 +4,7 @@
 
 use std::num::NonZeroU32;
 
-use comptoir_domain::model::{Outcome, Pooling};
+use comptoir_domain::model::{Labels, Outcome, Pooling};
 use serde::Serialize;
 
 /// Lengths below this count as this one, as in PyTorch.
@@ -49,6 +49,15 @@ pub struct Ranked {
     pub index: u32,
     /// Its number.
     pub score: f32,
+}
+
+impl Ranked {
+    /// What the class is called.
+    #[must_use]
+    pub fn label<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
+        let name = labels.names.get(usize::try_from(self.index).ok()?);
+        name.map(String::as_str)
+    }
 }
 
 /// What was made of an output.

@@ -81,7 +81,7 @@ pub struct PublishArgs {
     /// The model's id.
     pub model: String,
     /// The `.pt2` archive that answers calls.
-    #[arg(long, required_unless_present = "job")]
+    #[arg(long, required_unless_present_any = ["job", "manifest"])]
     pub infer: Option<PathBuf>,
     /// The `.pt2` archive that goes on learning.
     #[arg(long, requires = "infer")]
@@ -95,8 +95,14 @@ pub struct PublishArgs {
     /// The output that these are of.
     #[arg(long, requires = "labels", value_name = "OUTPUT")]
     pub labelled: Option<String>,
+    /// A `tokenizer.json`, where the manifest says how texts become inputs.
+    #[arg(long, requires = "manifest")]
+    pub tokenizer: Option<PathBuf>,
+    /// The manifest as JSON, with `text` and `result`. Files that are named here take the place of what it names.
+    #[arg(long)]
+    pub manifest: Option<PathBuf>,
     /// A training job of yours, instead of files.
-    #[arg(long, conflicts_with = "infer")]
+    #[arg(long, conflicts_with_all = ["infer", "manifest"])]
     pub job: Option<String>,
     /// What is new in this version.
     #[arg(long, default_value = "")]

@@ -111,31 +111,59 @@ async fn show(api: &Api, id: &str) -> anyhow::Result<Value> {
 
 async fn publish(api: &Api, args: &PublishArgs) -> anyhow::Result<Value> {
     let mut body = json!({ "notes": args.notes });
-    match (&args.job, &args.infer) {
-        (Some(job), _) => body["job"] = json!(job),
-        (None, Some(infer)) => body["manifest"] = manifest(api, args, infer).await?,
-        (None, None) => anyhow::bail!("name --infer or --job"),
+    match &args.job {
+        Some(job) => body["job"] = json!(job),
+        None => body["manifest"] = manifest(api, args).await?,
     }
     let path = format!("/v1/models/{}/versions", args.model);
     Ok(api.create(&path, &idempotency_key(), &body).await?)
 }
 
 /// Uploads the files, and says what they are.
-async fn manifest(api: &Api, args: &PublishArgs, infer: &Path) -> anyhow::Result<Value> {
-    let mut manifest = json!({ "programs": { "infer": upload(api, infer).await? } });
-    if let Some(train) = &args.train {
-        manifest["programs"]["train"] = json!(upload(api, train).await?);
-    }
-    if let Some(weights) = &args.weights {
-        manifest["weights"] = json!(upload(api, weights).await?);
+async fn manifest(api: &Api, args: &PublishArgs) -> anyhow::Result<Value> {
+    let mut manifest = match &args.manifest {
+        Some(file) => {
+            let text = read(file).await?;
+            let document: Value = serde_json::from_str(&text)
+                .with_context(|| format!("{} is no JSON", file.display()))?;
+            let is_object = document.is_object();
+            anyhow::ensure!(is_object, "{} is no manifest", file.display());
+            document
+        }
+        None => json!({}),
+    };
+    let files = [
+        (&args.infer, "/programs/infer"),
+        (&args.train, "/programs/train"),
+        (&args.weights, "/weights"),
+        (&args.tokenizer, "/text/tokenizer"),
+    ];
+    for (file, place) in files {
+        let Some(file) = file else { continue };
+        let sha256 = json!(upload(api, file).await?);
+        match place[1..].split_once('/') {
+            Some((part, name)) => {
+                let part = &mut manifest[part];
+                if part.is_null() {
+                    *part = json!({});
+                }
+                anyhow::ensure!(part.is_object(), "the manifest has no place for {place}");
+                part[name] = sha256;
+            }
+            None => manifest[&place[1..]] = sha256,
+        }
     }
     if let (Some(file), Some(output)) = (&args.labels, &args.labelled) {
-        let text = tokio::fs::read_to_string(file).await;
-        let text = text.with_context(|| format!("read {}", file.display()))?;
+        let text = read(file).await?;
         let names: Vec<_> = text.lines().collect();
         manifest["labels"] = json!({ "output": output, "names": names });
     }
     Ok(manifest)
+}
+
+async fn read(file: &Path) -> anyhow::Result<String> {
+    let text = tokio::fs::read_to_string(file).await;
+    text.with_context(|| format!("read {}", file.display()))
 }
 
 async fn set_price(api: &Api, args: &PriceArgs) -> anyhow::Result<Value> {

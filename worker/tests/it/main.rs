@@ -6,5 +6,6 @@ mod canary;
 mod children;
 mod harness;
 mod inference;
+mod minilm;
 mod refusals;
 mod training;

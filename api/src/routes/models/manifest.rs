@@ -90,8 +90,12 @@ pub(super) async fn check(
             None => Err(not_there()),
         };
         let pointer = "/manifest/text/tokenizer".to_owned();
-        let tokenizer = noted(read, pointer, &mut errors)?;
-        vocabulary = tokenizer.map(|it| comptoir_text::vocabulary(&it, text));
+        if let Some(tokenizer) = noted(read, pointer, &mut errors)? {
+            let text = text.clone();
+            let read = move || comptoir_text::vocabulary(&tokenizer, &text);
+            let read = tokio::task::spawn_blocking(read).await;
+            vocabulary = Some(read.map_err(|error| Problem::internal(&error))?);
+        }
     }
     let misfits = manifest.misfits(Parts {
         programs: &programs,
