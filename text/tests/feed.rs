@@ -1,5 +1,7 @@
 //! Texts become the inputs that Python's `tokenizers` would make of them, and outputs what `NumPy` makes of them.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{collections::BTreeMap, num::NonZeroU32};
 
 use comptoir_domain::{
@@ -346,12 +348,18 @@ fn outputs_that_are_not_the_programs_are_refused_and_so_are_numbers_that_are_non
     };
     assert_eq!(made(&[hidden.clone(), pooled.clone()], Some(&[3])), Ok(1));
     let foreign = [
-        made(&[hidden.clone()], None),
+        made(std::slice::from_ref(&hidden), None),
         made(&[pooled.clone(), hidden.clone()], None),
         made(&[hidden.clone(), pooled.clone()], Some(&[3, 3])),
         made(&[hidden.clone(), tensor(&[1, 5], &[0.0; 4])], None),
         results(&outcome("no", None), &infer, &[], None).map(|it| it.len()),
-        results(&outcome("hidden", None), &infer, &[hidden.clone()], None).map(|it| it.len()),
+        results(
+            &outcome("hidden", None),
+            &infer,
+            std::slice::from_ref(&hidden),
+            None,
+        )
+        .map(|it| it.len()),
     ];
     for it in foreign {
         assert_eq!(it, Err(ResultError::Foreign));

@@ -386,6 +386,7 @@ mod dtype {
     };
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
     pub(super) fn serialize<S: Serializer>(it: &ScalarType, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(dtype_name(*it))
     }

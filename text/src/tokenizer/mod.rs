@@ -108,7 +108,7 @@ impl Tokenizer {
         specials: Specials,
         tokens_max: usize,
     ) -> Result<Encoding, EncodeError> {
-        self.framed(self.ids(text)?, specials, tokens_max)
+        self.framed(&self.ids(text)?, specials, tokens_max)
     }
 
     /// The first tokens of a text, `tokens_max` at most with those around it, which stay: for who asks that a text be cut.
@@ -124,7 +124,7 @@ impl Tokenizer {
         let mut ids = self.ids(text)?;
         let (before, behind) = self.around(specials);
         ids.truncate(tokens_max.saturating_sub(before.len() + behind.len()));
-        self.framed(ids, specials, tokens_max)
+        self.framed(&ids, specials, tokens_max)
     }
 
     /// The tokens of a text alone.
@@ -149,12 +149,12 @@ impl Tokenizer {
 
     fn framed(
         &self,
-        ids: Vec<u32>,
+        ids: &[u32],
         specials: Specials,
         tokens_max: usize,
     ) -> Result<Encoding, EncodeError> {
         let (before, behind) = self.around(specials);
-        let ids = [before, &ids, behind].concat();
+        let ids = [before, ids, behind].concat();
         if ids.len() > tokens_max {
             let (found, max) = (ids.len(), tokens_max);
             return Err(EncodeError::TooManyTokens { found, max });
