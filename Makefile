@@ -1,5 +1,5 @@
 # The two commands of a fresh clone: `make demo` and `make test`.
-.PHONY: help setup build demo up test check bench fmt generate clean schemathesis fuzz
+.PHONY: help setup build demo up test check bench fmt generate clean schemathesis fuzz minilm
 
 COMPTOIR := target/debug/comptoir
 
@@ -11,6 +11,7 @@ help:
 	@echo 'make bench     lists the benchmarks; make bench NAME=x runs one beside its reference'
 	@echo 'make schemathesis  generated requests against both OpenAPI documents'
 	@echo 'make fuzz      lists readers of foreign bytes; make fuzz NAME=x [RUNS=n] searches for what one does not survive'
+	@echo 'make minilm    all-MiniLM-L6-v2 as a program of ours, in target/minilm (PyTorch from PyPI, 2.5 GB)'
 	@echo 'make generate  rewrite openapi/ and .sqlx/'
 
 setup:
@@ -33,9 +34,13 @@ check: build
 	cargo fmt --all --check
 	@scripts/generate --check
 
-# Only `runner` links libtorch, and it needs no services.
+# Only `runner` and `hosting` link libtorch, and they need no services.
 bench: build
 	@scripts/bench $(NAME)
+
+# Without PyPI it says so, and nothing fails.
+minilm:
+	@scripts/minilm
 
 schemathesis: build
 	scripts/schemathesis

@@ -23,6 +23,7 @@ use comptoir_store::{
     blobs::Blob,
     prices, unstable,
 };
+use comptoir_text::Tokenizer;
 use lru::LruCache;
 use sqlx::{PgConnection, PgPool};
 use time::{Duration, OffsetDateTime};
@@ -31,6 +32,8 @@ use time::{Duration, OffsetDateTime};
 const OWNED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("above zero");
 /// Most programs and heads of tensor files; each may have some hundred kilobytes.
 const FILES_MAX: NonZeroUsize = NonZeroUsize::new(128).expect("above zero");
+/// Most tokenizers; each may have a hundred megabytes.
+const TOKENIZERS_MAX: NonZeroUsize = NonZeroUsize::new(16).expect("above zero");
 
 /// How long it is believed which programs are unstable.
 const UNSTABLE_KEPT_FOR: Duration = Duration::seconds(10);
@@ -43,6 +46,8 @@ pub(crate) struct Facts {
     pub programs: Kept<Sha256, Arc<ProgramFacts>>,
     /// The heads of tensor files.
     pub heads: Kept<Sha256, Arc<TensorsHeader>>,
+    /// Tokenizers of models.
+    pub tokenizers: Kept<Sha256, Arc<Tokenizer>>,
     /// Versions that could be served, and when that was seen.
     pub available: Kept<DatasetVersionId, OffsetDateTime>,
     terms: Mutex<Option<Arc<Terms>>>,
@@ -69,6 +74,7 @@ impl Default for Facts {
             owned: Kept::new(OWNED_MAX),
             programs: Kept::new(FILES_MAX),
             heads: Kept::new(FILES_MAX),
+            tokenizers: Kept::new(TOKENIZERS_MAX),
             available: Kept::new(OWNED_MAX),
             terms: Mutex::default(),
             unstable: Mutex::default(),
@@ -83,7 +89,7 @@ impl fmt::Debug for Facts {
 }
 
 impl<K: Hash + Eq, V: Clone> Kept<K, V> {
-    fn new(most: NonZeroUsize) -> Self {
+    pub fn new(most: NonZeroUsize) -> Self {
         Self(Mutex::new(LruCache::new(most)))
     }
 

@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod availability;
+pub mod calls;
 mod card;
 pub mod checking;
 mod dataset_inputs;
@@ -26,6 +27,7 @@ mod shredding;
 mod state;
 pub mod steps;
 pub mod sweeping;
+mod tensors;
 mod uploading;
 pub mod webhooks;
 
@@ -71,6 +73,12 @@ pub fn app(state: AppState) -> (Router, OpenApi) {
         .merge(docs::router(document));
     let router = comptoir_http::finish_with(router, BODY_BYTES_MAX, &edge);
     (router, openapi)
+}
+
+/// Is this the path of a call of a model? Those are asked often, and paid for.
+#[must_use]
+pub fn is_call(path: &str) -> bool {
+    path.starts_with("/v1/models/") && path.ends_with("/infer")
 }
 
 /// What a 451 links to, as RFC 7725 asks: who blocks, which is the service.

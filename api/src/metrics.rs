@@ -12,15 +12,35 @@ pub const PURCHASE_STEPS: &str = "api_purchase_steps_total";
 pub const CONTRIBUTIONS_LAPSED: &str = "api_contributions_lapsed_total";
 /// Takedowns that their clock decided, by what they became.
 pub const TAKEDOWNS_OVERDUE: &str = "api_takedowns_overdue_total";
+/// Calls of models, by outcome: `answered`, `refused`, `failed`.
+pub const CALLS: &str = "api_calls_total";
+/// Seconds from a call to its answer.
+pub const CALL_SECONDS: &str = "api_call_duration_seconds";
+/// Times that a call was asked of another worker, or given up, because the first one did not answer.
+pub const CALL_RETRIES: &str = "api_call_retries_total";
+/// Calls that wait for a worker.
+pub const CALLS_WAITING: &str = "api_calls_waiting";
+/// Workers that can host models, as this process knows.
+pub const CALL_HOSTS: &str = "api_call_hosts";
 /// Results that sellers of datasets did not release in time.
 pub const RESULTS_DENIED: &str = "api_results_denied_total";
 /// Objects that nobody referred to, and were removed, by what they were.
 pub const STRAYS_REMOVED: &str = "api_strays_removed_total";
 /// Can files of datasets be checked on this machine? 1 or 0.
 pub const CHECKER_READY: &str = "api_checker_ready";
+/// Allowances that were charged after their process fell silent, by what came of it.
+pub const ALLOWANCES_ABANDONED: &str = "api_allowances_abandoned_total";
 
 /// Tells the recorder what they mean; once, after it is installed.
 pub fn describe() {
+    metrics::describe_counter!(CALLS, "Calls of models, by outcome");
+    metrics::describe_histogram!(CALL_SECONDS, "Seconds from a call to its answer");
+    metrics::describe_counter!(
+        CALL_RETRIES,
+        "Times that a worker did not answer a call that it was asked"
+    );
+    metrics::describe_gauge!(CALLS_WAITING, "Calls that wait for a worker");
+    metrics::describe_gauge!(CALL_HOSTS, "Workers that can host models");
     metrics::describe_counter!(
         DATASET_CHECKS,
         "Versions of datasets that were checked, by outcome"
@@ -56,5 +76,9 @@ pub fn describe() {
     metrics::describe_gauge!(
         CHECKER_READY,
         "Can files of datasets be checked on this machine? 1 or 0"
+    );
+    metrics::describe_counter!(
+        ALLOWANCES_ABANDONED,
+        "Allowances that were charged after their process fell silent, by what came of it"
     );
 }

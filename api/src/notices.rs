@@ -149,14 +149,7 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
             effective_at,
         } => (
             "Your payout address is about to change",
-            format!(
-                "Somebody who is signed in to your account asked that it be paid at\n\n    {new}\n\ninstead of\n\n    {old}\n\n\
-                 That happens at {}, for what is earned from then on. What is left under the old address then becomes\n\
-                 claimable there.\n\n\
-                 If it was not you, sign in before that time and take it back (`comptoir address cancel`, or POST\n\
-                 {origin}/v1/account/address/cancel), and replace your password.",
-                at(effective_at)
-            ),
+            change_words((old, new), &at(effective_at), origin),
         ),
         Notice::AddressChangeCancelled { new } => (
             "Your payout address stays as it is",
@@ -175,13 +168,7 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
         ),
         Notice::PasswordReset { expires_at } => (
             "Set a new password",
-            format!(
-                "Somebody asked to set a new password for your account. If it was you, use this token, once, until {}:\n\n\
-                 \x20   {secret}\n\n\
-                 with `comptoir password reset`, or POST {origin}/v1/auth/password.\n\n\
-                 If it was not you, do nothing: your password stays as it is.",
-                at(expires_at)
-            ),
+            reset_words(secret, &at(expires_at), origin),
         ),
         Notice::PasswordChanged {} => (
             "Your password was replaced",
@@ -219,6 +206,25 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
                 .to_owned(),
         ),
     }
+}
+
+fn change_words((old, new): (&Address, &Address), effective_at: &str, origin: &str) -> String {
+    format!(
+        "Somebody who is signed in to your account asked that it be paid at\n\n    {new}\n\ninstead of\n\n    {old}\n\n\
+         That happens at {effective_at}, for what is earned from then on. What is left under the old address then becomes\n\
+         claimable there.\n\n\
+         If it was not you, sign in before that time and take it back (`comptoir address cancel`, or POST\n\
+         {origin}/v1/account/address/cancel), and replace your password."
+    )
+}
+
+fn reset_words(secret: &str, expires_at: &str, origin: &str) -> String {
+    format!(
+        "Somebody asked to set a new password for your account. If it was you, use this token, once, until {expires_at}:\n\n\
+         \x20   {secret}\n\n\
+         with `comptoir password reset`, or POST {origin}/v1/auth/password.\n\n\
+         If it was not you, do nothing: your password stays as it is."
+    )
 }
 
 fn takedown_words(

@@ -41,6 +41,7 @@ const NO_SCOPES: [&str; 0] = [];
         (name = "datasets", description = "Datasets: cards, versions, their files, and downloads"),
         (name = "market", description = "Offers of datasets, purchases, subscriptions and sales"),
         (name = "models", description = "Models, their versions and prices"),
+        (name = "calls", description = "Calls of models, and what they cost"),
         (name = "contributions", description = "What others add to a dataset, for a reward and a share of its sales"),
         (name = "takedowns", description = "Datasets that somebody says must not be here, and what their sellers say to that"),
         (name = "workers", description = "Your own workers, and tokens that join new ones"),

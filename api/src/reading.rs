@@ -15,6 +15,7 @@ use comptoir_store::{
     objects::{GetError, Objects, ReadPartError},
     quotes::{self, QuoteError},
 };
+use comptoir_text::{Tokenizer, limits::FILE_BYTES_MAX};
 use tokio::{sync::Semaphore, task::JoinError};
 
 use crate::{AppState, Problem, sealed::SealedFile};
@@ -22,7 +23,11 @@ use crate::{AppState, Problem, sealed::SealedFile};
 /// Archives that are read at once: each takes a thread and up to some hundred megabytes.
 const ARCHIVES_AT_ONCE: usize = 4;
 
+/// Tokenizers that are read at once: each takes a thread, up to some hundred megabytes, and seconds where a stranger means harm.
+const TOKENIZERS_AT_ONCE: usize = 2;
+
 static ARCHIVES: Semaphore = Semaphore::const_new(ARCHIVES_AT_ONCE);
+static TOKENIZERS: Semaphore = Semaphore::const_new(TOKENIZERS_AT_ONCE);
 
 /// Why a file could not be read as what it should be.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,7 @@ pub(crate) enum ReadError {
     #[error("open a file of a dataset")]
     Key(#[from] KeyError),
     /// Parsing ended in a panic.
-    #[error("parse an archive")]
+    #[error("parse a file")]
     Parse(#[from] JoinError),
     /// The facts could not be kept.
     #[error("keep the facts of a program")]
@@ -123,6 +128,33 @@ fn io(sha256: Sha256, error: std::io::Error) -> ReadError {
         },
         |error: Box<GetError>| ReadError::Objects(*error),
     )
+}
+
+/// A tokenizer. Read once, then remembered. Whoever asks knows who may read the blob.
+pub(crate) async fn tokenizer(
+    state: &AppState,
+    sha256: Sha256,
+) -> Result<Arc<Tokenizer>, ReadError> {
+    let kept = &state.submissions.facts.tokenizers;
+    if let Some(tokenizer) = kept.get(&sha256) {
+        return Ok(tokenizer);
+    }
+    let _permit = TOKENIZERS.acquire().await.expect("it is never closed");
+    if let Some(tokenizer) = kept.get(&sha256) {
+        return Ok(tokenizer);
+    }
+    let bytes = state.objects.get_all(sha256, FILE_BYTES_MAX as u64).await;
+    let bytes = bytes.map_err(|error| match error {
+        GetError::TooLarge { limit, .. } => {
+            ReadError::Refused(format!("a tokenizer has {limit} bytes at most"))
+        }
+        error => error.into(),
+    })?;
+    let read = tokio::task::spawn_blocking(move || Tokenizer::read(&bytes)).await?;
+    let tokenizer = read.map_err(|error| ReadError::Refused(chain(&error)))?;
+    let tokenizer = Arc::new(tokenizer);
+    kept.put(sha256, Arc::clone(&tokenizer));
+    Ok(tokenizer)
 }
 
 /// The head of a blob of tensors. Read once, then remembered.

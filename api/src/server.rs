@@ -5,9 +5,12 @@ use std::{io, time::Duration};
 use comptoir_http::server::{self, Limits};
 use comptoir_store::{accounts, idempotency, notices, password_resets, sessions, siwe_nonces};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    AppState, checking,
+    AppState,
+    calls::Calls,
+    checking,
     metrics::CHECKER_READY,
     steps, sweeping,
     webhooks::{self, sender::Sender, upkeep},
@@ -36,12 +39,17 @@ pub async fn serve(
     let stepping = tokio::spawn(take_steps(state.clone()));
     webhooks::describe();
     let sending = tokio::spawn(Sender::new(state.clone()).run());
+    let closing = CancellationToken::new();
+    let calling = tokio::spawn(Calls::run(state.clone(), closing.clone()));
     let checking: Vec<_> = (0..CHECKS_AT_ONCE)
         .map(|_| tokio::spawn(check(state.clone())))
         .collect();
     let sweeping = tokio::spawn(sweeping::run(state.clone()));
     let (router, _) = crate::app(state);
     let served = server::serve(listener, router, limits, shutdown).await;
+    // Once nobody waits for an answer any more, what was called is charged.
+    closing.cancel();
+    calling.await.map_err(io::Error::other)?;
     tidying.abort();
     stepping.abort();
     sweeping.abort();
@@ -80,23 +88,25 @@ async fn check(state: AppState) {
             tracing::error!(%error, "versions of datasets wait: their files are not checked on this machine");
         }
         was_ready = ready.is_ok();
-        while was_ready {
-            match checking::step(&state).await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    let causes: Vec<_> =
-                        std::iter::successors(Some(&error as &dyn std::error::Error), |it| {
-                            it.source()
-                        })
-                        .map(ToString::to_string)
-                        .collect();
-                    tracing::error!(
-                        error = causes.join(": "),
-                        "a version is not checked; it is tried again"
-                    );
-                    break;
-                }
+        if was_ready {
+            check_all(&state).await;
+        }
+    }
+}
+
+/// Checks until nothing waits any more, or something fails.
+async fn check_all(state: &AppState) {
+    loop {
+        match checking::step(state).await {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => {
+                let causes =
+                    std::iter::successors(Some(&error as &dyn std::error::Error), |it| it.source());
+                let causes: Vec<_> = causes.map(ToString::to_string).collect();
+                let error = causes.join(": ");
+                tracing::error!(error, "a version is not checked; it is tried again");
+                return;
             }
         }
     }

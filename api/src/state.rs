@@ -15,6 +15,7 @@ use crate::{
         callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
         sign_ins::SignIns,
     },
+    calls::Calls,
     mail::Mailer,
     uploading::Uploads,
     webhooks::Webhooks,
@@ -57,6 +58,8 @@ pub struct AppState {
     pub uploads: Uploads,
     /// Commits submissions in groups.
     pub submissions: Submissions,
+    /// Has calls of models answered.
+    pub calls: Calls,
 }
 
 impl AppState {

@@ -5,12 +5,13 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use comptoir_domain::{
     audit::{Action, Actor, Event},
     digest::Sha256,
-    id::{AccountId, TakedownId},
+    id::{AccountId, AllowanceId, TakedownId},
     takedown::Act,
 };
 use comptoir_store::{
     PgTransaction,
     address_changes::{self, Applied},
+    allowances::{self, CloseError},
     assets::{self, AssetError},
     audit,
     contributions::{self, AnswerError},
@@ -30,7 +31,10 @@ use crate::{
     AppState,
     auth::keys::random,
     mail::{Letter, Mailer},
-    metrics::{CONTRIBUTIONS_LAPSED, PURCHASE_STEPS, RESULTS_DENIED, TAKEDOWNS_OVERDUE},
+    metrics::{
+        ALLOWANCES_ABANDONED, CONTRIBUTIONS_LAPSED, PURCHASE_STEPS, RESULTS_DENIED,
+        TAKEDOWNS_OVERDUE,
+    },
     notices::{self, Notice},
     shredding,
 };
@@ -78,6 +82,7 @@ pub async fn step(state: &AppState) -> Result<usize, StepError> {
     done += release_what_is_left(state).await?;
     done += answer_reset_requests(state).await?;
     done += purchases_due(state).await?;
+    done += close_allowances(state).await?;
     done += decide_takedowns(state).await?;
     done += deny_results(state).await?;
     done += forget_links(state).await?;
@@ -176,6 +181,52 @@ async fn purchase_due(state: &AppState, it: Due, now: OffsetDateTime) -> Result<
     let mut tx = state.db.begin().await?;
     match purchases::step(&mut tx, it, now).await {
         Ok(()) => Ok(tx.commit().await?),
+        Err(error) => {
+            tx.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+/// Charges what processes that fell silent left open. Each in a transaction of its own: one that fails waits, and hinders no other.
+async fn close_allowances(state: &AppState) -> Result<usize, StepError> {
+    let now = state.now();
+    let limit = i64::try_from(AT_ONCE).unwrap_or(i64::MAX);
+    let abandoned = allowances::abandoned(&mut *state.db.acquire().await?, now, limit).await?;
+    let mut done = 0;
+    for id in abandoned {
+        let outcome = match close_allowance(state, id, now).await {
+            Ok(receipts) => {
+                tracing::warn!(allowance.id = %id, receipts, "an allowance was closed for a silent process");
+                done += 1;
+                "closed"
+            }
+            Err(error) => {
+                tracing::error!(
+                    allowance.id = %id,
+                    error = &error as &dyn std::error::Error,
+                    "an allowance waits"
+                );
+                allowances::put_off(&mut *state.db.acquire().await?, id, now).await?;
+                "failed"
+            }
+        };
+        metrics::counter!(ALLOWANCES_ABANDONED, "outcome" => outcome).increment(1);
+    }
+    Ok(done)
+}
+
+async fn close_allowance(
+    state: &AppState,
+    id: AllowanceId,
+    now: OffsetDateTime,
+) -> Result<usize, CloseError> {
+    let mut tx = state.db.begin().await?;
+    match allowances::close(&mut tx, id, now).await {
+        Ok(receipts) => {
+            tx.commit().await?;
+            Ok(receipts.len())
+        }
         Err(error) => {
             tx.rollback().await?;
             Err(error)

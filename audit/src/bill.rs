@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::{
+    calls,
     hash::{sha256, write_canonical},
     sale::{self, Documents},
     value::{Address, Hash, Receipt, ReceiptId, Share, unhex},
@@ -12,11 +13,12 @@ use crate::{
 const WHOLE_PPM: u128 = 1_000_000;
 /// Most that the house takes, in millionths: a fee of a fifth, and the tenth of a run that a sampled job adds for audits.
 const HOUSE_PPM_MAX: u128 = 272_728;
-/// Most that the house takes of what a dataset costs, in a job or in a sale.
+/// Most that the house takes of what a dataset costs, in a job or in a sale, and of calls.
 const DATA_HOUSE_PPM_MAX: u128 = 200_000;
 /// The kinds of receipts beside those of sales.
 const JOB: u8 = 1;
 const REWARD: u8 = 5;
+const CALLS: u8 = 6;
 /// What is known of a reward's bill.
 const REWARD_FIELDS: &[&str] = &[
     "contribution",
@@ -60,6 +62,8 @@ enum Terms {
     Sale(sale::Terms),
     /// Rows: what they come to.
     Reward(u128),
+    /// What was counted of calls, at their prices: what is charged for it.
+    Calls(u128),
 }
 
 /// What a job's dataset cost: a part of the gross with a split of its own.
@@ -87,7 +91,7 @@ pub enum InvalidBill {
     Unknown,
     /// It charges something else.
     #[error(
-        "the bill charges another gross than the receipt, or than its price, its seconds or its rows come to"
+        "the bill charges another gross than the receipt, or than its price and what it counts come to"
     )]
     Gross,
     /// Something else was given.
@@ -156,12 +160,13 @@ impl Bill {
             Terms::Sale(it) => (it.kind, it.gross, DATA_HOUSE_PPM_MAX, Some(it)),
             // Nothing is taken of a reward.
             Terms::Reward(earned) => (REWARD, *earned, 0, None),
+            Terms::Calls(charged) => (CALLS, *charged, DATA_HOUSE_PPM_MAX, None),
         };
-        // Only a job has data beside work, and no documents: its verdict is another's to tell.
-        let is_job = kind == JOB;
+        // Only a job has data beside work; it and calls have no documents: their verdict is another's to tell.
+        let (is_job, is_work) = (kind == JOB, matches!(kind, JOB | CALLS));
         if receipt.kind != kind
             || (!is_job && self.data.is_some())
-            || (is_job && self.documents.are_there())
+            || (is_work && self.documents.are_there())
         {
             return Err(InvalidBill::Kind);
         }
@@ -225,6 +230,9 @@ impl Terms {
     fn read(bill: &Value) -> Result<Self, InvalidBill> {
         if !bill["reward_per_row_base"].is_null() {
             return earned(bill).map(Self::Reward);
+        }
+        if !bill["tariff"].is_null() {
+            return calls::charge(bill).map(Self::Calls);
         }
         if bill["kind"].is_null() {
             return Ok(Self::Job);
@@ -358,7 +366,7 @@ mod tests {
         assert_eq!(takes(270_000, JOB), Ok(()));
         assert_eq!(takes(200_000, 2), Ok(()));
         assert_eq!(takes(210_000, 2), Err(InvalidBill::Weights));
-        for kind in [0, 3, 4, REWARD, 6, 64] {
+        for kind in [0, 3, 4, REWARD, CALLS, 64] {
             assert_eq!(takes(0, kind), Err(InvalidBill::Kind));
         }
         let mut reward = bill("21", &[(9, 1_000_000, 0)]);

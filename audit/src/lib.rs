@@ -5,6 +5,7 @@
 
 pub mod bill;
 mod books;
+mod calls;
 #[cfg(feature = "rpc")]
 pub mod chain;
 pub mod file;

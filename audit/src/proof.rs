@@ -13,8 +13,8 @@ use crate::{
     value::{Address, Deposit, Hash, Receipt},
 };
 
-/// The kinds of receipts that charge: a job, a purchase, a rental, a period of a subscription, a reward.
-const CHARGES: RangeInclusive<u8> = 1..=5;
+/// The kinds of receipts that charge: a job, a purchase, a rental, a period of a subscription, a reward, calls.
+const CHARGES: RangeInclusive<u8> = 1..=6;
 /// The kinds that move money without a charge: a refund, what is forfeited, what the platform owes, dust.
 const MOVEMENTS: RangeInclusive<u8> = 64..=67;
 

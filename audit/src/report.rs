@@ -198,7 +198,9 @@ impl Report {
         let told: Vec<_> = self
             .findings
             .iter()
-            .filter(|finding| finding.outcome == wanted && finding.check.is_essential())
+            .filter(|finding| finding.outcome == wanted)
+            // What fails makes the batch false, essential or not.
+            .filter(|finding| wanted == Outcome::Failed || finding.check.is_essential())
             .map(|finding| format!("{}: {}", finding.check, finding.detail))
             .collect();
         told.join("; ")

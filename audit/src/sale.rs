@@ -211,7 +211,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn gross(kind: &str, price: u128, time: Value) -> Result<(u8, u128), InvalidBill> {
+    fn gross(kind: &str, price: u128, time: &Value) -> Result<(u8, u128), InvalidBill> {
         let bill = json!({ "kind": kind, "price_base": price.to_string(), "time": time });
         Terms::read(&bill).map(|it| (it.kind, it.gross))
     }
@@ -222,24 +222,24 @@ mod tests {
 
     #[test]
     fn what_is_charged_follows_from_the_price_and_the_seconds() {
-        assert_eq!(gross("purchase", 7, Value::Null), Ok((2, 7)));
-        assert_eq!(gross("rental", 7, seconds(60, 59, 0)), Ok((3, 413)));
-        assert_eq!(gross("rental", 7, seconds(60, 61, 0)), Ok((3, 420)));
+        assert_eq!(gross("purchase", 7, &Value::Null), Ok((2, 7)));
+        assert_eq!(gross("rental", 7, &seconds(60, 59, 0)), Ok((3, 413)));
+        assert_eq!(gross("rental", 7, &seconds(60, 61, 0)), Ok((3, 420)));
         assert_eq!(
-            gross("rental", 7, seconds(7_200, 1, 3_600)),
+            gross("rental", 7, &seconds(7_200, 1, 3_600)),
             Ok((3, 25_200))
         );
-        assert_eq!(gross("rental", 7, seconds(60, 1, 3_600)), Ok((3, 420)));
+        assert_eq!(gross("rental", 7, &seconds(60, 1, 3_600)), Ok((3, 420)));
         assert_eq!(
-            gross("subscription", 100, seconds(86_400, 43_199, 0)),
+            gross("subscription", 100, &seconds(86_400, 43_199, 0)),
             Ok((4, 49))
         );
         assert_eq!(
-            gross("subscription", u128::MAX, seconds(9, 9, 0)),
+            gross("subscription", u128::MAX, &seconds(9, 9, 0)),
             Ok((4, u128::MAX))
         );
         assert_eq!(
-            gross("rental", u128::MAX, seconds(9, 9, 0)),
+            gross("rental", u128::MAX, &seconds(9, 9, 0)),
             Err(InvalidBill::Gross)
         );
     }
@@ -247,16 +247,16 @@ mod tests {
     #[test]
     fn a_kind_or_a_field_that_is_not_known_and_a_time_that_does_not_fit_are_refused() {
         let field = |name| Err(InvalidBill::Field(name));
-        assert_eq!(gross("gift", 7, Value::Null), field("kind"));
-        assert_eq!(gross("purchase", 7, seconds(1, 1, 0)), field("time"));
-        assert_eq!(gross("rental", 7, Value::Null), field("time"));
-        assert_eq!(gross("subscription", 7, seconds(0, 0, 0)), field("time"));
+        assert_eq!(gross("gift", 7, &Value::Null), field("kind"));
+        assert_eq!(gross("purchase", 7, &seconds(1, 1, 0)), field("time"));
+        assert_eq!(gross("rental", 7, &Value::Null), field("time"));
+        assert_eq!(gross("subscription", 7, &seconds(0, 0, 0)), field("time"));
         let discount =
             json!({ "kind": "purchase", "price_base": "7", "time": null, "discount": 1 });
         assert_eq!(Terms::read(&discount), Err(InvalidBill::Unknown));
         let mut time = seconds(60, 1, 0);
         time["free_seconds"] = 1.into();
-        assert_eq!(gross("rental", 7, time), Err(InvalidBill::Unknown));
+        assert_eq!(gross("rental", 7, &time), Err(InvalidBill::Unknown));
     }
 
     /// A rental of an hour that ended after ten seconds and a half, and its receipt's hashes.

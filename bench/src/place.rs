@@ -12,6 +12,7 @@ use comptoir_api::{
         password::Hasher,
         sign_ins::SignIns,
     },
+    calls::{Calls, Terms},
     webhooks::{Webhooks, guard::Guard},
 };
 use comptoir_checker::Checker;
@@ -44,6 +45,7 @@ use comptoir_store::{
     objects::Objects,
     pool::{self, ServiceRole},
     prices::{self, NewPrice},
+    relay::Relay,
     sessions,
     wake::Wake,
 };
@@ -332,6 +334,7 @@ fn api_state(
         webhooks: Webhooks::new(Guard::new(Vec::new()))?,
         callers: Callers::default(),
         submissions: Submissions::default(),
+        calls: Calls::new(Relay::local(), Terms::default()),
         uploads: Uploads::default(),
     })
 }

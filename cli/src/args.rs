@@ -4,6 +4,7 @@ pub mod card;
 pub mod datasets;
 pub mod market;
 pub mod models;
+pub mod usage;
 
 use std::path::PathBuf;
 
@@ -110,6 +111,8 @@ pub enum Command {
     /// Models: publish and price them.
     #[command(subcommand)]
     Model(models::Model),
+    /// What your calls of models used and cost.
+    Usage(usage::UsageArgs),
     /// What a job costs, term by term.
     Quote(SpecArgs),
     /// Submits and watches jobs.
@@ -490,12 +493,15 @@ pub enum Receipt {
 pub struct BillArgs {
     /// A receipt document.
     pub receipt: PathBuf,
-    /// The `.pt2` archive that ran; of a sale or a contribution, none did.
+    /// The `.pt2` archive that ran; of anything but a job, none did.
     #[arg(long)]
     pub program: Option<PathBuf>,
     /// How many rows your data has [default: what the receipt says].
     #[arg(long, requires = "program")]
     pub rows: Option<u64>,
+    /// The usage file of the receipt's window, where it is of calls: `comptoir usage --of uwn_… --csv FILE`.
+    #[arg(long, conflicts_with = "program")]
+    pub usage: Option<PathBuf>,
     /// Required: nothing else is offered than recomputing.
     #[arg(long, required = true)]
     pub recompute: bool,

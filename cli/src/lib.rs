@@ -24,7 +24,8 @@ use std::process::ExitCode;
 use args::{Cli, Command, Documented, Serve};
 use clap::CommandFactory as _;
 use client::{
-    Context, account, blobs, datasets, jobs, models, money, receipts, security, webhooks, workers,
+    Context, account, blobs, datasets, jobs, models, money, receipts, security, usage, webhooks,
+    workers,
 };
 
 /// Runs a command line.
@@ -79,6 +80,7 @@ async fn run_client(context: &Context, verb: Command) -> anyhow::Result<()> {
         Command::Dataset(verb) => datasets::run(context, &verb).await,
         Command::Model(verb) => models::run(context, &verb).await,
         Command::Blob(verb) => blobs::run(context, &verb).await,
+        Command::Usage(args) => usage::run(context, &args).await,
         Command::Quote(args) => jobs::quote(context, &args).await,
         Command::Job(verb) => jobs::run(context, &verb).await,
         Command::Worker(verb) => workers::run(context, &verb).await,

@@ -29,8 +29,8 @@ use crate::{
     service::{
         self,
         config::{
-            API_RATES, Allowances, ApiArgs, Common, Disputes, Endpoints, SCHEDULER_RATES,
-            SchedulerArgs, SettlerArgs, SettlerCare, Web, rate_from_env,
+            API_RATES, Allowances, ApiArgs, CALL_RATE, Common, Disputes, Endpoints,
+            SCHEDULER_RATES, SchedulerArgs, SettlerArgs, SettlerCare, Web, rate_from_env,
         },
         parts::Running,
     },
@@ -205,6 +205,7 @@ impl Node {
             scheduler_url: self.scheduler_url.clone(),
             rate_limit: rate_from_env("COMPTOIR_API_RATE_LIMIT", API_RATES.0)?,
             rate_limit_anonymous: rate_from_env("COMPTOIR_API_RATE_LIMIT_ANONYMOUS", API_RATES.1)?,
+            call_rate_limit: rate_from_env("COMPTOIR_API_CALL_RATE_LIMIT", CALL_RATE)?,
             cors_origins: Vec::new(),
             rpc_url: Some(self.embedded.urls.ethereum.parse()?),
             sign_in_chains: Vec::new(),

@@ -47,6 +47,24 @@ impl Atto {
         self.0.checked_add(other.0).and_then(Self::from_atto)
     }
 
+    /// `None` where the other is larger.
+    #[must_use]
+    pub fn checked_sub(self, other: Self) -> Option<Self> {
+        self.0.checked_sub(other.0).map(Self)
+    }
+
+    /// In base units, as an exact decimal fraction without needless digits: `7` or `7.000000001`.
+    #[must_use]
+    pub fn decimal(self) -> String {
+        let fraction = self.0.checked_rem(PER_BASE).unwrap_or_default();
+        let whole = self.floor().base();
+        if fraction.is_zero() {
+            return whole.to_string();
+        }
+        let fraction = format!("{fraction:0>18}");
+        format!("{whole}.{}", fraction.trim_end_matches('0'))
+    }
+
     /// The whole base units in it: what may be charged.
     #[must_use]
     pub fn floor(self) -> Amount {
@@ -56,6 +74,19 @@ impl Atto {
             .and_then(|base| base.try_into().ok());
         base.and_then(Amount::from_base)
             .expect("bounded by `from_atto`")
+    }
+
+    /// Base units, exactly: decimal digits, with a point where there is a fraction.
+    #[must_use]
+    pub fn base_units(self) -> String {
+        let floor = self.floor();
+        let rest = self.0.checked_sub(Self::from_base(floor).0);
+        let rest = rest.expect("the floor is no more").to_string();
+        let fraction = format!("{rest:0>18}");
+        match fraction.trim_end_matches('0') {
+            "" => floor.to_string(),
+            fraction => format!("{floor}.{fraction}"),
+        }
     }
 
     /// The whole base units that cover it: what is held.
@@ -112,6 +143,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_exact_amount_is_a_decimal_fraction_of_base_units() {
+        for (atto, decimal) in [
+            ("0", "0"),
+            ("7000000000000000000", "7"),
+            ("7000000001159000000", "7.000000001159"),
+            ("1", "0.000000000000000001"),
+        ] {
+            assert_eq!(atto.parse::<Atto>().unwrap().decimal(), decimal);
+        }
+        let (one, two) = (Atto::from_atto(U256::ONE), Atto::from_atto(U256::from(2)));
+        assert_eq!(two.unwrap().checked_sub(one.unwrap()), one);
+        assert_eq!(one.unwrap().checked_sub(two.unwrap()), None);
+    }
+
+    #[test]
     fn what_is_charged_rounds_down_and_what_is_held_rounds_up() {
         let cases = [
             ("0", 0, 0),
@@ -127,6 +173,20 @@ mod tests {
                 (floor, ceil),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn base_units_are_written_exactly() {
+        let cases = [
+            ("0", "0"),
+            ("1", "0.000000000000000001"),
+            ("7000000000000000000", "7"),
+            ("7100000000000000000", "7.1"),
+            ("7000000000000000010", "7.00000000000000001"),
+        ];
+        for (atto, base) in cases {
+            assert_eq!(atto.parse::<Atto>().unwrap().base_units(), base);
         }
     }
 

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::{
     amount::Amount,
     atto::Atto,
+    calls::CallsBill,
     charge::ChargeCarry,
     contribution::RewardBill,
     digest::Sha256,
@@ -86,6 +87,8 @@ pub enum Explanation {
     Sale(SaleBill),
     /// The bill of a contribution's reward.
     Contribution(RewardBill),
+    /// The bill of a usage window.
+    Calls(CallsBill),
 }
 
 impl Explanation {
@@ -96,6 +99,7 @@ impl Explanation {
             Self::Job(bill) => &bill.parties,
             Self::Sale(bill) => &bill.parties,
             Self::Contribution(bill) => &bill.parties,
+            Self::Calls(bill) => &bill.parties,
         }
     }
 
@@ -106,6 +110,7 @@ impl Explanation {
             Self::Job(bill) => bill.digest(),
             Self::Sale(bill) => bill.digest(),
             Self::Contribution(bill) => bill.digest(),
+            Self::Calls(bill) => bill.digest(),
         }
     }
 }

@@ -11,8 +11,8 @@ use uuid::Uuid;
 use crate::{
     amount::Amount,
     id::{
-        AttemptId, ContributionId, JobId, JournalEntryId, LedgerAccountId, PurchaseId, RefundId,
-        ReleaseId, SplitVersionId,
+        AllowanceId, AttemptId, ContributionId, JobId, JournalEntryId, LedgerAccountId, PurchaseId,
+        RefundId, ReleaseId, SplitVersionId, UsageWindowId,
     },
 };
 
@@ -183,6 +183,12 @@ pub enum Source {
     ContributionHoldRelease(ContributionId),
     /// A contribution that is accepted.
     ContributionCharge(ContributionId),
+    /// What calls may cost.
+    AllowanceHold(AllowanceId),
+    /// What calls did not cost.
+    AllowanceHoldRelease(AllowanceId),
+    /// The calls of a window.
+    CallsCharge(UsageWindowId),
     /// A withdrawal that was asked for.
     WithdrawalHold(ReleaseId),
     /// A withdrawal that was cancelled.
@@ -218,6 +224,9 @@ impl Source {
             Self::ContributionHold(_) => "contribution_hold",
             Self::ContributionHoldRelease(_) => "contribution_hold_release",
             Self::ContributionCharge(_) => "contribution_charge",
+            Self::AllowanceHold(_) => "allowance_hold",
+            Self::AllowanceHoldRelease(_) => "allowance_hold_release",
+            Self::CallsCharge(_) => "calls_charge",
             Self::WithdrawalHold(_) => "withdrawal_hold",
             Self::WithdrawalHoldRelease(_) => "withdrawal_hold_release",
             Self::Seal(_) => "seal",
@@ -245,6 +254,9 @@ impl Source {
             | Self::ContributionHold(_)
             | Self::ContributionHoldRelease(_)
             | Self::ContributionCharge(_)
+            | Self::AllowanceHold(_)
+            | Self::AllowanceHoldRelease(_)
+            | Self::CallsCharge(_)
             | Self::WithdrawalHold(_)
             | Self::WithdrawalHoldRelease(_)
             | Self::Seal(_)
@@ -267,6 +279,8 @@ impl Source {
             Self::ContributionHold(id)
             | Self::ContributionHoldRelease(id)
             | Self::ContributionCharge(id) => id.to_string(),
+            Self::AllowanceHold(id) | Self::AllowanceHoldRelease(id) => id.to_string(),
+            Self::CallsCharge(id) => id.to_string(),
             Self::WithdrawalHold(id) | Self::WithdrawalHoldRelease(id) => id.to_string(),
             Self::SplitClose(id) => id.to_string(),
             Self::HoldbackRelease(earned, owner) | Self::Forfeit(earned, owner) => {

@@ -59,6 +59,10 @@ scopes! {
     ModelsRead = "models:read",
     /// Publish, price, change and deprecate models.
     ModelsWrite = "models:write",
+    /// Call models, and pay for it.
+    ModelsCall = "models:call",
+    /// See what calls of models used and cost.
+    UsageRead = "usage:read",
     /// See purchases, subscriptions and sales.
     PurchasesRead = "purchases:read",
     /// Buy, rent and subscribe, and end what was bought; answer requests.

@@ -322,6 +322,51 @@ pub const ALL: &[Code] = &[
         "Others cannot find a model whose calls have no price. Give it one first; it may be 0.",
     ),
     code(
+        "version_retired",
+        410,
+        "Calls of the version have ended, as was announced. Call another version.",
+    ),
+    code(
+        "cost_too_high",
+        422,
+        "What the call comes to at the model's price is above every amount. Call it with fewer rows.",
+    ),
+    code(
+        "not_computed",
+        422,
+        "The model cannot compute these inputs, although their shapes fit. Nothing is charged.",
+    ),
+    code(
+        "no_worker",
+        503,
+        "No worker is connected that could answer, or those that were asked did not. Nothing is charged; try again after `Retry-After`.",
+    ),
+    code(
+        "version_not_served",
+        503,
+        "Workers cannot load the version. Nothing is charged; its creator has to publish another one.",
+    ),
+    code(
+        "allowance_closed",
+        503,
+        "What would have paid for the call was closed while it was computed. Nothing is charged; try again.",
+    ),
+    code(
+        "call_timeout",
+        504,
+        "No worker answered in time. Nothing is charged; try again after `Retry-After`.",
+    ),
+    code(
+        "upgrade_required",
+        426,
+        "The route is a WebSocket of a subprotocol that the detail names.",
+    ),
+    code(
+        "no_ticket",
+        403,
+        "The worker was not told to host the version, or its ticket has expired.",
+    ),
+    code(
         "nothing_ready",
         409,
         "The dataset cannot be listed before one of its versions is ready. Publish one first.",

@@ -79,6 +79,18 @@ impl<T: Serialize> IntoResponse for Json<T> {
 /// 415 for another content type, 400 for what is not JSON, 422 for JSON of another shape (unknown
 /// fields too, where the type denies them) and for text that Postgres cannot hold.
 pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, Problem> {
+    require_json(headers)?;
+    strict::read(body).map_err(|error| match error {
+        NoDocument::Malformed(detail) => Problem::malformed(detail),
+        NoDocument::Invalid { pointer, detail } => Problem::invalid(pointer, detail),
+    })
+}
+
+/// Is the body said to be JSON?
+///
+/// # Errors
+/// 415 for another content type.
+pub fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let mut kinds = headers.get_all(header::CONTENT_TYPE).iter();
     let kind = kinds
         .next()
@@ -88,10 +100,7 @@ pub fn parse_json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Resu
         let detail = "The body must be sent as application/json";
         return Err(Problem::unsupported_media_type(detail));
     }
-    strict::read(body).map_err(|error| match error {
-        NoDocument::Malformed(detail) => Problem::malformed(detail),
-        NoDocument::Invalid { pointer, detail } => Problem::invalid(pointer, detail),
-    })
+    Ok(())
 }
 
 fn is_json(content_type: &str) -> bool {

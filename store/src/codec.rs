@@ -2,7 +2,7 @@
 //! it is reported as a decode error, never rounded or skipped.
 
 use alloy_primitives::{Address, B256, U256};
-use comptoir_domain::{amount::Amount, digest::Sha256};
+use comptoir_domain::{amount::Amount, atto::Atto, digest::Sha256};
 use sqlx::types::BigDecimal;
 
 /// An amount as `numeric`.
@@ -38,6 +38,15 @@ pub fn to_wide(column: &'static str, stored: &BigDecimal) -> Result<U256, sqlx::
     digits(stored)
         .and_then(|text| text.parse().ok())
         .ok_or_else(|| corrupt(column, stored, "a wide count"))
+}
+
+/// An exact sum of money from `numeric`.
+///
+/// # Errors
+/// When the value is not a number of atto base units.
+pub fn to_atto(column: &'static str, stored: &BigDecimal) -> Result<Atto, sqlx::Error> {
+    Atto::from_atto(to_wide(column, stored)?)
+        .ok_or_else(|| corrupt(column, stored, "an amount in atto base units"))
 }
 
 /// An address from `bytea`.

@@ -1,4 +1,4 @@
-//! Locks on a part of an owner's balance: a budget of a job, a withdrawal on its way, the price of a purchase,
+//! Locks on a part of an owner's balance: a budget of a job or of calls, a withdrawal on its way, the price of a purchase,
 //! or the reward of a contribution.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
-    id::{ContributionId, HoldId, JobId, PurchaseId, ReleaseId},
+    id::{AllowanceId, ContributionId, HoldId, JobId, PurchaseId, ReleaseId},
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
 };
 use sqlx::PgConnection;
@@ -31,6 +31,8 @@ pub enum HoldSource {
     Purchase(PurchaseId),
     /// The reward of a contribution.
     Contribution(ContributionId),
+    /// The budget of calls.
+    Allowance(AllowanceId),
 }
 
 /// A lock that is wanted.
@@ -328,6 +330,7 @@ impl HoldSource {
             Self::Withdrawal(_) => "withdrawal",
             Self::Purchase(_) => "purchase",
             Self::Contribution(_) => "contribution",
+            Self::Allowance(_) => "allowance",
         }
     }
 
@@ -337,6 +340,7 @@ impl HoldSource {
             Self::Withdrawal(id) => id.0,
             Self::Purchase(id) => id.0,
             Self::Contribution(id) => id.0,
+            Self::Allowance(id) => id.0,
         }
     }
 
@@ -346,6 +350,7 @@ impl HoldSource {
             Self::Withdrawal(id) => Source::WithdrawalHold(id),
             Self::Purchase(id) => Source::PurchaseHold(id),
             Self::Contribution(id) => Source::ContributionHold(id),
+            Self::Allowance(id) => Source::AllowanceHold(id),
         }
     }
 
@@ -355,6 +360,7 @@ impl HoldSource {
             Self::Withdrawal(id) => Source::WithdrawalHoldRelease(id),
             Self::Purchase(id) => Source::PurchaseHoldRelease(id),
             Self::Contribution(id) => Source::ContributionHoldRelease(id),
+            Self::Allowance(id) => Source::AllowanceHoldRelease(id),
         }
     }
 }

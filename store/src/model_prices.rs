@@ -176,6 +176,29 @@ pub async fn current_of(
     rows.into_iter().map(ModelPrice::try_from).collect()
 }
 
+/// These prices of these models: those that there are.
+pub(crate) async fn find_all(
+    conn: &mut PgConnection,
+    wanted: &[(ModelId, i32)],
+) -> sqlx::Result<Vec<ModelPrice>> {
+    let (models, numbers): (Vec<_>, Vec<_>) = wanted
+        .iter()
+        .map(|(model, number)| (model.0, *number))
+        .unzip();
+    let rows = sqlx::query_as!(
+        Stored,
+        "SELECT model_id, number, asset_id, call_nano, row_nano, input_token_nano, output_token_nano, giga_madds_nano, free_calls_per_day, platform_ppm,
+           worker_ppm, payees, weights, effective_at, created_at
+         FROM model_prices
+         WHERE (model_id, number) IN (SELECT DISTINCT model, number FROM UNNEST($1::uuid[], $2::integer[]) AS it (model, number))",
+        &models,
+        &numbers,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter().map(ModelPrice::try_from).collect()
+}
+
 /// The prices of a model that the connection may see, newest first, before the number `before`.
 ///
 /// # Errors

@@ -168,6 +168,22 @@ pub async fn find(
     row.map(Model::try_from).transpose()
 }
 
+/// The model, whoever asks: the caller judges who may call it.
+///
+/// # Errors
+/// When the statement fails, or what is stored is not a model.
+pub async fn find_called(conn: &mut PgConnection, id: ModelId) -> sqlx::Result<Option<Model>> {
+    let row = sqlx::query_as!(
+        Row,
+        "SELECT model_id, account_id, name, title, description, licence, provenance, tags, visibility, shown_at, created_at, updated_at
+         FROM models WHERE model_id = $1",
+        id.0,
+    )
+    .fetch_optional(conn)
+    .await?;
+    row.map(Model::try_from).transpose()
+}
+
 /// The account's model, which nobody else changes until the transaction ends.
 ///
 /// # Errors

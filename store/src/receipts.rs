@@ -6,9 +6,12 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     bill::{Bill, Explanation},
-    contribution,
+    calls, contribution,
     digest::Sha256,
-    id::{AccountId, ContributionId, JobId, JournalEntryId, PurchaseId, ReceiptId, SplitVersionId},
+    id::{
+        AccountId, ContributionId, JobId, JournalEntryId, PurchaseId, ReceiptId, SplitVersionId,
+        UsageWindowId,
+    },
     sale::SaleKind,
 };
 use sqlx::{PgConnection, types::BigDecimal};
@@ -29,6 +32,8 @@ pub enum Subject {
     Sale(SaleKind, PurchaseId),
     /// A contribution that was accepted.
     Contribution(ContributionId),
+    /// The calls of a window.
+    Calls(UsageWindowId),
 }
 
 /// The kind of a job's leaf.
@@ -42,6 +47,7 @@ impl Subject {
             Self::Job(_) => JOB_KIND,
             Self::Sale(kind, _) => kind.leaf_kind(),
             Self::Contribution(_) => contribution::LEAF_KIND,
+            Self::Calls(_) => calls::LEAF_KIND,
         }
     }
 
@@ -50,7 +56,7 @@ impl Subject {
     pub const fn job(self) -> Option<JobId> {
         match self {
             Self::Job(job) => Some(job),
-            Self::Sale(..) | Self::Contribution(_) => None,
+            Self::Sale(..) | Self::Contribution(_) | Self::Calls(_) => None,
         }
     }
 
@@ -58,7 +64,7 @@ impl Subject {
     #[must_use]
     pub const fn purchase(self) -> Option<PurchaseId> {
         match self {
-            Self::Job(_) | Self::Contribution(_) => None,
+            Self::Job(_) | Self::Contribution(_) | Self::Calls(_) => None,
             Self::Sale(_, purchase) => Some(purchase),
         }
     }
@@ -67,25 +73,40 @@ impl Subject {
     #[must_use]
     pub const fn contribution(self) -> Option<ContributionId> {
         match self {
-            Self::Job(_) | Self::Sale(..) => None,
+            Self::Job(_) | Self::Sale(..) | Self::Calls(_) => None,
             Self::Contribution(contribution) => Some(contribution),
+        }
+    }
+
+    /// The usage window, where it is one.
+    #[must_use]
+    pub const fn window(self) -> Option<UsageWindowId> {
+        match self {
+            Self::Job(_) | Self::Sale(..) | Self::Contribution(_) => None,
+            Self::Calls(window) => Some(window),
         }
     }
 
     fn decode(
         kind: i16,
-        (job, purchase, contribution): (Option<Uuid>, Option<Uuid>, Option<Uuid>),
+        (job, purchase, contribution, window): (
+            Option<Uuid>,
+            Option<Uuid>,
+            Option<Uuid>,
+            Option<Uuid>,
+        ),
     ) -> sqlx::Result<Self> {
         let sale = [SaleKind::Purchase, SaleKind::Rental, SaleKind::Subscription];
         let sale = sale
             .into_iter()
             .find(|it| i16::from(it.leaf_kind()) == kind);
-        match (job, sale.zip(purchase), contribution) {
-            (Some(job), None, None) => Ok(Self::Job(JobId(job))),
-            (None, Some((kind, id)), None) => Ok(Self::Sale(kind, PurchaseId(id))),
-            (None, None, Some(id)) => Ok(Self::Contribution(ContributionId(id))),
+        match (job, sale.zip(purchase), contribution, window) {
+            (Some(job), None, None, None) => Ok(Self::Job(JobId(job))),
+            (None, Some((kind, id)), None, None) => Ok(Self::Sale(kind, PurchaseId(id))),
+            (None, None, Some(id), None) => Ok(Self::Contribution(ContributionId(id))),
+            (None, None, None, Some(id)) => Ok(Self::Calls(UsageWindowId(id))),
             _ => Err(sqlx::Error::Decode(
-                "a receipt is of a job, a sale or a contribution".into(),
+                "a receipt is of a job, a sale, a contribution or calls".into(),
             )),
         }
     }
@@ -167,16 +188,16 @@ pub(crate) async fn insert_all(
     let it = Columns::of(receipts)?;
     sqlx::query!(
         "WITH receipt AS (
-             INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, journal_entry_id, payer, gross_base,
-                 split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
+             INSERT INTO receipts (receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, window_id, journal_entry_id, payer,
+                 gross_base, split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
                  verdict_sha256, created_at, right_given, finality)
-             SELECT it.id, it.asset, it.account, it.kind, it.job, it.purchase, it.contribution, it.entry, it.payer, it.gross, it.split, it.input, it.input_salt,
-                 it.result, it.result_salt, it.meter, it.meter_sha256, it.verdict, it.created_at, it.right_given, it.finality
+             SELECT it.id, it.asset, it.account, it.kind, it.job, it.purchase, it.contribution, it.usage_window, it.entry, it.payer, it.gross, it.split,
+                 it.input, it.input_salt, it.result, it.result_salt, it.meter, it.meter_sha256, it.verdict, it.created_at, it.right_given, it.finality
              FROM UNNEST($1::uuid[], $2::integer[], $3::uuid[], $4::uuid[], $5::uuid[], $6::bytea[], $7::numeric[], $8::uuid[],
                      $9::bytea[], $10::bytea[], $11::bytea[], $12::bytea[], $13::jsonb[], $14::bytea[], $15::bytea[],
-                     $16::timestamptz[], $21::smallint[], $22::uuid[], $23::uuid[], $24::jsonb[], $25::jsonb[])
+                     $16::timestamptz[], $21::smallint[], $22::uuid[], $23::uuid[], $24::jsonb[], $25::jsonb[], $26::uuid[])
                  AS it (id, asset, account, job, entry, payer, gross, split, input, input_salt, result, result_salt, meter,
-                     meter_sha256, verdict, created_at, kind, purchase, contribution, right_given, finality)
+                     meter_sha256, verdict, created_at, kind, purchase, contribution, right_given, finality, usage_window)
          )
          INSERT INTO receipt_splits (receipt_id, party, payee, amount_base)
          SELECT * FROM UNNEST($17::uuid[], $18::smallint[], $19::bytea[], $20::numeric[])",
@@ -205,6 +226,7 @@ pub(crate) async fn insert_all(
         &it.contributions as &[Option<Uuid>],
         &it.rights as &[Option<serde_json::Value>],
         &it.finalities as &[Option<serde_json::Value>],
+        &it.windows as &[Option<Uuid>],
     )
     .execute(&mut **tx)
     .await
@@ -221,6 +243,7 @@ struct Columns {
     jobs: Vec<Option<Uuid>>,
     purchases: Vec<Option<Uuid>>,
     contributions: Vec<Option<Uuid>>,
+    windows: Vec<Option<Uuid>>,
     entries: Vec<Uuid>,
     payers: Vec<Vec<u8>>,
     gross: Vec<BigDecimal>,
@@ -247,7 +270,7 @@ impl Receipt {
     pub const fn job_bill(&self) -> Option<&Bill> {
         match &self.bill {
             Explanation::Job(bill) => Some(bill),
-            Explanation::Sale(_) | Explanation::Contribution(_) => None,
+            Explanation::Sale(_) | Explanation::Contribution(_) | Explanation::Calls(_) => None,
         }
     }
 }
@@ -267,6 +290,7 @@ impl Columns {
             columns.purchases.push(subject.purchase().map(|it| it.0));
             let contribution = subject.contribution().map(|it| it.0);
             columns.contributions.push(contribution);
+            columns.windows.push(subject.window().map(|it| it.0));
             columns.entries.push(receipt.entry.0);
             columns.payers.push(receipt.payer.to_vec());
             columns.gross.push(to_numeric(receipt.gross));
@@ -387,8 +411,8 @@ pub async fn list(conn: &mut PgConnection, ids: &[ReceiptId]) -> sqlx::Result<Ve
     let ids: Vec<_> = ids.iter().map(|id| id.0).collect();
     let rows = sqlx::query_as!(
         Row,
-        "SELECT receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, journal_entry_id, payer, gross_base,
-             split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
+        "SELECT receipt_id, asset_id, account_id, kind, job_id, purchase_id, contribution_id, window_id, journal_entry_id, payer,
+             gross_base, split_version_id, input_sha256, input_salt, result_sha256, result_salt, meter, meter_sha256,
              verdict_sha256, right_given, finality, created_at
          FROM receipts WHERE receipt_id = ANY ($1) ORDER BY receipt_id DESC",
         &ids,
@@ -427,6 +451,7 @@ struct Row {
     job_id: Option<Uuid>,
     purchase_id: Option<Uuid>,
     contribution_id: Option<Uuid>,
+    window_id: Option<Uuid>,
     journal_entry_id: Uuid,
     payer: Vec<u8>,
     gross_base: BigDecimal,
@@ -451,7 +476,12 @@ impl Row {
             account: AccountId(self.account_id),
             subject: Subject::decode(
                 self.kind,
-                (self.job_id, self.purchase_id, self.contribution_id),
+                (
+                    self.job_id,
+                    self.purchase_id,
+                    self.contribution_id,
+                    self.window_id,
+                ),
             )?,
             entry: JournalEntryId(self.journal_entry_id),
             payer: to_address("payer", &self.payer)?,

@@ -1,4 +1,4 @@
-//! What the jobs and purchases of API keys with a limit cost: what open ones hold, and what ended ones were charged.
+//! What the jobs, purchases and calls of API keys with a limit cost: what open ones hold, and what ended ones were charged.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -70,6 +70,12 @@ impl Budgets {
             budgets.insert(key, Budget { left, starts_on });
         }
         Ok(Self { budgets })
+    }
+
+    /// What the key may still spend; `None` for a key without a limit.
+    #[must_use]
+    pub fn left(&self, key: ApiKeyId) -> Option<Amount> {
+        self.budgets.get(&key).map(|budget| budget.left)
     }
 
     /// Takes a hold out of what the key may spend. A key without a limit is refused nothing.
@@ -149,6 +155,7 @@ async fn count_ended(tx: &mut PgTransaction<'_>, keys: &[Uuid]) -> sqlx::Result<
          SELECT api_key_id, starts_on, coalesce(sum(CASE source_kind
              WHEN 'job' THEN (SELECT gross_base FROM receipts WHERE job_id = source_id)
              WHEN 'contribution' THEN (SELECT gross_base FROM receipts WHERE contribution_id = source_id)
+             WHEN 'allowance' THEN (SELECT charged_base FROM allowances WHERE allowance_id = source_id)
              ELSE (SELECT gross_base FROM receipts WHERE purchase_id = source_id) END), 0)
          FROM ended GROUP BY api_key_id, starts_on
          ON CONFLICT (api_key_id, starts_on) DO UPDATE SET charged_base = it.charged_base + EXCLUDED.charged_base",
@@ -159,7 +166,7 @@ async fn count_ended(tx: &mut PgTransaction<'_>, keys: &[Uuid]) -> sqlx::Result<
     .map(drop)
 }
 
-/// What the key's jobs, purchases and rewards of a period hold and were charged.
+/// What the key's jobs, purchases, rewards and calls of a period hold and were charged.
 ///
 /// # Errors
 /// When the statement fails.
@@ -174,6 +181,7 @@ pub async fn spent(
                    SELECT sum(CASE WHEN h.ended_at IS NULL THEN held_base
                        WHEN source_kind = 'job' THEN (SELECT gross_base FROM receipts WHERE job_id = source_id)
                        WHEN source_kind = 'contribution' THEN (SELECT gross_base FROM receipts WHERE contribution_id = source_id)
+                       WHEN source_kind = 'allowance' THEN (SELECT charged_base FROM allowances WHERE allowance_id = source_id)
                        ELSE (SELECT gross_base FROM receipts WHERE purchase_id = source_id) END)
                    FROM api_key_holds JOIN holds AS h USING (source_kind, source_id)
                    WHERE api_key_id = $1 AND starts_on = $2

@@ -3,16 +3,16 @@
 //! so everything is a function of its arguments, the same on every machine, and bounded whoever wrote them.
 
 pub mod chat;
+mod feed;
 mod generation;
 mod outputs;
 mod sampling;
 mod stops;
 mod tokenizer;
 
+pub use feed::{Fed, FeedError, Overlong, ResultError, TEXTS_BYTES_MAX, feed, results, vocabulary};
 pub use generation::{FinishReason, Generated, Generation, GenerationError, Limits};
-pub use outputs::{
-    Applied, InvalidOutputs, InvalidRows, Outputs, Pooling, Ranked, Rows, normalise, softmax, top_k,
-};
+pub use outputs::{Applied, InvalidRows, Ranked, Rows, apply, normalise, softmax, top_k};
 pub use sampling::{InvalidLogits, InvalidSampling, Sampler, Sampling};
 pub use stops::{InvalidStops, STOP_BYTES_MAX, STOPS_MAX, Scanned, StopFilter, Stops};
 pub use tokenizer::{

@@ -4,53 +4,11 @@
 
 use std::num::NonZeroU32;
 
-use serde::{Deserialize, Serialize};
+use comptoir_domain::model::{Labels, Outcome, Pooling};
+use serde::Serialize;
 
-/// Classes that may be asked for.
-pub const TOP_K_MAX: u32 = 10_000;
 /// Lengths below this count as this one, as in PyTorch.
 const LENGTH_LEAST: f64 = 1e-12;
-
-/// What is made of the rows of an output, in the order of the fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Outputs {
-    /// How the rows of all tokens become one. Absent: there must be one row.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pooling: Option<Pooling>,
-    /// Is the vector scaled to a length of 1 (L2)?
-    #[serde(default)]
-    pub normalise: bool,
-    /// Do the numbers become probabilities?
-    #[serde(default)]
-    pub softmax: bool,
-    /// How many of the largest are given, with their places. Absent: all, in their order.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub top_k: Option<NonZeroU32>,
-}
-
-/// How the rows of a text's tokens become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Pooling {
-    /// Their mean, of those that the mask has.
-    Mean,
-    /// The first one.
-    Cls,
-    /// The last one that the mask has.
-    Last,
-}
-
-/// Why a declaration is not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidOutputs {
-    /// A vector of length 1 has no classes, and no probabilities.
-    #[error("`normalise` goes neither with `softmax` nor with `top_k`")]
-    NormalisedClasses,
-    /// Too many classes are asked for.
-    #[error("top_k is {0}, and may be {TOP_K_MAX}")]
-    TopK(u32),
-}
 
 /// Why nothing can be made of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -93,6 +51,15 @@ pub struct Ranked {
     pub score: f32,
 }
 
+impl Ranked {
+    /// What the class is called.
+    #[must_use]
+    pub fn label<'a>(&self, labels: &'a Labels) -> Option<&'a str> {
+        let name = labels.names.get(usize::try_from(self.index).ok()?);
+        name.map(String::as_str)
+    }
+}
+
 /// What was made of an output.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Applied {
@@ -102,42 +69,26 @@ pub enum Applied {
     Ranked(Vec<Ranked>),
 }
 
-impl Outputs {
-    /// Refuses what does not go together.
-    ///
-    /// # Errors
-    /// For `normalise` with `softmax` or `top_k`, and for too many classes.
-    pub fn check(&self) -> Result<(), InvalidOutputs> {
-        if self.normalise && (self.softmax || self.top_k.is_some()) {
-            return Err(InvalidOutputs::NormalisedClasses);
-        }
-        match self.top_k.map(NonZeroU32::get) {
-            Some(k) if k > TOP_K_MAX => Err(InvalidOutputs::TopK(k)),
-            _ => Ok(()),
-        }
+/// Makes of rows what is declared.
+///
+/// # Errors
+/// For rows that cannot become one, and numbers that are not finite.
+pub fn apply(outcome: &Outcome, rows: Rows<'_>) -> Result<Applied, InvalidRows> {
+    let mut vector = match outcome.pooling {
+        Some(pooling) => rows.pooled(pooling)?,
+        None if rows.mask.len() == 1 => rows.numbers.to_vec(),
+        None => return Err(InvalidRows::NoPooling(rows.mask.len())),
+    };
+    finite(&vector)?;
+    if outcome.normalise {
+        vector = normalise(&vector)?;
     }
-
-    /// Makes of rows what is declared.
-    ///
-    /// # Errors
-    /// For rows that cannot become one, and numbers that are not finite.
-    pub fn apply(&self, rows: Rows<'_>) -> Result<Applied, InvalidRows> {
-        let mut vector = match self.pooling {
-            Some(pooling) => rows.pooled(pooling)?,
-            None if rows.mask.len() == 1 => rows.numbers.to_vec(),
-            None => return Err(InvalidRows::NoPooling(rows.mask.len())),
-        };
-        finite(&vector)?;
-        if self.normalise {
-            vector = normalise(&vector)?;
-        }
-        if self.softmax {
-            vector = softmax(&vector)?;
-        }
-        match self.top_k {
-            Some(k) => Ok(Applied::Ranked(top_k(&vector, k.get())?)),
-            None => Ok(Applied::Vector(vector)),
-        }
+    if outcome.softmax {
+        vector = softmax(&vector)?;
+    }
+    match outcome.top_k.map(NonZeroU32::get) {
+        Some(k) => Ok(Applied::Ranked(top_k(&vector, k)?)),
+        None => Ok(Applied::Vector(vector)),
     }
 }
 
@@ -257,6 +208,8 @@ const fn to_f64(count: usize) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use serde::Deserialize;
+
     use super::*;
 
     /// Made by `fixtures/make.py` with `NumPy`.
@@ -273,6 +226,17 @@ mod tests {
         logits: Vec<f32>,
         softmax: Vec<f32>,
         top_3: Vec<u32>,
+    }
+
+    /// The rows as they are.
+    fn plain() -> Outcome {
+        Outcome {
+            output: "output".to_owned(),
+            pooling: None,
+            normalise: false,
+            softmax: false,
+            top_k: None,
+        }
     }
 
     fn reference() -> Reference {
@@ -319,10 +283,7 @@ mod tests {
             assert_eq!(normalise(&numbers), Err(InvalidRows::NotFinite(1)));
             assert_eq!(top_k(&numbers, 1), Err(InvalidRows::NotFinite(1)));
             let rows = Rows::new(&numbers, &[1], 2).unwrap();
-            assert_eq!(
-                Outputs::default().apply(rows),
-                Err(InvalidRows::NotFinite(1))
-            );
+            assert_eq!(apply(&plain(), rows), Err(InvalidRows::NotFinite(1)));
         }
     }
 
@@ -351,33 +312,6 @@ mod tests {
         }
         let rows = Rows::new(&[0.0; 6], &[0, 0], 3).unwrap();
         assert_eq!(rows.pooled(Pooling::Mean), Err(InvalidRows::EmptyMask));
-        assert_eq!(
-            Outputs::default().apply(rows),
-            Err(InvalidRows::NoPooling(2))
-        );
-    }
-
-    #[test]
-    fn a_declaration_is_what_it_must_be_and_nothing_else() {
-        let read = |json| serde_json::from_str::<Outputs>(json);
-        assert_eq!(
-            read(r#"{"pooling":"mean","normalise":true}"#)
-                .unwrap()
-                .check(),
-            Ok(())
-        );
-        assert_eq!(
-            read(r#"{"softmax":true,"top_k":5}"#).unwrap().check(),
-            Ok(())
-        );
-        let both = read(r#"{"normalise":true,"softmax":true}"#).unwrap();
-        assert_eq!(both.check(), Err(InvalidOutputs::NormalisedClasses));
-        assert_eq!(
-            read(r#"{"top_k":10001}"#).unwrap().check(),
-            Err(InvalidOutputs::TopK(10_001))
-        );
-        for json in [r#"{"top_k":0}"#, r#"{"pooling":"max"}"#, r#"{"relu":true}"#] {
-            assert!(read(json).is_err(), "{json}");
-        }
+        assert_eq!(apply(&plain(), rows), Err(InvalidRows::NoPooling(2)));
     }
 }

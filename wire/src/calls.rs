@@ -109,6 +109,17 @@ pub struct Call {
     pub ask: Ask,
 }
 
+/// What a call begins with, for whoever looks at nothing else of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct Heading {
+    /// Its name.
+    pub id: Uuid,
+    /// The version that is called.
+    pub version: Uuid,
+    /// Milliseconds from its arrival after which nobody waits for it.
+    pub within_ms: u32,
+}
+
 /// What a call asks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Ask {
@@ -301,6 +312,17 @@ pub fn call(bytes: &[u8]) -> Result<Call, Malformed> {
     Ok(call)
 }
 
+/// What a call begins with that was encoded; what follows may be anything.
+///
+/// # Errors
+/// When it begins otherwise, or is longer than any.
+pub fn heading(bytes: &[u8]) -> Result<Heading, Malformed> {
+    if bytes.len() > CALL_BYTES_MAX {
+        return Err(Malformed::TooLong(bytes.len()));
+    }
+    Ok(postcard::take_from_bytes(bytes)?.0)
+}
+
 /// An answer that was encoded.
 ///
 /// # Errors
@@ -386,6 +408,7 @@ mod dtype {
     };
     use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes it so")]
     pub(super) fn serialize<S: Serializer>(it: &ScalarType, to: S) -> Result<S::Ok, S::Error> {
         to.serialize_str(dtype_name(*it))
     }
@@ -421,6 +444,9 @@ mod tests {
     fn what_is_packed_is_unpacked_and_nothing_else_is() {
         let sent = asking(vec![tensor(&[2, 3], 24)]);
         assert_eq!(call(&encode(&sent)).unwrap(), sent);
+        let heading = heading(&encode(&sent)).unwrap();
+        assert_eq!((heading.id, heading.version), (sent.id, sent.version));
+        assert_eq!(heading.within_ms, sent.within_ms);
         let frames = [
             ToWorker::Cancel(Uuid::from_u128(3)),
             ToWorker::Call(ByteBuf::from(encode(&sent))),

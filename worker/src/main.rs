@@ -91,6 +91,9 @@ struct RunArguments {
     /// Memory of each job, in bytes [default: as it joined]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1..))]
     memory: Option<u64>,
+    /// Memory of all models that are hosted for calls, in bytes; 0: host none [default: that of one job, as far as jobs leave it]
+    #[arg(long, value_name = "BYTES")]
+    host_memory: Option<u64>,
     /// Inputs that are kept for later jobs, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = CACHE_BYTES)]
     cache: u64,
@@ -205,6 +208,7 @@ async fn run(arguments: RunArguments, display: Display) -> anyhow::Result<ExitCo
         slots: arguments.slots,
         memory_bytes: arguments.memory,
         cache_bytes: arguments.cache,
+        host_memory_bytes: arguments.host_memory,
     };
     let stop = CancellationToken::new();
     let (mut terminate, mut interrupt) = (

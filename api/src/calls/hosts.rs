@@ -170,14 +170,10 @@ impl Hosts {
 }
 
 impl State {
-    fn best(
-        &self,
-        version: ModelVersionId,
-        memory_bytes: u64,
-        tried: &[WorkerId],
-    ) -> Option<Host> {
+    fn best(&self, version: ModelVersionId, memory_bytes: u64, tried: &[WorkerId]) -> Option<Host> {
         let able = self.schedulers.values().flat_map(|scheduler| {
-            let able = |it: &&Listed| it.memory_bytes >= memory_bytes && !tried.contains(&it.worker);
+            let able =
+                |it: &&Listed| it.memory_bytes >= memory_bytes && !tried.contains(&it.worker);
             let workers = scheduler.workers.iter().filter(able);
             workers.map(move |it| (scheduler, it))
         });
@@ -187,7 +183,9 @@ impl State {
         let calm = least_busy.filter(|(_, it)| self.load(it) < CROWDED);
         // Every process asks the same worker to load a version, so that it is loaded once.
         let next = || {
-            let unloaded = able.iter().filter(|(_, it)| !it.loaded.contains(&version.0));
+            let unloaded = able
+                .iter()
+                .filter(|(_, it)| !it.loaded.contains(&version.0));
             let calm = unloaded.filter(|(_, it)| self.load(it) < CROWDED);
             calm.max_by_key(|(_, it)| rank(version, it.worker))
         };

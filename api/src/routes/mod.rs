@@ -36,6 +36,7 @@ mod submissions;
 mod submit;
 mod subscriptions;
 mod takedowns;
+mod usage;
 mod verdict;
 mod webhook_deliveries;
 mod webhook_endpoints;
@@ -51,7 +52,9 @@ use utoipa_axum::router::OpenApiRouter;
 pub use admin::AdminDb;
 pub(crate) use datasets::require_ready;
 pub use submissions::Submissions;
+pub(crate) use submit::above_spend_limit;
 pub(crate) use takedowns::blocked;
+pub(crate) use withdrawals::hold_refused;
 
 use crate::{AppState, Problem, openapi};
 
@@ -96,6 +99,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(sales::router())
         .merge(subscriptions::router())
         .merge(takedowns::router())
+        .merge(usage::router())
         .merge(quotes::router())
         .merge(receipts::router())
         .merge(verdict::router())

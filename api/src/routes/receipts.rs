@@ -5,7 +5,7 @@ use axum::{extract::State, response::Response};
 use comptoir_domain::{
     asset::Asset,
     digest::Sha256,
-    id::{BatchId, ContributionId, JobId, PurchaseId, ReceiptId},
+    id::{BatchId, ContributionId, JobId, PurchaseId, ReceiptId, UsageWindowId},
     sale::SaleKind,
     settlement::{self, ReceiptDocument, Split, Tree, document::Disclosure, salted},
 };
@@ -56,6 +56,8 @@ enum ReceiptKind {
     Subscription,
     /// What was contributed to a dataset.
     Contribution,
+    /// Calls of a model.
+    Calls,
 }
 
 /// Who was credited with how much.
@@ -94,6 +96,9 @@ struct ReceiptBody {
     /// The contribution that was paid for; `null` of anything else.
     #[schema(required = true, value_type = Option<String>)]
     contribution_id: Option<ContributionId>,
+    /// The usage window whose calls were paid for; `null` of anything else.
+    #[schema(required = true, value_type = Option<String>)]
+    window_id: Option<UsageWindowId>,
     /// Who paid, as CAIP-10 names it.
     payer: String,
     /// What was charged.
@@ -142,10 +147,12 @@ impl ReceiptBody {
                 Subject::Sale(SaleKind::Rental, _) => ReceiptKind::Rental,
                 Subject::Sale(SaleKind::Subscription, _) => ReceiptKind::Subscription,
                 Subject::Contribution(_) => ReceiptKind::Contribution,
+                Subject::Calls(_) => ReceiptKind::Calls,
             },
             job_id: receipt.subject.job(),
             purchase_id: receipt.subject.purchase(),
             contribution_id: receipt.subject.contribution(),
+            window_id: receipt.subject.window(),
             payer: asset.caip10(receipt.payer),
             gross: MoneyBody::new(receipt.gross, asset),
             splits: receipt.shares.iter().map(split).collect(),

@@ -352,7 +352,7 @@ pub(super) fn not_created(error: CreateError) -> Problem {
 }
 
 /// What an API key is told that may not spend so much.
-pub(super) fn above_spend_limit(limit: AboveSpendLimit) -> Problem {
+pub(crate) fn above_spend_limit(limit: AboveSpendLimit) -> Problem {
     Problem::new(
         StatusCode::PAYMENT_REQUIRED,
         "spend_limit_reached",

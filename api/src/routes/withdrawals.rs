@@ -240,7 +240,7 @@ fn refused(error: WithdrawalError) -> Problem {
 }
 
 /// Why money cannot be held.
-pub(super) fn hold_refused(error: HoldError) -> Problem {
+pub(crate) fn hold_refused(error: HoldError) -> Problem {
     match error {
         HoldError::InsufficientFunds { available } => Problem::new(
             StatusCode::PAYMENT_REQUIRED,

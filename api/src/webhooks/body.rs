@@ -371,10 +371,9 @@ impl Data {
             | E::TakedownRejected
             | E::TakedownDismissed
             | E::TakedownWithdrawn => Self::takedown(event)?,
-            E::DatasetBlocked | E::DatasetRestored => {
-                let dataset_id = DatasetId(subject()?);
-                Self::Dataset(DatasetData { dataset_id })
-            }
+            E::DatasetBlocked | E::DatasetRestored => Self::Dataset(DatasetData {
+                dataset_id: DatasetId(subject()?),
+            }),
             E::BatchAnchored => {
                 let StoredBatch { number, hash } = stored(event)?;
                 let batch_id = BatchId(subject()?);

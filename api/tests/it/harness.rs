@@ -18,6 +18,7 @@ use comptoir_api::{
         password::Hasher,
         sign_ins::SignIns,
     },
+    calls::{Calls, Terms},
     mail::Mailer,
     webhooks::Webhooks,
 };
@@ -39,6 +40,7 @@ use comptoir_store::{
     api_keys::{self, NewApiKey},
     objects::Objects,
     pool::{self, ServiceRole},
+    relay::Relay,
     sessions,
     wake::Wake,
 };
@@ -185,6 +187,7 @@ impl TestApp {
             webhooks: Webhooks::new(crate::webhooks::guard()).unwrap(),
             callers: Callers::default(),
             submissions: Submissions::default(),
+            calls: Calls::new(Relay::local(), Terms::default()),
             uploads: Uploads::default(),
         };
         let (router, openapi) = comptoir_api::app(state.clone());

@@ -36,6 +36,7 @@ mod siwe;
 mod submissions;
 mod takedowns;
 mod tokens;
+mod usage;
 mod verdict;
 mod waiting;
 mod webhooks;

@@ -203,6 +203,102 @@ async fn what_does_not_fit_together_is_refused_with_its_place(db: PgPool) {
     );
 }
 
+/// A tokenizer of so many words.
+fn words(count: usize) -> Vec<u8> {
+    let vocabulary = (0..count).map(|it| (format!("w{it}"), json!(it)));
+    let vocabulary: serde_json::Map<_, _> = vocabulary.collect();
+    let model = json!({ "type": "WordLevel", "vocab": vocabulary, "unk_token": "w0" });
+    let cutter = json!({ "type": "Whitespace" });
+    let document = json!({ "version": "1.0", "pre_tokenizer": cutter, "model": model });
+    document.to_string().into_bytes()
+}
+
+/// A manifest of the example's encoder, which reads 16 of 17 pixels as tokens.
+async fn reader(app: &TestApp, creator: &Session, tokenizer: &[u8]) -> Value {
+    let program = example("encoder.pt2");
+    upload(app, creator, &program).await;
+    upload(app, creator, tokenizer).await;
+    let archive = Archive::open(std::io::Cursor::new(&program)).unwrap();
+    let facts = ProgramFacts::of(archive.program()).unwrap();
+    json!({
+        "programs": { "infer": Sha256::of(&program) },
+        "text": { "tokenizer": Sha256::of(tokenizer), "ids": "tokens", "pad_id": 0 },
+        "result": { "output": facts.outputs[0].name, "pooling": "mean", "normalise": true },
+    })
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_version_of_texts_says_how_long_they_may_be_and_what_becomes_of_them(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let creator = app.session().await;
+    let model = model(&app, &creator).await;
+    let mut manifest = reader(&app, &creator, &words(17)).await;
+    let made = publish(&app, &creator, &model, &manifest).await;
+    let made = made.expect(StatusCode::CREATED);
+    let expected = Sha256::of_document(&manifest).unwrap();
+    assert_eq!(made.text("/digest"), expected.to_string());
+    assert_eq!(made.json["schema"]["text"], json!({ "tokens_max": 16 }));
+    let result = json!({ "type": "embedding", "dimensions": 17, "normalised": true });
+    assert_eq!(made.json["schema"]["result"], result);
+    let path = made.header(header::LOCATION);
+    assert_eq!(get(&app, &creator, path).await.json, made.json);
+
+    let output = manifest["result"]["output"].clone();
+    manifest["result"] =
+        json!({ "output": output, "pooling": "last", "softmax": true, "top_k": 3 });
+    let made = publish(&app, &creator, &model, &manifest).await;
+    let made = made.expect(StatusCode::CREATED);
+    let result = json!({
+        "type": "classes", "classes": 17, "top_k": 3, "probabilities": true, "labelled": false,
+    });
+    assert_eq!(made.json["schema"]["result"], result);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_said_of_texts_fits_the_program_and_its_tokenizer(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let creator = app.session().await;
+    let model = model(&app, &creator).await;
+    let good = reader(&app, &creator, &words(17)).await;
+    let (large, absent) = (words(100), Sha256::of(b"nobody has it"));
+    upload(&app, &creator, &large).await;
+    let infer = &good["programs"]["infer"];
+    let long = vec![b' '; (32 << 20) + 1];
+    upload(&app, &creator, &long).await;
+    let cases = [
+        ("/text/tokenizer", json!(absent), "/text/tokenizer"),
+        ("/text/tokenizer", infer.clone(), "/text/tokenizer"),
+        (
+            "/text/tokenizer",
+            json!(Sha256::of(&long)),
+            "/text/tokenizer",
+        ),
+        (
+            "/text/tokenizer",
+            json!(Sha256::of(&large)),
+            "/text/tokenizer",
+        ),
+        ("/text/pad_id", json!(17), "/text/pad_id"),
+        ("/text/mask", json!("mask"), "/text/mask"),
+        ("/text/zeros", json!(["tokens"]), "/text/zeros/0"),
+        ("/result/output", json!("no"), "/result/output"),
+        ("/result/softmax", json!(true), "/result/normalise"),
+        ("/result/pooling", json!(null), "/result/output"),
+    ];
+    for (place, value, expected) in cases {
+        let mut manifest = good.clone();
+        let (part, field) = place[1..].split_once('/').unwrap();
+        manifest[part][field] = value;
+        let refused = publish(&app, &creator, &model, &manifest).await;
+        let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+        assert_eq!(
+            pointers(&refused),
+            [format!("/manifest{expected}")],
+            "{manifest}"
+        );
+    }
+}
+
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn blobs_of_others_are_nobodys_to_publish(db: PgPool) {
     let app = TestApp::new(db).await;

@@ -46,6 +46,8 @@ pub enum Model {
     },
     /// Gives a model a price. One that is dearer counts after seven days.
     Price(PriceArgs),
+    /// Calls a model, and pays for it.
+    Call(CallArgs),
     /// Says who may find a model and call it.
     Visibility {
         /// Its id.
@@ -81,7 +83,7 @@ pub struct PublishArgs {
     /// The model's id.
     pub model: String,
     /// The `.pt2` archive that answers calls.
-    #[arg(long, required_unless_present = "job")]
+    #[arg(long, required_unless_present_any = ["job", "manifest"])]
     pub infer: Option<PathBuf>,
     /// The `.pt2` archive that goes on learning.
     #[arg(long, requires = "infer")]
@@ -95,12 +97,37 @@ pub struct PublishArgs {
     /// The output that these are of.
     #[arg(long, requires = "labels", value_name = "OUTPUT")]
     pub labelled: Option<String>,
+    /// A `tokenizer.json`, where the manifest says how texts become inputs.
+    #[arg(long, requires = "manifest")]
+    pub tokenizer: Option<PathBuf>,
+    /// The manifest as JSON, with `text` and `result`. Files that are named here take the place of what it names.
+    #[arg(long)]
+    pub manifest: Option<PathBuf>,
     /// A training job of yours, instead of files.
-    #[arg(long, conflicts_with = "infer")]
+    #[arg(long, conflicts_with_all = ["infer", "manifest"])]
     pub job: Option<String>,
     /// What is new in this version.
     #[arg(long, default_value = "")]
     pub notes: String,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("input").required(true)))]
+pub struct CallArgs {
+    /// The model's id.
+    pub model: String,
+    /// Inputs by name, such as '{"x": [[0.0, 1.0]]}'; `-`: from standard input.
+    #[arg(long, group = "input", value_name = "JSON")]
+    pub inputs: Option<String>,
+    /// A safetensors file with the inputs.
+    #[arg(long, group = "input", value_name = "FILE")]
+    pub tensors: Option<PathBuf>,
+    /// The version [default: the newest that is recommended].
+    #[arg(long)]
+    pub version: Option<String>,
+    /// A safetensors file to write the outputs to [default: they are printed].
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

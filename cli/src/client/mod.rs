@@ -16,6 +16,7 @@ pub mod search;
 pub mod security;
 pub mod spec;
 pub mod takedowns;
+pub mod usage;
 pub mod wallet;
 pub mod webhook_listen;
 pub mod webhooks;

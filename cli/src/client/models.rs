@@ -3,10 +3,22 @@
 use std::path::Path;
 
 use anyhow::Context as _;
+use reqwest::{
+    Method,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 use serde_json::{Value, json};
 
-use super::{Context, blobs::upload, card, http::Api, idempotency_key, jobs::list_path, search};
-use crate::args::models::{Model, PriceArgs, PublishArgs};
+use super::{
+    Context,
+    blobs::upload,
+    card,
+    http::{self, Api},
+    idempotency_key,
+    jobs::list_path,
+    search,
+};
+use crate::args::models::{CallArgs, Model, PriceArgs, PublishArgs};
 
 const MODEL: &[&str] = &[
     "id",
@@ -38,6 +50,8 @@ const PRICE: &[&str] = &[
     "payees",
     "effective_at",
 ];
+const CALL: &[&str] = &["id", "model", "version", "outputs", "usage"];
+const SAFETENSORS: &str = "application/x-safetensors";
 
 /// The model verbs.
 ///
@@ -70,6 +84,7 @@ pub async fn run(context: &Context, verb: &Model) -> anyhow::Result<()> {
             output.object(&card::edit(&api, &path, card).await?, MODEL);
         }
         Model::Price(args) => output.object(&set_price(&api, args).await?, PRICE),
+        Model::Call(args) => output.object(&call(&api, args).await?, CALL),
         Model::Visibility { id, visibility } => {
             let path = format!("/v1/models/{id}/visibility");
             output.object(
@@ -111,31 +126,108 @@ async fn show(api: &Api, id: &str) -> anyhow::Result<Value> {
 
 async fn publish(api: &Api, args: &PublishArgs) -> anyhow::Result<Value> {
     let mut body = json!({ "notes": args.notes });
-    match (&args.job, &args.infer) {
-        (Some(job), _) => body["job"] = json!(job),
-        (None, Some(infer)) => body["manifest"] = manifest(api, args, infer).await?,
-        (None, None) => anyhow::bail!("name --infer or --job"),
+    match &args.job {
+        Some(job) => body["job"] = json!(job),
+        None => body["manifest"] = manifest(api, args).await?,
     }
     let path = format!("/v1/models/{}/versions", args.model);
     Ok(api.create(&path, &idempotency_key(), &body).await?)
 }
 
 /// Uploads the files, and says what they are.
-async fn manifest(api: &Api, args: &PublishArgs, infer: &Path) -> anyhow::Result<Value> {
-    let mut manifest = json!({ "programs": { "infer": upload(api, infer).await? } });
-    if let Some(train) = &args.train {
-        manifest["programs"]["train"] = json!(upload(api, train).await?);
-    }
-    if let Some(weights) = &args.weights {
-        manifest["weights"] = json!(upload(api, weights).await?);
+async fn manifest(api: &Api, args: &PublishArgs) -> anyhow::Result<Value> {
+    let mut manifest = match &args.manifest {
+        Some(file) => {
+            let text = read(file).await?;
+            let document: Value = serde_json::from_str(&text)
+                .with_context(|| format!("{} is no JSON", file.display()))?;
+            let is_object = document.is_object();
+            anyhow::ensure!(is_object, "{} is no manifest", file.display());
+            document
+        }
+        None => json!({}),
+    };
+    let files = [
+        (&args.infer, "/programs/infer"),
+        (&args.train, "/programs/train"),
+        (&args.weights, "/weights"),
+        (&args.tokenizer, "/text/tokenizer"),
+    ];
+    for (file, place) in files {
+        let Some(file) = file else { continue };
+        let sha256 = json!(upload(api, file).await?);
+        match place[1..].split_once('/') {
+            Some((part, name)) => {
+                let part = &mut manifest[part];
+                if part.is_null() {
+                    *part = json!({});
+                }
+                anyhow::ensure!(part.is_object(), "the manifest has no place for {place}");
+                part[name] = sha256;
+            }
+            None => manifest[&place[1..]] = sha256,
+        }
     }
     if let (Some(file), Some(output)) = (&args.labels, &args.labelled) {
-        let text = tokio::fs::read_to_string(file).await;
-        let text = text.with_context(|| format!("read {}", file.display()))?;
+        let text = read(file).await?;
         let names: Vec<_> = text.lines().collect();
         manifest["labels"] = json!({ "output": output, "names": names });
     }
     Ok(manifest)
+}
+
+/// Calls a model with JSON or a file; the outputs go to a file where one is named.
+async fn call(api: &Api, args: &CallArgs) -> anyhow::Result<Value> {
+    let version = args.version.as_ref();
+    let query = version.map_or_else(String::new, |it| format!("?version={it}"));
+    let path = format!("/v1/models/{}/infer{query}", args.model);
+    let request = api.request(Method::POST, &path);
+    let request = match &args.tensors {
+        Some(file) => {
+            let bytes = tokio::fs::read(file).await;
+            let bytes = bytes.with_context(|| format!("read {}", file.display()))?;
+            request.header(CONTENT_TYPE, SAFETENSORS).body(bytes)
+        }
+        None => request.json(&json!({ "inputs": inputs(args).await? })),
+    };
+    let Some(out) = &args.out else {
+        let request = request.header(ACCEPT, "application/json");
+        return Ok(http::json(api.send(request).await?).await?);
+    };
+    let response = api.send(request.header(ACCEPT, SAFETENSORS)).await?;
+    let told = |name: &str| {
+        response
+            .headers()
+            .get(name)?
+            .to_str()
+            .ok()
+            .map(str::to_owned)
+    };
+    let answer = json!({
+        "id": told("comptoir-call"),
+        "outputs": out,
+        "usage": { "cost": told("comptoir-cost") },
+    });
+    let bytes = response.bytes().await?;
+    let written = tokio::fs::write(out, bytes).await;
+    written.with_context(|| format!("write {}", out.display()))?;
+    Ok(answer)
+}
+
+async fn inputs(args: &CallArgs) -> anyhow::Result<Value> {
+    let text = match args.inputs.as_deref() {
+        Some("-") => {
+            tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin())).await??
+        }
+        Some(text) => text.to_owned(),
+        None => anyhow::bail!("name --inputs or --tensors"),
+    };
+    serde_json::from_str(&text).context("--inputs is no JSON")
+}
+
+async fn read(file: &Path) -> anyhow::Result<String> {
+    let text = tokio::fs::read_to_string(file).await;
+    text.with_context(|| format!("read {}", file.display()))
 }
 
 async fn set_price(api: &Api, args: &PriceArgs) -> anyhow::Result<Value> {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use comptoir_domain::{
     amount::Amount,
     bill::{Bill, BilledParty},
+    calls::{self, CallsBill},
     contribution::RewardBill,
     program::{archive::Archive, meter},
     sale::SaleBill,
@@ -16,7 +17,7 @@ use url::Url;
 
 use comptoir_settler::verify::{self, OnChain, VerifyError};
 
-use super::{Context, jobs::list_path};
+use super::{Context, jobs::list_path, usage};
 use crate::{
     args::{BillArgs, Receipt, VerifyArgs},
     exit::{Exit, coded},
@@ -29,6 +30,8 @@ const RECEIPT_BYTES_MAX: u64 = 1 << 20;
 pub const JOB_KIND: u8 = 1;
 /// The kind of a contribution's leaf; the kinds between are of sales.
 const CONTRIBUTION_KIND: u8 = 5;
+/// The kind of the leaf of calls.
+const CALLS_KIND: u8 = calls::LEAF_KIND;
 
 const JOB_BILL: &[&str] = &[
     "recomputed",
@@ -51,6 +54,21 @@ const REWARD_BILL: &[&str] = &[
     "terms_number",
     "rows",
     "reward_per_row_base",
+    "gross_base",
+];
+const CALLS_BILL: &[&str] = &[
+    "recomputed",
+    "usage_checked",
+    "model",
+    "version",
+    "price_number",
+    "counted.calls",
+    "counted.rows",
+    "counted.input_tokens",
+    "counted.output_tokens",
+    "counted.madds",
+    "amount_atto",
+    "used_before_atto",
     "gross_base",
 ];
 const SALE_BILL: &[&str] = &[
@@ -158,6 +176,7 @@ const fn kind(leaf: u8) -> &'static str {
         3 => "rental",
         4 => "subscription",
         CONTRIBUTION_KIND => "contribution",
+        CALLS_KIND => "calls",
         _ => "unknown",
     }
 }
@@ -185,13 +204,17 @@ pub async fn check(document: &ReceiptDocument, rpc: &Url) -> anyhow::Result<OnCh
 }
 
 /// Recomputes a charge: of a job from multiply-adds of the archive, rows from whoever knows them, and the receipt's terms; of a sale from its
-/// price and the time that was sold, of a contribution from its rows.
+/// price and the time that was sold, of a contribution from its rows, of calls from their price and what was counted.
 ///
 /// # Errors
 /// With [`Exit::NotVerified`] when a term contradicts the program or another term.
 pub fn recompute(context: &Context, args: &BillArgs) -> anyhow::Result<()> {
     let document = read(&args.receipt)?;
     let is_job = document.receipt.kind == JOB_KIND;
+    if args.usage.is_some() && document.receipt.kind != CALLS_KIND {
+        let message = "the receipt is not of calls: leave --usage out";
+        return Err(coded(Exit::Refused, message));
+    }
     let (report, fields) = match (&args.program, is_job) {
         (Some(program), true) => {
             let bill = recomputed(&document, program, args.rows)?;
@@ -199,12 +222,21 @@ pub fn recompute(context: &Context, args: &BillArgs) -> anyhow::Result<()> {
             (report, JOB_BILL)
         }
         (None, false) => {
-            let (mut report, fields) = if document.receipt.kind == CONTRIBUTION_KIND {
-                let bill = recomputed_reward(&document)?;
-                (serde_json::to_value(&bill)?, REWARD_BILL)
-            } else {
-                let bill = recomputed_sale(&document)?;
-                (serde_json::to_value(&bill)?, SALE_BILL)
+            let (mut report, fields) = match document.receipt.kind {
+                CONTRIBUTION_KIND => {
+                    let bill = recomputed_reward(&document)?;
+                    (serde_json::to_value(&bill)?, REWARD_BILL)
+                }
+                CALLS_KIND => {
+                    let bill = recomputed_calls(&document, args.usage.as_deref())?;
+                    let mut report = serde_json::to_value(&bill)?;
+                    report["usage_checked"] = args.usage.is_some().into();
+                    (report, CALLS_BILL)
+                }
+                _ => {
+                    let bill = recomputed_sale(&document)?;
+                    (serde_json::to_value(&bill)?, SALE_BILL)
+                }
             };
             report["recomputed"] = true.into();
             (report, fields)
@@ -273,6 +305,23 @@ fn recomputed_reward(document: &ReceiptDocument) -> anyhow::Result<RewardBill> {
     bill.recompute()
         .map_err(|error| not_verified(error.to_string()))?;
     is_charged(document, bill.gross_base, bill.parties.iter())?;
+    Ok(bill)
+}
+
+/// The bill of a usage window's receipt, once its charge was computed again from the price and what was counted; and the window's usage file, where
+/// there is one, was added up to that.
+///
+/// # Errors
+/// With [`Exit::NotVerified`] when a term of the bill contradicts another term, the file, or the receipt.
+fn recomputed_calls(document: &ReceiptDocument, file: Option<&Path>) -> anyhow::Result<CallsBill> {
+    let bill: CallsBill =
+        serde_json::from_value(document.meter.clone()).context("the receipt's meter is no bill")?;
+    bill.recompute()
+        .map_err(|error| not_verified(error.to_string()))?;
+    is_charged(document, bill.gross_base, bill.parties.iter())?;
+    if let Some(file) = file {
+        usage::check(file, &bill, document.result.map(|it| it.sha256))?;
+    }
     Ok(bill)
 }
 

@@ -1,6 +1,6 @@
 //! Puts the client-facing service together.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use anyhow::Context as _;
 use comptoir_api::{
@@ -9,6 +9,7 @@ use comptoir_api::{
         callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
         sign_ins::SignIns,
     },
+    calls::{Calls, Terms},
     mail::Mailer,
     webhooks::{Webhooks, guard::Guard},
 };
@@ -82,6 +83,7 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
             .map(|rpc| Arc::new(ContractWallets::new(rpc))),
         callers: Callers::default(),
         submissions: Submissions::default(),
+        calls: Calls::new(parts::relay(&args.web)?, Terms::default()),
         uploads: Uploads::default(),
     };
     let signing = Arc::clone(&state.keys);
@@ -109,12 +111,17 @@ fn edge(args: &ApiArgs, shared: Option<&Arc<Shared>>) -> anyhow::Result<Edge> {
         anyhow::ensure!(exact == *origin, "an origin is `{exact}`, not `{origin}`");
         Ok(HeaderValue::try_from(exact)?)
     });
+    let limits = parts::rate_limits(
+        ("default", args.rate_limit, args.rate_limit_anonymous),
+        shared,
+    )?;
+    let calls = NonZeroU32::new(args.call_rate_limit).map(|it| parts::per_minute("calls", it));
     Ok(Edge {
         trusted_proxy_hops: args.web.trusted_proxy_hops,
-        limits: parts::rate_limits(
-            ("default", args.rate_limit, args.rate_limit_anonymous),
-            shared,
-        )?,
+        limits: limits.map(|it| match calls {
+            Some(policy) => it.apart(comptoir_api::is_call, policy, shared),
+            None => it,
+        }),
         cors_origins: cors_origins
             .collect::<anyhow::Result<_>>()
             .context("COMPTOIR_CORS_ORIGINS")?,

@@ -14,6 +14,8 @@ use url::Url;
 
 /// Requests a minute of the client-facing service: with a credential, and from an address without one.
 pub const API_RATES: (u32, u32) = (600, 120);
+/// Calls of models a minute with one credential.
+pub const CALL_RATE: u32 = 60_000;
 /// Requests a minute of the worker-facing service. A worker asks often, and many workers may have one address.
 pub const SCHEDULER_RATES: (u32, u32) = (12_000, 1_200);
 
@@ -86,6 +88,9 @@ pub struct ApiArgs {
     /// Requests a minute from one address without a credential that was accepted; 0: as many as it can.
     #[arg(long, env = "COMPTOIR_API_RATE_LIMIT_ANONYMOUS", default_value_t = API_RATES.1)]
     pub rate_limit_anonymous: u32,
+    /// Calls of models a minute with one credential, which are counted apart; 0: as many as other requests.
+    #[arg(long, env = "COMPTOIR_API_CALL_RATE_LIMIT", default_value_t = CALL_RATE)]
+    pub call_rate_limit: u32,
     /// Origins whose pages may call, such as `https://shop.example`, with commas between them [default: none].
     #[arg(long, env = "COMPTOIR_CORS_ORIGINS", value_delimiter = ',')]
     pub cors_origins: Vec<String>,

@@ -140,21 +140,26 @@ pub fn rate_limits(
     (service, credentials, anonymous): (&'static str, u32, u32),
     shared: Option<&Arc<Shared>>,
 ) -> anyhow::Result<Option<RateLimits>> {
-    let policy = |name, quota| Policy {
-        name,
-        quota,
-        window: Duration::from_mins(1),
-    };
     match (NonZeroU32::new(credentials), NonZeroU32::new(anonymous)) {
         (Some(credentials), Some(anonymous)) => Ok(Some(RateLimits::new(
-            policy(service, credentials),
-            policy("anonymous", anonymous),
+            per_minute(service, credentials),
+            per_minute("anonymous", anonymous),
             shared,
         ))),
         (None, None) => Ok(None),
         (Some(_), None) | (None, Some(_)) => {
             anyhow::bail!("the two rate limits are both 0, or neither is")
         }
+    }
+}
+
+/// So many requests a minute.
+#[must_use]
+pub const fn per_minute(name: &'static str, quota: NonZeroU32) -> Policy {
+    Policy {
+        name,
+        quota,
+        window: Duration::from_mins(1),
     }
 }
 

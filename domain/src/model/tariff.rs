@@ -62,8 +62,14 @@ impl Tariff {
     /// What a call costs that is not free; `None` above any amount.
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> Option<Atto> {
+        self.cost_of(1, usage)
+    }
+
+    /// What so many calls cost that are not free, of which this was counted together: the sum of their costs. `None` above any amount.
+    #[must_use]
+    pub fn cost_of(&self, calls: u64, usage: &Usage) -> Option<Atto> {
         let nano = [
-            (self.call_nano, 1),
+            (self.call_nano, calls),
             (self.row_nano, usage.rows),
             (self.input_token_nano, usage.input_tokens),
             (self.output_token_nano, usage.output_tokens),

@@ -10,9 +10,9 @@ use super::{
     leaf::{Account, Domain, Receipt, salted},
     merkle, text,
 };
-use crate::{contribution::LEAF_KIND, digest::Sha256};
+use crate::{calls::LEAF_KIND as CALLS_KIND, digest::Sha256};
 
-/// The kind of a job's receipt; those of sales lie between it and that of a reward.
+/// The kind of a job's receipt; those of sales and rewards lie between it and that of calls.
 const JOB_KIND: u8 = 1;
 
 /// What a salted hash hides.
@@ -140,7 +140,7 @@ impl ReceiptDocument {
         if receipt.batch_id != header.id || receipt.index >= header.receipt_count {
             return Err(Mismatch::Batch);
         }
-        if !(JOB_KIND..=LEAF_KIND).contains(&receipt.kind) {
+        if !(JOB_KIND..=CALLS_KIND).contains(&receipt.kind) {
             return Err(Mismatch::Kind);
         }
         if !shares_fit(receipt) {
@@ -172,18 +172,18 @@ impl ReceiptDocument {
 }
 
 impl ReceiptDocument {
-    /// The right is what `result` tells the digest of, and what made it final what the leaf names. A job has neither.
+    /// The right is what `result` tells the digest of, and what made it final what the leaf names. A job has neither, and calls have not.
     fn verify_documents(&self) -> Result<(), Mismatch> {
-        let is_job = self.receipt.kind == JOB_KIND;
+        let is_work = matches!(self.receipt.kind, JOB_KIND | CALLS_KIND);
         if let Some(right) = &self.right {
             let right = Sha256::of_document(right).map_err(|_| Mismatch::Right)?;
-            if is_job || self.result.is_none_or(|it| it.sha256 != right) {
+            if is_work || self.result.is_none_or(|it| it.sha256 != right) {
                 return Err(Mismatch::Right);
             }
         }
         if let Some(finality) = &self.finality {
             let finality = Sha256::of_document(finality).map_err(|_| Mismatch::Finality)?;
-            if is_job || finality.0 != self.receipt.verdict_hash.0 {
+            if is_work || finality.0 != self.receipt.verdict_hash.0 {
                 return Err(Mismatch::Finality);
             }
         }
@@ -332,11 +332,12 @@ mod tests {
         let late = |it: &mut ReceiptDocument| it.finality.as_mut().unwrap()["at"] = "now".into();
         assert_eq!(mismatch(late), Mismatch::Finality);
         assert_eq!(sold(1).verify(), Err(Mismatch::Right), "a job gives none");
+        assert_eq!(sold(6).verify(), Err(Mismatch::Right), "nor do calls");
     }
 
     #[test]
     fn a_receipt_of_a_kind_that_is_not_known_proves_nothing() {
-        for kind in [0, 6, 64, 255] {
+        for kind in [0, 7, 64, 255] {
             assert_eq!(sold(kind).verify(), Err(Mismatch::Kind), "{kind}");
         }
     }

@@ -231,7 +231,7 @@ async fn an_endpoint_is_made_tested_verified_and_mended_with_the_commands_of_its
         r#"{"event_type":"webhook.test","state":"delivered"}"#,
         signature
             .split(' ')
-            .last()
+            .next_back()
             .unwrap()
             .strip_prefix("v1,")
             .unwrap(),

@@ -221,20 +221,20 @@ fn a_kind_that_is_not_known_and_a_movement_that_hides_something_are_refused() {
         let text = text.replace("\"kind\":1,", &format!("\"kind\":{kind},"));
         judge(&history, text.as_bytes(), &committed(text.as_bytes()))
     };
+    let found = |kind| of_kind(kind).of(Check::Kinds).cloned().unwrap();
     for kind in 1..=5 {
-        let report = of_kind(kind);
-        assert_eq!(report.verdict(), Verdict::Right, "{}", report.reason());
+        assert_eq!(found(kind).outcome, Outcome::Passed, "{kind}");
     }
     for kind in [0, 6, 63, 68, 255] {
-        let report = of_kind(kind);
-        assert!(report.reason().contains("which is not known"), "{kind}");
-        assert_eq!(report.of(Check::Kinds).unwrap().outcome, Outcome::Failed);
+        let found = found(kind);
+        assert_eq!(found.outcome, Outcome::Failed, "{kind}");
+        assert!(found.detail.contains("which is not known"), "{kind}");
     }
     // They have the hashes of charges.
     for kind in 64..=67 {
-        let report = of_kind(kind);
-        assert!(report.reason().contains("is no charge, and has a hash"));
-        assert_eq!(report.verdict(), Verdict::False, "{kind}");
+        let found = found(kind);
+        assert_eq!(found.outcome, Outcome::Failed, "{kind}");
+        assert!(found.detail.contains("is no charge, and has a hash"));
     }
 }
 

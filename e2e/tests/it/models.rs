@@ -65,3 +65,54 @@ async fn a_creator_publishes_prices_shows_and_retires_a_model_and_others_find_it
     assert_eq!(edited["title"], "Digits again");
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_creator_publishes_a_model_of_texts_with_a_manifest_and_files_beside_it() {
+    let world = World::start().await;
+    let creator = Terminal {
+        world: &world,
+        name: "creator",
+    };
+    creator.done(&["signup", "--email", "creator@example.org"]);
+    let card = ["--name", "reader", "--title", "Reader", "--licence", "MIT"];
+    let made = creator.done(&[&["model", "create"], &card[..]].concat());
+    let model = made["id"].as_str().unwrap();
+    let program = checkout().join("examples/digits/encoder.pt2");
+    let publish = [
+        "model",
+        "publish",
+        model,
+        "--infer",
+        program.to_str().unwrap(),
+    ];
+    let plain = creator.done(&publish);
+    let output = &plain["schema"]["outputs"][0]["name"];
+
+    let [tokenizer, manifest] = ["tokenizer.json", "manifest.json"].map(|it| world.path(it));
+    let words = json!({ "type": "WordLevel", "vocab": { "a": 0, "b": 1 }, "unk_token": "a" });
+    std::fs::write(&tokenizer, json!({ "model": words }).to_string()).unwrap();
+    let said = json!({
+        "programs": { "infer": "0".repeat(64) },
+        "text": { "ids": "tokens", "pad_id": 0 },
+        "result": { "output": output, "pooling": "mean" },
+    });
+    std::fs::write(&manifest, said.to_string()).unwrap();
+    let beside = ["--manifest", manifest.to_str().unwrap()];
+    let beside = [
+        &publish[..],
+        &beside,
+        &["--tokenizer", tokenizer.to_str().unwrap()],
+    ]
+    .concat();
+    let version = creator.done(&beside);
+    assert_eq!(
+        version["manifest"]["programs"],
+        plain["manifest"]["programs"]
+    );
+    assert_eq!(version["schema"]["text"]["tokens_max"], 16);
+    assert_eq!(version["schema"]["result"]["dimensions"], 17);
+
+    std::fs::write(&manifest, "[]").unwrap();
+    creator.refused(&beside, 1, "is no manifest");
+    world.stop().await;
+}

@@ -4,6 +4,7 @@ use alloy_primitives::{Address, B256, FixedBytes};
 use comptoir_audit::{LeafFile, Limits, Recomputed};
 use comptoir_domain::{
     bill::{Bill, BilledParty},
+    calls::CallsBill,
     charge::ChargeCarry,
     digest::Sha256,
     id::{OfferId, SplitVersionId},
@@ -34,9 +35,11 @@ pub fn receipt(input: &[u8]) -> bool {
         let proven = receipt.verify().is_ok();
         let job = serde_json::from_value::<Bill>(receipt.meter.clone());
         let sale = serde_json::from_value::<SaleBill>(receipt.meter.clone());
+        let calls = serde_json::from_value::<CallsBill>(receipt.meter.clone());
         let others = comptoir_audit::bill::Bill::read(&value);
         let holds = job.is_ok_and(|bill| bill.recompute(&bill.meter, &bill.price).is_ok())
-            || sale.is_ok_and(|bill| bill.recompute().is_ok());
+            || sale.is_ok_and(|bill| bill.recompute().is_ok())
+            || calls.is_ok_and(|bill| bill.recompute().is_ok());
         if holds && proven {
             let other = others.expect("the second implementation reads it too");
             assert_eq!(other.hash().0, receipt.receipt.meter_hash.0);

@@ -49,11 +49,16 @@ pub fn accepted() {
         .unwrap_or_default();
 }
 
+/// Is a request of this path limited apart?
+pub type IsApart = fn(path: &str) -> bool;
+
 /// The limits of one service. Clones share them.
 #[derive(Debug, Clone)]
 pub struct RateLimits {
     /// For requests with a credential.
     credentials: Limiter,
+    /// For requests with a credential that are limited apart: those that are asked often, and paid for.
+    apart: Option<(Limiter, IsApart)>,
     /// For those without, or with one that nobody accepted yet.
     networks: Limiter,
     /// The credentials that were accepted, and until when that counts.
@@ -66,8 +71,27 @@ impl RateLimits {
     pub fn new(credentials: Policy, networks: Policy, shared: Option<&Arc<Shared>>) -> Self {
         Self {
             credentials: Limiter::new(credentials, shared.cloned()),
+            apart: None,
             networks: Limiter::new(networks, shared.cloned()),
             accepted: Arc::default(),
+        }
+    }
+
+    /// Limits some paths by a policy of their own.
+    #[must_use]
+    pub fn apart(self, is_apart: IsApart, policy: Policy, shared: Option<&Arc<Shared>>) -> Self {
+        let limiter = Limiter::new(policy, shared.cloned());
+        Self {
+            apart: Some((limiter, is_apart)),
+            ..self
+        }
+    }
+
+    /// What limits a request with a credential.
+    fn of(&self, path: &str) -> &Limiter {
+        match &self.apart {
+            Some((limiter, is_apart)) if is_apart(path) => limiter,
+            Some(_) | None => &self.credentials,
         }
     }
 
@@ -122,10 +146,11 @@ pub(crate) async fn limit(
         return next.run(request).await;
     }
     let credential = credential_key(request.headers());
+    let of_credential = limits.of(request.uri().path());
     let known = credential.filter(|credential| limits.is_accepted(credential));
     let (mut limiter, mut standing) = if let Some(credential) = known {
-        let standing = limits.credentials.take(&credential).await;
-        (&limits.credentials, standing)
+        let standing = of_credential.take(&credential).await;
+        (of_credential, standing)
     } else {
         let network = network_key(client_ip::current());
         (&limits.networks, limits.networks.take(&network).await)
@@ -138,7 +163,7 @@ pub(crate) async fn limit(
         if let Some(credential) = credential.filter(|_| accepted) {
             limits.remember(credential);
             if known.is_none() {
-                limiter = &limits.credentials;
+                limiter = of_credential;
                 standing = limiter.take(&credential).await;
             }
         } else if let Some(credential) = known.filter(|_| is_refusal(&response)) {

@@ -49,14 +49,22 @@ fn service(quotas: (u32, u32), shared: Option<&Arc<Shared>>) -> Router {
     let routes = Router::new()
         .route("/public", get(async || "ok"))
         .route("/guarded", get(guarded))
+        .route("/busy", get(guarded))
         .route("/healthz", get(async || "ok"));
     let edge = Edge {
         trusted_proxy_hops: 1,
-        limits: Some(RateLimits::new(
-            policy("default", quotas.0),
-            policy("anonymous", quotas.1),
-            shared,
-        )),
+        limits: Some(
+            RateLimits::new(
+                policy("default", quotas.0),
+                policy("anonymous", quotas.1),
+                shared,
+            )
+            .apart(
+                |path| path == "/busy",
+                policy("busy", quotas.0 * 10),
+                shared,
+            ),
+        ),
         cors_origins: vec![ORIGIN.parse().unwrap()],
     };
     finish_with(routes, 1024, &edge)
@@ -82,6 +90,24 @@ fn text<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
         .headers()
         .get(name)
         .map_or("", |it| it.to_str().unwrap())
+}
+
+#[tokio::test]
+async fn a_path_that_is_limited_apart_has_a_bucket_of_its_own() {
+    let service = service((1, 100), None);
+    let key = [("authorization", "Bearer good-1")];
+    assert_eq!(status(&service, "/guarded", &key).await, 200);
+    assert_eq!(status(&service, "/guarded", &key).await, 429);
+    for _ in 0..10 {
+        assert_eq!(status(&service, "/busy", &key).await, 200);
+    }
+    assert_eq!(status(&service, "/busy", &key).await, 429);
+    let strangers = [("authorization", "Bearer bad")];
+    assert_eq!(
+        status(&service, "/busy", &strangers).await,
+        401,
+        "whoever was not accepted has its address's"
+    );
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ impl Calls {
     }
 
     /// Passes calls on and says who is connected, until the service closes.
-    pub(crate) async fn run(state: SchedulerState) {
+    pub async fn run(state: SchedulerState) {
         let (this, closing) = (state.calls.clone(), state.closing.clone());
         let inbox = this.relay.listen(&[&calls::mailbox(this.inner.id)]);
         let hearing = tokio::spawn(this.clone().hear(state, inbox));

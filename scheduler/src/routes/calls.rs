@@ -30,7 +30,7 @@ use crate::{
 /// A worker from which nothing was heard for this long is gone. It sends pings more often.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// How often it is looked whether a worker still may.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// How long a worker may take to read what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -146,10 +146,9 @@ async fn may_go_on(state: &SchedulerState, worker: &Worker) -> Result<(), String
     match state.groups.workers.find(worker.id).await {
         Ok(Some(now)) if now.revoked => Err("it was taken out of service".to_owned()),
         Ok(Some(now)) if now.standing == Standing::Barred => Err("it was barred".to_owned()),
-        Ok(Some(_)) => Ok(()),
         Ok(None) => Err("it is not known any more".to_owned()),
-        // Whether it may is not known now: it is looked again.
-        Err(_) => Ok(()),
+        // Where it failed, whether it may is not known now: it is looked again.
+        Ok(Some(_)) | Err(_) => Ok(()),
     }
 }
 

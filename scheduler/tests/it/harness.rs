@@ -19,7 +19,7 @@ use comptoir_domain::{
 };
 use comptoir_http::{jwt::SigningKey, key_ring::KeyRing, server::Limits};
 use comptoir_scheduler::{
-    SchedulerState, app,
+    Calls, SchedulerState, app,
     keys::Keys,
     steps,
     stub::{StubResult, StubWorker, facts, tensor_file},
@@ -37,6 +37,7 @@ use comptoir_store::{
     prices::{self, NewPrice},
     quotes::{self, NewQuote},
     receipts::{self, Receipt},
+    relay::Relay,
     wake::Wake,
 };
 use comptoir_wire::{
@@ -63,6 +64,8 @@ pub struct Bench {
     pub owner: PgPool,
     pub api: PgPool,
     pub state: SchedulerState,
+    /// What its calls travel through.
+    pub relay: Relay,
     /// The scheduler's URL.
     pub base: String,
     pub asset: i32,
@@ -96,12 +99,15 @@ impl Bench {
         let (asset, price) = publish(&owner).await;
         let options = owner.connect_options().as_ref().clone();
         let api = pool::connect(options, ServiceRole::Api, 2).await.unwrap();
-        let state = state(&owner, &blobs, Wake::local()).await;
+        let mut state = state(&owner, &blobs, Wake::local()).await;
+        let relay = Relay::local();
+        state.calls = Calls::new(relay.clone());
         let (base, serving) = listen(app(state.clone()).0).await;
         Self {
             owner,
             api,
             state,
+            relay,
             base,
             asset,
             price,

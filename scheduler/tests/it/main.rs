@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod blobs;
+mod calls;
 mod datasets;
 mod document;
 mod doubts;

@@ -29,4 +29,8 @@ mod settling;
 #[cfg(test)]
 mod tenants;
 #[cfg(test)]
+mod usage;
+#[cfg(test)]
+mod usage_histories;
+#[cfg(test)]
 mod vetoes;

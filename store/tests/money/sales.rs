@@ -43,10 +43,10 @@ const DAY: u32 = 86_400;
 const MINIMUM: u32 = 43_200;
 
 /// The numbers of a history: the same for a seed at each run.
-struct Dice(u64);
+pub struct Dice(pub u64);
 
 impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: u64) -> u64 {
         // Knuth's MMIX generator; its high bits are the good ones.
         self.0 = self
             .0

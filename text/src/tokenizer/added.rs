@@ -109,6 +109,11 @@ impl AddedTokens {
         self.by_id.get(&id)
     }
 
+    /// The largest number.
+    pub fn last(&self) -> Option<u32> {
+        self.by_id.last_key_value().map(|(id, _)| *id)
+    }
+
     /// The number of this text.
     pub fn id(&self, content: &str) -> Option<u32> {
         self.by_content.get(content).copied()

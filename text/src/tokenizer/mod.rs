@@ -108,18 +108,53 @@ impl Tokenizer {
         specials: Specials,
         tokens_max: usize,
     ) -> Result<Encoding, EncodeError> {
+        self.framed(&self.ids(text)?, specials, tokens_max)
+    }
+
+    /// The first tokens of a text, `tokens_max` at most with those around it, which stay: for who asks that a text be cut.
+    ///
+    /// # Errors
+    /// As [`Self::encode`]; of too many tokens only where those around a text are.
+    pub fn encode_cut(
+        &self,
+        text: &str,
+        specials: Specials,
+        tokens_max: usize,
+    ) -> Result<Encoding, EncodeError> {
+        let mut ids = self.ids(text)?;
+        let (before, behind) = self.around(specials);
+        ids.truncate(tokens_max.saturating_sub(before.len() + behind.len()));
+        self.framed(&ids, specials, tokens_max)
+    }
+
+    /// The tokens of a text alone.
+    fn ids(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
         let max = self.model.text_bytes_max();
         if text.len() > max {
             let found = text.len();
             return Err(EncodeError::TextTooLong { found, max });
         }
-        let (before, behind) = match specials {
-            Specials::Keep => (self.frame.before.as_slice(), self.frame.behind.as_slice()),
-            Specials::Skip => ([].as_slice(), [].as_slice()),
-        };
-        let mut ids = before.to_vec();
+        let mut ids = Vec::new();
         self.append(text, &mut ids)?;
-        ids.extend(behind);
+        Ok(ids)
+    }
+
+    /// What is put before and behind a text.
+    fn around(&self, specials: Specials) -> (&[u32], &[u32]) {
+        match specials {
+            Specials::Keep => (&self.frame.before, &self.frame.behind),
+            Specials::Skip => (&[], &[]),
+        }
+    }
+
+    fn framed(
+        &self,
+        ids: &[u32],
+        specials: Specials,
+        tokens_max: usize,
+    ) -> Result<Encoding, EncodeError> {
+        let (before, behind) = self.around(specials);
+        let ids = [before, ids, behind].concat();
         if ids.len() > tokens_max {
             let (found, max) = (ids.len(), tokens_max);
             return Err(EncodeError::TooManyTokens { found, max });
@@ -184,6 +219,13 @@ impl Tokenizer {
     #[must_use]
     pub fn id(&self, token: &str) -> Option<u32> {
         self.added.id(token).or_else(|| self.model.id(token))
+    }
+
+    /// One more than the largest number of a token.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        let added = self.added.last().map_or(0, |id| id.saturating_add(1));
+        self.model.end().max(added)
     }
 
     /// Is there such a token?

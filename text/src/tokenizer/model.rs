@@ -46,6 +46,12 @@ impl Model {
         u32::try_from(self.0.get_vocab_size()).expect("the vocabulary is limited")
     }
 
+    /// One more than the largest number of an entry.
+    pub fn end(&self) -> u32 {
+        let numbers = self.0.get_vocab().into_values();
+        numbers.max().map_or(0, |id| id.saturating_add(1))
+    }
+
     /// Bytes that a text may have.
     pub const fn text_bytes_max(&self) -> usize {
         match self.0 {

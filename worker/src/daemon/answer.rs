@@ -160,7 +160,7 @@ pub fn printable(text: &str) -> String {
 pub async fn send(call: RequestBuilder) -> Result<Response, CallError> {
     let response = call.send().await?;
     let status = response.status();
-    if status.is_success() {
+    if status.is_success() || status == StatusCode::SWITCHING_PROTOCOLS {
         return Ok(response);
     }
     // A refusal counts even when its reasons get lost.

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     cache::Cache,
-    client::Client,
+    client::{Client, Purpose},
     display::{Bar, Display},
     streams::{self, Pace, Stream},
     transfer::{self, FetchError, Fetcher, GaveUp, SealedError},
@@ -41,9 +41,9 @@ const SEGMENTS_WAITING_MAX: usize = 2;
 /// How far the server's clock may be from this one: a job is not ended for that.
 const CLOCK_SPARE: Duration = Duration::from_mins(1);
 /// Bytes of all inputs of one attempt at most.
-const INPUT_BYTES_MAX: u64 = 64 << 30;
+pub(super) const INPUT_BYTES_MAX: u64 = 64 << 30;
 /// No job runs longer, whatever its deadline says.
-const WALL_MAX: Duration = Duration::from_hours(30 * 24);
+pub(super) const WALL_MAX: Duration = Duration::from_hours(30 * 24);
 
 /// What attempts of one worker share.
 #[derive(Debug)]
@@ -250,7 +250,7 @@ impl Workshop {
         let fetcher = Fetcher {
             client: &self.client,
             cache: &self.cache,
-            held,
+            purpose: Purpose::Attempt(held),
             cancel,
         };
         let mut files = BTreeMap::new();

@@ -21,7 +21,12 @@ impl Backoff {
 
     /// After a failure: waits.
     pub async fn wait(&mut self) {
-        tokio::time::sleep(self.next(random())).await;
+        tokio::time::sleep(self.pause()).await;
+    }
+
+    /// After a failure: how long to wait.
+    pub fn pause(&mut self) -> Duration {
+        self.next(random())
     }
 
     /// Half of the pause is fixed, half is chance.

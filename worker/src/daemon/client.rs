@@ -13,6 +13,7 @@ use comptoir_domain::id::{DatasetFileId, WorkerId};
 use comptoir_wire::{
     LEASE_TOKEN_HEADER,
     attempt::{EventsReply, EventsRequest, SegmentReply, SegmentRequest},
+    calls::TICKET_HEADER,
     dataset::SealedDataset,
     encoded::Base64,
     heartbeat::{HeartbeatReply, HeartbeatRequest, Held},
@@ -73,6 +74,8 @@ impl Server {
             .user_agent(concat!("comptoir-worker/", env!("CARGO_PKG_VERSION")))
             // A token goes to the server that was named and to no other.
             .redirect(redirect::Policy::none())
+            // Connections of calls begin as HTTP/1.1, whatever else the server speaks.
+            .http1_only()
             .connect_timeout(CONNECT_TIMEOUT);
         if is_local {
             http = http.no_proxy();
@@ -133,6 +136,15 @@ impl Server {
         )
         .await
     }
+}
+
+/// What a blob is fetched for.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose<'a> {
+    /// An attempt.
+    Attempt(Held),
+    /// A version that is hosted; its ticket, which a header can hold.
+    Hosting(&'a str),
 }
 
 /// A server, as a worker calls it.
@@ -251,15 +263,35 @@ impl Client {
         self.authorized(build).await.map(drop)
     }
 
+    /// Asks for a connection of another protocol; the answer may be of this one.
+    pub async fn connect(
+        &self,
+        path: &str,
+        headers: &header::HeaderMap,
+    ) -> Result<Response, CallError> {
+        let build = || Ok(self.get(path).headers(headers.clone()));
+        timeout(CALL_TIMEOUT, self.authorized(build))
+            .await
+            .map_err(|_| CallError::Silent)?
+    }
+
     /// Starts a download at a byte; the answer may start at the first all the same.
     pub async fn download(
         &self,
-        held: Held,
+        purpose: Purpose<'_>,
         sha256: Sha256,
         from: u64,
     ) -> Result<Response, CallError> {
         let build = || {
-            let call = self.attempt(reqwest::Method::GET, held, &format!("blobs/{sha256}"));
+            let call = match purpose {
+                Purpose::Attempt(held) => {
+                    self.attempt(reqwest::Method::GET, held, &format!("blobs/{sha256}"))
+                }
+                Purpose::Hosting(ticket) => {
+                    let call = self.get(&format!("v1/calls/blobs/{sha256}"));
+                    call.header(TICKET_HEADER, ticket)
+                }
+            };
             Ok(if from == 0 {
                 call
             } else {
@@ -311,6 +343,10 @@ impl Client {
     pub async fn part(response: &mut Response) -> Result<Option<Bytes>, CallError> {
         let part = timeout(SILENCE_MAX, response.chunk()).await;
         Ok(part.map_err(|_| CallError::Silent)??)
+    }
+
+    fn get(&self, path: &str) -> RequestBuilder {
+        self.server.http.get(self.server.at(path))
     }
 
     fn attempt(&self, method: reqwest::Method, held: Held, rest: &str) -> RequestBuilder {

@@ -1,4 +1,5 @@
-//! The worker as a daemon: joins a service, asks it for jobs, runs each in a child and reports what came out.
+//! The worker as a daemon: joins a service, asks it for jobs, runs each in a child and reports what came out; hosts models and
+//! answers calls of them.
 
 pub mod answer;
 pub mod attempt;
@@ -8,6 +9,7 @@ pub mod client;
 pub mod display;
 pub mod doctor;
 pub mod folder;
+pub mod hosting;
 pub mod join;
 pub mod measure;
 mod ready;

@@ -46,16 +46,18 @@ pub enum RunError {
          join again from another folder with --allow-unsandboxed"
     )]
     WallsChanged,
-    /// Its jobs together could take more memory than there is.
+    /// Its jobs and models together could take more memory than there is.
     #[error(
-        "{slots} jobs at once with {memory_bytes} bytes each pass this machine's {machine_bytes} bytes of memory: give \
-         fewer --slots or less --memory"
+        "{slots} jobs at once with {memory_bytes} bytes each, and {host_memory_bytes} bytes for models that are called, pass this \
+         machine's {machine_bytes} bytes of memory: give fewer --slots, less --memory or less --host-memory"
     )]
     TooMuchMemory {
         /// Jobs at once.
         slots: u16,
         /// Memory of each.
         memory_bytes: u64,
+        /// Memory of hosted models.
+        host_memory_bytes: u64,
         /// Memory of the machine.
         machine_bytes: u64,
     },
@@ -67,19 +69,27 @@ pub enum RunError {
     Client(CallError),
 }
 
-/// Jobs together must not be able to use up the machine: the kernel would then choose what to end.
-pub(super) fn check_memory(device: Device, memory_bytes: u64, slots: u16) -> Result<(), RunError> {
-    match (device, measure::machine_memory_bytes()) {
-        (Device::Cpu, Some(machine_bytes))
-            if memory_bytes.saturating_mul(u64::from(slots)) > machine_bytes =>
-        {
-            Err(RunError::TooMuchMemory {
-                slots,
-                memory_bytes,
-                machine_bytes,
-            })
-        }
-        (Device::Cpu | Device::Cuda, _) => Ok(()),
+/// Jobs and models together must not be able to use up the machine: the kernel would then choose what to end. The memory that models may
+/// have: as was asked, or that of one job, as far as jobs leave it.
+pub(super) fn check_memory(
+    device: Device,
+    (memory_bytes, slots): (u64, u16),
+    host_memory_bytes: Option<u64>,
+) -> Result<u64, RunError> {
+    let (Device::Cpu, Some(machine_bytes)) = (device, measure::machine_memory_bytes()) else {
+        return Ok(host_memory_bytes.unwrap_or(memory_bytes));
+    };
+    let of_jobs = memory_bytes.saturating_mul(u64::from(slots));
+    let left = machine_bytes.checked_sub(of_jobs);
+    let hosted = host_memory_bytes.unwrap_or(memory_bytes.min(left.unwrap_or(0)));
+    match left {
+        Some(left) if hosted <= left => Ok(hosted),
+        _ => Err(RunError::TooMuchMemory {
+            slots,
+            memory_bytes,
+            host_memory_bytes: hosted,
+            machine_bytes,
+        }),
     }
 }
 
@@ -129,13 +139,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_that_could_use_up_the_machine_together_are_refused() {
+    fn jobs_and_models_that_could_use_up_the_machine_together_are_refused() {
         let machine = measure::machine_memory_bytes().unwrap();
-        assert!(check_memory(Device::Cpu, machine / 2, 2).is_ok());
-        assert!(matches!(
-            check_memory(Device::Cpu, machine / 2, 3),
-            Err(RunError::TooMuchMemory { slots: 3, .. })
-        ));
-        assert!(check_memory(Device::Cuda, machine / 2, 3).is_ok());
+        let half = machine / 2;
+        let cpu = |slots, hosted| check_memory(Device::Cpu, (half, slots), hosted).ok();
+        assert_eq!(cpu(1, None), Some(half));
+        assert_eq!(cpu(2, None), Some(machine - half * 2), "what jobs leave");
+        assert_eq!(cpu(3, None), None);
+        assert_eq!(cpu(1, Some(1)), Some(1));
+        assert_eq!(cpu(1, Some(machine)), None);
+        assert_eq!(cpu(2, Some(0)), Some(0));
+        let cuda = check_memory(Device::Cuda, (half, 3), None);
+        assert_eq!(cuda.ok(), Some(half));
     }
 }

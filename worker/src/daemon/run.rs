@@ -30,6 +30,7 @@ use super::{
     client::{CallError, Client, Server},
     display::Display,
     folder::{self, Folder, Scratch},
+    hosting::Hosting,
     ready::{check_class, check_memory, check_walls},
     table::{Table, Wanted},
     transfer,
@@ -48,7 +49,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 const HEARTBEAT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The pause of a worker that is barred.
-const BARRED_AGAIN: Duration = Duration::from_mins(1);
+pub(super) const BARRED_AGAIN: Duration = Duration::from_mins(1);
 
 /// What `run` is told.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub struct RunOptions {
     pub memory_bytes: Option<u64>,
     /// Bytes of blobs that are kept.
     pub cache_bytes: u64,
+    /// Memory of the models that are hosted, instead of that of one job; 0: none are.
+    pub host_memory_bytes: Option<u64>,
 }
 
 /// Runs the worker of a folder until `stop` is cancelled.
@@ -79,8 +82,12 @@ pub async fn run(
     let cache = Cache::open(folder.blobs(), options.cache_bytes)?;
     let server = Server::new(identity.url.clone()).map_err(RunError::Client)?;
     let memory_bytes = options.memory_bytes.unwrap_or(identity.facts.memory_bytes);
-    check_memory(identity.facts.device, memory_bytes, options.slots)?;
-    let workshop = Workshop {
+    let host_memory_bytes = check_memory(
+        identity.facts.device,
+        (memory_bytes, options.slots),
+        options.host_memory_bytes,
+    )?;
+    let workshop = Arc::new(Workshop {
         client: Client::new(server, identity.worker_id, key),
         launcher,
         cache,
@@ -88,20 +95,28 @@ pub async fn run(
         threads: u16::try_from(identity.facts.threads).unwrap_or(u16::MAX),
         memory_bytes,
         display,
-    };
+    });
     tracing::info!(
         worker = %identity.worker_id, name = identity.name, server = %identity.url,
-        class = identity.facts.numeric_class, slots = options.slots, memory_bytes, "worker started"
+        class = identity.facts.numeric_class, slots = options.slots, memory_bytes, host_memory_bytes, "worker started"
     );
+    let hosting = Hosting::new(Arc::clone(&workshop), scratch.clone(), host_memory_bytes);
+    let hosts = host_memory_bytes > 0;
+    let hosting = hosts.then(|| tokio::spawn(hosting.run(stop.clone())));
     let ended = Daemon::new(workshop, options.slots, scratch, stop)
         .run()
         .await;
+    if let Some(hosting) = hosting
+        && let Err(error) = hosting.await
+    {
+        tracing::error!(%error, "hosting failed");
+    }
     drop(folder);
     ended
 }
 
 struct Daemon {
-    workshop: Workshop,
+    workshop: Arc<Workshop>,
     scratch: PathBuf,
     slots: Arc<Semaphore>,
     table: Mutex<Table>,
@@ -118,7 +133,12 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(workshop: Workshop, slots: u16, scratch: PathBuf, stop: CancellationToken) -> Arc<Self> {
+    fn new(
+        workshop: Arc<Workshop>,
+        slots: u16,
+        scratch: PathBuf,
+        stop: CancellationToken,
+    ) -> Arc<Self> {
         let table = Mutex::new(Table::new(workshop.client.worker()));
         Arc::new(Self {
             workshop,

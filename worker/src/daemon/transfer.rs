@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     backoff::Backoff,
     cache::{Cache, Hashed},
-    client::{CallError, Client},
+    client::{CallError, Client, Purpose},
 };
 use crate::engine::{Output, sealed};
 
@@ -61,7 +61,7 @@ where
 /// Why a blob is not there.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// The attempt ended meanwhile.
+    /// Nobody needs it any more.
     #[error("cancelled")]
     Cancelled,
     /// The server does not give it.
@@ -80,15 +80,15 @@ pub enum FetchError {
     Disk(#[from] io::Error),
 }
 
-/// Fetches blobs for an attempt.
+/// Fetches blobs.
 #[derive(Debug, Clone, Copy)]
 pub struct Fetcher<'a> {
     /// Whom to ask.
     pub client: &'a Client,
     /// Where blobs may be already.
     pub cache: &'a Cache,
-    /// For which attempt.
-    pub held: Held,
+    /// What for.
+    pub purpose: Purpose<'a>,
     /// Ends it.
     pub cancel: &'a CancellationToken,
 }
@@ -159,7 +159,10 @@ impl Fetcher<'_> {
     /// One answer, to its end or until the connection breaks.
     async fn part(&self, blob: BlobSize, file: &mut Hashed<File>) -> Result<(), PartError> {
         let from = file.bytes();
-        let mut response = self.client.download(self.held, blob.sha256, from).await?;
+        let mut response = self
+            .client
+            .download(self.purpose, blob.sha256, from)
+            .await?;
         if from > 0 {
             let range = response
                 .headers()

@@ -19,7 +19,7 @@ use nix::{
 
 use super::{
     failure::{Code, Failure},
-    infer,
+    host, infer,
     limits::{ChildLimits, UsedMemory},
     message::{self, Description, Event, JobTask, MessageError, Order, Task},
     train, warm,
@@ -93,6 +93,9 @@ fn serve(limits: &ChildLimits) -> Result<(), MessageError> {
     let Some(Order::Start(description)) = message::read(&mut stdin)? else {
         return Err(io::Error::other("the first order must be to start").into());
     };
+    if let Task::Host(task) = description.task {
+        return host::serve(&task, device, pipe).map_err(|error| io::Error::other(error).into());
+    }
     let cancelled = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&cancelled);
     std::thread::Builder::new()
@@ -193,6 +196,7 @@ fn perform(
         Task::Facts => facts::collect(namespaces.err().map(|error| error.to_string()))
             .map(Event::Facts)
             .map_err(|error| Failure::from_aten(Code::Machine, "look around", &error).into()),
+        Task::Host(_) => unreachable!("a host has been served where the order was read"),
     }
 }
 

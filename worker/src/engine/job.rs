@@ -2,16 +2,10 @@
 
 use std::{
     io,
-    os::unix::process::ExitStatusExt,
     path::{Component, Path, PathBuf},
-    process::ExitStatus,
-    time::Duration,
 };
 
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
     process::{Child, ChildStdin},
@@ -25,16 +19,11 @@ use super::{
     failure::{Code, Failure},
     limits::{self, LARGEST_FILES_MAX, Limits},
     message::{self, Description, Event, LENGTH_BYTES, MessageError, Order},
+    process::{self, GRACE, WATCH_EVERY, autopsy, end, folder_bytes, kill_group, read_tail},
 };
 
 /// Events that wait for whoever reads them; then the child waits.
 pub const EVENTS_MAX: usize = 64;
-/// How long a cancelled child may take to end by itself, and one that fell silent.
-pub const GRACE: Duration = Duration::from_secs(5);
-/// How often it is looked how full the scratch folder is, and how large the child.
-const WATCH_EVERY: Duration = Duration::from_millis(500);
-/// What is kept of a child's standard error.
-const STDERR_BYTES_MAX: usize = 4_096;
 /// A running child. Dropping it ends the child.
 #[derive(Debug)]
 pub struct Job {
@@ -59,10 +48,7 @@ impl Job {
         let (events, receiver) = mpsc::channel(EVENTS_MAX);
         let cancel = CancellationToken::new();
         let supervisor = Supervisor {
-            group: child
-                .id()
-                .and_then(|id| i32::try_from(id).ok())
-                .map(Pid::from_raw),
+            group: process::group(&child),
             child,
             stdin,
             messages,
@@ -252,26 +238,6 @@ impl Supervisor {
     }
 }
 
-/// Bytes of the files of a folder. A child cannot make folders in it.
-fn folder_bytes(folder: &Path) -> u64 {
-    let entries = std::fs::read_dir(folder).into_iter().flatten();
-    let files = entries.filter_map(|entry| entry.ok()?.metadata().ok());
-    files.map(|file| file.len()).fold(0, u64::saturating_add)
-}
-
-fn kill_group(group: Option<Pid>) {
-    if let Some(group) = group {
-        // An empty group is what is wanted, and an error.
-        killpg(group, Signal::SIGKILL).ok();
-    }
-}
-
-async fn end(child: &mut Child, group: Option<Pid>) -> io::Result<ExitStatus> {
-    kill_group(group);
-    child.start_kill().ok();
-    child.wait().await
-}
-
 /// Reads messages in a task of its own: a half-read message must not be lost when something else happens.
 fn read_messages(
     mut from: impl AsyncRead + Unpin + Send + 'static,
@@ -302,49 +268,6 @@ async fn read_message(from: &mut (impl AsyncRead + Unpin)) -> Result<Option<Even
     let mut body = vec![0; message::decode_length(header)?];
     from.read_exact(&mut body).await?;
     Ok(Some(serde_json::from_slice(&body)?))
-}
-
-/// The end of what a child says on standard error.
-async fn read_tail(mut from: impl AsyncRead + Unpin) -> String {
-    let (mut tail, mut buffer) = (Vec::new(), [0; 1024]);
-    while let Ok(read @ 1..) = from.read(&mut buffer).await {
-        tail.extend_from_slice(&buffer[..read]);
-        let over = tail.len().saturating_sub(STDERR_BYTES_MAX);
-        tail.drain(..over);
-    }
-    String::from_utf8_lossy(&tail).into_owned()
-}
-
-/// Why a child ended without a last event.
-fn autopsy(status: io::Result<ExitStatus>, said: &str) -> Failure {
-    let status = match status {
-        Ok(status) => status,
-        Err(error) => {
-            return Failure::new(Code::Machine, format_args!("wait for the child: {error}"));
-        }
-    };
-    let is_memory = ["memory allocation of", "bad_alloc"]
-        .iter()
-        .any(|sign| said.contains(sign));
-    let signal = status
-        .signal()
-        .and_then(|number| Signal::try_from(number).ok());
-    let code = match signal {
-        Some(Signal::SIGXCPU) => Code::TimeLimit,
-        // Nobody here sends it to a child that still works: the kernel does when the machine's memory is full.
-        Some(Signal::SIGKILL) => Code::OutOfMemory,
-        _ if is_memory => Code::OutOfMemory,
-        _ => Code::Crashed,
-    };
-    let last_words = said
-        .lines()
-        .rev()
-        .find(|line| !line.trim().is_empty())
-        .unwrap_or("it said nothing");
-    Failure::new(
-        code,
-        format_args!("the child ended with {status}: {last_words}"),
-    )
 }
 
 /// The event with its files in the scratch folder. A child names plain files there and nothing else.
@@ -416,21 +339,5 @@ mod tests {
                 "{outside}"
             );
         }
-    }
-
-    #[test]
-    fn the_end_of_a_child_says_who_answers() {
-        let code = |raw, said: &str| autopsy(Ok(ExitStatus::from_raw(raw)), said).code;
-        assert_eq!(code(Signal::SIGXCPU as i32, ""), Code::TimeLimit);
-        assert_eq!(code(Signal::SIGKILL as i32, ""), Code::OutOfMemory);
-        assert_eq!(
-            code(
-                Signal::SIGABRT as i32,
-                "memory allocation of 8 bytes failed"
-            ),
-            Code::OutOfMemory
-        );
-        assert_eq!(code(Signal::SIGSEGV as i32, ""), Code::Crashed);
-        assert_eq!(code(256, "thread 'main' panicked"), Code::Crashed);
     }
 }

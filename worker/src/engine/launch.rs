@@ -7,9 +7,11 @@ use std::{
     process::Stdio,
 };
 
-use tokio::process::Command;
+use comptoir_domain::job::Device;
+use tokio::process::{Child, Command};
 
 use super::{
+    host::{Host, HostTask},
     job::Job,
     limits::Limits,
     message::{Description, Task},
@@ -85,29 +87,58 @@ impl Launcher {
         description: Description,
         scratch: &Path,
     ) -> io::Result<Job> {
-        if matches!(description.task, Task::Job(_)) {
-            self.sandbox.check().map_err(io::Error::other)?;
-        }
         let scratch = scratch.canonicalize()?;
+        let child = self.start(limits, &description, &scratch)?;
+        Ok(Job::supervise(child, limits, description, scratch))
+    }
+
+    /// Starts a child that hosts a model, from the files of a scratch folder; otherwise as `spawn`.
+    pub fn host(
+        &self,
+        limits: Limits,
+        (device, threads): (Device, u16),
+        task: HostTask,
+        scratch: &Path,
+    ) -> io::Result<Host> {
+        let description = Description {
+            task: Task::Host(task),
+            device,
+            threads,
+        };
+        let limits = Host::limits(limits);
+        let scratch = scratch.canonicalize()?;
+        let child = self.start(limits, &description, &scratch)?;
+        Ok(Host::supervise(child, limits, description))
+    }
+
+    fn start(
+        &self,
+        limits: Limits,
+        description: &Description,
+        scratch: &Path,
+    ) -> io::Result<Child> {
         let walls = match description.task {
             Task::Facts => Vec::new(),
-            Task::Job(_) | Task::Canary => self.sandbox.arguments(),
+            Task::Canary => self.sandbox.arguments(),
+            Task::Job(_) | Task::Host(_) => {
+                self.sandbox.check().map_err(io::Error::other)?;
+                self.sandbox.arguments()
+            }
         };
-        let child = Command::new(&self.executable)
+        Command::new(&self.executable)
             .arg("child")
-            .args(limits.arguments(description.device, description.threads, &scratch))
+            .args(limits.arguments(description.device, description.threads, scratch))
             .args(walls)
             .env_clear()
-            .envs(environment(&scratch, description.threads))
+            .envs(environment(scratch, description.threads))
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
-            .current_dir(&scratch)
+            .current_dir(scratch)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true)
-            .spawn()?;
-        Ok(Job::supervise(child, limits, description, scratch))
+            .spawn()
     }
 }
 

@@ -9,7 +9,7 @@ use comptoir_domain::{
 use comptoir_wire::dataset::SealedDataset;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::failure::Failure;
+use super::{failure::Failure, host::HostTask};
 use crate::{canary::Class, facts::Facts};
 
 /// Longest message in either direction, in bytes.
@@ -45,6 +45,8 @@ pub struct Description {
 pub enum Task {
     /// A job of a client.
     Job(Box<JobTask>),
+    /// A version of a model that answers calls. What follows the order is told by [`super::host`].
+    Host(HostTask),
     /// Measure the numeric class.
     Canary,
     /// Say what libtorch and which devices are here.

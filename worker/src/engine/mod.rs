@@ -1,9 +1,10 @@
-//! Runs jobs on libtorch, each in a child process of its own.
+//! Runs jobs on libtorch, each in a child process of its own, and hosts models in children that stay.
 
 pub mod checkpoint;
 pub mod child;
 pub mod failure;
 pub mod files;
+pub mod host;
 pub mod infer;
 pub mod job;
 pub mod launch;
@@ -13,6 +14,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod plan;
 mod planner;
+mod process;
 pub mod rows;
 pub mod runner;
 pub mod schedule;
@@ -25,6 +27,7 @@ pub use comptoir_sandbox::limits;
 
 pub use child::{Context, Stop};
 pub use failure::{Code, Failure};
+pub use host::{Host, HostTask};
 pub use job::{Handle, Job};
 pub use launch::Launcher;
 pub use limits::{ChildLimits, Limits};

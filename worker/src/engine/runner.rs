@@ -18,6 +18,9 @@ use super::{
 };
 use crate::aten::{self, AtenError, Fault, Tape};
 
+/// Batch sizes whose records are kept.
+const RECORDS_MAX: usize = 256;
+
 /// A program that runs, over and over, in one phase on one device.
 pub struct Runner {
     plan: Plan,
@@ -138,7 +141,12 @@ impl Runner {
     }
 
     fn add_records(&mut self, rows: i64) -> Result<usize, Failure> {
-        let set = self.tape.add_records();
+        let set = if self.records.len() < RECORDS_MAX {
+            self.tape.add_records()
+        } else {
+            let (_, set) = self.records.pop_first().expect("there are several");
+            set
+        };
         for (slot, record) in self.plan.records.iter().enumerate() {
             // A record whose size has no value fits nothing, which matters only where the value is read.
             if let Some(record) = record

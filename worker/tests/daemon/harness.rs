@@ -364,6 +364,7 @@ pub fn start_with(folder: &Path, launcher: Launcher) -> Running {
         slots: 1,
         memory_bytes: None,
         cache_bytes: 1 << 30,
+        host_memory_bytes: Some(0),
     };
     let stop = CancellationToken::new();
     let asked = stop.clone();

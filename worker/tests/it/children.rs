@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use crate::harness::{Bench, LIMITS, cases, collect, convnet, inference};
 
 /// A child that is a shell script.
-fn script(body: &str) -> (TempDir, Launcher) {
+pub fn script(body: &str) -> (TempDir, Launcher) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("child");
     fs::write(&path, format!("#!/bin/sh\n{body}\n")).unwrap();

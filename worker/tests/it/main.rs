@@ -5,6 +5,8 @@
 mod canary;
 mod children;
 mod harness;
+mod hosting;
 mod inference;
+mod minilm;
 mod refusals;
 mod training;

@@ -11,7 +11,7 @@ use std::{
 
 use comptoir_domain::job::Device;
 use comptoir_worker::{
-    engine::{Code, Description, Event, Failure, Launcher, Limits, Task},
+    engine::{Code, Description, Event, Failure, HostTask, Launcher, Limits, Task, host::Happened},
     sandbox::{Features, Sandbox, Wall},
 };
 use libtest_mimic::{Failed, Trial};
@@ -80,6 +80,11 @@ fn of_walls(probe: &Probe) -> Vec<Trial> {
             CALLS,
             cannot_escape,
         ),
+        probe(
+            "a_child_that_hosts_a_model_has_the_same_walls",
+            BOTH,
+            cannot_do_more_as_host,
+        ),
         probe("links_lead_nowhere", BOTH, cannot_follow_links),
         probe("without_walls_the_same_attacks_get_through", &[], bite),
         probe(
@@ -128,6 +133,8 @@ struct Scene {
     orders: Orders,
     /// In place of the walls that this machine offers.
     sandbox: Option<Sandbox>,
+    /// Whether the child was started to host a model.
+    hosts: bool,
 }
 
 impl Scene {
@@ -150,6 +157,7 @@ impl Scene {
             root,
             orders,
             sandbox: None,
+            hosts: false,
         }
     }
 
@@ -175,6 +183,9 @@ impl Scene {
             .enable_all()
             .build()
             .unwrap();
+        if self.hosts {
+            return runtime.block_on(self.host(&launcher, limits));
+        }
         let last = runtime.block_on(async {
             let job = launcher.spawn(limits, description, &self.own()).unwrap();
             job.last().await
@@ -183,6 +194,21 @@ impl Scene {
             panic!("a hostile child never answers: {last:?}")
         };
         failure
+    }
+
+    /// The same in a child that was started to host a model.
+    async fn host(&self, launcher: &Launcher, limits: Limits) -> Failure {
+        let task = HostTask {
+            program: "program".into(),
+            weights: None,
+            batch_max: 1,
+        };
+        let host = launcher.host(limits, (Device::Cpu, 2), task, &self.own());
+        let mut host = host.unwrap();
+        match host.next().await {
+            Some(Happened::Ended(failure)) => failure,
+            said => panic!("a hostile child never answers: {said:?}"),
+        }
     }
 
     /// What came of it: all that was tried, with the reason why it failed.
@@ -281,6 +307,15 @@ fn cannot_touch() {
 
 fn cannot_escape() {
     Scene::new("escape").all_fail(24);
+}
+
+fn cannot_do_more_as_host() {
+    for (attack, at_least) in [("read", 11), ("write", 11), ("touch", 10), ("escape", 24)] {
+        let mut scene = Scene::new(attack);
+        scene.hosts = true;
+        scene.all_fail(at_least);
+        scene.is_untouched();
+    }
 }
 
 fn cannot_follow_links() {

@@ -51,10 +51,7 @@ async fn a_version_is_called_where_it_is_loaded_and_least_is_waiting() {
     assert_eq!(chosen(&hosts, 1, &[]), Some(worker(3)));
     assert_eq!(chosen(&hosts, 2, &[worker(3)]), Some(worker(2)));
     assert_eq!(chosen(&hosts, 3, &[worker(3), worker(2)]), Some(worker(1)));
-    assert_eq!(
-        chosen(&hosts, 4, &[worker(3), worker(2), worker(1)]),
-        None
-    );
+    assert_eq!(chosen(&hosts, 4, &[worker(3), worker(2), worker(1)]), None);
     let needs_more = hosts.choose(Uuid::from_u128(5), (v, MEMORY + 1), &[]);
     assert!(needs_more.is_none(), "nobody has so much memory");
 }
@@ -70,7 +67,10 @@ async fn every_process_has_an_unloaded_version_loaded_by_the_same_worker() {
 
 #[tokio::test]
 async fn a_crowded_worker_gets_help_from_one_that_has_not_loaded_the_version() {
-    let hosts = announced(vec![connected(1, &[version()], CROWDED), connected(2, &[], 0)]);
+    let hosts = announced(vec![
+        connected(1, &[version()], CROWDED),
+        connected(2, &[], 0),
+    ]);
     assert_eq!(chosen(&hosts, 1, &[]), Some(worker(2)));
     let alone = announced(vec![connected(1, &[version()], CROWDED)]);
     assert_eq!(chosen(&alone, 1, &[]), Some(worker(1)));
@@ -83,7 +83,11 @@ async fn an_answer_reaches_who_waits_once_and_nobody_after_it_gave_up() {
     let (_, mut answers) = hosts.choose(call, (version(), MEMORY), &[]).unwrap();
     hosts.answer(call, true, ByteBuf::from(vec![1]));
     hosts.answer(call, true, ByteBuf::from(vec![2]));
-    let Some(Came::Answer { is_last: true, answer }) = answers.recv().await else {
+    let Some(Came::Answer {
+        is_last: true,
+        answer,
+    }) = answers.recv().await
+    else {
         panic!("the answer is there");
     };
     assert_eq!(answer.into_vec(), [1]);

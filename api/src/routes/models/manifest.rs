@@ -83,9 +83,24 @@ pub(super) async fn check(
         };
         weights = noted(read, "/manifest/weights".to_owned(), &mut errors)?;
     }
+    let mut vocabulary = None;
+    if let Some(text) = &manifest.text {
+        let read = match owned.get(&text.tokenizer) {
+            Some(blob) => reading::tokenizer(state, blob.sha256).await,
+            None => Err(not_there()),
+        };
+        let pointer = "/manifest/text/tokenizer".to_owned();
+        if let Some(tokenizer) = noted(read, pointer, &mut errors)? {
+            let text = text.clone();
+            let read = move || comptoir_text::vocabulary(&tokenizer, &text);
+            let read = tokio::task::spawn_blocking(read).await;
+            vocabulary = Some(read.map_err(|error| Problem::internal(&error))?);
+        }
+    }
     let misfits = manifest.misfits(Parts {
         programs: &programs,
         weights: weights.as_deref(),
+        vocabulary,
     });
     let misfits = misfits.into_iter();
     errors.extend(misfits.map(|it| FieldError::new(format!("/manifest{}", it.pointer), it.detail)));

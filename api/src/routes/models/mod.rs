@@ -1,8 +1,10 @@
 //! `/v1/models`: what creators say of their models, and who may find them. Descriptions are kept and handed on as text: nothing of them is
 //! rendered here.
 
+mod infer;
 mod manifest;
 mod prices;
+mod schema;
 mod versions;
 
 pub(super) use prices::ModelPriceBody;
@@ -44,6 +46,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .routes(routes!(show_model))
         .merge(versions::router())
         .merge(prices::router())
+        .merge(infer::router())
 }
 
 #[derive(Deserialize, ToSchema)]

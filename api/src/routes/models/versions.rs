@@ -8,7 +8,7 @@ use axum::{
 use comptoir_domain::{
     card::{check_deprecation, check_notes},
     digest::Sha256,
-    fit::{ProgramFacts, RowShape},
+    fit::ProgramFacts,
     id::{JobId, ModelId, ModelVersionId},
     model::{Manifest, retires_at_earliest},
 };
@@ -22,7 +22,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{super::accounts::in_task, manifest};
+use super::{super::accounts::in_task, manifest, schema::CallSchema};
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
@@ -74,31 +74,6 @@ enum ModelVersionObject {
     ModelVersion,
 }
 
-/// An input or output of a call: a tensor whose first dimension is the rows.
-#[derive(Serialize, ToSchema)]
-struct Port {
-    /// Its name in the program.
-    name: String,
-    /// As safetensors files name it.
-    dtype: String,
-    /// Dimensions of one row.
-    row: Vec<u64>,
-}
-
-/// What `infer` takes and gives, read from its archive.
-#[derive(Serialize, ToSchema)]
-struct CallSchema {
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
-    /// The fewest rows of one call.
-    rows_min: u64,
-    /// The most.
-    rows_max: u64,
-    /// Multiply-adds of one row.
-    #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
-    madds_per_row: String,
-}
-
 #[derive(Serialize, ToSchema)]
 #[schema(as = ModelVersion)]
 struct VersionBody {
@@ -131,18 +106,9 @@ struct VersionBody {
     created_at: OffsetDateTime,
 }
 
-impl From<&RowShape> for Port {
-    fn from(shape: &RowShape) -> Self {
-        Self {
-            name: shape.name.clone(),
-            dtype: shape.dtype.clone(),
-            row: shape.row.clone(),
-        }
-    }
-}
-
 impl VersionBody {
     fn new(version: Version, infer: &ProgramFacts) -> Self {
+        let schema = CallSchema::new(&version.manifest, infer);
         Self {
             id: version.id,
             object: ModelVersionObject::ModelVersion,
@@ -150,13 +116,7 @@ impl VersionBody {
             number: version.number,
             digest: version.digest,
             manifest: version.manifest,
-            schema: CallSchema {
-                inputs: infer.inputs.iter().map(Port::from).collect(),
-                outputs: infer.outputs.iter().map(Port::from).collect(),
-                rows_min: infer.batch_min,
-                rows_max: infer.batch_max,
-                madds_per_row: infer.madds_per_row.to_string(),
-            },
+            schema,
             job: version.job,
             licence: version.licence,
             notes: version.notes,

@@ -425,9 +425,9 @@ async fn a_subscriber_hears_of_a_dearer_price_a_renewal_what_hinders_one_and_the
     let path = shop.taken(&shop.wish(&offer, 100)).await;
     let subscription = shop.read(&path).await.text("/subscription").to_owned();
     let price = json!({ "price": shop.money(150) });
-    shop.sell(&format!("/v1/offers/{offer}/prices"), &price)
-        .await
-        .expect(StatusCode::CREATED);
+    let prices = format!("/v1/offers/{offer}/prices");
+    let call = shop.app.post(&prices, &price).by(&shop.seller);
+    call.send().await.expect(StatusCode::CREATED);
     let almost = Duration::seconds(i64::from(DAY) - 240);
     shop.pass(almost).await;
     shop.pass(Duration::seconds(240)).await;

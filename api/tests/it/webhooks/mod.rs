@@ -61,7 +61,7 @@ pub async fn make_event(app: &TestApp, owner: &Session) -> Vec<String> {
     vec![test(app, owner, made.text("/id")).await]
 }
 
-async fn create(app: &TestApp, owner: &Session, body: &Value) -> Reply {
+pub async fn create(app: &TestApp, owner: &Session, body: &Value) -> Reply {
     let made = app
         .post("/v1/webhook-endpoints", body)
         .by(&app.renewed(owner))

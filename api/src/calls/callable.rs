@@ -1,0 +1,162 @@
+//! What a call needs to know of a model: read once, and believed for a moment.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use comptoir_domain::{
+    fit::{self, Hosting, ProgramFacts},
+    id::{AccountId, ModelId, ModelVersionId},
+    model::{Usage, Visibility},
+};
+use comptoir_store::{
+    model_prices::{self, ModelPrice},
+    model_versions::{self, Version},
+    models::{self, Model},
+};
+use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
+use time::{Duration, OffsetDateTime};
+
+use crate::{AppState, Problem, reading};
+
+/// Room for what an answer has beside its tensors.
+const ANSWER_OVERHEAD: u64 = 64 << 10;
+/// How long what was read is believed: prices, new versions and who may call change this much later here.
+const BELIEVED_FOR: Duration = Duration::seconds(2);
+/// Versions that are looked at for the newest one that is recommended.
+const LOOKED_AT: i64 = 50;
+
+/// Which version of which model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Target {
+    pub model: ModelId,
+    /// Left out: the newest that is recommended.
+    pub version: Option<ModelVersionId>,
+}
+
+/// A version of a model that can be called.
+#[derive(Debug)]
+pub(crate) struct Callable {
+    pub model: Model,
+    pub version: Version,
+    pub facts: Arc<ProgramFacts>,
+    pub hosting: Hosting,
+    pub price: ModelPrice,
+}
+
+/// What is kept of a target.
+pub(crate) type Believed = (OffsetDateTime, Arc<Callable>);
+
+impl Callable {
+    /// What a caller asked for: 404 where it may not look at it, 409 where it cannot be called.
+    pub(crate) async fn find(
+        state: &AppState,
+        caller: AccountId,
+        target: Target,
+    ) -> Result<Arc<Self>, Problem> {
+        let now = state.now();
+        let kept = state.calls.callables.get(&target);
+        let kept = kept.filter(|(at, _)| (now - *at).abs() < BELIEVED_FOR);
+        let found = if let Some((_, callable)) = kept {
+            callable
+        } else {
+            let read = Arc::new(Self::read(state, caller, target, now).await?);
+            let believed = (now, Arc::clone(&read));
+            state.calls.callables.put(target, believed);
+            read
+        };
+        if !found.may_be_called_by(caller) {
+            return Err(Problem::not_found());
+        }
+        if found.version.retires_at.is_some_and(|at| at <= now) {
+            return Err(retired(&found.version));
+        }
+        Ok(found)
+    }
+
+    /// What is counted of a call; refused where it has more rows than the program holds for, or its answer were too large.
+    pub(crate) fn usage_of(&self, inputs: &[Tensor]) -> Result<Usage, Problem> {
+        let rows = inputs.first().and_then(Tensor::rows).unwrap_or_default();
+        let outputs = self.facts.outputs.iter();
+        let row_bytes = outputs.fold(0_u64, |sum, it| sum.saturating_add(it.row_bytes));
+        let bytes = row_bytes
+            .saturating_mul(rows)
+            .saturating_add(ANSWER_OVERHEAD);
+        if usize::try_from(bytes).unwrap_or(usize::MAX) > CALL_BYTES_MAX {
+            let detail = format!("{rows} rows have an answer of more than {CALL_BYTES_MAX} bytes");
+            return Err(Problem::invalid("/inputs", detail));
+        }
+        Ok(Usage {
+            rows,
+            madds: u128::from(self.facts.madds_per_row).saturating_mul(rows.into()),
+            ..Usage::default()
+        })
+    }
+
+    fn may_be_called_by(&self, caller: AccountId) -> bool {
+        is_open_to(&self.model, caller)
+    }
+
+    async fn read(
+        state: &AppState,
+        caller: AccountId,
+        target: Target,
+        now: OffsetDateTime,
+    ) -> Result<Self, Problem> {
+        let mut conn = state.db.acquire().await?;
+        let model = models::find_called(&mut conn, target.model).await?;
+        let model = model.filter(|it| is_open_to(it, caller));
+        let model = model.ok_or_else(Problem::not_found)?;
+        let version = match target.version {
+            Some(version) => model_versions::find(&mut conn, (model.id, version)).await?,
+            None => newest(&mut conn, model.id, now).await?,
+        };
+        let price = model_prices::current(&mut conn, model.id, now).await?;
+        drop(conn);
+        let version = version.ok_or_else(|| match target.version {
+            Some(_) => Problem::not_found(),
+            None => conflict("no_version", "The model has no version that can be called"),
+        })?;
+        let price = price.ok_or_else(|| conflict("no_price", "The model has no price yet"))?;
+        let facts = reading::known_program(state, version.manifest.programs.infer).await;
+        let facts = facts.map_err(|error| Problem::internal(&error))?;
+        let facts = facts.ok_or_else(|| Problem::internal(&sqlx::Error::RowNotFound))?;
+        Ok(Self {
+            hosting: fit::hosting(&facts),
+            model,
+            version,
+            facts,
+            price,
+        })
+    }
+}
+
+fn is_open_to(model: &Model, caller: AccountId) -> bool {
+    model.account == caller || model.visibility != Visibility::Private
+}
+
+/// The newest version that is recommended; else the newest that is not retired.
+async fn newest(
+    conn: &mut sqlx::PgConnection,
+    model: ModelId,
+    now: OffsetDateTime,
+) -> sqlx::Result<Option<Version>> {
+    let versions = model_versions::list(conn, model, None, LOOKED_AT).await?;
+    let is_served = |it: &&Version| it.retires_at.is_none_or(|at| at > now);
+    let served = || versions.iter().filter(is_served);
+    let recommended = served().find(|it| it.deprecation.is_none());
+    Ok(recommended.or_else(|| served().next()).cloned())
+}
+
+fn retired(version: &Version) -> Problem {
+    let why = version.deprecation.clone().unwrap_or_default();
+    Problem::new(
+        StatusCode::GONE,
+        "version_retired",
+        "The version is not called any more",
+    )
+    .detail(why)
+}
+
+fn conflict(code: &'static str, title: &'static str) -> Problem {
+    Problem::new(StatusCode::CONFLICT, code, title)
+}

@@ -1,0 +1,244 @@
+//! `POST /v1/models/{model}/infer`: one call of a model, in tensors.
+
+use axum::{
+    extract::{DefaultBodyLimit, Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use comptoir_domain::{
+    id::{CallId, ModelId, ModelVersionId},
+    model::Usage,
+};
+use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
+use utoipa::ToSchema;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    AppState, FieldError, Problem,
+    auth::{Caller, needs},
+    calls::{self, Answered, Asked, Callable, Target, read_body},
+    extract::{Path, Query},
+    tensors::{Nested, Port, Refusals, read_file, read_inputs, write_file},
+};
+
+/// The content type of safetensors files.
+const SAFETENSORS: &str = "application/x-safetensors";
+
+const CALL: HeaderName = HeaderName::from_static("comptoir-call");
+const COST: HeaderName = HeaderName::from_static("comptoir-cost");
+
+pub(super) fn router() -> OpenApiRouter<AppState> {
+    OpenApiRouter::new()
+        .routes(routes!(infer))
+        .layer(DefaultBodyLimit::max(CALL_BYTES_MAX))
+}
+
+#[derive(Deserialize, ToSchema, utoipa::IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct InferQuery {
+    /// The version; left out: the newest that is recommended.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    #[schema(value_type = Option<String>, nullable = false)]
+    version: Option<ModelVersionId>,
+}
+
+/// Inputs by name: an array of rows each, nested as the version's `schema` says.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it documents what is read straight into tensors")]
+struct InferBody {
+    #[schema(value_type = Object, example = json!({"x": [[0.0, 1.0]]}))]
+    inputs: (),
+}
+
+/// What came out, and what it cost.
+#[derive(Serialize, ToSchema)]
+struct Inferred<'a> {
+    #[schema(value_type = String, example = "call_01h455vb4pex5vsknk084sn02q")]
+    id: CallId,
+    #[schema(value_type = String)]
+    model: ModelId,
+    #[schema(value_type = String)]
+    version: ModelVersionId,
+    /// Outputs by name: an array of rows each. A number that JSON has no word for is `null`.
+    #[schema(value_type = Object)]
+    outputs: Named<'a>,
+    usage: UsageBody,
+}
+
+/// What was counted of a call, and what that costs.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UsageBody {
+    rows: u64,
+    input_tokens: u64,
+    output_tokens: u64,
+    /// Multiply-adds.
+    #[schema(value_type = String, pattern = "^(0|[1-9][0-9]*)$")]
+    madds: String,
+    /// In base units, exactly: `7.000000001`. It is charged with the calls beside it, rounded down once.
+    #[schema(value_type = String)]
+    cost: String,
+}
+
+/// Tensors by name.
+struct Named<'a> {
+    callable: &'a Callable,
+    tensors: &'a [Tensor],
+}
+
+impl Serialize for Named<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let mut map = to.serialize_map(Some(self.tensors.len()))?;
+        for (port, tensor) in self.callable.facts.outputs.iter().zip(self.tensors) {
+            map.serialize_entry(&port.name, &Nested(tensor))?;
+        }
+        map.end()
+    }
+}
+
+/// Call a model
+///
+/// One call, in tensors: JSON arrays, or a safetensors file (`application/x-safetensors`), which is exact and faster. The answer is in the same
+/// form, unless `Accept` asks for the other. It is committed before it is answered; what is not answered costs nothing. A caller that
+/// hangs up pays for what was computed.
+#[utoipa::path(
+    post, path = "/v1/models/{model}/infer", tag = "calls", security(("session" = []), ("api_key" = ["models:call"])),
+    params(("model" = String, Path), InferQuery),
+    request_body(content(
+        (InferBody = "application/json"),
+        (Vec<u8> = "application/x-safetensors"),
+    )),
+    responses(
+        (status = 200, content((Inferred = "application/json"), (Vec<u8> = "application/x-safetensors")), headers(
+            ("comptoir-call" = String, description = "The call"),
+            ("comptoir-cost" = String, description = "What it costs, in base units"),
+        )),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`no_worker`, `version_not_served`, `service_unavailable`: try again after `Retry-After`", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "`call_timeout`", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+async fn infer(
+    State(state): State<AppState>,
+    caller: Caller<needs::ModelsCall>,
+    Path(model): Path<ModelId>,
+    Query(query): Query<InferQuery>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let target = Target {
+        model,
+        version: query.version,
+    };
+    let callable = Callable::find(&state, caller.account, target).await?;
+    let headers = request.headers().clone();
+    let form = Form::of_body(&headers)?;
+    let answer_form = Form::wanted(&headers, form);
+    let (body, permit) = read_body(request, &state).await?;
+    let inputs = callable.inputs(form, &body)?;
+    drop((body, permit));
+    let usage = callable.usage_of(&inputs)?;
+    let asked = Asked {
+        callable: callable.clone(),
+        inputs,
+        usage,
+    };
+    let answered = calls::answer(&state, &caller, asked).await?;
+    Ok(answer_form.answer(&callable, &answered))
+}
+
+/// The form of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Json,
+    File,
+}
+
+impl Form {
+    fn of_body(headers: &HeaderMap) -> Result<Self, Problem> {
+        let kind = headers.get(header::CONTENT_TYPE);
+        if kind.is_some_and(|it| it == SAFETENSORS) {
+            return Ok(Self::File);
+        }
+        comptoir_http::extract::require_json(headers)
+            .map(|()| Self::Json)
+            .map_err(|_| {
+                let detail = format!("The body is application/json or {SAFETENSORS}");
+                Problem::unsupported_media_type(&detail)
+            })
+    }
+
+    fn wanted(headers: &HeaderMap, sent: Self) -> Self {
+        let accepted = headers.get(header::ACCEPT).and_then(|it| it.to_str().ok());
+        match accepted {
+            Some(it) if it.contains(SAFETENSORS) => Self::File,
+            Some(it) if it.contains("application/json") => Self::Json,
+            Some(_) | None => sent,
+        }
+    }
+
+    fn answer(self, callable: &Callable, answered: &Answered) -> Response {
+        let tensors = &answered.outputs.tensors;
+        let mut response = match self {
+            Self::File => {
+                let names = callable.facts.outputs.iter().map(|it| it.name.as_str());
+                let file = write_file(names.zip(tensors));
+                let kind = [(header::CONTENT_TYPE, HeaderValue::from_static(SAFETENSORS))];
+                (StatusCode::OK, kind, file).into_response()
+            }
+            Self::Json => axum::Json(Inferred {
+                id: answered.id,
+                model: callable.model.id,
+                version: callable.version.id,
+                outputs: Named { callable, tensors },
+                usage: UsageBody::of(answered),
+            })
+            .into_response(),
+        };
+        let fields = [
+            (CALL, answered.id.to_string()),
+            (COST, answered.cost.decimal()),
+        ];
+        for (name, text) in fields {
+            let value = HeaderValue::try_from(text).expect("identifiers and numbers are ASCII");
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl UsageBody {
+    fn of(answered: &Answered) -> Self {
+        let Usage {
+            rows,
+            input_tokens,
+            output_tokens,
+            madds,
+        } = answered.usage;
+        Self {
+            rows,
+            input_tokens,
+            output_tokens,
+            madds: madds.to_string(),
+            cost: answered.cost.decimal(),
+        }
+    }
+}
+
+impl Callable {
+    fn inputs(&self, form: Form, body: &[u8]) -> Result<Vec<Tensor>, Problem> {
+        let ports = Port::all(&self.facts.inputs);
+        let ports = ports.ok_or_else(|| Problem::internal(&sqlx::Error::RowNotFound))?;
+        let read = match form {
+            Form::Json => read_inputs(body, &ports),
+            Form::File => read_file(body, &ports),
+        };
+        read.map_err(refused)
+    }
+}
+
+fn refused(refusals: Refusals) -> Problem {
+    let fields = refusals.into_iter();
+    Problem::invalid_fields(fields.map(|(pointer, detail)| FieldError::new(pointer, detail)))
+}
