@@ -301,11 +301,7 @@ mod tests {
                 BillMismatch::Split,
             ),
             (
-                |it| {
-                    it.parties
-                        .iter_mut()
-                        .for_each(|it| it.party.platform = true)
-                },
+                |it| it.parties[0].party.platform = !it.parties[0].party.platform,
                 BillMismatch::Split,
             ),
         ];
