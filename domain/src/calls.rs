@@ -301,7 +301,10 @@ mod tests {
                 BillMismatch::Split,
             ),
             (
-                |it| it.parties[0].party.platform = !it.parties[0].party.platform,
+                |it| {
+                    let most = it.parties.iter_mut().max_by_key(|it| it.party.ppm);
+                    most.unwrap().party.platform = true;
+                },
                 BillMismatch::Split,
             ),
         ];

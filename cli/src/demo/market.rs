@@ -214,7 +214,7 @@ pub async fn refuse(stage: &mut Stage, cast: &Cast, listed: &Listed) -> anyhow::
                 ];
                 let researcher = Shell::of(cast, &cast.researcher);
                 let (code, _, trouble) = researcher.run(&pull, &[]).await?;
-                let expected = Exit::InsufficientFunds as i32;
+                let expected = Exit::NotEntitled as i32;
                 ensure!(
                     code == expected,
                     "`pull` ends with {code}, not {expected}: {trouble}"

@@ -222,10 +222,10 @@ fn a_kind_that_is_not_known_and_a_movement_that_hides_something_are_refused() {
         judge(&history, text.as_bytes(), &committed(text.as_bytes()))
     };
     let found = |kind| of_kind(kind).of(Check::Kinds).cloned().unwrap();
-    for kind in 1..=5 {
+    for kind in 1..=6 {
         assert_eq!(found(kind).outcome, Outcome::Passed, "{kind}");
     }
-    for kind in [0, 6, 63, 68, 255] {
+    for kind in [0, 7, 63, 68, 255] {
         let found = found(kind);
         assert_eq!(found.outcome, Outcome::Failed, "{kind}");
         assert!(found.detail.contains("which is not known"), "{kind}");

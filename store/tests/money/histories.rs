@@ -545,7 +545,11 @@ impl History {
             .await
             .unwrap()
             .unwrap();
-        let given = after.refunded.get(&charge.job).copied().unwrap_or_default();
+        let given = after
+            .given_back
+            .get(&charge.job)
+            .copied()
+            .unwrap_or_default();
         let [first, second] = self.money.admins;
         let new = NewRefund {
             job: charge.job,
@@ -561,7 +565,7 @@ impl History {
             );
             return false;
         }
-        if base == 0 || base > receipt.gross.base() - given {
+        if base == 0 || base > receipt.gross.base().saturating_sub(given) {
             assert!(
                 matches!(proposed, Err(RefundError::AboveCharge { .. })),
                 "{proposed:?}"

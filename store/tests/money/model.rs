@@ -29,6 +29,7 @@ pub struct Queued {
 pub struct HeldBack {
     pub owner: Address,
     pub number: i64,
+    pub job: JobId,
     pub payer: Address,
     pub base: u128,
 }
@@ -54,8 +55,8 @@ pub struct Model {
     pub splits: Vec<SplitState>,
     pub jobs: Vec<(JobCharge, u128)>,
     pub settled: Vec<JobCharge>,
-    /// What was given back of each charge.
-    pub refunded: BTreeMap<JobId, u128>,
+    /// What was given back of each charge: refunded, or forfeited to who paid it.
+    pub given_back: BTreeMap<JobId, u128>,
     pub withdrawals: Vec<ReleaseId>,
     pub held_back: Vec<HeldBack>,
     pub owed: VecDeque<(Address, u128)>,
@@ -90,11 +91,11 @@ impl Model {
         *self.has(charge.payer, "held") -= hold;
         *self.has(charge.payer, "available") += hold - gross;
         let split = Split::new(PLATFORM, platform_ppm, &charge.shares).unwrap();
-        let mut earned = self.share(&split, work, (charge.payer, numbers));
+        let mut earned = self.share(&split, work, (charge, numbers));
         if let Some(data) = data {
             let terms = data.terms;
             let split = Split::new(PLATFORM, terms.platform_ppm, &data.shares).unwrap();
-            let of = (charge.payer, &BTreeMap::new());
+            let of = (charge, &BTreeMap::new());
             earned.extend(self.share(&split, terms.price.base(), of));
         }
         // What one charge gives to somebody is released as one.
@@ -123,7 +124,7 @@ impl Model {
         &mut self,
         split: &Split,
         gross: u128,
-        (payer, numbers): (Address, &BTreeMap<Address, i64>),
+        (charge, numbers): (&JobCharge, &BTreeMap<Address, i64>),
     ) -> Vec<(Address, &'static str, u128)> {
         let parties: Vec<_> = split
             .parties()
@@ -163,7 +164,8 @@ impl Model {
                     self.held_back.push(HeldBack {
                         owner: payee,
                         number: *number,
-                        payer,
+                        job: charge.job,
+                        payer: charge.payer,
                         base: credit,
                     });
                 }
@@ -213,6 +215,9 @@ impl Model {
             *self.has(owner, "held_back") -= it.base;
             let to = if forfeit { it.payer } else { owner };
             *self.has(to, "available") += it.base;
+            if forfeit {
+                *self.given_back.entry(it.job).or_default() += it.base;
+            }
             if !forfeit && AUTO_RELEASE.contains(&owner) {
                 self.earned(owner, it.base);
             }
@@ -264,7 +269,7 @@ impl Model {
         self.fees -= from_fees;
         *self.has(PLATFORM, "available") -= base - from_fees;
         *self.has(charge.payer, "available") += base;
-        *self.refunded.entry(charge.job).or_default() += base;
+        *self.given_back.entry(charge.job).or_default() += base;
         true
     }
 
