@@ -2,6 +2,8 @@
 //! again, to the base unit, without asking the service.
 #![deny(clippy::float_arithmetic, clippy::arithmetic_side_effects)]
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -272,7 +274,7 @@ impl Bill {
         if self.price != *price {
             return Err(BillMismatch::Price);
         }
-        let (split, carries) = shared_by(&self.parties, price::house_ppm(meter, price))?;
+        let (split, carries) = shared_by(&self.parties, exactly(price::house_ppm(meter, price)))?;
         let before = ChargeCarry::new(self.used_before_atto);
         let again = Self::charge(
             (*meter, *price),
@@ -284,14 +286,11 @@ impl Bill {
         let again = match &self.data {
             None => again,
             Some(data) => {
-                let (split, carries) = shared_by(&data.parties, data.terms.platform_ppm)?;
+                let (split, carries) = shared_by(&data.parties, exactly(data.terms.platform_ppm))?;
                 again.and_then(|it| it.with_data(data.terms, data.split_version, &split, &carries))
             }
         };
-        let again = again.map_err(|error| match error {
-            BillError::TooLarge => BillMismatch::Amount,
-            BillError::Split(_) => BillMismatch::Split,
-        })?;
+        let again = again?;
         if again.bill.amount_atto != self.amount_atto {
             return Err(BillMismatch::Amount);
         }
@@ -306,14 +305,27 @@ impl Bill {
     }
 }
 
-/// The split of these parties, of which the platform has so many millionths, and what they carried.
-fn shared_by(
+impl From<BillError> for BillMismatch {
+    fn from(error: BillError) -> Self {
+        match error {
+            BillError::TooLarge => Self::Amount,
+            BillError::Split(_) => Self::Split,
+        }
+    }
+}
+
+const fn exactly(ppm: u32) -> RangeInclusive<u32> {
+    ppm..=ppm
+}
+
+/// The split of billed parties, of which the platform has so many millionths, and what they carried.
+pub(crate) fn shared_by(
     parties: &[BilledParty],
-    platform_ppm: u32,
+    platform_ppm: RangeInclusive<u32>,
 ) -> Result<(Split, Vec<u32>), BillMismatch> {
     let fees = parties.iter().filter(|it| it.party.platform);
     let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
-    if fees != u64::from(platform_ppm) {
+    if !u32::try_from(fees).is_ok_and(|fees| platform_ppm.contains(&fees)) {
         return Err(BillMismatch::Split);
     }
     let split = Split::from_parties(parties.iter().map(|it| it.party).collect());

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 use crate::{
     amount::Amount,
     atto::Atto,
-    bill::{BillError, BillMismatch, BilledParty},
+    bill::{BillError, BillMismatch, BilledParty, shared_by},
     digest::Sha256,
     id::{ModelId, ModelVersionId, SplitVersionId, UsageWindowId},
     model::Tariff,
@@ -172,14 +172,7 @@ impl CallsBill {
     /// # Errors
     /// The first number that differs.
     pub fn recompute(&self) -> Result<(), BillMismatch> {
-        let fees = self.parties.iter().filter(|it| it.party.platform);
-        let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
-        if fees > u64::from(PLATFORM_PPM_MAX) {
-            return Err(BillMismatch::Split);
-        }
-        let parties = self.parties.iter().map(|it| it.party).collect();
-        let split = Split::from_parties(parties).map_err(|_| BillMismatch::Split)?;
-        let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
+        let (split, carries) = shared_by(&self.parties, 0..=PLATFORM_PPM_MAX)?;
         let calls = Calls {
             window: self.window,
             model: self.model,
@@ -192,10 +185,7 @@ impl CallsBill {
         let before = before.ok_or(BillMismatch::Gross)?;
         let covered = (before, self.covered_base);
         let again = calls.bill(covered, self.split_version, &split, &carries);
-        let (again, _, _) = again.map_err(|error| match error {
-            BillError::TooLarge => BillMismatch::Amount,
-            BillError::Split(_) => BillMismatch::Split,
-        })?;
+        let (again, _, _) = again?;
         if again.amount_atto != self.amount_atto {
             return Err(BillMismatch::Amount);
         }

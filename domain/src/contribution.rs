@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::{
     amount::Amount,
-    bill::{BillError, BillMismatch, BilledParty},
+    bill::{BillError, BillMismatch, BilledParty, shared_by},
     digest::Sha256,
     id::{ContributionId, SplitVersionId},
     job::state::text_enum,
@@ -188,9 +188,7 @@ impl RewardBill {
         if self.parties.iter().any(|it| it.party.platform) {
             return Err(BillMismatch::Split);
         }
-        let parties = self.parties.iter().map(|it| it.party).collect();
-        let split = Split::from_parties(parties).map_err(|_| BillMismatch::Split)?;
-        let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
+        let (split, carries) = shared_by(&self.parties, 0..=0)?;
         let reward = Reward {
             contribution: self.contribution,
             terms_number: self.terms_number,
@@ -198,10 +196,7 @@ impl RewardBill {
             per_row: self.reward_per_row_base,
         };
         let again = reward.bill(self.split_version, &split, &carries);
-        let (again, _) = again.map_err(|error| match error {
-            BillError::TooLarge => BillMismatch::Amount,
-            BillError::Split(_) => BillMismatch::Split,
-        })?;
+        let (again, _) = again?;
         if again.gross_base != self.gross_base {
             return Err(BillMismatch::Gross);
         }

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 
 use crate::{
     amount::Amount,
-    bill::{BillError, BillMismatch, BilledParty},
+    bill::{BillError, BillMismatch, BilledParty, shared_by},
     digest::Sha256,
     id::{OfferId, SplitVersionId},
     job::state::text_enum,
@@ -174,14 +174,7 @@ impl SaleBill {
     /// # Errors
     /// The first number that differs.
     pub fn recompute(&self) -> Result<(), BillMismatch> {
-        let fees = self.parties.iter().filter(|it| it.party.platform);
-        let fees: u64 = fees.map(|it| u64::from(it.party.ppm)).sum();
-        if fees > u64::from(PLATFORM_PPM_MAX) {
-            return Err(BillMismatch::Split);
-        }
-        let parties = self.parties.iter().map(|it| it.party).collect();
-        let split = Split::from_parties(parties).map_err(|_| BillMismatch::Split)?;
-        let carries: Vec<_> = self.parties.iter().map(|it| it.carry_before).collect();
+        let (split, carries) = shared_by(&self.parties, 0..=PLATFORM_PPM_MAX)?;
         let sale = Sale {
             kind: self.kind,
             offer: self.offer,
@@ -190,10 +183,7 @@ impl SaleBill {
             time: self.time,
         };
         let again = sale.bill(self.split_version, &split, &carries);
-        let (again, _) = again.map_err(|error| match error {
-            BillError::TooLarge => BillMismatch::Amount,
-            BillError::Split(_) => BillMismatch::Split,
-        })?;
+        let (again, _) = again?;
         if again.gross_base != self.gross_base {
             return Err(BillMismatch::Gross);
         }

@@ -30,7 +30,7 @@ use crate::{
     holds::{self, HoldError, HoldSource},
     ledger::{self, PostError},
     receipts::{self, Receipt, ReceiptShare, Subject},
-    releases::{self, NewRelease, ReleaseKind},
+    releases::{self, NewRelease},
     splits,
 };
 
@@ -553,19 +553,10 @@ fn earnings(it: &Shared<'_>, billed: &Billed) -> Vec<NewRelease> {
     let data = it.data(billed).into_iter();
     let data = data.filter(|(it, _)| it.blocked.is_none());
     let data = data.flat_map(|(it, shared)| it.split.parties().iter().zip(&shared.credits));
-    let data = data.filter(|(_, credit)| !credit.is_zero());
     earned
-        .filter(|(party, credit)| !credit.is_zero() && !is_held_back(party, it.earners))
+        .filter(|(party, _)| !is_held_back(party, it.earners))
         .chain(data)
-        .map(|(party, credit)| NewRelease {
-            owner: party.payee,
-            kind: if party.platform {
-                ReleaseKind::Fees
-            } else {
-                ReleaseKind::Earning
-            },
-            amount: *credit,
-        })
+        .filter_map(NewRelease::of)
         .collect()
 }
 

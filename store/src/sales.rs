@@ -9,7 +9,6 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AccountId, PurchaseId, ReceiptId, SplitVersionId},
     ledger::{AccountKey, EntryKind, Lines, Source},
-    release::ReleaseKind,
     sale::Sale,
     split::{Party, Shared, Split},
 };
@@ -245,18 +244,7 @@ async fn open_split(
 
 fn earned(split: &Split, shared: &Shared) -> Vec<NewRelease> {
     let credits = split.parties().iter().zip(&shared.credits);
-    let credits = credits.filter(|(_, credit)| !credit.is_zero());
-    credits
-        .map(|(party, credit)| NewRelease {
-            owner: party.payee,
-            kind: if party.platform {
-                ReleaseKind::Fees
-            } else {
-                ReleaseKind::Earning
-            },
-            amount: *credit,
-        })
-        .collect()
+    credits.filter_map(NewRelease::of).collect()
 }
 
 fn shares(bill: &Explanation) -> Vec<ReceiptShare> {

@@ -16,8 +16,12 @@ use comptoir_domain::{
     atto::Atto,
     id::{AccountId, AllowanceId, ApiKeyId},
 };
-use comptoir_store::allowances::{self, AllowanceError, CloseError, NewAllowance};
-use comptoir_store::{holds::HoldError, limits::LimitError, spending::AboveSpendLimit};
+use comptoir_store::{
+    allowances::{self, AllowanceError, CloseError, NewAllowance},
+    holds::HoldError,
+    limits::LimitError,
+    spending::AboveSpendLimit,
+};
 use tokio::time::Instant;
 
 use crate::{
@@ -30,6 +34,8 @@ use crate::{
 const FIRST_CALLS: u64 = 16;
 /// How much larger the next one is.
 const GROWTH: u64 = 2;
+/// When closing one that could not be closed is tried again.
+const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// How long allowances last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,9 +81,17 @@ struct Purse {
 #[derive(Debug, Default)]
 struct State {
     open: Option<Open>,
-    /// Ended, with calls that are not answered yet.
-    ending: HashMap<AllowanceId, u32>,
+    /// Nothing more is reserved of these: closed once their last call is over.
+    ending: HashMap<AllowanceId, Ending>,
     granted: Option<Amount>,
+}
+
+#[derive(Debug)]
+struct Ending {
+    /// Calls that are not over yet.
+    calls: u32,
+    /// It is not closed before: it could not be.
+    not_before: Instant,
 }
 
 #[derive(Debug)]
@@ -90,12 +104,31 @@ struct Open {
     used_at: Instant,
 }
 
-/// What a call may cost at most, until it is [`settled`](Allowances::settle).
+/// What a call may cost at most. Given back when it is dropped, but for what the call cost: all of it, unless somebody says less.
 #[derive(Debug)]
 pub(super) struct Reservation {
     pub allowance: AllowanceId,
+    purse: Arc<Purse>,
+    unused: Atto,
     amount: Atto,
-    payer: Payer,
+}
+
+impl Reservation {
+    /// The call is over, and cost so much. Zero where it is not charged.
+    pub(super) fn settle(mut self, cost: Atto) {
+        self.unused = self.amount.checked_sub(cost).unwrap_or(Atto::ZERO);
+    }
+
+    /// What the call cost is not known: its allowance takes no more, whatever it has left.
+    pub(super) fn give_up(self) {
+        self.purse.retire_if(|it| it.id == self.allowance);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.purse.give_back(self.allowance, self.unused);
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,10 +136,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Allowances {
-    fn purse(&self, payer: Payer) -> Arc<Purse> {
-        Arc::clone(lock(&self.purses).entry(payer).or_default())
-    }
-
     /// Reserves what a call costs at most.
     ///
     /// # Errors
@@ -117,11 +146,12 @@ impl Allowances {
         payer: Payer,
         amount: Atto,
     ) -> Result<Reservation, Problem> {
-        let purse = self.purse(payer);
+        let purse = Arc::clone(lock(&self.purses).entry(payer).or_default());
         let reserved = |allowance| Reservation {
             allowance,
+            purse: Arc::clone(&purse),
+            unused: Atto::ZERO,
             amount,
-            payer,
         };
         if let Some(allowance) = purse.take(amount) {
             return Ok(reserved(allowance));
@@ -132,67 +162,52 @@ impl Allowances {
             if let Some(allowance) = purse.take(amount) {
                 return Ok(reserved(allowance));
             }
-            close_all(state, purse.retire()).await;
+            purse.retire_if(|_| true);
             let opened = open(state, payer, purse.wanted(amount)).await;
             match opened {
                 Ok((id, granted)) => purse.put(id, granted),
                 // What others of the account hold and do not use is given back first.
-                Err(AllowanceError::InsufficientFunds { .. })
-                    if self.give_back_idle(state, payer.account).await => {}
+                Err(AllowanceError::InsufficientFunds { .. } | AllowanceError::KeyLimit { .. })
+                    if self.close_idle(state, payer.account).await => {}
                 Err(error) => return Err(refused(error)),
             }
         }
     }
 
-    /// A call is over: what it cost, and what it reserved beyond that is free again. Zero where it is not charged.
-    pub(super) async fn settle(&self, state: &AppState, it: Reservation, cost: Atto) {
-        let ended = self.purse(it.payer).give_back(&it, cost);
-        close_all(state, ended).await;
-    }
-
-    /// An allowance takes no more, whatever it has left.
-    pub(super) async fn give_up(&self, state: &AppState, it: Reservation) {
-        let purse = self.purse(it.payer);
-        let mut ended = purse.retire_this(it.allowance);
-        ended.extend(purse.give_back(&it, it.amount));
-        close_all(state, ended).await;
-    }
-
-    /// Closes what is old or idle, and forgets payers that have nothing.
+    /// Closes what is old or idle and what has ended, and forgets payers that have nothing.
     pub(super) async fn close_due(&self, state: &AppState, terms: Terms) {
-        let purses: Vec<_> = lock(&self.purses).values().cloned().collect();
-        for purse in purses {
-            let is_due = |it: &Open| {
+        for purse in self.of(|_| true) {
+            purse.retire_if(|it| {
                 let is_old = it.opened_at.elapsed() >= terms.window;
                 is_old || (it.calls == 0 && it.used_at.elapsed() >= terms.idle)
-            };
-            close_all(state, purse.retire_if(is_due)).await;
+            });
+            purse.close_ended(state).await;
         }
         lock(&self.purses).retain(|_, purse| Arc::strong_count(purse) > 1 || !purse.is_empty());
     }
 
-    /// Closes everything that no call uses; the rest is closed by its last call.
+    /// Closes everything that no call uses. What is left is closed by another process, once this one is silent.
     pub(super) async fn close_everything(&self, state: &AppState) {
-        let purses: Vec<_> = lock(&self.purses).values().cloned().collect();
-        for purse in purses {
-            close_all(state, purse.retire()).await;
+        for purse in self.of(|_| true) {
+            purse.retire_if(|_| true);
+            purse.close_ended(state).await;
         }
     }
 
-    /// Was something of the account given back?
-    async fn give_back_idle(&self, state: &AppState, account: AccountId) -> bool {
-        let purses: Vec<_> = {
-            let purses = lock(&self.purses);
-            let of_account = purses.iter().filter(|(payer, _)| payer.account == account);
-            of_account.map(|(_, purse)| Arc::clone(purse)).collect()
-        };
-        let idle: Vec<_> = purses
-            .iter()
-            .flat_map(|purse| purse.retire_if(|it| it.calls == 0))
-            .collect();
-        let some = !idle.is_empty();
-        close_all(state, idle).await;
+    /// Closes what no call of an account uses; was there something?
+    async fn close_idle(&self, state: &AppState, account: AccountId) -> bool {
+        let mut some = false;
+        for purse in self.of(|payer| payer.account == account) {
+            purse.retire_if(|it| it.calls == 0);
+            some |= purse.close_ended(state).await;
+        }
         some
+    }
+
+    fn of(&self, is_so: impl Fn(&Payer) -> bool) -> Vec<Arc<Purse>> {
+        let purses = lock(&self.purses);
+        let wanted = purses.iter().filter(|(payer, _)| is_so(payer));
+        wanted.map(|(_, purse)| Arc::clone(purse)).collect()
     }
 }
 
@@ -227,45 +242,56 @@ impl Purse {
         (least, grown.unwrap_or(first).max(first))
     }
 
-    fn retire(&self) -> Vec<AllowanceId> {
-        self.retire_if(|_| true)
-    }
-
-    fn retire_this(&self, id: AllowanceId) -> Vec<AllowanceId> {
-        self.retire_if(|it| it.id == id)
-    }
-
-    /// Nothing more is reserved of the open one, if it is so; it, where no call uses it.
-    fn retire_if(&self, is_so: impl FnOnce(&Open) -> bool) -> Vec<AllowanceId> {
+    /// Nothing more is reserved of the open one, if it is so.
+    fn retire_if(&self, is_so: impl FnOnce(&Open) -> bool) {
         let mut state = lock(&self.state);
-        let Some(open) = state.open.take_if(|it| is_so(it)) else {
-            return Vec::new();
-        };
-        if open.calls == 0 {
-            return vec![open.id];
+        if let Some(Open { id, calls, .. }) = state.open.take_if(|it| is_so(it)) {
+            let not_before = Instant::now();
+            state.ending.insert(id, Ending { calls, not_before });
         }
-        state.ending.insert(open.id, open.calls);
-        Vec::new()
     }
 
-    /// Gives back what a call did not use; its allowance, where that has ended and this was its last call.
-    fn give_back(&self, it: &Reservation, cost: Atto) -> Vec<AllowanceId> {
+    /// A call of an allowance is over, and did not use so much of what it reserved.
+    fn give_back(&self, id: AllowanceId, unused: Atto) {
         let mut state = lock(&self.state);
-        if let Some(open) = state.open.as_mut().filter(|open| open.id == it.allowance) {
-            let unused = it.amount.checked_sub(cost).unwrap_or(Atto::ZERO);
+        if let Some(open) = state.open.as_mut().filter(|it| it.id == id) {
             open.left = open.left.checked_add(unused).unwrap_or(open.left);
             open.calls = open.calls.saturating_sub(1);
-            return Vec::new();
+        } else if let Some(ending) = state.ending.get_mut(&id) {
+            ending.calls = ending.calls.saturating_sub(1);
         }
-        let Some(calls) = state.ending.get_mut(&it.allowance) else {
-            return Vec::new();
-        };
-        *calls = calls.saturating_sub(1);
-        if *calls > 0 {
-            return Vec::new();
+    }
+
+    /// Allowances that ended, and whose last call is over.
+    fn ended(&self) -> Vec<AllowanceId> {
+        let now = Instant::now();
+        let state = lock(&self.state);
+        let ended = state.ending.iter();
+        let ended = ended.filter(|(_, it)| it.calls == 0 && it.not_before <= now);
+        ended.map(|(id, _)| *id).collect()
+    }
+
+    /// Closes what has ended; was there something? What cannot be closed is tried again.
+    async fn close_ended(&self, state: &AppState) -> bool {
+        let mut some = false;
+        for id in self.ended() {
+            let closed = close(state, id).await;
+            let mut purse = lock(&self.state);
+            match closed {
+                Ok(()) => {
+                    some = true;
+                    purse.ending.remove(&id);
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, allowance = %id, "an allowance is not closed; it is tried again");
+                    if let Some(ending) = purse.ending.get_mut(&id) {
+                        ending.not_before = Instant::now() + AGAIN_AFTER;
+                    }
+                }
+            }
         }
-        state.ending.remove(&it.allowance);
-        vec![it.allowance]
+        some
     }
 
     fn is_empty(&self) -> bool {
@@ -295,20 +321,10 @@ async fn open(
     Ok((new.id, granted))
 }
 
-/// Closes allowances. One that cannot be closed now is closed later, by the step that closes those of processes that ended.
-async fn close_all(state: &AppState, ended: Vec<AllowanceId>) {
-    for id in ended {
-        let closed = async {
-            let mut tx = state.db.begin().await?;
-            allowances::close(&mut tx, id, state.now()).await?;
-            tx.commit().await?;
-            Ok::<_, CloseError>(())
-        };
-        if let Err(error) = closed.await {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(error, allowance = %id, "an allowance is not closed yet");
-        }
-    }
+async fn close(state: &AppState, id: AllowanceId) -> Result<(), CloseError> {
+    let mut tx = state.db.begin().await?;
+    allowances::close(&mut tx, id, state.now()).await?;
+    Ok(tx.commit().await?)
 }
 
 fn refused(error: AllowanceError) -> Problem {

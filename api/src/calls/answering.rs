@@ -14,6 +14,7 @@ use comptoir_wire::calls::{
     self as wire, Answer, Ask, Call, Fault, FaultCause, Outputs, Routed, Tensor,
 };
 use serde_bytes::ByteBuf;
+use time::OffsetDateTime;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -59,7 +60,10 @@ pub(crate) struct Answered {
 #[derive(Debug)]
 enum Means {
     /// One of the free calls of the day.
-    Free,
+    Free {
+        /// Which day that is.
+        taken_at: OffsetDateTime,
+    },
     /// What is reserved for it.
     Paid(Reservation),
 }
@@ -125,8 +129,9 @@ async fn means(
     if per_day > 0 {
         let mut conn = state.db.acquire().await?;
         let (account, model) = (caller.account, callable.model.id);
-        if stored::take_free(&mut conn, account, model, per_day, state.now()).await? {
-            return Ok(Means::Free);
+        let taken_at = state.now();
+        if stored::take_free(&mut conn, account, model, per_day, taken_at).await? {
+            return Ok(Means::Free { taken_at });
         }
     }
     let payer = Payer {
@@ -142,7 +147,7 @@ async fn means(
 impl Means {
     fn allowance(&self) -> Option<AllowanceId> {
         match self {
-            Self::Free => None,
+            Self::Free { .. } => None,
             Self::Paid(reservation) => Some(reservation.allowance),
         }
     }
@@ -166,7 +171,7 @@ impl Means {
             worker_owner,
             usage: asked.usage,
             cost: match self {
-                Self::Free => Atto::ZERO,
+                Self::Free { .. } => Atto::ZERO,
                 Self::Paid(_) => full,
             },
             at: state.now(),
@@ -176,27 +181,27 @@ impl Means {
 
     /// The call has no answer: nothing was paid.
     async fn take_back(self, state: &AppState, caller: &Identity, callable: &Callable) {
-        match self {
-            Self::Paid(reservation) => {
-                let allowances = &state.calls.allowances;
-                allowances.settle(state, reservation, Atto::ZERO).await;
-            }
-            Self::Free => {
-                let given_back = async {
-                    let mut conn = state.db.acquire().await?;
-                    let (account, model) = (caller.account, callable.model.id);
-                    stored::give_back_free(&mut conn, account, model, state.now()).await
-                };
-                if let Err(error) = given_back.await {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "a free call that failed is not given back");
-                }
-            }
+        let taken_at = match self {
+            Self::Paid(reservation) => return reservation.settle(Atto::ZERO),
+            Self::Free { taken_at } => taken_at,
+        };
+        let given_back = async {
+            let mut conn = state.db.acquire().await?;
+            let (account, model) = (caller.account, callable.model.id);
+            stored::give_back_free(&mut conn, account, model, taken_at).await
+        };
+        if let Err(error) = given_back.await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "a free call that failed is not given back");
         }
     }
 }
 
-/// Commits the call before it is answered. One that cannot be committed is not answered, and costs nothing.
+/// Commits the call before it is answered.
+///
+/// # Errors
+/// When it is not taken, or it is not known whether it is. Then it is not answered, and what it reserved stays reserved until its allowance is
+/// closed, which knows.
 async fn record(
     state: &AppState,
     event: UsageEvent,
@@ -204,27 +209,19 @@ async fn record(
     outputs: Outputs,
 ) -> Result<Answered, Problem> {
     let (id, usage, cost) = (event.call, event.usage, event.cost);
-    let allowances = &state.calls.allowances;
-    match (state.calls.recorder.record(state, event).await, means) {
-        (Ok(()), means) => {
-            if let Means::Paid(reservation) = means {
-                allowances.settle(state, reservation, cost).await;
-            }
-            Ok(Answered {
-                id,
-                outputs,
-                usage,
-                cost,
-            })
-        }
-        // Whether it was committed may not be known: what it reserved stays reserved until the allowance is closed.
-        (Err(problem), means) => {
-            if let Means::Paid(reservation) = means {
-                allowances.give_up(state, reservation).await;
-            }
-            Err(problem)
+    let recorded = state.calls.recorder.record(state, event).await;
+    if let Means::Paid(reservation) = means {
+        match &recorded {
+            Ok(()) => reservation.settle(cost),
+            Err(_) => reservation.give_up(),
         }
     }
+    recorded.map(|()| Answered {
+        id,
+        outputs,
+        usage,
+        cost,
+    })
 }
 
 /// Asks workers one after the other until one answers.

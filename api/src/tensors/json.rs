@@ -4,6 +4,7 @@ use std::{cell::RefCell, fmt};
 
 use comptoir_domain::program::graph::ScalarType;
 use comptoir_wire::calls::Tensor;
+use half::{bf16, f16};
 use serde::{
     Serialize, Serializer,
     de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -367,25 +368,7 @@ fn number<S: Serializer>(dtype: ScalarType, bytes: &[u8], to: S) -> Result<S::Ok
         ScalarType::I64 => to.serialize_i64(i64::from_le_bytes(of(bytes))),
         ScalarType::F32 => to.serialize_f32(f32::from_le_bytes(of(bytes))),
         ScalarType::F64 => to.serialize_f64(f64::from_le_bytes(of(bytes))),
-        // The upper half of a float is a brain float.
-        ScalarType::Bf16 => to.serialize_f32(f32::from_bits(
-            u32::from(u16::from_le_bytes(of(bytes))) << 16,
-        )),
-        ScalarType::F16 => to.serialize_f32(half(u16::from_le_bytes(of(bytes)))),
-    }
-}
-
-/// A half-precision number (IEEE 754 binary16).
-fn half(bits: u16) -> f32 {
-    let sign = u32::from(bits >> 15) << 31;
-    let (exponent, fraction) = (u32::from(bits >> 10) & 0x1f, u32::from(bits) & 0x3ff);
-    match exponent {
-        0 => {
-            // 2^-24 for each unit of the fraction.
-            let magnitude = f32::from(bits & 0x3ff) * f32::from_bits(0x3380_0000);
-            f32::from_bits(sign | magnitude.to_bits())
-        }
-        0x1f => f32::from_bits(sign | 0x7f80_0000 | (fraction << 13)),
-        _ => f32::from_bits(sign | ((exponent + 112) << 23) | (fraction << 13)),
+        ScalarType::Bf16 => to.serialize_f32(bf16::from_le_bytes(of(bytes)).to_f32()),
+        ScalarType::F16 => to.serialize_f32(f16::from_le_bytes(of(bytes)).to_f32()),
     }
 }

@@ -81,6 +81,8 @@ pub struct TestApp {
     pub signing_pem: String,
     router: Router,
     pub blobs: tempfile::TempDir,
+    /// What calls of models travel through.
+    pub relay: Relay,
 }
 
 /// Somebody who may call.
@@ -170,6 +172,7 @@ impl TestApp {
             market_ppm: 50_000,
             edge: Edge::default(),
         };
+        let relay = Relay::local();
         let state = AppState {
             db,
             admin_db: admin_db.into(),
@@ -187,7 +190,7 @@ impl TestApp {
             webhooks: Webhooks::new(crate::webhooks::guard()).unwrap(),
             callers: Callers::default(),
             submissions: Submissions::default(),
-            calls: Calls::new(Relay::local(), Terms::default()),
+            calls: Calls::new(relay.clone(), Terms::default()),
             uploads: Uploads::default(),
         };
         let (router, openapi) = comptoir_api::app(state.clone());
@@ -198,6 +201,7 @@ impl TestApp {
             signing_pem,
             router,
             blobs,
+            relay,
         }
     }
 
@@ -216,6 +220,12 @@ impl TestApp {
     /// Takes uploads in this way from now on.
     pub fn replace_uploads(&mut self, uploads: Uploads) {
         self.state.uploads = uploads;
+        (self.router, _) = comptoir_api::app(self.state.clone());
+    }
+
+    /// Has calls of models answered on these terms from now on.
+    pub fn replace_calls(&mut self, terms: Terms) {
+        self.state.calls = Calls::new(self.relay.clone(), terms);
         (self.router, _) = comptoir_api::app(self.state.clone());
     }
 

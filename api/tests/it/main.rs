@@ -12,6 +12,7 @@ mod admin_work;
 mod auth;
 mod bad_input;
 mod blobs;
+mod calls;
 mod catalog;
 mod contributions;
 mod datasets;

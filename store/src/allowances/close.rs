@@ -11,7 +11,6 @@ use comptoir_domain::{
     digest::Sha256,
     id::{AccountId, AllowanceId, JournalEntryId, ModelId, ReceiptId, SplitVersionId},
     ledger::{AccountKey, Entry, EntryKind, Lines, Source},
-    release::ReleaseKind,
     split::{InvalidSplit, Shared, Split},
 };
 use sqlx::PgConnection;
@@ -292,18 +291,7 @@ fn entries(
 
 fn earnings((it, billed): (&Payable, &Billed)) -> Vec<NewRelease> {
     let credits = it.split.parties().iter().zip(&billed.shared.credits);
-    credits
-        .filter(|(_, credit)| !credit.is_zero())
-        .map(|(party, credit)| NewRelease {
-            owner: party.payee,
-            kind: if party.platform {
-                ReleaseKind::Fees
-            } else {
-                ReleaseKind::Earning
-            },
-            amount: *credit,
-        })
-        .collect()
+    credits.filter_map(NewRelease::of).collect()
 }
 
 async fn mark_closed(

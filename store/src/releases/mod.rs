@@ -7,7 +7,7 @@ mod veto;
 mod withdrawals;
 
 use alloy_primitives::Address;
-use comptoir_domain::{amount::Amount, id::ReleaseId};
+use comptoir_domain::{amount::Amount, id::ReleaseId, split::Party};
 use sqlx::{PgConnection, types::BigDecimal};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -49,6 +49,22 @@ pub(crate) struct NewRelease {
     pub owner: Address,
     pub kind: ReleaseKind,
     pub amount: Amount,
+}
+
+impl NewRelease {
+    /// What a party is credited; `None` where that is nothing.
+    pub(crate) fn of((party, credit): (&Party, &Amount)) -> Option<Self> {
+        let kind = if party.platform {
+            ReleaseKind::Fees
+        } else {
+            ReleaseKind::Earning
+        };
+        (!credit.is_zero()).then_some(Self {
+            owner: party.payee,
+            kind,
+            amount: *credit,
+        })
+    }
 }
 
 /// Queues what payees and the platform earned, for those that want it released by itself: one release for all that one earned of a
