@@ -82,7 +82,6 @@ impl Calls {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while closing.run_until_cancelled(look.tick()).await.is_some() {
-            this.hosts.lose_silent(Instant::now());
             this.allowances.close_due(&state, this.terms).await;
             gauge(CALL_HOSTS, this.hosts.len());
             gauge(CALLS_WAITING, this.hosts.waiting());
@@ -111,11 +110,17 @@ impl Calls {
         }
     }
 
+    /// Gives up what is lost. Apart from closing allowances, which may take long.
     async fn lose(self, mut losses: Losses) {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            match losses.next().await {
-                Loss::All => self.hosts.lose_all(),
-                Loss::Unheard(mailbox) => self.hosts.lose(&mailbox),
+            tokio::select! {
+                loss = losses.next() => match loss {
+                    Loss::All => self.hosts.lose_all(),
+                    Loss::Unheard(mailbox) => self.hosts.lose(&mailbox),
+                },
+                _ = look.tick() => self.hosts.lose_silent(Instant::now()),
             }
         }
     }
