@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 use crate::{
     atto::Atto,
     digest::Sha256,
-    id::{ApiKeyId, CallId, ModelId, ModelVersionId, UsageWindowId, WorkerId},
+    id::{ApiKeyId, CallId, ModelId, ModelVersionId, ReceiptId, UsageWindowId, WorkerId},
     model::Usage,
 };
 
@@ -29,6 +29,14 @@ pub const MADDS_MAX: u128 = 1 << 80;
 
 const AT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+impl UsageWindowId {
+    /// The receipt of its charge: known before there is one, so that each call can name it.
+    #[must_use]
+    pub const fn receipt(self) -> ReceiptId {
+        ReceiptId(self.0)
+    }
+}
 
 /// A call that was answered, as the account that made it sees it: a line of its usage file.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! What this process may spend for callers: each call reserves what it costs at most from an allowance, without a statement of its own.
 //!
-//! An allowance is a hold of one payer and one credential, and grows with use: the next one is twice as large. It is closed, which charges what was
+//! An allowance is a hold of one payer and one credential, and grows with use: the next one is twice as large, up to a part of what the payer has. It is closed, which charges what was
 //! called and gives the rest back, when it is used up, old, or idle; and by anybody's step when this process has ended
 //! ([`comptoir_store::allowances`]).
 
@@ -30,8 +30,8 @@ use crate::{
     routes::{above_spend_limit, hold_refused},
 };
 
-/// Calls that the first allowance is for.
-const FIRST_CALLS: u64 = 16;
+/// Calls that the first allowance is for: each that is used up is charges and receipts, which are written within calls.
+const FIRST_CALLS: u64 = 1_024;
 /// How much larger the next one is.
 const GROWTH: u64 = 2;
 /// When closing one that could not be closed is tried again.

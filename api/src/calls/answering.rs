@@ -6,7 +6,7 @@ use alloy_primitives::Address;
 use axum::http::StatusCode;
 use comptoir_domain::{
     atto::Atto,
-    id::{AllowanceId, CallId, WorkerId},
+    id::{AllowanceId, CallId, ReceiptId, WorkerId},
     model::Usage,
 };
 use comptoir_store::{allowances as stored, relay::NotSent, usage::UsageEvent};
@@ -54,6 +54,8 @@ pub(crate) struct Answered {
     pub outputs: Outputs,
     pub usage: Usage,
     pub cost: Atto,
+    /// The receipt of the charge that it will be part of; `None`: it is free.
+    pub receipt: Option<ReceiptId>,
 }
 
 /// What pays for a call.
@@ -212,15 +214,16 @@ async fn record(
     let recorded = state.calls.recorder.record(state, event).await;
     if let Means::Paid(reservation) = means {
         match &recorded {
-            Ok(()) => reservation.settle(cost),
+            Ok(_) => reservation.settle(cost),
             Err(_) => reservation.give_up(),
         }
     }
-    recorded.map(|()| Answered {
+    recorded.map(|receipt| Answered {
         id,
         outputs,
         usage,
         cost,
+        receipt,
     })
 }
 

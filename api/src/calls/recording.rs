@@ -6,10 +6,11 @@ use std::{
 };
 
 use axum::http::StatusCode;
+use comptoir_domain::id::ReceiptId;
 use comptoir_store::{
     group::Group,
     pool,
-    usage::{self, UsageEvent},
+    usage::{self, Recorded, UsageEvent},
 };
 use sqlx::PgPool;
 
@@ -19,15 +20,19 @@ use crate::{AppState, Problem};
 #[derive(Clone, Default)]
 pub(super) struct Recorder(Arc<OnceLock<Group<UsageEvent, Outcome>>>);
 
-/// Was it taken? One error is that of a whole group.
-type Outcome = Result<bool, Arc<sqlx::Error>>;
+/// One error is that of a whole group.
+type Outcome = Result<Recorded, Arc<sqlx::Error>>;
 
 impl Recorder {
-    /// Commits that a call was answered.
+    /// Commits that a call was answered. The receipt is that which its window has once it is charged; a free call has none.
     ///
     /// # Errors
     /// When its allowance was closed meanwhile, or it is not known whether it was committed.
-    pub(super) async fn record(&self, state: &AppState, event: UsageEvent) -> Result<(), Problem> {
+    pub(super) async fn record(
+        &self,
+        state: &AppState,
+        event: UsageEvent,
+    ) -> Result<Option<ReceiptId>, Problem> {
         let group = self.0.get_or_init(|| {
             let db = pool::for_groups(&state.db, 1);
             Group::start(move |events| {
@@ -38,8 +43,9 @@ impl Recorder {
         let recorded = group.ask(event).await;
         let recorded = recorded.map_err(|error| Problem::ungrouped(&error, error.is_full()))?;
         match recorded {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(closed()),
+            Ok(Recorded::In(window)) => Ok(Some(window.receipt())),
+            Ok(Recorded::Free) => Ok(None),
+            Ok(Recorded::Refused) => Err(closed()),
             Err(error) => Err(Problem::internal(error.as_ref())),
         }
     }

@@ -263,7 +263,9 @@ async fn a_call_is_answered_and_charged_once_and_the_rest_of_what_was_held_comes
         reply.header(HeaderName::from_static("comptoir-call")),
         reply.text("/id")
     );
-    world.call(1).await.expect(StatusCode::OK);
+    let other = world.call(1).await.expect(StatusCode::OK);
+    let receipt = other.header(HeaderName::from_static("comptoir-receipt"));
+    assert_eq!(reply.text("/usage/receipt"), receipt, "one window");
     let (available, held) = world.purse().await;
     assert!(held >= 2 * PRICE, "{held} are held for calls");
     assert_eq!(available + held, 1_000, "nothing is charged yet");
@@ -276,6 +278,7 @@ async fn a_call_is_answered_and_charged_once_and_the_rest_of_what_was_held_comes
         .await;
     assert_eq!(windows.json["data"][0]["calls"], 2);
     assert_eq!(windows.text("/data/0/charged/amount"), "14");
+    assert_eq!(windows.text("/data/0/receipt_id"), receipt);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -370,6 +373,7 @@ async fn free_calls_of_the_day_come_first_and_one_that_fails_is_not_used_up(db: 
     for cost in ["0", "7"] {
         let reply = world.call(1).await.expect(StatusCode::OK);
         assert_eq!(reply.text("/usage/cost"), cost);
+        assert_eq!(reply.json["usage"]["receipt"].is_null(), cost == "0");
     }
     assert_eq!(world.settled().await, (1_000 - PRICE, 0));
 }
@@ -407,7 +411,7 @@ async fn an_allowance_that_cannot_be_closed_is_tried_again_while_the_process_liv
     change("ALTER TABLE allowances ADD CONSTRAINT stuck CHECK (closed_at IS NULL)").await;
     // It is idle, and its closing fails.
     tokio::time::sleep(3 * IMPATIENT.idle).await;
-    assert_eq!(world.purse().await, (0, 3 * PRICE), "it is held still");
+    assert_eq!(world.purse().await, (2 * PRICE, PRICE), "it is held still");
     change("ALTER TABLE allowances DROP CONSTRAINT stuck").await;
     let closed = async {
         while world.purse().await != (2 * PRICE, 0) {

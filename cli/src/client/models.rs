@@ -206,7 +206,7 @@ async fn call(api: &Api, args: &CallArgs) -> anyhow::Result<Value> {
     let answer = json!({
         "id": told("comptoir-call"),
         "outputs": out,
-        "usage": { "cost": told("comptoir-cost") },
+        "usage": { "cost": told("comptoir-cost"), "receipt": told("comptoir-receipt") },
     });
     let bytes = response.bytes().await?;
     let written = tokio::fs::write(out, bytes).await;

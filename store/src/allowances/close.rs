@@ -336,7 +336,7 @@ fn receipt(
         amount: it.credit,
     });
     Receipt {
-        id: ReceiptId::generate(),
+        id: it.window.id.receipt(),
         asset_id: closing.asset_id,
         account: closing.account,
         subject: Subject::Calls(it.window.id),

@@ -31,6 +31,9 @@ pub use free::{give_back_free, take_free};
 /// For how long an allowance is kept without a word of its process.
 pub const ALLOWANCE_GRACE: Duration = Duration::from_mins(1);
 
+/// What is wanted is cut at this part of what there is, so that jobs, purchases and other keys of the payer find something as well.
+const PART_OF_BALANCE: u64 = 4;
+
 /// An allowance that is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewAllowance {
@@ -81,8 +84,8 @@ pub enum AllowanceError {
     Database(#[from] sqlx::Error),
 }
 
-/// Opens an allowance of at least `least` and at most `wanted`, as far as the payer's balance and the key's limit go: how much it is. It counts
-/// against the limit of the period in which it is opened.
+/// Opens an allowance of at least `least` and at most `wanted`: how much it is. More than the least is a quarter of what the payer can spend and the
+/// key may, at most. It counts against the limit of the period in which it is opened.
 ///
 /// # Errors
 /// When that is less than the least; the caller rolls back.
@@ -136,7 +139,7 @@ pub async fn open(
     Ok(amount)
 }
 
-/// As much as is wanted and there is.
+/// As much as is wanted, and a part of what there is, or the least.
 fn granted(
     new: &NewAllowance,
     available: Amount,
@@ -147,11 +150,11 @@ fn granted(
     match left {
         Some(left) if left < least => Err(AllowanceError::KeyLimit { left }),
         _ if available < least => Err(AllowanceError::InsufficientFunds { available }),
-        left => Ok(new
-            .wanted
-            .max(least)
-            .min(available)
-            .min(left.unwrap_or(Amount::MAX))),
+        left => {
+            let there_is = available.min(left.unwrap_or(available));
+            let part = there_is.part(1, PART_OF_BALANCE);
+            Ok(new.wanted.min(part).max(least))
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 pub use reads::{
     GroupBy, SumPlace, UsageFilter, UsageSum, UsageWindow, events, events_of, sums, window, windows,
 };
-pub use record::record;
+pub use record::{Recorded, record};
 pub(crate) use windows::{OpenWindow, file_digest, windows_of};
 
 /// A call that was answered.

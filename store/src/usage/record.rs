@@ -20,13 +20,27 @@ use crate::{
     model_prices::{self, ModelPrice},
 };
 
-/// Writes the events of a group, and adds each to its window and its allowance. For each event, whether it was taken: not where its allowance is
-/// closed, unknown, somebody else's or used up, or where it does not cost what its price says. The same call is taken once; saying so again, with
-/// the same content, changes nothing. The transaction must be one that sees everybody.
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recorded {
+    /// It is free.
+    Free,
+    /// It is charged with the others of a window.
+    In(UsageWindowId),
+    /// It was not taken.
+    Refused,
+}
+
+/// Writes the events of a group, and adds each to its window and its allowance. An event is refused where its allowance is closed, unknown, somebody
+/// else's or used up, or where it does not cost what its price says. The same call is taken once; saying so again, with the same content, changes
+/// nothing. The transaction must be one that sees everybody.
 ///
 /// # Errors
 /// When a statement fails: then none is taken.
-pub async fn record(tx: &mut PgTransaction<'_>, events: &[UsageEvent]) -> sqlx::Result<Vec<bool>> {
+pub async fn record(
+    tx: &mut PgTransaction<'_>,
+    events: &[UsageEvent],
+) -> sqlx::Result<Vec<Recorded>> {
     let budgets = lock(tx, events).await?;
     let windows = windows(tx, events, &budgets).await?;
     let mut known = HashMap::new();
@@ -41,12 +55,30 @@ pub async fn record(tx: &mut PgTransaction<'_>, events: &[UsageEvent]) -> sqlx::
     if fresh.len() < chosen.len() {
         known.extend(stored(tx, events).await?);
     }
+    let chosen: HashMap<_, _> = chosen
+        .into_iter()
+        .map(|(it, window)| (it.call.0, window))
+        .collect();
     let outcome = |event: &UsageEvent| {
-        fresh.remove(&event.call.0)
-            || (known.get(&event.call.0)).is_some_and(|it| *it == Content::of(event))
+        let call = event.call.0;
+        if fresh.remove(&call) {
+            return Recorded::of(chosen.get(&call).copied().flatten());
+        }
+        let before = known.get(&call);
+        let same = before.filter(|(_, content)| *content == Content::of(event));
+        same.map_or(Recorded::Refused, |(window, _)| Recorded::of(*window))
     };
     Ok(events.iter().map(outcome).collect())
 }
+
+impl Recorded {
+    fn of(window: Option<UsageWindowId>) -> Self {
+        window.map_or(Self::Free, Self::In)
+    }
+}
+
+/// What was stored of a call, and the window that it is in.
+type Known = (Option<UsageWindowId>, Content);
 
 /// What is left of an open allowance. Its row is locked.
 struct Budget {
@@ -226,7 +258,7 @@ fn choose<'e>(
     events: &'e [UsageEvent],
     budgets: &HashMap<AllowanceId, Budget>,
     windows: &HashMap<WindowKey, Window>,
-    known: &HashMap<Uuid, Content>,
+    known: &HashMap<Uuid, Known>,
 ) -> Vec<(&'e UsageEvent, Option<UsageWindowId>)> {
     let mut drawn: HashMap<AllowanceId, Atto> = HashMap::new();
     let mut chosen = Vec::with_capacity(events.len());
@@ -431,10 +463,10 @@ impl Content {
 async fn stored(
     conn: &mut PgConnection,
     events: &[UsageEvent],
-) -> sqlx::Result<HashMap<Uuid, Content>> {
+) -> sqlx::Result<HashMap<Uuid, Known>> {
     let calls: Vec<_> = events.iter().map(|it| it.call.0).collect();
     let rows = sqlx::query!(
-        r#"SELECT call_id, (SELECT allowance_id FROM usage_windows w WHERE w.window_id = e.window_id) AS "allowance_id?", account_id, api_key_id,
+        r#"SELECT call_id, window_id, (SELECT allowance_id FROM usage_windows w WHERE w.window_id = e.window_id) AS "allowance_id?", account_id, api_key_id,
              version_id, price_number, worker_id, rows, input_tokens, output_tokens, madds, cost_atto
            FROM usage_events e WHERE call_id = ANY ($1)"#,
         &calls,
@@ -458,7 +490,7 @@ async fn stored(
                 },
                 cost: to_atto("cost_atto", &row.cost_atto)?,
             };
-            Ok((row.call_id, content))
+            Ok((row.call_id, (row.window_id.map(UsageWindowId), content)))
         })
         .collect()
 }

@@ -15,7 +15,7 @@ use comptoir_store::{
     model_prices::{self, ModelPrice},
     receipts::{self, Receipt, Subject},
     spending,
-    usage::{self, UsageEvent},
+    usage::{self, Recorded, UsageEvent},
 };
 use futures::future::join_all;
 use sqlx::PgPool;
@@ -172,10 +172,15 @@ impl Calling {
     }
 
     pub async fn record(&self, events: &[UsageEvent]) -> Vec<bool> {
+        let recorded = self.said(events).await.into_iter();
+        recorded.map(|it| it != Recorded::Refused).collect()
+    }
+
+    pub async fn said(&self, events: &[UsageEvent]) -> Vec<Recorded> {
         let mut tx = self.money.api.begin().await.unwrap();
-        let taken = usage::record(&mut tx, events).await.unwrap();
+        let said = usage::record(&mut tx, events).await.unwrap();
         tx.commit().await.unwrap();
-        taken
+        said
     }
 
     pub async fn close(&self, allowance: AllowanceId) -> Result<Vec<ReceiptId>, CloseError> {
@@ -217,9 +222,9 @@ async fn calls_are_charged_when_their_allowance_is_closed_and_the_rest_goes_back
     let it = Calling::new(db).await;
     it.money.deposit(ALICE, 1_000).await;
     let called = it.model(per_call(7)).await;
-    let (allowance, granted) = it.open(None, 7, 700, NOW).await.unwrap();
-    assert_eq!(granted, amount(700));
-    assert_eq!(it.money.bases(ALICE).await, (300, 700, 0));
+    let (allowance, granted) = it.open(None, 7, 200, NOW).await.unwrap();
+    assert_eq!(granted, amount(200));
+    assert_eq!(it.money.bases(ALICE).await, (800, 200, 0));
     let events: Vec<_> = (0..20)
         .map(|_| it.event(&called, allowance, None, ONE))
         .collect();
@@ -283,6 +288,26 @@ async fn many_calls_at_7_units_pay_85_10_and_5_percent_to_the_unit(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn the_receipt_of_a_call_is_named_before_there_is_one(db: PgPool) {
+    let it = Calling::new(db).await;
+    it.money.deposit(ALICE, 1_000).await;
+    let called = it.model(per_call(7)).await;
+    let (allowance, _) = it.open(None, 14, 14, NOW).await.unwrap();
+    let events: Vec<_> = (0..2)
+        .map(|_| it.event(&called, allowance, None, ONE))
+        .collect();
+    let Recorded::In(window) = it.said(&events[..1]).await[0] else {
+        panic!("it is charged");
+    };
+    // Of the same window; and the first one again, in one group and alone.
+    let same = Recorded::In(window);
+    assert_eq!(it.said(&[events[1], events[0]]).await, [same; 2]);
+    assert_eq!(it.close(allowance).await.unwrap(), [window.receipt()]);
+    assert_eq!(it.said(&events[..1]).await, [same]);
+    assert_eq!(it.receipt(window.receipt()).await.gross, amount(14));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn an_event_that_is_recorded_fifty_times_at_once_counts_once(db: PgPool) {
     let it = Calling::new(db).await;
     it.money.deposit(ALICE, 1_000).await;
@@ -328,19 +353,35 @@ async fn what_races_the_closing_is_charged_or_refused_and_never_both(db: PgPool)
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn an_allowance_leaves_three_quarters_of_what_there_is_to_others(db: PgPool) {
+    let it = Calling::new(db).await;
+    it.money.deposit(ALICE, 1_000).await;
+    let key = it.key(400).await;
+    let granted = async |key, least, wanted| it.open(key, least, wanted, NOW).await.unwrap().1;
+    assert_eq!(
+        granted(Some(key), 7, 999).await,
+        amount(100),
+        "of the limit"
+    );
+    assert_eq!(granted(None, 7, 999).await, amount(225), "of the balance");
+    assert_eq!(granted(None, 600, 999).await, amount(600), "or the least");
+    assert_eq!(it.money.bases(ALICE).await, (75, 925, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_key_spends_to_the_unit_of_its_limit_and_no_further(db: PgPool) {
     let it = Calling::new(db).await;
     it.money.deposit(ALICE, 10_000).await;
     let called = it.model(per_call(7)).await;
     let key = it.key(100).await;
     // Opened at once, they share what the limit leaves.
-    let opened = join_all((0..5).map(|_| it.open(Some(key), 7, 30, NOW))).await;
+    let opened = join_all((0..5).map(|_| it.open(Some(key), 30, 30, NOW))).await;
     let mut opened: Vec<_> = opened.into_iter().filter_map(Result::ok).collect();
     let granted: u128 = opened.iter().map(|(_, granted)| granted.base()).sum();
-    assert_eq!((opened.len(), granted), (4, 100), "30, 30, 30 and 10");
-    let refused = it.open(Some(key), 7, 30, NOW).await.unwrap_err();
+    assert_eq!((opened.len(), granted), (3, 90));
+    let refused = it.open(Some(key), 11, 30, NOW).await.unwrap_err();
     assert!(
-        matches!(refused, AllowanceError::KeyLimit { left } if left.is_zero()),
+        matches!(refused, AllowanceError::KeyLimit { left } if left == amount(10)),
         "{refused}"
     );
     // Each pays for as many calls as it covers, and gives the rest back to the limit.

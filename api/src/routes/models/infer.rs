@@ -6,7 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use comptoir_domain::{
-    id::{CallId, ModelId, ModelVersionId},
+    id::{CallId, ModelId, ModelVersionId, ReceiptId},
     model::Usage,
 };
 use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
@@ -27,6 +27,7 @@ const SAFETENSORS: &str = "application/x-safetensors";
 
 const CALL: HeaderName = HeaderName::from_static("comptoir-call");
 const COST: HeaderName = HeaderName::from_static("comptoir-cost");
+const RECEIPT: HeaderName = HeaderName::from_static("comptoir-receipt");
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -80,6 +81,10 @@ pub(super) struct UsageBody {
     /// In base units, exactly: `7.000000001`. It is charged with the calls beside it, rounded down once.
     #[schema(value_type = String)]
     cost: String,
+    /// The receipt of the charge that the call is part of: it is there once that is made, within a minute or so. Calls that together come to less
+    /// than a base unit are charged with later ones, and have none; nor has a free call.
+    #[schema(value_type = Option<String>)]
+    receipt: Option<ReceiptId>,
 }
 
 /// Tensors by name.
@@ -114,6 +119,7 @@ impl Serialize for Named<'_> {
         (status = 200, content((Inferred = "application/json"), (Vec<u8> = "application/x-safetensors")), headers(
             ("comptoir-call" = String, description = "The call"),
             ("comptoir-cost" = String, description = "What it costs, in base units"),
+            ("comptoir-receipt" = String, description = "The receipt of the charge that it is part of, once that is made; none for a free call"),
         )),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "`no_worker`, `version_not_served`, `service_unavailable`: try again after `Retry-After`", body = Problem, content_type = "application/problem+json"),
@@ -197,10 +203,12 @@ impl Form {
             .into_response(),
         };
         let fields = [
-            (CALL, answered.id.to_string()),
-            (COST, answered.cost.decimal()),
+            (CALL, Some(answered.id.to_string())),
+            (COST, Some(answered.cost.decimal())),
+            (RECEIPT, answered.receipt.map(|it| it.to_string())),
         ];
         for (name, text) in fields {
+            let Some(text) = text else { continue };
             let value = HeaderValue::try_from(text).expect("identifiers and numbers are ASCII");
             response.headers_mut().insert(name, value);
         }
@@ -222,6 +230,7 @@ impl UsageBody {
             output_tokens,
             madds: madds.to_string(),
             cost: answered.cost.decimal(),
+            receipt: answered.receipt,
         }
     }
 }
