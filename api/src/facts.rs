@@ -93,6 +93,11 @@ impl<K: Hash + Eq, V: Clone> Kept<K, V> {
         Self(Mutex::new(LruCache::new(most)))
     }
 
+    /// Keeps nothing under the key.
+    pub fn forget(&self, key: &K) {
+        lock(&self.0).pop(key);
+    }
+
     /// What is kept under the key.
     pub fn get(&self, key: &K) -> Option<V> {
         lock(&self.0).get(key).cloned()

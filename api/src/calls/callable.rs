@@ -54,15 +54,15 @@ impl Callable {
         target: Target,
     ) -> Result<Arc<Self>, Problem> {
         let now = state.now();
-        let kept = state.calls.callables.get(&target);
-        let kept = kept.filter(|(at, _)| (now - *at).abs() < BELIEVED_FOR);
-        let found = if let Some((_, callable)) = kept {
-            callable
-        } else {
-            let read = Arc::new(Self::read(state, caller, target, now).await?);
-            let believed = (now, Arc::clone(&read));
-            state.calls.callables.put(target, believed);
-            read
+        let found = match state.calls.callables.get(&target) {
+            Some((at, callable)) if (now - at).abs() < BELIEVED_FOR => callable,
+            before => {
+                if let Some((_, callable)) = before {
+                    // One reads it again; those that come meanwhile believe what there is.
+                    state.calls.callables.put(target, (now, callable));
+                }
+                Self::read_again(state, caller, target, now).await?
+            }
         };
         if !found.may_be_called_by(caller) {
             return Err(Problem::not_found());
@@ -71,6 +71,23 @@ impl Callable {
             return Err(retired(&found.version));
         }
         Ok(found)
+    }
+
+    async fn read_again(
+        state: &AppState,
+        caller: AccountId,
+        target: Target,
+        now: OffsetDateTime,
+    ) -> Result<Arc<Self>, Problem> {
+        let read = Self::read(state, caller, target, now).await.map(Arc::new);
+        match &read {
+            Ok(callable) => {
+                let believed = (now, Arc::clone(callable));
+                state.calls.callables.put(target, believed);
+            }
+            Err(_) => state.calls.callables.forget(&target),
+        }
+        read
     }
 
     /// What is counted of a call; refused where it has more rows than the program holds for, or its answer were too large.

@@ -31,7 +31,7 @@ pub const JOB_KIND: u8 = 1;
 /// The kind of a contribution's leaf; the kinds between are of sales.
 const CONTRIBUTION_KIND: u8 = 5;
 /// The kind of the leaf of calls.
-const CALLS_KIND: u8 = calls::LEAF_KIND;
+pub const CALLS_KIND: u8 = calls::LEAF_KIND;
 
 const JOB_BILL: &[&str] = &[
     "recomputed",

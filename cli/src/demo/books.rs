@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -205,14 +205,14 @@ pub async fn verify_and_tamper(document: &ReceiptDocument, rpc: &Url) -> anyhow:
 }
 
 /// The same by the command line, as a stranger would: `verify` and `bill` pass, and `verify` refuses the file once a
-/// byte of it is changed. A job's charge is recomputed from its `program`, a sale's without.
+/// byte of it is changed. A charge is recomputed from its `evidence`: that of a job from the program, that of calls from their usage file.
 ///
 /// # Errors
 /// When a command ends otherwise.
 pub async fn command_line_agrees(
     document: &ReceiptDocument,
     rpc: &Url,
-    program: Option<&Path>,
+    evidence: Option<(&str, PathBuf)>,
     folder: &Path,
 ) -> anyhow::Result<()> {
     let file = folder.join(format!("receipt-{}.json", document.receipt.receipt_id));
@@ -232,8 +232,8 @@ pub async fn command_line_agrees(
         "`comptoir verify` refuses the receipt"
     );
     let mut bill = vec![OsStr::new("bill"), file.as_os_str(), "--recompute".as_ref()];
-    if let Some(program) = program {
-        bill.extend(["--program".as_ref(), program.as_os_str()]);
+    if let Some((what, file)) = &evidence {
+        bill.extend([OsStr::new(what), file.as_os_str()]);
     }
     ensure!(
         comptoir(&bill).await? == 0,
@@ -324,7 +324,11 @@ fn changeable(text: &str) -> Vec<usize> {
     places
 }
 
-async fn wait<T>(
+/// Looks again until there is something.
+///
+/// # Errors
+/// When it takes too long, or a look fails.
+pub async fn wait<T>(
     what: &str,
     mut look: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
 ) -> anyhow::Result<T> {

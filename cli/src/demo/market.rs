@@ -4,16 +4,14 @@
 use std::{
     ffi::OsStr,
     path::{Path, PathBuf},
-    process::Stdio,
 };
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
-use tokio::process::Command;
 
 use super::{
     cast::Cast,
-    people::Person,
+    shell::{Shell, field},
     stage::Stage,
     story::{self, available},
     work::{self, Done, complete},
@@ -241,62 +239,6 @@ fn priced(offer: &Value) -> anyhow::Result<(u128, u128)> {
     let base = field(&price["price"], "amount")?.parse()?;
     let platform_ppm = price["platform_ppm"].as_u64();
     Ok((base, platform_ppm.context("an offer without a fee")?.into()))
-}
-
-/// The command line in somebody's hands.
-struct Shell<'a> {
-    cast: &'a Cast,
-    person: &'a Person,
-}
-
-impl<'a> Shell<'a> {
-    const fn of(cast: &'a Cast, person: &'a Person) -> Self {
-        Self { cast, person }
-    }
-
-    /// A dataset verb that must succeed; what it prints.
-    async fn does(&self, verb: &[&str], rest: &[&str]) -> anyhow::Result<Value> {
-        let verb: Vec<_> = verb.iter().map(OsStr::new).collect();
-        self.says(&verb, rest).await
-    }
-
-    /// The same with paths.
-    async fn says(&self, verb: &[&OsStr], rest: &[&str]) -> anyhow::Result<Value> {
-        self.told(&[&[OsStr::new("dataset")], verb].concat(), rest)
-            .await
-    }
-
-    /// Any verb that must succeed; what it prints.
-    async fn told(&self, verb: &[&OsStr], rest: &[&str]) -> anyhow::Result<Value> {
-        let (code, told, trouble) = self.run(verb, rest).await?;
-        let verb = verb.iter().take(2).copied().collect::<Vec<_>>();
-        let verb = verb.join(OsStr::new(" "));
-        let verb = verb.display();
-        ensure!(code == 0, "`comptoir {verb}` ends with {code}: {trouble}");
-        serde_json::from_slice(&told).with_context(|| format!("`comptoir {verb}` prints no JSON"))
-    }
-
-    async fn run(&self, verb: &[&OsStr], rest: &[&str]) -> anyhow::Result<(i32, Vec<u8>, String)> {
-        let program = std::env::current_exe()?.with_file_name("comptoir");
-        let ended = Command::new(program)
-            .args(verb)
-            .args(rest)
-            .env("COMPTOIR_URL", self.cast.node.api_url.as_str())
-            .env("COMPTOIR_API_KEY", &self.person.token)
-            .stdin(Stdio::null())
-            .output()
-            .await?;
-        let code = ended.status.code().context("the command was killed")?;
-        let trouble = String::from_utf8_lossy(&ended.stderr).into_owned();
-        Ok((code, ended.stdout, trouble))
-    }
-}
-
-fn field(value: &Value, name: &str) -> anyhow::Result<String> {
-    let found = value[name].as_str();
-    found
-        .map(str::to_owned)
-        .with_context(|| format!("no `{name}`"))
 }
 
 fn same_bytes(published: &Path, pulled: &Path) -> anyhow::Result<()> {

@@ -1,9 +1,11 @@
 //! The main job, from deposit to claim, on real input. Each step is checked, not only printed.
 
 pub mod books;
+mod calls;
 mod cast;
 mod market;
 pub mod people;
+mod shell;
 mod stage;
 mod story;
 pub mod work;

@@ -1,14 +1,18 @@
 //! What happens, step by step, and what must be true after each.
 
+use std::path::PathBuf;
+
 use alloy::primitives::Address;
 use anyhow::{Context as _, ensure};
-use comptoir_domain::settlement::ReceiptDocument;
+use comptoir_domain::{id::ReceiptId, settlement::ReceiptDocument};
+use uuid::Uuid;
 
 use super::{
     books::{
         audit_every_batch, claim_exactly, claimable, command_line_agrees, conserved, due,
         found_right, own_leaf, published_leaf, verify_and_tamper,
     },
+    calls,
     cast::Cast,
     market,
     people::Person,
@@ -20,9 +24,9 @@ use crate::{client::receipts, output::whole_tokens, up::commit_gas};
 /// What the client deposits: 1,000 tokens.
 const DEPOSIT_BASE: u128 = 1_000 * 10_u128.pow(18);
 /// Decimals of the local chain's token.
-const DECIMALS: usize = 18;
+pub const DECIMALS: usize = 18;
 /// The least share of test images that the trained net must get right.
-const ACCURACY_MIN: f64 = 0.95;
+pub const ACCURACY_MIN: f64 = 0.95;
 /// Epochs of the first training job.
 const EPOCHS: u32 = 5;
 /// Epochs of the job whose worker is killed: long enough to be caught in the middle.
@@ -39,15 +43,20 @@ pub async fn play(stage: &mut Stage, cast: &mut Cast) -> anyhow::Result<()> {
     let sale = market::sell(stage, cast, &listed).await?;
     let computed = market::compute(stage, cast, &listed, (EPOCHS, SEGMENT_STEPS)).await?;
     market::refuse(stage, cast, &listed).await?;
+    let model = calls::publish(stage, cast, &trained).await?;
+    let called = calls::call(stage, cast, &model).await?;
     check_books(stage, cast).await?;
+    let mut receipts = vec![
+        (&cast.client, trained.receipt()?),
+        (&cast.client, inferred.receipt()?),
+        (&cast.buyer, &sale.receipt),
+        (&cast.researcher, computed.done.receipt()?),
+    ];
+    receipts.extend(called.receipts.iter().map(|it| (&cast.buyer, it.as_str())));
     let to_settle = ToSettle {
-        receipts: vec![
-            (&cast.client, trained.receipt()?),
-            (&cast.client, inferred.receipt()?),
-            (&cast.buyer, &sale.receipt),
-            (&cast.researcher, computed.done.receipt()?),
-        ],
+        receipts,
         to_seller: sale.to_seller + computed.to_seller,
+        to_creator: called.to_creator,
     };
     settle(stage, cast, to_settle).await?;
     kill_a_worker(stage, cast).await?;
@@ -146,8 +155,10 @@ async fn check_books(stage: &mut Stage, cast: &Cast) -> anyhow::Result<()> {
 struct ToSettle<'a> {
     /// The receipts, each with whom it was charged to.
     receipts: Vec<(&'a Person, &'a str)>,
-    /// What the seller is due of all of them, in base units.
+    /// What the seller is due of all of them, in base units,
     to_seller: u128,
+    /// and the client, whose model was called.
+    to_creator: u128,
 }
 
 async fn settle(stage: &mut Stage, cast: &Cast, charged: ToSettle<'_>) -> anyhow::Result<()> {
@@ -167,14 +178,17 @@ async fn settle(stage: &mut Stage, cast: &Cast, charged: ToSettle<'_>) -> anyhow
         .await?;
     stage
         .step(
-            "both owners, the seller and the platform claim exactly what the receipts say",
+            "both owners, the seller, the model's creator and the platform claim exactly what the receipts say",
             async {
-                let to_seller = due(&receipts).remove(&cast.seller.wallet.address());
-                ensure!(
-                    to_seller == Some(charged.to_seller),
-                    "the seller is due {} of its prices, and the receipts say {to_seller:?}",
-                    charged.to_seller
-                );
+                let due = due(&receipts);
+                for (person, expected) in [(&cast.seller, charged.to_seller), (&cast.client, charged.to_creator)] {
+                    let found = due.get(&person.wallet.address()).copied();
+                    ensure!(
+                        found == Some(expected),
+                        "the {} is due {expected} of its prices, and the receipts say {found:?}",
+                        person.name
+                    );
+                }
                 let figures = claim_all(cast, &receipts).await?;
                 Ok(((), figures))
             },
@@ -187,8 +201,8 @@ async fn settle(stage: &mut Stage, cast: &Cast, charged: ToSettle<'_>) -> anyhow
                 let mut refused = 0;
                 for receipt in &receipts {
                     refused += verify_and_tamper(receipt, &cast.rpc).await?;
-                    let program = is_job(receipt).then_some(cast.program.as_path());
-                    command_line_agrees(receipt, &cast.rpc, program, &cast.folder).await?;
+                    command_line_agrees(receipt, &cast.rpc, evidence(cast, receipt), &cast.folder)
+                        .await?;
                 }
                 ensure!(refused > 0, "no change was tried");
                 Ok((
@@ -203,8 +217,20 @@ async fn settle(stage: &mut Stage, cast: &Cast, charged: ToSettle<'_>) -> anyhow
         .await
 }
 
-fn is_job(document: &ReceiptDocument) -> bool {
-    document.receipt.kind == receipts::JOB_KIND
+/// What a charge is recomputed from, beside its receipt.
+fn evidence(cast: &Cast, document: &ReceiptDocument) -> Option<(&'static str, PathBuf)> {
+    let receipt = &document.receipt;
+    match receipt.kind {
+        receipts::JOB_KIND => Some(("--program", cast.program.clone())),
+        receipts::CALLS_KIND => {
+            let file = calls::usage_file(
+                &cast.folder,
+                ReceiptId(Uuid::from_bytes(receipt.receipt_id.0)),
+            );
+            Some(("--usage", file))
+        }
+        _ => None,
+    }
 }
 
 async fn claim_all(cast: &Cast, receipts: &[ReceiptDocument]) -> anyhow::Result<String> {
@@ -216,7 +242,7 @@ async fn claim_all(cast: &Cast, receipts: &[ReceiptDocument]) -> anyhow::Result<
     };
     let chain = (cast.node.asset.token, &cast.rpc);
     let mut lines = Vec::new();
-    for owner in cast.owners.iter().chain([&cast.seller]) {
+    for owner in cast.owners.iter().chain([&cast.seller, &cast.client]) {
         let due = of(owner.wallet.address())?;
         let leaf = own_leaf(&owner.api, due).await?;
         let gas = claim_exactly(&owner.wallet, &leaf, due, chain).await?;

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::people::Person;
 use crate::client::{blobs, events, http::Api, idempotency_key};
 
+/// The images are squares of so many pixels a side.
+const SIDE: usize = 8;
 /// How long the first checkpoint may take.
 const CHECKPOINT_MAX: Duration = Duration::from_secs(90);
 
@@ -25,6 +27,8 @@ pub struct Digits {
     /// Test split: `images`, `labels`.
     pub test: Sha256,
     labels: Vec<i64>,
+    /// The rows of the test images.
+    images: Vec<Vec<f32>>,
 }
 
 /// A job that ended well.
@@ -55,11 +59,13 @@ impl Digits {
     /// When a file is missing or refused.
     pub async fn upload(api: &Api, folder: &Path) -> anyhow::Result<Self> {
         let test = folder.join("test.safetensors");
+        let (labels, images) = examples(&std::fs::read(&test)?)?;
         Ok(Self {
             convnet: blobs::upload(api, &folder.join("convnet.pt2")).await?,
             train: blobs::upload(api, &folder.join("train.safetensors")).await?,
             test: blobs::upload(api, &test).await?,
-            labels: labels(&std::fs::read(&test)?)?,
+            labels,
+            images,
         })
     }
 
@@ -103,6 +109,17 @@ impl Digits {
         })
     }
 
+    /// The test images as bodies of calls, and what each shows.
+    #[must_use]
+    pub fn bodies(&self) -> Vec<(String, i64)> {
+        let images = self.images.iter().zip(&self.labels);
+        let body = |image: &[f32]| {
+            let rows: Vec<_> = image.chunks_exact(SIDE).collect();
+            json!({ "inputs": { "x": [[rows]] } }).to_string()
+        };
+        images.map(|(image, label)| (body(image), *label)).collect()
+    }
+
     /// The share of test images whose largest logit is their label.
     ///
     /// # Errors
@@ -129,7 +146,7 @@ impl Digits {
         let guesses = logits
             .data
             .chunks_exact(usize::try_from(classes)? * 4)
-            .map(largest);
+            .map(|row| largest(floats(row)));
         let right = guesses
             .zip(&self.labels)
             .filter(|(guess, label)| i64::try_from(*guess) == Ok(**label))
@@ -241,8 +258,19 @@ pub fn losses(done: &Done) -> Vec<(u64, f64)> {
         .collect()
 }
 
-fn labels(test: &[u8]) -> anyhow::Result<Vec<i64>> {
+/// The labels and images of a split.
+fn examples(test: &[u8]) -> anyhow::Result<(Vec<i64>, Vec<Vec<f32>>)> {
     let tensors = Tensors::read(test)?;
+    let images: TensorView<'_> = tensors.tensor("images")?;
+    let expected = (ScalarType::F32, [1, SIDE as u64, SIDE as u64]);
+    ensure!(
+        (images.dtype, &images.shape[1..]) == (expected.0, &expected.1[..]),
+        "images are {:?} of shape {:?}",
+        images.dtype,
+        images.shape
+    );
+    let rows = images.data.chunks_exact(SIDE * SIDE * 4);
+    let rows = rows.map(|row| floats(row).collect()).collect();
     let labels: TensorView<'_> = tensors.tensor("labels")?;
     ensure!(
         labels.dtype == ScalarType::I64,
@@ -250,13 +278,18 @@ fn labels(test: &[u8]) -> anyhow::Result<Vec<i64>> {
         labels.dtype
     );
     let label = |bytes: &[u8]| i64::from_le_bytes(bytes.try_into().expect("chunks of 8 bytes"));
-    Ok(labels.data.chunks_exact(8).map(label).collect())
+    Ok((labels.data.chunks_exact(8).map(label).collect(), rows))
 }
 
-fn largest(row: &[u8]) -> usize {
-    let values = row
+fn floats(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes
         .chunks_exact(4)
-        .map(|it| f32::from_le_bytes(it.try_into().expect("chunks of 4 bytes")));
-    let best = values.enumerate().max_by(|(_, a), (_, b)| a.total_cmp(b));
+        .map(|it| f32::from_le_bytes(it.try_into().expect("chunks of 4 bytes")))
+}
+
+/// The place of the largest of some numbers.
+pub fn largest<T: Into<f64>>(values: impl Iterator<Item = T>) -> usize {
+    let values = values.map(Into::into).enumerate();
+    let best = values.max_by(|(_, a), (_, b): &(usize, f64)| a.total_cmp(b));
     best.map_or(0, |(index, _)| index)
 }

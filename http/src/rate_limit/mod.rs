@@ -38,14 +38,27 @@ const ACCEPTED_MAX: usize = 100_000;
 const ACCEPTED_FOR: Duration = Duration::from_mins(10);
 
 tokio::task_local! {
-    static ACCEPTED: Cell<bool>;
+    static PRESENTED: Presented;
 }
 
-/// The handler of this request accepted its credential. Every extractor that authenticates says so.
+/// What a request presents itself with.
+struct Presented {
+    limits: RateLimits,
+    credential: Option<Key>,
+    is_accepted: Cell<bool>,
+}
+
+/// The handler of this request accepted its credential. Every extractor that authenticates says so. It is remembered at once: whoever comes beside a
+/// request that takes long is not counted as a stranger.
 pub fn accepted() {
     // Outside of a limited service there is nobody to tell.
-    ACCEPTED
-        .try_with(|accepted| accepted.set(true))
+    PRESENTED
+        .try_with(|it| {
+            it.is_accepted.set(true);
+            if let Some(credential) = it.credential {
+                it.limits.remember(credential);
+            }
+        })
         .unwrap_or_default();
 }
 
@@ -158,10 +171,17 @@ pub(crate) async fn limit(
     let mut response = if let Some(wait) = standing.refused_for {
         refusal(wait, "This client asks too often").into_response()
     } else {
-        let answering = async { (next.run(request).await, ACCEPTED.with(Cell::get)) };
-        let (response, accepted) = ACCEPTED.scope(Cell::new(false), answering).await;
-        if let Some(credential) = credential.filter(|_| accepted) {
-            limits.remember(credential);
+        let presented = Presented {
+            limits: limits.clone(),
+            credential,
+            is_accepted: Cell::new(false),
+        };
+        let answering = async {
+            let response = next.run(request).await;
+            (response, PRESENTED.with(|it| it.is_accepted.get()))
+        };
+        let (response, is_accepted) = PRESENTED.scope(presented, answering).await;
+        if let Some(credential) = credential.filter(|_| is_accepted) {
             if known.is_none() {
                 limiter = of_credential;
                 standing = limiter.take(&credential).await;

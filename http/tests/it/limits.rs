@@ -36,7 +36,7 @@ fn policy(name: &'static str, quota: u32) -> Policy {
     }
 }
 
-/// One route for anybody, one for whoever is `GOOD`, and health; so many requests with a credential and without.
+/// One route for anybody, three for whoever is `GOOD`, of which one does not end, and health; so many requests with a credential and without.
 fn service(quotas: (u32, u32), shared: Option<&Arc<Shared>>) -> Router {
     let guarded = async |headers: HeaderMap| {
         let named = credential::bearer(&headers).or_else(|| credential::session_cookie(&headers));
@@ -46,10 +46,17 @@ fn service(quotas: (u32, u32), shared: Option<&Arc<Shared>>) -> Router {
         }
         Err(Problem::unauthenticated())
     };
+    let slow = async |headers: HeaderMap| {
+        let credential = credential::bearer(&headers);
+        assert!(credential.is_some_and(|it| it.starts_with(GOOD)));
+        rate_limit::accepted();
+        std::future::pending::<()>().await;
+    };
     let routes = Router::new()
         .route("/public", get(async || "ok"))
         .route("/guarded", get(guarded))
         .route("/busy", get(guarded))
+        .route("/slow", get(slow))
         .route("/healthz", get(async || "ok"));
     let edge = Edge {
         trusted_proxy_hops: 1,
@@ -108,6 +115,21 @@ async fn a_path_that_is_limited_apart_has_a_bucket_of_its_own() {
         401,
         "whoever was not accepted has its address's"
     );
+}
+
+#[tokio::test]
+async fn a_credential_counts_from_when_it_is_accepted_however_long_the_answer_takes() {
+    let service = service((100, 1), None);
+    let key = [("authorization", "Bearer good-1")];
+    let beside = async {
+        tokio::task::yield_now().await;
+        status(&service, "/guarded", &key).await
+    };
+    tokio::select! {
+        biased;
+        _ = ask(&service, "/slow", &key) => panic!("it does not end"),
+        status = beside => assert_eq!(status, 200, "its address has nothing left"),
+    }
 }
 
 #[tokio::test]
