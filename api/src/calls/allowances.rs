@@ -37,6 +37,11 @@ const GROWTH: u64 = 2;
 /// When closing one that could not be closed is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
+/// How long a process that ends waits for calls that were not over,
+const LAST_CALLS: Duration = Duration::from_secs(2);
+/// and how often it looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How long allowances last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
@@ -186,11 +191,19 @@ impl Allowances {
         lock(&self.purses).retain(|_, purse| Arc::strong_count(purse) > 1 || !purse.is_empty());
     }
 
-    /// Closes everything that no call uses. What is left is closed by another process, once this one is silent.
+    /// Closes everything, and waits for the last calls a little. What is left is closed by another process, once this one is silent.
     pub(super) async fn close_everything(&self, state: &AppState) {
-        for purse in self.of(|_| true) {
-            purse.retire_if(|_| true);
-            purse.close_ended(state).await;
+        let until = Instant::now() + LAST_CALLS;
+        loop {
+            let purses = self.of(|_| true);
+            for purse in &purses {
+                purse.retire_if(|_| true);
+                purse.close_ended(state).await;
+            }
+            if purses.iter().all(|it| it.is_empty()) || Instant::now() >= until {
+                return;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
