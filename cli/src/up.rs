@@ -279,6 +279,12 @@ impl Node {
         &self.keys.platform
     }
 
+    /// How services reach the database.
+    #[must_use]
+    pub fn database_url(&self) -> &str {
+        &self.embedded.urls.database
+    }
+
     /// A look at the database with all rights.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 mod admin;
 mod books;
+mod calls;
 mod command_line;
 mod demo;
 mod documents;

@@ -19,7 +19,7 @@ use crate::harness::{binary, checkout};
 const DEPOSIT_BASE: u128 = 10 * 10_u128.pow(18);
 
 /// A Redis of its own, so that stopping it stops nothing else.
-async fn redis(folder: &std::path::Path) -> (Embedded, String, Pid) {
+pub async fn redis(folder: &std::path::Path) -> (Embedded, String, Pid) {
     let elsewhere = Some("provided elsewhere".to_owned());
     let provided = Provided {
         database: elsewhere.clone(),
