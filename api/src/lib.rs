@@ -39,7 +39,10 @@ use axum::{
     middleware::{from_fn_with_state, map_response},
     response::Response,
 };
-use comptoir_http::parameters::{self, Parameters};
+use comptoir_http::{
+    dialect::{self, Dialect},
+    parameters::{self, Parameters},
+};
 use utoipa::openapi::OpenApi;
 
 pub use comptoir_http::{FieldError, Problem, extract};
@@ -72,13 +75,21 @@ pub fn app(state: AppState) -> (Router, OpenApi) {
         .with_state(state)
         .merge(docs::router(document));
     let router = comptoir_http::finish_with(router, BODY_BYTES_MAX, &edge);
+    let router = dialect::speak(router, dialect_of);
     (router, openapi)
 }
 
 /// Is this the path of a call of a model? Those are asked often, and paid for.
 #[must_use]
 pub fn is_call(path: &str) -> bool {
-    path.starts_with("/v1/models/") && path.ends_with("/infer")
+    let is_of_models = path.starts_with("/v1/models/") || path.starts_with("/v2/models/");
+    is_of_models && path.ends_with("/infer")
+}
+
+/// In which form clients of this path expect problems; `None`: as problem documents.
+#[must_use]
+pub fn dialect_of(path: &str) -> Option<Dialect> {
+    (path == "/v2" || path.starts_with("/v2/")).then_some(routes::inference_protocol::problem)
 }
 
 /// What a 451 links to, as RFC 7725 asks: who blocks, which is the service.

@@ -6,6 +6,7 @@
 pub mod client_ip;
 pub mod codes;
 pub mod credential;
+pub mod dialect;
 pub mod extract;
 pub mod health;
 pub mod jwt;

@@ -8,7 +8,10 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::request_id;
+use crate::{dialect, request_id};
+
+/// Names the kind of a problem that is told in another form than ours.
+pub const PROBLEM: HeaderName = HeaderName::from_static("comptoir-problem");
 
 /// What went wrong, as `application/problem+json`.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -230,6 +233,23 @@ impl Problem {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
+    /// All of it in one line, for protocols whose errors are one text.
+    #[must_use]
+    pub fn message(&self) -> String {
+        let detail = self.detail.iter().map(ToString::to_string);
+        let errors = self.errors.iter();
+        let errors = errors.map(|it| format!("{}: {}", it.pointer, it.detail));
+        let parts = std::iter::once(self.title.to_owned());
+        let parts: Vec<_> = parts.chain(detail).chain(errors).collect();
+        parts.join("; ")
+    }
+
+    /// The fields that were refused.
+    #[must_use]
+    pub fn refused_fields(&self) -> &[FieldError] {
+        &self.errors
+    }
+
     /// The kind in one stable word.
     #[must_use]
     pub const fn code(&self) -> &'static str {
@@ -242,11 +262,13 @@ impl IntoResponse for Problem {
         let status = self.status();
         let headers = std::mem::take(&mut self.headers);
         self.request_id = request_id::current().map(Into::into);
-        let mut response = (status, Json(self)).into_response();
-        response.headers_mut().insert(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/problem+json"),
-        );
+        let mut response = if let Some(told) = dialect::tell(&self) {
+            let code = [(PROBLEM, HeaderValue::from_static(self.code))];
+            (status, code, Json(told)).into_response()
+        } else {
+            let kind = HeaderValue::from_static("application/problem+json");
+            (status, [(header::CONTENT_TYPE, kind)], Json(self)).into_response()
+        };
         response.headers_mut().extend(*headers);
         response
     }

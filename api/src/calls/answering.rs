@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use alloy_primitives::Address;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use comptoir_domain::{
     atto::Atto,
     id::{AllowanceId, CallId, ReceiptId, WorkerId},
@@ -36,6 +36,10 @@ const TRIES_MAX: usize = 2;
 /// When a caller may try again whom nobody could answer.
 const RETRY_AFTER_S: u32 = 5;
 
+const CALL: HeaderName = HeaderName::from_static("comptoir-call");
+const COST: HeaderName = HeaderName::from_static("comptoir-cost");
+const RECEIPT: HeaderName = HeaderName::from_static("comptoir-receipt");
+
 /// A call that is to be answered.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -56,6 +60,22 @@ pub(crate) struct Answered {
     pub cost: Atto,
     /// The receipt of the charge that it will be part of; `None`: it is free.
     pub receipt: Option<ReceiptId>,
+}
+
+impl Answered {
+    /// Says which call it was, what it costs, and the receipt it will be part of.
+    pub(crate) fn tell(&self, headers: &mut HeaderMap) {
+        let fields = [
+            (CALL, Some(self.id.to_string())),
+            (COST, Some(self.cost.decimal())),
+            (RECEIPT, self.receipt.map(|it| it.to_string())),
+        ];
+        for (name, text) in fields {
+            let Some(text) = text else { continue };
+            let value = HeaderValue::try_from(text).expect("identifiers and numbers are ASCII");
+            headers.insert(name, value);
+        }
+    }
 }
 
 /// What pays for a call.

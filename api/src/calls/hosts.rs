@@ -163,6 +163,13 @@ impl Hosts {
         workers.filter(|it| it.memory_bytes > 0).count()
     }
 
+    /// Is there a worker with so much memory for models?
+    pub(super) fn can_host(&self, memory_bytes: u64) -> bool {
+        let state = self.lock();
+        let mut workers = state.schedulers.values().flat_map(|it| &it.workers);
+        workers.any(|it| it.memory_bytes >= memory_bytes)
+    }
+
     /// Calls that wait for their answers.
     pub(super) fn waiting(&self) -> usize {
         self.lock().waiting.len()

@@ -70,6 +70,16 @@ impl Calls {
         }
     }
 
+    /// Is a worker connected that hosts models?
+    pub(crate) fn has_hosts(&self) -> bool {
+        self.hosts.len() > 0
+    }
+
+    /// Is one connected that has so much memory for them?
+    pub(crate) fn can_host(&self, memory_bytes: u64) -> bool {
+        self.hosts.can_host(memory_bytes)
+    }
+
     /// Hears what schedulers say, and closes allowances that are due, until `closing`; then closes those that are left.
     pub async fn run(state: AppState, closing: CancellationToken) {
         let this = state.calls.clone();

@@ -17,6 +17,7 @@ mod deposits;
 mod events;
 mod explain;
 mod health;
+pub(crate) mod inference_protocol;
 mod job_body;
 mod jobs;
 mod join_tokens;
@@ -75,6 +76,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(passwords::router())
         .merge(siwe::router())
         .merge(comptoir_http::health::router())
+        .merge(inference_protocol::router())
         .merge(keys::router())
         .merge(withdrawals::router())
         .merge(prices::router())

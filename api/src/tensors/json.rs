@@ -308,6 +308,37 @@ fn rounded(value: impl TryInto<i128>) -> f64 {
     rounded
 }
 
+/// Reads the numbers of a tensor of a known shape, nested as it is or flat: both mean the same, row by row.
+///
+/// # Errors
+/// Why they are not.
+pub(crate) fn read_numbers(
+    text: &str,
+    dtype: ScalarType,
+    shape: &[u64],
+) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let mut json = serde_json::Deserializer::from_str(text);
+    let is_flat = text
+        .trim_start()
+        .strip_prefix('[')
+        .is_some_and(|rest| !rest.trim_start().starts_with('['));
+    let elements = shape
+        .iter()
+        .try_fold(1_u64, |product, size| product.checked_mul(*size));
+    let flat = [elements.ok_or("the shape is larger than any tensor")?];
+    let sizes = if is_flat { &flat } else { shape };
+    let level = Level {
+        dtype,
+        sizes,
+        bytes: &mut bytes,
+    };
+    level
+        .deserialize(&mut json)
+        .map_err(|error| error.to_string())?;
+    Ok(bytes)
+}
+
 /// A tensor as nested arrays. A number that is none, or has no end, is `null`: JSON has no word for it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Nested<'a>(pub &'a Tensor);

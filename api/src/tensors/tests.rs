@@ -188,3 +188,21 @@ fn numbers_that_json_has_no_word_for_are_null_and_halves_are_what_they_say() {
         .collect();
     assert_eq!(written(ScalarType::Bf16, brain), "[1.0,-2.0]");
 }
+
+#[test]
+fn numbers_of_a_known_shape_may_be_nested_or_flat_and_must_be_all_there() {
+    let read = |text| read_numbers(text, ScalarType::F32, &[2, 2]);
+    let expected = floats(&[1.0, 2.0, 3.0, 4.0]);
+    assert_eq!(read("[1, 2, 3, 4]").unwrap(), expected);
+    assert_eq!(read(" [ [1, 2], [3, 4]]").unwrap(), expected);
+    for wrong in [
+        "[1, 2, 3]",
+        "[1, 2, 3, 4, 5]",
+        "[[1, 2]]",
+        "[[1, 2, 3, 4]]",
+        "1",
+        "[[1, 2], 3, 4]",
+    ] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}

@@ -30,7 +30,7 @@ use crate::{
 const SOON: Duration = Duration::from_secs(20);
 const ANNOUNCE_EVERY: Duration = Duration::from_millis(100);
 /// What a call costs, in base units: see [`models::shown`].
-const PRICE: u128 = 7;
+pub const PRICE: u128 = 7;
 const SAFETENSORS: &str = "application/x-safetensors";
 
 /// Closed as soon as nothing is called.
@@ -40,16 +40,16 @@ const IMPATIENT: Terms = Terms {
 };
 
 /// What a worker does with a call; `None`: it says nothing.
-type Behaviour = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
+pub type Behaviour = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
 
 /// A public model, somebody who calls it, and workers of one owner who host it.
-struct World {
-    app: TestApp,
+pub struct World {
+    pub app: TestApp,
     asset: Asset,
     creator: Session,
-    caller: Session,
+    pub caller: Session,
     payer: Address,
-    path: String,
+    pub path: String,
     /// Workers that were asked, in order.
     asked: Arc<Mutex<Vec<Uuid>>>,
     closing: CancellationToken,
@@ -57,7 +57,7 @@ struct World {
 }
 
 impl World {
-    async fn new(db: PgPool, base: u128, workers: Vec<Arc<Behaviour>>) -> Self {
+    pub async fn new(db: PgPool, base: u128, workers: Vec<Arc<Behaviour>>) -> Self {
         Self::of(db, base, workers, Terms::default()).await
     }
 
@@ -94,7 +94,7 @@ impl World {
     }
 
     /// Calls it with so many rows of zeros, once a worker is there.
-    async fn call(&self, rows: usize) -> Reply {
+    pub async fn call(&self, rows: usize) -> Reply {
         let body = json!({ "inputs": { "x": vec![row(); rows] } });
         let calling = async {
             loop {
@@ -116,7 +116,7 @@ impl World {
     }
 
     /// The process ends, which charges what was called: what the payer has, and what is held of it.
-    async fn settled(&mut self) -> (u128, u128) {
+    pub async fn settled(&mut self) -> (u128, u128) {
         self.closing.cancel();
         self.running.take().unwrap().await.unwrap();
         self.purse().await
@@ -133,7 +133,7 @@ impl World {
         events.fetch_one(&self.app.owner).await.unwrap()
     }
 
-    fn asked(&self) -> usize {
+    pub fn asked(&self) -> usize {
         self.asked.lock().unwrap().len()
     }
 }
@@ -240,7 +240,7 @@ fn rows_of(call: &Call) -> u64 {
 }
 
 /// Answers as the program would: ten numbers for each row.
-fn good() -> Arc<Behaviour> {
+pub fn good() -> Arc<Behaviour> {
     Arc::new(|call| Some(outputs(rows_of(call), 10)))
 }
 

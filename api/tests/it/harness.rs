@@ -34,7 +34,7 @@ use comptoir_domain::{
     root_keys::RootKeys,
     scope::Scopes,
 };
-use comptoir_http::{Edge, jwt::SigningKey, key_ring::KeyRing};
+use comptoir_http::{Edge, jwt::SigningKey, key_ring::KeyRing, problem::PROBLEM};
 use comptoir_store::{
     accounts::{self, Challenge},
     api_keys::{self, NewApiKey},
@@ -112,10 +112,10 @@ impl Reply {
             .map_or("", |value| value.to_str().unwrap())
     }
 
-    /// The `code` of a problem document, "" for anything else.
+    /// The `code` of a problem document or of what stands for one in another protocol, "" for anything else.
     pub fn code(&self) -> &str {
         if self.header(header::CONTENT_TYPE) != "application/problem+json" {
-            return "";
+            return self.header(PROBLEM);
         }
         self.json["code"].as_str().unwrap()
     }

@@ -21,6 +21,7 @@ mod events;
 mod every_route;
 mod harness;
 mod idempotency;
+mod inference_protocol;
 mod jobs;
 mod key_limits;
 mod keys;

@@ -2,7 +2,7 @@
 
 use axum::{
     extract::{DefaultBodyLimit, Request, State},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use comptoir_domain::{
@@ -24,10 +24,6 @@ use crate::{
 
 /// The content type of safetensors files.
 const SAFETENSORS: &str = "application/x-safetensors";
-
-const CALL: HeaderName = HeaderName::from_static("comptoir-call");
-const COST: HeaderName = HeaderName::from_static("comptoir-cost");
-const RECEIPT: HeaderName = HeaderName::from_static("comptoir-receipt");
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -202,16 +198,7 @@ impl Form {
             })
             .into_response(),
         };
-        let fields = [
-            (CALL, Some(answered.id.to_string())),
-            (COST, Some(answered.cost.decimal())),
-            (RECEIPT, answered.receipt.map(|it| it.to_string())),
-        ];
-        for (name, text) in fields {
-            let Some(text) = text else { continue };
-            let value = HeaderValue::try_from(text).expect("identifiers and numbers are ASCII");
-            response.headers_mut().insert(name, value);
-        }
+        answered.tell(response.headers_mut());
         response
     }
 }
