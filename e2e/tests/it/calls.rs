@@ -18,7 +18,7 @@ use comptoir_cli::{
         books::{conserved, wait},
         people::{Person, WorkerProcess},
     },
-    embedded::{Provided, open_to_others},
+    embedded::{Embedded, Provided, open_to_others},
     up::{Node, NodeOptions},
 };
 use nix::{
@@ -27,6 +27,8 @@ use nix::{
 };
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::PgPool;
+use tempfile::TempDir;
 
 use crate::{
     harness::{binary, checkout},
@@ -60,7 +62,7 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(node: &Node, folder: &Path, redis: &str, database: &str) -> Self {
+    async fn start(node: &Node, folder: &Path, redis: &str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -69,7 +71,7 @@ impl Replica {
         let mut command = Command::new(binary("comptoir"));
         command
             .args(["serve", "api", "--listen", &address.to_string()])
-            .env("DATABASE_URL", database)
+            .env("DATABASE_URL", node.database_url())
             .env("REDIS_URL", redis)
             .env("ETH_RPC_URL", node.embedded_ethereum())
             .env("COMPTOIR_KEYS", folder.join("node/keys"))
@@ -164,96 +166,126 @@ async fn call(api: Api, path: String, stop: Arc<AtomicBool>, answered: Arc<Mutex
     }
 }
 
+/// Everything, and who takes part. Fields end in this order.
+struct World {
+    replica: Replica,
+    worker: WorkerProcess,
+    caller: Person,
+    path: String,
+    database: PgPool,
+    node: Node,
+    _redis: Embedded,
+    _folder: TempDir,
+}
+
+impl World {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        open_to_others(folder.path()).unwrap();
+        let (redis, redis_url, _) = redis(&folder.path().join("redis")).await;
+        let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let options = NodeOptions {
+            folder: folder.path().join("node"),
+            api: any_port,
+            scheduler: any_port,
+            reset: false,
+            guardian: false,
+            provided: Provided {
+                redis: Some(redis_url.clone()),
+                ..Provided::default()
+            },
+        };
+        let node = Box::pin(Node::start(options)).await.unwrap();
+        let api = Api::new(node.api_url.clone(), None).unwrap();
+        let creator = Person::arrive("creator", &api).await.unwrap();
+        let owner = Person::arrive("owner", &api).await.unwrap();
+        let caller = Person::arrive("caller", &api).await.unwrap();
+        let (home, program) = (folder.path().join("worker"), binary("comptoir-worker"));
+        let worker = WorkerProcess::start(&owner, node.scheduler_url.as_str(), &program, &home);
+        let worker = worker.await.unwrap();
+        node.deposit_for(&caller, DEPOSIT_BASE).await.unwrap();
+        Self {
+            replica: Replica::start(&node, folder.path(), &redis_url).await,
+            worker,
+            caller,
+            path: publish(&creator).await,
+            database: node.database().await.unwrap(),
+            node,
+            _redis: redis,
+            _folder: folder,
+        }
+    }
+
+    /// Has the replica called and killed, again and again, and not started after the last time; the calls that were answered.
+    async fn call_and_kill(&mut self) -> Vec<String> {
+        let (stop, answered) = (Arc::default(), Arc::<Mutex<Vec<String>>>::default());
+        let through = self.replica.api.with_bearer(&self.caller.token);
+        let callers: Vec<_> = (0..CALLERS)
+            .map(|_| {
+                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+                tokio::spawn(call(through.clone(), self.path.clone(), stop, answered))
+            })
+            .collect();
+        for life in (0..kills()).map(|round| LIVES_MS[round % LIVES_MS.len()]) {
+            let before = answered.lock().unwrap().len();
+            let served = wait("nobody is answered", async || {
+                Ok((answered.lock().unwrap().len() > before).then_some(()))
+            });
+            served.await.unwrap();
+            tokio::time::sleep(Duration::from_millis(life)).await;
+            self.replica.kill();
+            self.replica.again().await;
+        }
+        self.replica.kill();
+        stop.store(true, Ordering::Relaxed);
+        for caller in callers {
+            caller.await.unwrap();
+        }
+        Arc::into_inner(answered).unwrap().into_inner().unwrap()
+    }
+
+    /// The minute is over after which others close what a process left open, and they did.
+    async fn close(&self) {
+        let later = "UPDATE allowances SET kept_until = now() WHERE closed_at IS NULL";
+        sqlx::query(later).execute(&self.database).await.unwrap();
+        let closed = wait("what was left open is not closed", async || {
+            let open = "SELECT count(*) FROM allowances WHERE closed_at IS NULL";
+            let open: i64 = sqlx::query_scalar(open).fetch_one(&self.database).await?;
+            Ok((open == 0).then_some(()))
+        });
+        closed.await.unwrap();
+    }
+
+    /// The caller's usage file: a head, and a line for each call that was recorded.
+    async fn usage(&self) -> String {
+        let api = &self.caller.api;
+        let file = api.request(Method::GET, "/v1/usage/events");
+        let file = api.send(file.header("accept", "text/csv")).await.unwrap();
+        file.text().await.unwrap()
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_is_charged_once_however_often_a_replica_is_killed() {
-    let folder = tempfile::tempdir().unwrap();
-    open_to_others(folder.path()).unwrap();
-    let (_redis, redis_url, _) = redis(&folder.path().join("redis")).await;
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let options = NodeOptions {
-        folder: folder.path().join("node"),
-        api: any_port,
-        scheduler: any_port,
-        reset: false,
-        guardian: false,
-        provided: Provided {
-            redis: Some(redis_url.clone()),
-            ..Provided::default()
-        },
-    };
-    let node = Box::pin(Node::start(options)).await.unwrap();
-    let api = Api::new(node.api_url.clone(), None).unwrap();
-    let [creator, owner, caller] = [
-        Person::arrive("creator", &api).await.unwrap(),
-        Person::arrive("owner", &api).await.unwrap(),
-        Person::arrive("caller", &api).await.unwrap(),
-    ];
-    let home = folder.path().join("worker");
-    let program = binary("comptoir-worker");
-    let worker = WorkerProcess::start(&owner, node.scheduler_url.as_str(), &program, &home);
-    let worker = worker.await.unwrap();
-    node.deposit_for(&caller, DEPOSIT_BASE).await.unwrap();
-    let path = publish(&creator).await;
-    let mut replica = Replica::start(&node, folder.path(), &redis_url, node.database_url()).await;
-
-    let (stop, answered) = (Arc::default(), Arc::<Mutex<Vec<String>>>::default());
-    let through = replica.api.with_bearer(&caller.token);
-    let callers: Vec<_> = (0..CALLERS)
-        .map(|_| {
-            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
-            tokio::spawn(call(through.clone(), path.clone(), stop, answered))
-        })
-        .collect();
-    for lives in (0..kills()).map(|round| LIVES_MS[round % LIVES_MS.len()]) {
-        let before = answered.lock().unwrap().len();
-        let served = wait("nobody is answered", async || {
-            Ok((answered.lock().unwrap().len() > before).then_some(()))
-        });
-        served.await.unwrap();
-        tokio::time::sleep(Duration::from_millis(lives)).await;
-        replica.kill();
-        replica.again().await;
-    }
-    replica.kill();
-    stop.store(true, Ordering::Relaxed);
-    for caller in callers {
-        caller.await.unwrap();
-    }
-
-    let database = node.database().await.unwrap();
-    // The minute is over after which others close what a process left open.
-    let later = "UPDATE allowances SET kept_until = now() WHERE closed_at IS NULL";
-    sqlx::query(later).execute(&database).await.unwrap();
-    let closed = wait("what was left open is not closed", async || {
-        let open = "SELECT count(*) FROM allowances WHERE closed_at IS NULL";
-        let open: i64 = sqlx::query_scalar(open).fetch_one(&database).await?;
-        Ok((open == 0).then_some(()))
-    });
-    closed.await.unwrap();
-    let answered = answered.lock().unwrap().clone();
-    let events = "SELECT count(*) FROM usage_events";
-    let events: i64 = sqlx::query_scalar(events)
-        .fetch_one(&database)
-        .await
-        .unwrap();
-    let calls = u128::try_from(events).unwrap();
-    println!("{} calls were answered, {calls} recorded", answered.len());
-    assert!(calls >= u128::try_from(answered.len()).unwrap());
-    let file = caller.api.request(Method::GET, "/v1/usage/events");
-    let file = caller.api.send(file.header("accept", "text/csv")).await;
-    let file = file.unwrap().text().await.unwrap();
+    let mut world = World::start().await;
+    let answered = world.call_and_kill().await;
+    world.close().await;
+    let usage = world.usage().await;
+    let recorded = u128::try_from(usage.lines().count() - 1).unwrap();
+    println!(
+        "{} calls were answered, {recorded} recorded",
+        answered.len()
+    );
     for id in &answered {
         assert!(
-            file.contains(id.as_str()),
+            usage.contains(id.as_str()),
             "{id} was answered and is not recorded"
         );
     }
-    let balance = caller.api.get("/v1/balance").await.unwrap();
-    let spent = calls * CALL_NANO / NANO;
-    let left = (DEPOSIT_BASE - spent).to_string();
-    assert_eq!(balance["available"]["amount"], left);
-    assert!(conserved(&database).await.unwrap().held.is_zero());
-    worker.stop().await.unwrap();
-    drop(replica);
-    node.stop().await.unwrap();
+    let balance = world.caller.api.get("/v1/balance").await.unwrap();
+    let left = DEPOSIT_BASE - recorded * CALL_NANO / NANO;
+    assert_eq!(balance["available"]["amount"], left.to_string());
+    assert!(conserved(&world.database).await.unwrap().held.is_zero());
+    world.worker.stop().await.unwrap();
+    world.node.stop().await.unwrap();
 }
