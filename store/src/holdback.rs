@@ -3,6 +3,7 @@
 //! such clients had paid.
 
 mod debts;
+mod fate;
 pub mod proceeds;
 
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     id::{JobId, WorkerId},
-    ledger::{AccountKey, Earned, Entry, EntryKind, Lines, Source},
+    ledger::Earned,
     policy::{
         audit::POLICY,
         holdback::{DisputeWindows, EXIT_MARGIN},
@@ -24,12 +25,14 @@ use uuid::Uuid;
 use crate::{
     PgTransaction, assets,
     codec::{to_address, to_amount, to_numeric},
-    ledger::{self, PostError},
+    ledger::PostError,
     queue::interval,
-    releases::{self, NewRelease, ReleaseKind},
+    releases::{NewRelease, ReleaseKind},
 };
 
 pub use debts::{owe, owed, pay_owed};
+pub use fate::Fate;
+use fate::Share;
 
 /// Entries of one transaction at most.
 const AT_ONCE: i64 = 200;
@@ -109,46 +112,6 @@ pub async fn of_job(conn: &mut PgConnection, job: JobId) -> sqlx::Result<Vec<Hol
             })
         })
         .collect()
-}
-
-/// What becomes of held-back pay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    /// Its owner may spend it.
-    Released,
-    /// It goes to the client that it came from.
-    Forfeited,
-}
-
-impl Fate {
-    /// The text form.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Released => "released",
-            Self::Forfeited => "forfeited",
-        }
-    }
-
-    /// The entry that moves what an owner earned with what a payer was charged for.
-    fn entry(
-        self,
-        earned: Earned,
-        (owner, payer): (Address, Address),
-        amount: Amount,
-    ) -> Result<Entry, PostError> {
-        let (to, kind, source) = match self {
-            Self::Released => (
-                owner,
-                EntryKind::HoldbackRelease,
-                Source::HoldbackRelease(earned, owner),
-            ),
-            Self::Forfeited => (payer, EntryKind::Forfeit, Source::Forfeit(earned, owner)),
-        };
-        let lines = Lines::default().debit(AccountKey::HeldBack(owner), amount);
-        let lines = lines.credit(AccountKey::Available(to), amount);
-        Ok(lines.into_entry(kind, source)?)
-    }
 }
 
 /// Workers with pay that is due to meet this fate.
@@ -270,12 +233,14 @@ async fn move_held(
     fate: Fate,
     now: OffsetDateTime,
 ) -> Result<(), HoldbackError> {
-    let entries = held.iter().map(|it| {
-        let earned = Earned::Work(it.job);
-        fate.entry(earned, (it.owner, it.payer), it.amount)
+    let shares = held.iter().map(|it| Share {
+        of: Earned::Work(it.job),
+        owner: it.owner,
+        payer: it.payer,
+        amount: it.amount,
     });
-    let entries = entries.collect::<Result<Vec<_>, _>>()?;
-    post(tx, asset_id, &entries, now).await?;
+    let shares: Vec<_> = shares.collect();
+    fate::move_shares(tx, asset_id, (fate, &shares), now).await?;
     let (jobs, owners): (Vec<Uuid>, Vec<Vec<u8>>) =
         held.iter().map(|it| (it.job.0, it.owner.to_vec())).unzip();
     sqlx::query!(
@@ -289,31 +254,10 @@ async fn move_held(
     )
     .execute(&mut **tx)
     .await?;
-    match fate {
-        Fate::Released => {
-            let earned: Vec<_> = held.iter().map(|it| earning(it.owner, it.amount)).collect();
-            releases::queue(tx, asset_id, &earned, now).await?;
-        }
-        Fate::Forfeited => debts::make_whole(tx, (&jobs, &owners), now).await?,
+    if fate == Fate::Forfeited {
+        debts::make_whole(tx, (&jobs, &owners), now).await?;
     }
     Ok(())
-}
-
-/// Locks the accounts of entries and posts all; each has its money and its source to itself.
-async fn post(
-    tx: &mut PgTransaction<'_>,
-    asset_id: i32,
-    entries: &[Entry],
-    now: OffsetDateTime,
-) -> Result<(), PostError> {
-    let accounts = entries.iter().flat_map(Entry::lines).map(|(key, _)| *key);
-    ledger::lock(tx, asset_id, accounts).await?;
-    let posted = ledger::post_all_locked(tx, asset_id, entries, now).await?;
-    if posted.iter().all(Option::is_some) {
-        Ok(())
-    } else {
-        Err(PostError::AlreadyPosted)
-    }
 }
 
 const fn earning(owner: Address, amount: Amount) -> NewRelease {

@@ -1,6 +1,8 @@
 //! Refunds: what is given back of a charge. One administrator proposes, another approves, and the money moves in the
 //! transaction that approves. Neither gives to oneself, and payees keep what they earned: the platform pays.
 
+use std::collections::BTreeMap;
+
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
@@ -232,6 +234,23 @@ async fn charge(conn: &mut PgConnection, job: JobId) -> Result<Charge, RefundErr
     })
 }
 
+/// What was not given back yet of what jobs were charged. Exact while the accounts of who paid are locked.
+pub(crate) async fn left(
+    conn: &mut PgConnection,
+    jobs: &[JobId],
+) -> sqlx::Result<BTreeMap<JobId, Amount>> {
+    let jobs: Vec<_> = jobs.iter().map(|it| it.0).collect();
+    let rows = sqlx::query!(
+        r#"SELECT job_id AS "job_id!", greatest(gross_base - given_back(receipt_id), 0) AS "left_base!" FROM receipts WHERE job_id = ANY ($1)"#,
+        &jobs,
+    )
+    .fetch_all(conn)
+    .await?;
+    rows.into_iter()
+        .map(|row| Ok((JobId(row.job_id), to_amount("left_base", &row.left_base)?)))
+        .collect()
+}
+
 /// Gives back what another administrator proposed. Wake [`crate::wake::Channel::Job`] after the commit.
 ///
 /// # Errors
@@ -257,7 +276,6 @@ pub async fn approve(
         return Err(RefundError::ProposerGone);
     }
     let charge = charge(tx, refund.job).await?;
-    check_amount(refund.amount, charge.left, caps)?;
     let platform = assets::platform(tx, charge.asset_id).await?;
     let told = json!({ "refund_id": id, "amount": refund.amount });
     events::append(tx, refund.job, events::kind::REFUNDED, &told, now).await?;
@@ -268,6 +286,10 @@ pub async fn approve(
         AccountKey::Available(charge.payer),
     ];
     ledger::lock(tx, charge.asset_id, accounts).await?;
+    // Under the payer's lock: what is forfeited to it in this moment is given back as well.
+    let left = left(tx, &[refund.job]).await?;
+    let left = left.get(&refund.job).copied().unwrap_or_default();
+    check_amount(refund.amount, left, caps)?;
     check_day(tx, charge.asset_id, refund.amount, caps, now).await?;
     let funds = funds(tx, charge.asset_id, platform).await?;
     let entry = refund::entry(

@@ -1,33 +1,27 @@
 //! Jobs that read files of datasets: what a worker is given, when it is not, and who is paid.
 
-use alloy_primitives::Address;
 use comptoir_devchain::wait_for_a_lock;
 use comptoir_domain::{
     amount::Amount,
     bill::DataPrice,
     digest::Sha256,
     envelope::{self, Chunk, PartKey},
-    id::{AccountId, DatasetFileId, TakedownId},
+    id::DatasetFileId,
     job::{Cause, JobSpec, JobState, Tier},
-    takedown::{Act, Ground},
 };
-use comptoir_scheduler::{steps, stub::StubError};
+use comptoir_scheduler::stub::StubError;
 use comptoir_store::{
     blobs,
     dataset_inputs::QuotedData,
     jobs::CreateError,
-    releases,
-    takedowns::{self, NewTakedown},
     withheld_results::{self, Released},
 };
-use comptoir_wire::{dataset::SealedDataset, work::AckOutcome};
+use comptoir_wire::dataset::SealedDataset;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::{
-    harness::{
-        Bench, Client, PLATFORM, base, compute, held, inference, lease, now, reveal, seal, training,
-    },
+    harness::{Bench, Client, PLATFORM, base, compute, held, inference, lease, now, training},
     sealing::{self, Sealed, Terms},
 };
 
@@ -37,7 +31,7 @@ const OPEN: Terms = Terms {
     output_bytes_max: 1 << 20,
     is_released_by_seller: false,
 };
-const SELLER: u8 = 0x5e;
+pub const SELLER: u8 = 0x5e;
 
 /// The file of every dataset here: three parts, the last one short.
 fn file() -> Vec<u8> {
@@ -79,7 +73,7 @@ pub fn reading(dataset: &Sealed, mut spec: JobSpec) -> JobSpec {
     spec
 }
 
-fn code<T: std::fmt::Debug>(refused: Result<T, StubError>) -> String {
+pub fn code<T: std::fmt::Debug>(refused: Result<T, StubError>) -> String {
     refused.unwrap_err().code().to_owned()
 }
 
@@ -452,126 +446,6 @@ async fn results_are_charged_and_wait_for_the_seller_where_the_offer_says_so(db:
     let mut conn = bench.api.acquire().await.unwrap();
     let blob = blobs::find(&mut conn, client.account, output).await;
     assert!(blob.unwrap().is_some());
-}
-
-/// Blocks the dataset, as the api and an operator do.
-async fn freeze(bench: &Bench, dataset: &Sealed) -> TakedownId {
-    let claimant = bench.account(0xc2).await.account;
-    let mut tx = bench.owner.begin().await.unwrap();
-    let new = NewTakedown {
-        account: claimant,
-        dataset: dataset.dataset,
-        seller: dataset.seller,
-        ground: Ground::Other,
-        statement: "mine",
-    };
-    let filed = takedowns::file(&mut tx, &new, now()).await.unwrap();
-    tx.commit().await.unwrap();
-    decide(bench, filed, Act::Freeze).await;
-    filed
-}
-
-async fn decide(bench: &Bench, takedown: TakedownId, act: Act) {
-    let mut tx = bench.owner.begin().await.unwrap();
-    let by = (AccountId::generate(), takedown);
-    let decided = takedowns::decide(&mut tx, by, (act, "looked at"), now()).await;
-    assert_eq!(decided.unwrap().state, act.leads_to());
-    tx.commit().await.unwrap();
-}
-
-/// What is on its way to the chain for the seller.
-async fn queued(bench: &Bench) -> u128 {
-    let seller = Address::repeat_byte(SELLER);
-    let mut connection = bench.owner.acquire().await.unwrap();
-    let queued = releases::queued_of(&mut connection, bench.asset, seller).await;
-    queued.unwrap().base()
-}
-
-async fn move_proceeds(bench: &Bench) -> usize {
-    let moved = steps::holdback::move_proceeds(&bench.state, now()).await;
-    moved.unwrap().done
-}
-
-/// A job on the dataset whose worker has its bytes when the dataset is blocked; what of its charge is held back for the seller and the house, and
-/// what the client has left.
-async fn charged_while_blocked(bench: &Bench, client: &Client) -> (TakedownId, u128) {
-    let (dataset, data) = offered(bench).await;
-    sqlx::query("UPDATE accounts SET auto_release = true")
-        .execute(&bench.owner)
-        .await
-        .unwrap();
-    let spec = reading(&dataset, inference());
-    let job = bench.submit_on(*client, &spec, Tier::None, data);
-    let job = job.await.unwrap();
-    let worker = bench.worker(1).await;
-    let leased = lease(&worker).await;
-    worker.open_dataset(held(&leased)).await.unwrap();
-    let takedown = freeze(bench, &dataset).await;
-    let (result, _) = seal(&worker, &leased, &[1.0]).await;
-    assert_eq!(reveal(&worker, &result).await, AckOutcome::Accepted);
-    assert_eq!(bench.rule().await, 1);
-    let receipt = bench.receipt(job).await;
-    let left = crate::harness::BUDGET - receipt.gross.base();
-    assert_eq!(bench.available(client.address).await, left);
-    let seller = bench.balances(Address::repeat_byte(SELLER)).await;
-    assert_eq!((seller.available.base(), seller.held_back.base()), (0, 900));
-    assert_eq!(queued(bench).await, 0, "nothing of it is on its way");
-    let house = bench.balances(PLATFORM).await;
-    assert_eq!(house.held_back.base(), 100);
-    (takedown, left)
-}
-
-#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn nothing_computes_on_what_is_blocked(db: PgPool) {
-    let bench = Bench::new(db).await;
-    let client = bench.client().await;
-    let (dataset, data) = offered(&bench).await;
-    let spec = reading(&dataset, inference());
-    let job = bench.submit_on(client, &spec, Tier::None, data);
-    let job = job.await.unwrap();
-    freeze(&bench, &dataset).await;
-    let refused = bench.submit_on(client, &spec, Tier::None, data).await;
-    assert!(
-        matches!(refused, Err(CreateError::DataRightEnded)),
-        "{refused:?}"
-    );
-    let worker = bench.worker(1).await;
-    let leased = lease(&worker).await;
-    let opened = worker.open_dataset(held(&leased)).await;
-    assert_eq!(code(opened), "stale_lease");
-    bench.assert_refunded(client, job, JobState::Failed).await;
-}
-
-#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn the_data_s_part_of_a_job_is_held_back_while_blocked_and_forfeited_when_that_is_upheld(
-    db: PgPool,
-) {
-    let bench = Bench::new(db).await;
-    let client = bench.client().await;
-    let (takedown, left) = charged_while_blocked(&bench, &client).await;
-    assert_eq!(move_proceeds(&bench).await, 0, "nothing is decided");
-    decide(&bench, takedown, Act::Uphold).await;
-    assert_eq!(move_proceeds(&bench).await, 2);
-    assert_eq!(move_proceeds(&bench).await, 0);
-    let seller = bench.balances(Address::repeat_byte(SELLER)).await;
-    assert_eq!((seller.available.base(), seller.held_back.base()), (0, 0));
-    // All of 1,001 but the fraction that is carried.
-    assert_eq!(bench.available(client.address).await, left + 1_000);
-}
-
-#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn the_data_s_part_of_a_job_is_released_when_a_takedown_is_rejected(db: PgPool) {
-    let bench = Bench::new(db).await;
-    let client = bench.client().await;
-    let (takedown, left) = charged_while_blocked(&bench, &client).await;
-    decide(&bench, takedown, Act::Reject).await;
-    assert_eq!(move_proceeds(&bench).await, 2);
-    let seller = bench.balances(Address::repeat_byte(SELLER)).await;
-    assert_eq!((seller.available.base(), seller.held_back.base()), (900, 0));
-    assert_eq!(queued(&bench).await, 900);
-    let house = bench.balances(PLATFORM).await;
-    assert_eq!((house.available.base(), house.held_back.base()), (100, 0));
-    assert_eq!(bench.available(client.address).await, left);
 }
 
 async fn close_offers(bench: &Bench) {

@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod blobs;
+mod blocked_datasets;
 mod calls;
 mod datasets;
 mod document;

@@ -151,7 +151,7 @@ async fn pay(
 }
 
 /// The house owes the clients its own part of what they paid for, in proportion to what is forfeited: it neither gains by a fraud
-/// nor by a worker that it frames. What the data of a job earned and a takedown holds back is not its part.
+/// nor by a worker that it frames. What the data of a job earned and a takedown holds back is not its part, and what it refunded it owes no more.
 pub(super) async fn make_whole(
     tx: &mut PgTransaction<'_>,
     (jobs, owners): (&[Uuid], &[Vec<u8>]),
@@ -159,21 +159,24 @@ pub(super) async fn make_whole(
 ) -> sqlx::Result<()> {
     sqlx::query!(
         "INSERT INTO audit_pays (attempt_id, job_id, owner, asset_id, amount_base, created_at)
-         SELECT last.attempt_id, h.job_id, h.payer, h.asset_id, part.base, $3
-         FROM UNNEST($1::uuid[], $2::bytea[]) AS it (job, owner)
-         JOIN holdbacks h ON h.job_id = it.job AND h.owner = it.owner
-         JOIN receipts ON receipts.job_id = h.job_id
-         CROSS JOIN LATERAL (
-             SELECT attempt_id FROM attempts WHERE attempts.job_id = h.job_id AND attempts.worker_id = h.worker_id
-             ORDER BY state = 'accepted' DESC, attempt_id LIMIT 1
-         ) AS last
-         CROSS JOIN LATERAL (SELECT sum(amount_base) AS base FROM holdbacks earned WHERE earned.job_id = h.job_id) AS earned
-         CROSS JOIN LATERAL (
-             SELECT coalesce(sum(amount_base), 0) AS base FROM held_proceeds p
-             WHERE p.source_kind = 'job' AND p.source_id = h.job_id AND p.state <> 'released'
-         ) AS data
-         CROSS JOIN LATERAL (SELECT div((gross_base - data.base - earned.base) * h.amount_base, earned.base) AS base) AS part
-         WHERE part.base > 0
+         SELECT attempt_id, job_id, payer, asset_id, least(base, unpaid), $3 FROM (
+             SELECT last.attempt_id, h.job_id, h.payer, h.asset_id, part.base,
+                 gross_base - given_back(receipt_id) - sum(part.base) OVER (PARTITION BY h.job_id ORDER BY h.owner) + part.base AS unpaid
+             FROM UNNEST($1::uuid[], $2::bytea[]) AS it (job, owner)
+             JOIN holdbacks h ON h.job_id = it.job AND h.owner = it.owner
+             JOIN receipts ON receipts.job_id = h.job_id
+             CROSS JOIN LATERAL (
+                 SELECT attempt_id FROM attempts WHERE attempts.job_id = h.job_id AND attempts.worker_id = h.worker_id
+                 ORDER BY state = 'accepted' DESC, attempt_id LIMIT 1
+             ) AS last
+             CROSS JOIN LATERAL (SELECT sum(amount_base) AS base FROM holdbacks earned WHERE earned.job_id = h.job_id) AS earned
+             CROSS JOIN LATERAL (
+                 SELECT coalesce(sum(amount_base), 0) AS base FROM held_proceeds p
+                 WHERE p.source_kind = 'job' AND p.source_id = h.job_id AND p.state <> 'released'
+             ) AS data
+             CROSS JOIN LATERAL (SELECT div((gross_base - data.base - earned.base) * h.amount_base, earned.base) AS base) AS part
+         ) AS owed
+         WHERE least(base, unpaid) > 0
          ON CONFLICT (attempt_id) DO NOTHING",
         jobs,
         owners,

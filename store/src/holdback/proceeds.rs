@@ -6,7 +6,7 @@ use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     id::{DatasetId, JobId, PurchaseId},
-    ledger::{AccountKey, Earned, Entry},
+    ledger::{AccountKey, Earned},
     policy::holdback::EXIT_MARGIN,
     split::{Shared, Split},
 };
@@ -14,12 +14,14 @@ use sqlx::PgConnection;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::{AT_ONCE, Fate, HoldbackError, earning, post};
+use super::{
+    AT_ONCE, Fate, HoldbackError,
+    fate::{self, Share},
+};
 use crate::{
     PgTransaction,
     codec::{to_address, to_amount, to_numeric},
     queue::interval,
-    releases,
 };
 
 /// What was earned with a dataset that is blocked.
@@ -194,11 +196,14 @@ async fn move_held(
     fate: Fate,
     now: OffsetDateTime,
 ) -> Result<(), HoldbackError> {
-    let entries = held
-        .iter()
-        .map(|it| fate.entry(it.earned(), (it.owner, it.payer), it.amount));
-    let entries = entries.collect::<Result<Vec<Entry>, _>>()?;
-    post(tx, asset_id, &entries, now).await?;
+    let shares = held.iter().map(|it| Share {
+        of: it.earned(),
+        owner: it.owner,
+        payer: it.payer,
+        amount: it.amount,
+    });
+    let shares: Vec<_> = shares.collect();
+    fate::move_shares(tx, asset_id, (fate, &shares), now).await?;
     let (mut kinds, mut sources, mut owners) = (vec![], vec![], vec![]);
     for it in held {
         kinds.push(it.kind.clone());
@@ -217,9 +222,5 @@ async fn move_held(
     )
     .execute(&mut **tx)
     .await?;
-    if fate == Fate::Released {
-        let earned: Vec<_> = held.iter().map(|it| earning(it.owner, it.amount)).collect();
-        releases::queue(tx, asset_id, &earned, now).await?;
-    }
     Ok(())
 }

@@ -59,7 +59,7 @@ async fn credit(money: &Money) -> u64 {
 }
 
 /// Returns once a statement waits for another transaction's lock.
-async fn until_one_waits(money: &Money) {
+pub async fn until_one_waits(money: &Money) {
     let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     loop {
         let waits: i64 = sqlx::query_scalar(waiting)

@@ -34,6 +34,7 @@ use proptest::{
 use sqlx::PgPool;
 
 use crate::{
+    blocked,
     harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM, amount, register},
     model::{AUTO_RELEASE, Model, Queued},
 };
@@ -58,7 +59,7 @@ enum Step {
     Hold {
         owner: usize,
         madds: u128,
-        data: Option<(usize, u128, u32)>,
+        data: Option<(usize, u128, u32, Option<bool>)>,
     },
     EndHold {
         which: usize,
@@ -71,6 +72,9 @@ enum Step {
     MovePay {
         owner: usize,
         forfeit: bool,
+    },
+    MoveProceeds {
+        which: usize,
     },
     Owe {
         owner: usize,
@@ -95,7 +99,7 @@ enum Step {
     },
     Refund {
         which: usize,
-        base: u128,
+        base: Option<u128>,
     },
 }
 
@@ -103,8 +107,9 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
     let owner = 0..OWNERS.len();
     let base = prop_oneof![1..40_u128, 1..3_000_u128, Just(1_u128 << 100)];
     let shares = prop::collection::vec((owner.clone(), prop_oneof![0..4_u64, any::<u64>()]), 0..5);
-    // What the job's dataset costs: whom, how much, and the platform's part.
-    let data = prop::option::of((owner.clone(), 1..60_u128, 0..200_001_u32));
+    // What the job's dataset costs: whom, how much, and the platform's part; and whether a takedown blocks it that will be upheld.
+    let blocked = prop::option::of(any::<bool>());
+    let data = prop::option::of((owner.clone(), 1..60_u128, 0..200_001_u32, blocked));
     let step = prop_oneof![
         4 => (owner.clone(), base.clone()).prop_map(|(owner, base)| Step::Deposit { owner, base }),
         1 => any::<usize>().prop_map(|which| Step::Reverse { which }),
@@ -113,6 +118,7 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
         6 => (any::<usize>(), shares, any::<bool>())
             .prop_map(|(which, shares, held_back)| Step::Settle { which, shares, held_back }),
         4 => (owner.clone(), prop::bool::weighted(0.3)).prop_map(|(owner, forfeit)| Step::MovePay { owner, forfeit }),
+        3 => any::<usize>().prop_map(|which| Step::MoveProceeds { which }),
         1 => (owner.clone(), 1..60_u128).prop_map(|(owner, base)| Step::Owe { owner, base }),
         2 => Just(Step::PayOwed),
         1 => any::<usize>().prop_map(|which| Step::SettleAgain { which }),
@@ -120,7 +126,7 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
         2 => any::<usize>().prop_map(|which| Step::Cancel { which }),
         2 => prop_oneof![0..60_u128, Just(1 << 110)].prop_map(|at_most| Step::Seal { at_most }),
         1 => any::<usize>().prop_map(|which| Step::CloseSplit { which }),
-        3 => (any::<usize>(), 0..30_u128).prop_map(|(which, base)| Step::Refund { which, base }),
+        4 => (any::<usize>(), prop::option::of(0..30_u128)).prop_map(|(which, base)| Step::Refund { which, base }),
     ];
     // One transaction in eight is rolled back at its end.
     prop::collection::vec((step, prop::bool::weighted(0.875)), STEPS)
@@ -173,6 +179,7 @@ impl History {
             | Step::SettleAgain { .. }
             | Step::CloseSplit { .. }
             | Step::MovePay { .. }
+            | Step::MoveProceeds { .. }
             | Step::Owe { .. }
             | Step::PayOwed => &self.money.scheduler,
             Step::Hold { .. }
@@ -189,6 +196,9 @@ impl History {
             Step::Hold { .. } | Step::EndHold { .. } => self.hold(&mut tx, &mut after, step).await,
             Step::Settle { .. } | Step::SettleAgain { .. } | Step::CloseSplit { .. } => {
                 self.settle(&mut tx, &mut after, step).await
+            }
+            Step::MoveProceeds { which } => {
+                blocked::move_proceeds(&self.money, &mut tx, &mut after, which).await
             }
             Step::MovePay { .. } | Step::Owe { .. } | Step::PayOwed => {
                 self.pay(&mut tx, &mut after, step).await
@@ -260,7 +270,16 @@ impl History {
                 let meter = Meter::inference(madds, 1, Tier::None).unwrap();
                 let exact = price::amount(&meter, &self.money.price).unwrap();
                 let mut charge = self.charge(account, payer, meter, exact).await;
-                charge.data = data.map(|(owner, price, platform_ppm)| DataCharge {
+                let dataset = match data {
+                    Some((.., Some(upheld))) => {
+                        let [seller, claimant] = [self.accounts[0], self.accounts[1]];
+                        let id = blocked::dataset(&self.money, seller, claimant).await;
+                        after.blocked.insert(id, upheld);
+                        id
+                    }
+                    _ => DatasetId::generate(),
+                };
+                charge.data = data.map(|(owner, price, platform_ppm, _)| DataCharge {
                     terms: DataPrice {
                         offer: OfferId::generate(),
                         number: 1,
@@ -268,9 +287,9 @@ impl History {
                         platform_ppm,
                     },
                     shares: vec![(OWNERS[owner], 1)],
-                    dataset: DatasetId::generate(),
+                    dataset,
                 });
-                let base = exact.ceil().base() + data.map_or(0, |(_, price, _)| price);
+                let base = exact.ceil().base() + data.map_or(0, |(_, price, ..)| price);
                 let hold = Hold {
                     source: HoldSource::Job(charge.job),
                     owner: payer,
@@ -530,26 +549,28 @@ impl History {
         }
     }
 
-    /// Two administrators give a part of a charge back, or are told why not.
+    /// Two administrators give a part of a charge back, or all that is left of it, or are told why not.
     async fn refund(
         &self,
         tx: &mut comptoir_store::PgTransaction<'_>,
         after: &mut Model,
-        (which, base): (usize, u128),
+        (which, base): (usize, Option<u128>),
     ) -> bool {
-        let Some(index) = pick(&after.settled, which) else {
+        // All of a charge is given back where something of it may be forfeited later.
+        let is_held = |job| base.is_none() && after.held_back.iter().any(|it| it.job == job);
+        let held = after.settled.iter().filter(|it| is_held(it.job));
+        let held: Vec<_> = held.cloned().collect();
+        let from = if held.is_empty() {
+            &after.settled
+        } else {
+            &held
+        };
+        let Some(index) = pick(from, which) else {
             return false;
         };
-        let charge = after.settled[index].clone();
-        let receipt = receipts::find_of_job(tx, charge.job)
-            .await
-            .unwrap()
-            .unwrap();
-        let given = after
-            .given_back
-            .get(&charge.job)
-            .copied()
-            .unwrap_or_default();
+        let charge = from[index].clone();
+        let left = after.left[&charge.job];
+        let base = base.unwrap_or(left);
         let [first, second] = self.money.admins;
         let new = NewRefund {
             job: charge.job,
@@ -565,7 +586,7 @@ impl History {
             );
             return false;
         }
-        if base == 0 || base > receipt.gross.base().saturating_sub(given) {
+        if base == 0 || base > left {
             assert!(
                 matches!(proposed, Err(RefundError::AboveCharge { .. })),
                 "{proposed:?}"
@@ -671,8 +692,9 @@ const INVARIANTS: &str = "
     SELECT 'what is held back is not what the holdbacks say'
     FROM ledger_accounts la
     WHERE asset_id = $1 AND code = 'held_back' AND balance_base <> (
-        SELECT coalesce(sum(amount_base), 0) FROM holdbacks
-        WHERE holdbacks.asset_id = $1 AND holdbacks.owner = la.owner AND state = 'held'
+        SELECT coalesce(sum(amount_base), 0) FROM (
+            SELECT asset_id, owner, state, amount_base FROM holdbacks UNION ALL SELECT asset_id, owner, state, amount_base FROM held_proceeds
+        ) it WHERE it.asset_id = $1 AND it.owner = la.owner AND it.state = 'held'
     )
     UNION ALL
     SELECT 'a receipt is not explained by its entry'
@@ -698,6 +720,7 @@ async fn every_history_keeps_every_base_unit(db: PgPool) {
         workers.push((worker, money.attempt(worker, *account).await.0));
     }
     let mut happened: BTreeMap<String, u32> = BTreeMap::new();
+    let mut cut = 0;
     for seed in 0..HISTORIES {
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &[u8::try_from(seed).unwrap(); 32]);
         let mut runner = TestRunner::new_with_rng(Config::default(), rng);
@@ -722,11 +745,13 @@ async fn every_history_keeps_every_base_unit(db: PgPool) {
             }
             run.check(&context).await;
         }
+        cut += run.model.cut;
         (money, accounts, workers) = (run.money, run.accounts, run.workers);
     }
     // Histories in which something never happens say nothing about it.
-    assert_eq!(happened.len(), 14, "{happened:?}");
+    assert_eq!(happened.len(), 15, "{happened:?}");
     assert!(happened.values().all(|times| *times >= 5), "{happened:?}");
+    assert!(cut >= 5, "forfeits of what was refunded before: {cut}");
 }
 
 /// What a step is called.

@@ -1,9 +1,13 @@
 //! The ledger and everything that moves money through it, each path in the database role of its service.
 
 #[cfg(test)]
+mod blocked;
+#[cfg(test)]
 mod contributions;
 #[cfg(test)]
 mod deposits;
+#[cfg(test)]
+mod forfeits;
 #[cfg(test)]
 mod guards;
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use alloy_primitives::{Address, U256};
 use comptoir_domain::{
-    id::{JobId, JournalEntryId, ReleaseId, SplitVersionId},
+    id::{DatasetId, JobId, JournalEntryId, ReleaseId, SplitVersionId},
     split::Split,
 };
 use comptoir_store::{charges::JobCharge, receipts::Receipt};
@@ -24,11 +24,18 @@ pub struct Queued {
     pub wants: u128,
 }
 
-/// Pay that is held back: who earned it as which of its results, and who paid it.
+/// Why pay is held back: it is one of its worker's results, or its dataset is blocked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    Result(i64),
+    Decided(DatasetId),
+}
+
+/// Pay that is held back: who earned it, and who paid it.
 #[derive(Debug, Clone)]
 pub struct HeldBack {
     pub owner: Address,
-    pub number: i64,
+    pub until: Until,
     pub job: JobId,
     pub payer: Address,
     pub base: u128,
@@ -55,8 +62,12 @@ pub struct Model {
     pub splits: Vec<SplitState>,
     pub jobs: Vec<(JobCharge, u128)>,
     pub settled: Vec<JobCharge>,
-    /// What was given back of each charge: refunded, or forfeited to who paid it.
-    pub given_back: BTreeMap<JobId, u128>,
+    /// What was neither refunded of each charge nor forfeited to who paid it.
+    pub left: BTreeMap<JobId, u128>,
+    /// How many shares were forfeited of which something was refunded before.
+    pub cut: u32,
+    /// Datasets that are blocked, and whether that will be upheld.
+    pub blocked: BTreeMap<DatasetId, bool>,
     pub withdrawals: Vec<ReleaseId>,
     pub held_back: Vec<HeldBack>,
     pub owed: VecDeque<(Address, u128)>,
@@ -91,12 +102,17 @@ impl Model {
         *self.has(charge.payer, "held") -= hold;
         *self.has(charge.payer, "available") += hold - gross;
         let split = Split::new(PLATFORM, platform_ppm, &charge.shares).unwrap();
-        let mut earned = self.share(&split, work, (charge, numbers));
+        let until = |payee, platform: bool| {
+            let number = numbers.get(&payee).filter(|_| !platform);
+            number.map(|it| Until::Result(*it))
+        };
+        let mut earned = self.share(&split, work, (charge, &until));
         if let Some(data) = data {
             let terms = data.terms;
             let split = Split::new(PLATFORM, terms.platform_ppm, &data.shares).unwrap();
-            let of = (charge, &BTreeMap::new());
-            earned.extend(self.share(&split, terms.price.base(), of));
+            let blocked = self.blocked.contains_key(&data.dataset);
+            let until = |_, _| blocked.then_some(Until::Decided(data.dataset));
+            earned.extend(self.share(&split, terms.price.base(), (charge, &until)));
         }
         // What one charge gives to somebody is released as one.
         let mut queued: Vec<Queued> = Vec::new();
@@ -116,15 +132,16 @@ impl Model {
             }
         }
         self.queue.extend(queued);
+        self.left.insert(charge.job, gross);
         gross
     }
 
-    /// Shares an amount; what is released of it by itself, from where.
+    /// Shares an amount, of which something may be held back until something; what is released of it by itself, from where.
     fn share(
         &mut self,
         split: &Split,
         gross: u128,
-        (charge, numbers): (&JobCharge, &BTreeMap<Address, i64>),
+        (charge, until): (&JobCharge, &dyn Fn(Address, bool) -> Option<Until>),
     ) -> Vec<(Address, &'static str, u128)> {
         let parties: Vec<_> = split
             .parties()
@@ -155,21 +172,12 @@ impl Model {
         self.dust = self.dust + gross - given;
         let mut released = Vec::new();
         for ((payee, platform, _), credit) in parties.into_iter().zip(credits) {
-            let number = numbers.get(&payee).filter(|_| !platform);
+            if let Some(until) = until(payee, platform) {
+                self.hold_back(charge, (payee, until), credit);
+                continue;
+            }
             if platform {
                 self.fees += credit;
-            } else if let Some(number) = number {
-                *self.has(payee, "held_back") += credit;
-                if credit > 0 {
-                    self.held_back.push(HeldBack {
-                        owner: payee,
-                        number: *number,
-                        job: charge.job,
-                        payer: charge.payer,
-                        base: credit,
-                    });
-                }
-                continue;
             } else {
                 *self.has(payee, "available") += credit;
             }
@@ -205,21 +213,57 @@ impl Model {
         }
     }
 
+    /// What is held back of one charge for one owner and one reason is one share.
+    fn hold_back(&mut self, charge: &JobCharge, (owner, until): (Address, Until), base: u128) {
+        *self.has(owner, "held_back") += base;
+        let mut known = self.held_back.iter_mut();
+        match known.find(|it| (it.job, it.owner, it.until) == (charge.job, owner, until)) {
+            Some(known) => known.base += base,
+            None if base == 0 => {}
+            None => self.held_back.push(HeldBack {
+                owner,
+                until,
+                job: charge.job,
+                payer: charge.payer,
+                base,
+            }),
+        }
+    }
+
     /// Moves the held-back pay of an owner's results up to this number: to itself, or to who paid it.
     pub fn move_held_back(&mut self, owner: Address, forfeit: bool, up_to: i64) -> usize {
+        let is_due = |it: &HeldBack| {
+            it.owner == owner && matches!(it.until, Until::Result(number) if number <= up_to)
+        };
+        self.move_shares(is_due, forfeit)
+    }
+
+    /// Moves what a dataset earned while it was blocked.
+    pub fn move_proceeds(&mut self, dataset: DatasetId, upheld: bool) -> usize {
+        self.held_back.sort_by_key(|it| it.owner);
+        self.move_shares(|it| it.until == Until::Decided(dataset), upheld)
+    }
+
+    /// Nobody gets back more than he paid: what was refunded before came from the platform, and goes there.
+    fn move_shares(&mut self, is_due: impl Fn(&HeldBack) -> bool, forfeit: bool) -> usize {
         let (moved, kept): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held_back)
             .into_iter()
-            .partition(|it| it.owner == owner && it.number <= up_to);
+            .partition(is_due);
         self.held_back = kept;
         for it in &moved {
-            *self.has(owner, "held_back") -= it.base;
-            let to = if forfeit { it.payer } else { owner };
-            *self.has(to, "available") += it.base;
+            *self.has(it.owner, "held_back") -= it.base;
             if forfeit {
-                *self.given_back.entry(it.job).or_default() += it.base;
+                let left = self.left.get_mut(&it.job).unwrap();
+                let back = it.base.min(*left);
+                *left -= back;
+                self.cut += u32::from(back < it.base);
+                *self.has(it.payer, "available") += back;
+                *self.has(PLATFORM, "available") += it.base - back;
+                continue;
             }
-            if !forfeit && AUTO_RELEASE.contains(&owner) {
-                self.earned(owner, it.base);
+            *self.has(it.owner, "available") += it.base;
+            if AUTO_RELEASE.contains(&it.owner) {
+                self.earned(it.owner, it.base);
             }
         }
         moved.len()
@@ -269,7 +313,7 @@ impl Model {
         self.fees -= from_fees;
         *self.has(PLATFORM, "available") -= base - from_fees;
         *self.has(charge.payer, "available") += base;
-        *self.given_back.entry(charge.job).or_default() += base;
+        *self.left.get_mut(&charge.job).unwrap() -= base;
         true
     }
 
