@@ -14,7 +14,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     data_keys::KeyError,
-    dataset_checks::{self, Lease},
+    dataset_checks::{self, Lease, Takes},
     dataset_files::{self, File},
     dataset_versions::{self, Refusal, Version},
     objects::ReadPartError,
@@ -77,12 +77,12 @@ enum Turn {
     Lost,
 }
 
-/// Checks some files of the version whose turn it is; false where none waits.
+/// Checks some files of the version whose turn it is among those that are taken; false where none waits.
 ///
 /// # Errors
 /// When something is not reached that is needed: the version waits for the next try.
-pub async fn step(state: &AppState) -> Result<bool, CheckStepError> {
-    let lease = dataset_checks::take(&mut *state.db.acquire().await?, LEASE).await?;
+pub async fn step(state: &AppState, takes: Takes) -> Result<bool, CheckStepError> {
+    let lease = dataset_checks::take(&mut *state.db.acquire().await?, takes, LEASE).await?;
     let Some(lease) = lease else {
         return Ok(false);
     };

@@ -3,7 +3,9 @@
 use std::{io, time::Duration};
 
 use comptoir_http::server::{self, Limits};
-use comptoir_store::{accounts, idempotency, notices, password_resets, sessions, siwe_nonces};
+use comptoir_store::{
+    accounts, dataset_checks::Takes, idempotency, notices, password_resets, sessions, siwe_nonces,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +22,9 @@ use crate::{
 const TIDY_EVERY: Duration = Duration::from_mins(1);
 /// How often what is due is looked for.
 const STEP_EVERY: Duration = Duration::from_secs(2);
-/// Versions of datasets that are checked at once, each of another account; each takes a child of half a gigabyte.
-const CHECKS_AT_ONCE: usize = 2;
+/// The checkers, each with a version of another account at a time; each takes a child of half a gigabyte. One is for what is checked soon: a
+/// huge file holds a checker until it is read, and what is small waits for none.
+const CHECKERS: [Takes; 2] = [Takes::All, Takes::Small];
 /// Rows of a table that one round forgets at most.
 const FORGET_MAX: i64 = 1000;
 
@@ -41,9 +44,7 @@ pub async fn serve(
     let sending = tokio::spawn(Sender::new(state.clone()).run());
     let closing = CancellationToken::new();
     let calling = tokio::spawn(Calls::run(state.clone(), closing.clone()));
-    let checking: Vec<_> = (0..CHECKS_AT_ONCE)
-        .map(|_| tokio::spawn(check(state.clone())))
-        .collect();
+    let checking = CHECKERS.map(|takes| tokio::spawn(check(state.clone(), takes)));
     let sweeping = tokio::spawn(sweeping::run(state.clone()));
     let (router, _) = crate::app(state);
     let served = server::serve(listener, router, limits, shutdown).await;
@@ -75,7 +76,7 @@ async fn take_steps(state: AppState) {
 }
 
 /// Versions that are to be published, in turns.
-async fn check(state: AppState) {
+async fn check(state: AppState, takes: Takes) {
     let mut every = tokio::time::interval(STEP_EVERY);
     let mut was_ready = true;
     loop {
@@ -89,15 +90,15 @@ async fn check(state: AppState) {
         }
         was_ready = ready.is_ok();
         if was_ready {
-            check_all(&state).await;
+            check_all(&state, takes).await;
         }
     }
 }
 
 /// Checks until nothing waits any more, or something fails.
-async fn check_all(state: &AppState) {
+async fn check_all(state: &AppState, takes: Takes) {
     loop {
-        match checking::step(state).await {
+        match checking::step(state, takes).await {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => {

@@ -29,14 +29,29 @@ pub struct Lease {
     token: Uuid,
 }
 
+/// Which versions a checker takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// Every one.
+    All,
+    /// Those without a file above 64 MiB that is to be read yet: no reading of one takes long, so that nobody who waits for it waits long.
+    Small,
+}
+
 /// Takes a version, if one waits: of the account that a checker last worked for the longest ago, and of its versions that failed least. An account
 /// has one checker at a time.
-pub async fn take(conn: &mut PgConnection, lifetime: Duration) -> sqlx::Result<Option<Lease>> {
+pub async fn take(
+    conn: &mut PgConnection,
+    takes: Takes,
+    lifetime: Duration,
+) -> sqlx::Result<Option<Lease>> {
     let row = sqlx::query!(
         r#"WITH taken AS MATERIALIZED (
                SELECT version_id FROM dataset_versions AS v
                WHERE state = 'checking' AND NOT EXISTS (SELECT FROM dataset_versions AS o
                    WHERE o.account_id = v.account_id AND o.state = 'checking' AND o.check_until > clock_timestamp())
+                   AND ($2 OR NOT EXISTS (SELECT FROM dataset_files AS f
+                       WHERE f.version_id = v.version_id AND f.bytes > 67108864 AND f.checked_at IS NULL))
                ORDER BY (SELECT max(o.check_served_at) FROM dataset_versions AS o WHERE o.account_id = v.account_id) NULLS FIRST,
                    check_failures, check_served_at NULLS FIRST, submitted_at
                LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED
@@ -45,6 +60,7 @@ pub async fn take(conn: &mut PgConnection, lifetime: Duration) -> sqlx::Result<O
            FROM taken WHERE taken.version_id = v.version_id
            RETURNING v.version_id, dataset_id, account_id, check_failures, check_spent_ms, check_facts_bytes, check_token AS "check_token!""#,
         interval(lifetime),
+        takes == Takes::All,
     )
     .fetch_optional(conn)
     .await?;

@@ -1,6 +1,10 @@
 use axum::http::StatusCode;
 use comptoir_checker::{Features, Sandbox};
-use comptoir_store::{dataset_checks, dataset_versions::Refusal};
+use comptoir_domain::id::DatasetFileId;
+use comptoir_store::{
+    dataset_checks::{self, Takes},
+    dataset_versions::Refusal,
+};
 use sqlx::PgPool;
 use time::Duration;
 
@@ -48,7 +52,7 @@ async fn who_publishes_much_takes_turns_with_who_publishes_little(db: PgPool) {
         ["ready", "checking", "ready"],
         ["ready", "ready", "ready"],
     ] {
-        assert!(check::step(&app.state).await.unwrap());
+        assert!(check::step(&app.state, Takes::All).await.unwrap());
         let found = [(&much, &first), (&much, &second), (&little, &other)];
         assert_eq!(states(&app, found).await, expected);
     }
@@ -68,7 +72,7 @@ async fn a_version_of_many_files_gives_way_between_them_and_goes_on(db: PgPool) 
         ["checking", "ready"],
         ["ready", "ready"],
     ] {
-        assert!(check::step(&app.state).await.unwrap());
+        assert!(check::step(&app.state, Takes::All).await.unwrap());
         assert_eq!(
             states(&app, [(&large, &many), (&small, &one)]).await,
             expected
@@ -88,7 +92,7 @@ async fn what_was_refused_in_an_earlier_turn_is_not_forgotten(db: PgPool) {
     files.push(("bad.csv", b"a,b\n1\n"));
     let (version, _) = submitted_with(&app, &seller, &files).await;
     for _ in 0..2 {
-        assert!(check::step(&app.state).await.unwrap());
+        assert!(check::step(&app.state, Takes::All).await.unwrap());
     }
     let refused = get(&app, &seller, &version).await;
     assert_eq!(refused.text("/state"), "refused");
@@ -103,7 +107,7 @@ async fn an_account_has_one_checker_at_a_time(db: PgPool) {
     submitted(&app, &much).await;
     let mut connection = app.state.db.acquire().await.unwrap();
     let mut take = async || {
-        let taken = dataset_checks::take(&mut connection, Duration::minutes(2)).await;
+        let taken = dataset_checks::take(&mut connection, Takes::All, Duration::minutes(2)).await;
         taken.unwrap().map(|it| it.account)
     };
     assert_eq!(take().await, Some(much.account));
@@ -113,13 +117,45 @@ async fn an_account_has_one_checker_at_a_time(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn one_checker_leaves_huge_files_to_others_so_that_small_ones_never_wait_for_them(
+    db: PgPool,
+) {
+    let app = TestApp::new(db).await;
+    let (large, small) = (app.session().await, app.session().await);
+    let (huge, files) = submitted_with(&app, &large, &[("a.csv", b"a\n1\n")]).await;
+    let file: DatasetFileId = files[0].rsplit('/').next().unwrap().parse().unwrap();
+    // As if so many had been uploaded: what is published does not change.
+    let change = "ALTER TABLE dataset_files DISABLE TRIGGER USER";
+    sqlx::query(change).execute(&app.owner).await.unwrap();
+    let is_of = async |bytes: i64| {
+        let grow = "UPDATE dataset_files SET bytes = $2 WHERE file_id = $1";
+        let query = sqlx::query(grow).bind(file.0).bind(bytes);
+        query.execute(&app.owner).await.unwrap();
+    };
+    is_of((64 << 20) + 1).await;
+    let one = submitted(&app, &small).await;
+    // It came first, and another checker would have it.
+    for (waits, expected) in [
+        (true, ["checking", "ready"]),
+        (false, ["checking", "ready"]),
+    ] {
+        assert_eq!(check::step(&app.state, Takes::Small).await.unwrap(), waits);
+        let found = [(&large, &huge), (&small, &one)];
+        assert_eq!(states(&app, found).await, expected);
+    }
+    is_of(4).await;
+    assert!(check::step(&app.state, Takes::Small).await.unwrap());
+    assert_eq!(states(&app, [(&large, &huge)]).await, ["ready"]);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_version_that_takes_too_long_in_all_is_refused_and_told_why(db: PgPool) {
     let app = TestApp::new(db).await;
     let seller = app.session().await;
     let version = submitted(&app, &seller).await;
     let spent = "UPDATE dataset_versions SET check_spent_ms = 30 * 60 * 1000";
     sqlx::query(spent).execute(&app.owner).await.unwrap();
-    assert!(check::step(&app.state).await.unwrap());
+    assert!(check::step(&app.state, Takes::All).await.unwrap());
     let refused = get(&app, &seller, &version).await;
     assert_eq!(refused.text("/state"), "refused");
     let reason = refused.text("/refusals/0/reason");
@@ -132,12 +168,12 @@ async fn a_checker_that_dies_is_followed_by_another_and_says_nothing_later(db: P
     let seller = app.session().await;
     let (version, files) = submitted_with(&app, &seller, &[("a.csv", b"a\n1\n")]).await;
     let mut connection = app.state.db.acquire().await.unwrap();
-    let dead = dataset_checks::take(&mut connection, Duration::minutes(2))
+    let dead = dataset_checks::take(&mut connection, Takes::All, Duration::minutes(2))
         .await
         .unwrap()
         .unwrap();
     assert!(
-        !check::step(&app.state).await.unwrap(),
+        !check::step(&app.state, Takes::All).await.unwrap(),
         "it is the first one's for now"
     );
     let past = "UPDATE dataset_versions SET check_until = clock_timestamp() - interval '1 s' WHERE state = 'checking'";
@@ -148,7 +184,7 @@ async fn a_checker_that_dies_is_followed_by_another_and_says_nothing_later(db: P
             .await
             .unwrap()
     );
-    assert!(check::step(&app.state).await.unwrap());
+    assert!(check::step(&app.state, Takes::All).await.unwrap());
     let late = Refusal {
         path: "a.csv".to_owned(),
         reason: "late".to_owned(),
@@ -174,7 +210,7 @@ async fn a_version_that_cannot_be_checked_now_waits_and_is_not_refused(db: PgPoo
         &mut app.state.checker,
         comptoir_checker::Checker::new("/nowhere".into(), &[]),
     );
-    assert!(check::step(&app.state).await.is_err());
+    assert!(check::step(&app.state, Takes::All).await.is_err());
     assert_eq!(
         get(&app, &seller, &version).await.text("/state"),
         "checking"
@@ -182,7 +218,7 @@ async fn a_version_that_cannot_be_checked_now_waits_and_is_not_refused(db: PgPoo
     app.state.checker = works;
     let past = "UPDATE dataset_versions SET check_until = clock_timestamp() - interval '1 s' WHERE state = 'checking'";
     sqlx::query(past).execute(&app.owner).await.unwrap();
-    assert!(check::step(&app.state).await.unwrap());
+    assert!(check::step(&app.state, Takes::All).await.unwrap());
     assert_eq!(get(&app, &seller, &version).await.text("/state"), "ready");
 }
 
@@ -202,7 +238,7 @@ async fn a_machine_without_walls_says_so_and_its_versions_wait(db: PgPool) {
     };
     app.replace_checker(app.state.checker.clone().behind(bare));
     assert_eq!(ready(&app).await, "down");
-    assert!(check::step(&app.state).await.is_err());
+    assert!(check::step(&app.state, Takes::All).await.is_err());
     let waits = get(&app, &seller, &version).await;
     assert_eq!(waits.text("/state"), "checking");
 }
@@ -223,15 +259,15 @@ async fn a_file_whose_reader_ends_without_a_word_waits_behind_others_and_is_refu
         sqlx::query(past).execute(&app.owner).await.unwrap();
     };
     for _ in 0..5 {
-        assert!(check::step(&app.state).await.is_err());
+        assert!(check::step(&app.state, Takes::All).await.is_err());
         expire(&app).await;
     }
     let other = submitted(&app, &seller).await;
     let fails = std::mem::replace(&mut app.state.checker, works);
-    assert!(check::step(&app.state).await.unwrap());
+    assert!(check::step(&app.state, Takes::All).await.unwrap());
     assert_eq!(get(&app, &seller, &other).await.text("/state"), "ready");
     app.state.checker = fails;
-    assert!(check::step(&app.state).await.unwrap());
+    assert!(check::step(&app.state, Takes::All).await.unwrap());
     let refused = get(&app, &seller, &hostile).await;
     assert_eq!(refused.text("/state"), "refused");
     assert!(

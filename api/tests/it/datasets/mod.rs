@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use axum::http::{Method, StatusCode, header};
 use comptoir_api::checking as check;
 use comptoir_domain::digest::Sha256;
+use comptoir_store::dataset_checks::Takes;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
@@ -125,7 +126,7 @@ pub async fn submit(app: &TestApp, seller: &Session, version: &str) -> Reply {
         .await
         .expect(StatusCode::OK);
     assert!(
-        check::step(&app.state).await.unwrap(),
+        check::step(&app.state, Takes::All).await.unwrap(),
         "something was to be checked"
     );
     get(app, seller, version).await.expect(StatusCode::OK)

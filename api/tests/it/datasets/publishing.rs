@@ -1,5 +1,6 @@
 use axum::http::{Method, StatusCode, header};
 use comptoir_domain::dataset::{FILES_MAX, ManifestFile, root};
+use comptoir_store::dataset_checks::Takes;
 use futures::future::join;
 use serde_json::json;
 use sqlx::PgPool;
@@ -185,7 +186,11 @@ async fn two_that_publish_at_once_publish_once(db: PgPool) {
         (one.text("/state"), two.text("/state")),
         ("checking", "checking")
     );
-    let (one, two) = Box::pin(join(check::step(&app.state), check::step(&app.state))).await;
+    let (one, two) = Box::pin(join(
+        check::step(&app.state, Takes::All),
+        check::step(&app.state, Takes::All),
+    ))
+    .await;
     assert_eq!(
         [one.unwrap(), two.unwrap()]
             .iter()
