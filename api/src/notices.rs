@@ -1,5 +1,7 @@
 //! What owners of accounts are told by mail: written in the transaction of its cause, put into words when it is sent.
 
+mod takedowns;
+
 use alloy_primitives::Address;
 use comptoir_domain::{
     id::{AccountId, NoticeId, TakedownId},
@@ -15,6 +17,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
 use crate::auth::keys::Keys;
+use takedowns::Takedown;
 
 /// Something that the owner of an account is told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +45,7 @@ pub(crate) enum Notice {
     PasswordChanged {},
     /// A refresh token was used by two.
     SessionReused {},
-    /// Somebody wants a dataset of the account's to be blocked, or it was blocked, for good or not: by `state`. Written by the database.
+    /// Where a takedown of the account's dataset, or one that it filed, stands: by `state`. Written by the database.
     Takedown {
         takedown: Uuid,
         dataset: String,
@@ -51,6 +54,9 @@ pub(crate) enum Notice {
         reason: Option<String>,
         #[serde(with = "time::serde::rfc3339::option")]
         due_at: Option<OffsetDateTime>,
+        /// Is this for who filed it? Those that were written before it was told are for the seller.
+        #[serde(default)]
+        to_claimant: bool,
     },
     /// Nothing is sent to a webhook endpoint any more.
     WebhookDisabled {
@@ -184,12 +190,18 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
             state,
             reason,
             due_at,
-        } => takedown_words(
-            (TakedownId(*takedown), dataset),
-            (*ground, *state),
-            (reason.as_deref(), due_at.as_ref().map(at)),
-            origin,
-        ),
+            to_claimant,
+        } => {
+            let takedown = Takedown {
+                id: TakedownId(*takedown),
+                dataset,
+                ground: *ground,
+                state: *state,
+                reason: reason.as_deref(),
+                due_at: due_at.as_ref().map(at),
+            };
+            takedown.words(*to_claimant, origin)
+        }
         Notice::WebhookDisabled {
             endpoint,
             url,
@@ -225,50 +237,6 @@ fn reset_words(secret: &str, expires_at: &str, origin: &str) -> String {
          with `comptoir password reset`, or POST {origin}/v1/auth/password.\n\n\
          If it was not you, do nothing: your password stays as it is."
     )
-}
-
-fn takedown_words(
-    (id, dataset): (TakedownId, &str),
-    (ground, state): (Ground, TakedownState),
-    (reason, due_at): (Option<&str>, Option<String>),
-    origin: &str,
-) -> (&'static str, String) {
-    let due_at = due_at.unwrap_or_default();
-    let reason = reason.map(|it| format!("\n\nWhy: {it}"));
-    let reason = reason.unwrap_or_default();
-    let read = format!("{origin}/v1/takedowns/{id}");
-    match state {
-        TakedownState::Frozen => (
-            "Your dataset was taken down",
-            format!(
-                "Your dataset {dataset} is blocked ({ground}): nobody reads, buys or computes on it, and what it earns is held back.{reason}\n\n\
-                 If that is wrong, contest it until {due_at} (`comptoir dataset contest {id}`, or POST {read}/contest).\n\
-                 After that it stays blocked for good, and what is held back goes to who paid."
-            ),
-        ),
-        TakedownState::Upheld => (
-            "Your dataset stays blocked",
-            format!(
-                "Your dataset {dataset} is blocked for good ({ground}), and what was held back went to who paid.{reason}\n\nTakedown {id}: {read}"
-            ),
-        ),
-        TakedownState::Rejected => (
-            "Your dataset is back",
-            format!(
-                "Your dataset {dataset} is not blocked by takedown {id} any more, and what was held back for it is yours.{reason}\n\n{read}"
-            ),
-        ),
-        TakedownState::Filed
-        | TakedownState::Contested
-        | TakedownState::Dismissed
-        | TakedownState::Withdrawn => (
-            "Somebody wants your dataset to be taken down",
-            format!(
-                "Somebody says that your dataset {dataset} must not be here ({ground}). Nothing has changed yet: an operator will look at it,\n\
-                 and you are told if it is blocked.\n\nTakedown {id}, with what they say: {read}"
-            ),
-        ),
-    }
 }
 
 fn webhook_words(

@@ -581,36 +581,71 @@ async fn an_operator_s_word_is_in_the_audit_log_and_both_sides_are_told(db: PgPo
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn a_seller_is_told_by_mail_of_a_takedown_of_its_freeze_and_of_its_outcome(db: PgPool) {
+async fn both_sides_are_told_by_mail_what_becomes_of_a_takedown(db: PgPool) {
     let mut shop = Shop::open(db, 0).await;
     let folder = tempfile::tempdir().unwrap();
     shop.app.with_mail(folder.path());
-    let told = async |shop: &Shop, says: &[&str]| {
+    let address = "SELECT email FROM accounts WHERE account_id = $1";
+    let address = sqlx::query_scalar(address).bind(shop.seller.account.0);
+    let seller: String = address.fetch_one(&shop.app.owner).await.unwrap();
+    // To the seller, and to who filed it: nothing of the one is in the letter of the other.
+    let told = async |shop: &Shop, takedown: &str, says: [&str; 2]| {
         shop.settle().await;
-        let [letter] = letters(folder.path()).try_into().unwrap();
+        let letters = letters(folder.path());
+        assert_eq!(letters.len(), 2, "{letters:?}");
         for says in says {
-            assert!(letter.contains(says), "{says} in {letter}");
+            let telling = letters.iter().filter(|it| it.contains(says));
+            let telling: Vec<_> = telling.collect();
+            assert_eq!(telling.len(), 1, "{says} in {letters:?}");
+            assert!(telling[0].contains(takedown.rsplit('/').next().unwrap()));
+            let is_seller = says.to_lowercase().contains("your dataset");
+            let is_to_seller = telling[0].contains(&format!("To: {seller}"));
+            assert_eq!(is_to_seller, is_seller, "{}", telling[0]);
         }
     };
-    let (_, takedown) = shop.filed().await;
-    let id = takedown.rsplit('/').next().unwrap();
-    told(&shop, &["Nothing has changed yet", "(copyright)", id]).await;
+    let (claimant, takedown) = shop.filed().await;
+    let filed = ["that your dataset", "You said that the dataset"];
+    told(&shop, &takedown, filed).await;
     let frozen = shop.decide(&takedown, "freeze").await;
     frozen.expect(StatusCode::OK);
-    told(&shop, &["is blocked (copyright)", "contest it until", id]).await;
+    let frozen = ["Your dataset was taken down", "Its seller may contest"];
+    told(&shop, &takedown, frozen).await;
     shop.contest(&takedown).await.expect(StatusCode::OK);
+    let contested = ["that your dataset", "contests your takedown"];
+    told(&shop, &takedown, contested).await;
     let rejected = shop.decide(&takedown, "reject").await;
     rejected.expect(StatusCode::OK);
-    told(&shop, &["is not blocked by takedown", id]).await;
+    let rejected = ["Your dataset is back", "Your takedown was rejected"];
+    told(&shop, &takedown, rejected).await;
+
+    let filed = shop.file(&claimant, &claim()).await;
+    let withdrawn = filed.header(header::LOCATION).to_owned();
+    letters_of(&shop, folder.path()).await;
+    let path = format!("{withdrawn}/withdraw");
+    let done = datasets::act(&shop.app, &shop.app.renewed(&claimant), &path).await;
+    done.expect(StatusCode::OK);
+    let words = ["said that your dataset", "You took a takedown back"];
+    told(&shop, &withdrawn, words).await;
+
+    let (_, dismissed) = shop.filed().await;
+    letters_of(&shop, folder.path()).await;
+    let done = shop.decide(&dismissed, "dismiss").await;
+    done.expect(StatusCode::OK);
+    let words = ["block your dataset", "Your takedown was dismissed"];
+    told(&shop, &dismissed, words).await;
+
     // One that nobody contests is upheld by its clock.
-    let (_, takedown) = shop.frozen().await;
-    letters(folder.path());
+    let (_, upheld) = shop.frozen().await;
+    letters_of(&shop, folder.path()).await;
     shop.app.pass(Duration::days(30));
-    told(
-        &shop,
-        &["is blocked for good", takedown.rsplit('/').next().unwrap()],
-    )
-    .await;
+    let words = ["Your dataset stays blocked", "The dataset stays blocked"];
+    told(&shop, &upheld, words).await;
+}
+
+/// Those that are sent by now, which are not there any more.
+async fn letters_of(shop: &Shop, folder: &std::path::Path) -> Vec<String> {
+    shop.settle().await;
+    letters(folder)
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
