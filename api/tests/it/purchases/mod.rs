@@ -6,6 +6,7 @@ mod links;
 mod refusals;
 mod requests;
 mod serving;
+mod subscription_prices;
 mod subscriptions;
 mod time;
 
