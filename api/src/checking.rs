@@ -82,12 +82,24 @@ enum Turn {
 /// # Errors
 /// When something is not reached that is needed: the version waits for the next try.
 pub async fn step(state: &AppState, takes: Takes) -> Result<bool, CheckStepError> {
+    step_within(state, takes, TURN).await
+}
+
+/// The same, in turns of another length.
+///
+/// # Errors
+/// As [`step`].
+pub async fn step_within(
+    state: &AppState,
+    takes: Takes,
+    turn: Wait,
+) -> Result<bool, CheckStepError> {
     let lease = dataset_checks::take(&mut *state.db.acquire().await?, takes, LEASE).await?;
     let Some(lease) = lease else {
         return Ok(false);
     };
     let turn = tokio::select! {
-        turn = take_turn(state, &lease) => turn,
+        turn = take_turn(state, &lease, turn) => turn,
         () = keep(state, &lease) => Ok(Turn::Lost),
     };
     if let Err(CheckStepError::Child(CheckError::Failed)) = turn {
@@ -118,7 +130,7 @@ async fn renew(state: &AppState, lease: &Lease) -> sqlx::Result<bool> {
 }
 
 /// Reads files of a version until its turn is over, and notes what is found in each.
-async fn take_turn(state: &AppState, lease: &Lease) -> Result<Turn, CheckStepError> {
+async fn take_turn(state: &AppState, lease: &Lease, within: Wait) -> Result<Turn, CheckStepError> {
     let mut connection = state.db.acquire().await?;
     let place = (lease.dataset, lease.version);
     let version = dataset_versions::find(&mut connection, lease.account, place).await?;
@@ -131,8 +143,9 @@ async fn take_turn(state: &AppState, lease: &Lease) -> Result<Turn, CheckStepErr
     let is_last = files.len() <= FILES_A_TURN;
     let mut refused = u32::try_from(version.refusals.len()).unwrap_or(u32::MAX);
     let (mut lease, begun) = (*lease, Instant::now());
-    for file in files.into_iter().take(FILES_A_TURN) {
-        if begun.elapsed() > TURN {
+    for (number, file) in files.into_iter().take(FILES_A_TURN).enumerate() {
+        // A turn reads one file at least.
+        if number > 0 && begun.elapsed() > within {
             return Ok(Turn::Unfinished);
         }
         let Some(noted) = judge(state, &mut lease, &version, file).await? else {

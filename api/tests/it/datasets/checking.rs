@@ -1,3 +1,5 @@
+use std::time::Duration as Wait;
+
 use axum::http::StatusCode;
 use comptoir_checker::{Features, Sandbox};
 use comptoir_domain::id::DatasetFileId;
@@ -80,6 +82,25 @@ async fn a_version_of_many_files_gives_way_between_them_and_goes_on(db: PgPool) 
     }
     let table = get(&app, &large, paths.last().unwrap()).await;
     assert_eq!(table.json["facts"]["rows"], 1);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_version_gives_way_once_the_time_of_its_turn_is_over_and_goes_on(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let (slow, small) = (app.session().await, app.session().await);
+    let files: [(&str, &[u8]); 2] = [("a.csv", b"a\n1\n"), ("b.csv", b"b\n2\n")];
+    let (two, _) = submitted_with(&app, &slow, &files).await;
+    let one = submitted(&app, &small).await;
+    for expected in [
+        ["checking", "checking"],
+        ["checking", "ready"],
+        ["ready", "ready"],
+    ] {
+        let step = check::step_within(&app.state, Takes::All, Wait::ZERO);
+        assert!(step.await.unwrap());
+        let found = [(&slow, &two), (&small, &one)];
+        assert_eq!(states(&app, found).await, expected);
+    }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
