@@ -2,7 +2,7 @@ use std::time::Duration as Wait;
 
 use axum::http::StatusCode;
 use comptoir_checker::{Features, Sandbox};
-use comptoir_domain::id::DatasetFileId;
+use comptoir_domain::{dataset::VERSION_FACTS_BYTES_MAX, id::DatasetFileId};
 use comptoir_store::{
     dataset_checks::{self, Takes},
     dataset_versions::Refusal,
@@ -118,6 +118,43 @@ async fn what_was_refused_in_an_earlier_turn_is_not_forgotten(db: PgPool) {
     let refused = get(&app, &seller, &version).await;
     assert_eq!(refused.text("/state"), "refused");
     assert_eq!(refused.text("/refusals/0/path"), "bad.csv");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_a_turn_took_and_found_counts_in_the_next_one(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let files: [(&str, &[u8]); 2] = [("a.csv", b"a\n1\n"), ("b.csv", b"b\n2\n")];
+    let (version, _) = submitted_with(&app, &seller, &files).await;
+    let first = check::step_within(&app.state, Takes::All, Wait::ZERO);
+    assert!(first.await.unwrap());
+    let sums = "SELECT check_spent_ms, check_facts_bytes FROM dataset_versions";
+    let (spent, found): (i64, i64) = sqlx::query_as(sums).fetch_one(&app.owner).await.unwrap();
+    assert!(spent > 0 && found > 0, "{spent} ms, {found} bytes");
+    let full = "UPDATE dataset_versions SET check_facts_bytes = $1";
+    let full = sqlx::query(full).bind(i64::try_from(VERSION_FACTS_BYTES_MAX).unwrap());
+    full.execute(&app.owner).await.unwrap();
+    assert!(check::step(&app.state, Takes::All).await.unwrap());
+    let refused = get(&app, &seller, &version).await;
+    assert_eq!(refused.text("/state"), "refused");
+    let reason = refused.text("/refusals/0/reason");
+    assert!(reason.contains("what the columns of all files"), "{reason}");
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_version_whose_checker_died_after_it_noted_a_refusal_is_refused(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let seller = app.session().await;
+    let version = submitted(&app, &seller).await;
+    for noted in [
+        "UPDATE dataset_files SET checked_at = now()",
+        r#"UPDATE dataset_versions SET refusals = '[{"path": "a.csv", "reason": "no table"}]'"#,
+    ] {
+        sqlx::query(noted).execute(&app.owner).await.unwrap();
+    }
+    assert!(check::step(&app.state, Takes::All).await.unwrap());
+    let refused = get(&app, &seller, &version).await;
+    assert_eq!(refused.text("/state"), "refused");
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
