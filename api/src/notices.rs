@@ -3,10 +3,7 @@
 mod takedowns;
 
 use alloy_primitives::Address;
-use comptoir_domain::{
-    id::{AccountId, NoticeId, TakedownId},
-    takedown::{Ground, TakedownState},
-};
+use comptoir_domain::id::{AccountId, NoticeId};
 use comptoir_store::{
     PgTransaction,
     notices::{self, DueNotice, NewNotice},
@@ -14,7 +11,6 @@ use comptoir_store::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use uuid::Uuid;
 
 use crate::auth::keys::Keys;
 use takedowns::Takedown;
@@ -46,18 +42,7 @@ pub(crate) enum Notice {
     /// A refresh token was used by two.
     SessionReused {},
     /// Where a takedown of the account's dataset, or one that it filed, stands: by `state`. Written by the database.
-    Takedown {
-        takedown: Uuid,
-        dataset: String,
-        ground: Ground,
-        state: TakedownState,
-        reason: Option<String>,
-        #[serde(with = "time::serde::rfc3339::option")]
-        due_at: Option<OffsetDateTime>,
-        /// Is this for who filed it? Those that were written before it was told are for the seller.
-        #[serde(default)]
-        to_claimant: bool,
-    },
+    Takedown(Takedown),
     /// Nothing is sent to a webhook endpoint any more.
     WebhookDisabled {
         endpoint: String,
@@ -146,8 +131,11 @@ pub(crate) fn put_into_words(
     Ok(Letter { subject, text })
 }
 
+fn at(time: &OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
 fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) {
-    let at = |time: &OffsetDateTime| time.format(&Rfc3339).unwrap_or_default();
     match notice {
         Notice::AddressChangeRequested {
             old,
@@ -183,25 +171,7 @@ fn words(notice: &Notice, secret: &str, origin: &str) -> (&'static str, String) 
              If it was not you, ask for another password at once."
                 .to_owned(),
         ),
-        Notice::Takedown {
-            takedown,
-            dataset,
-            ground,
-            state,
-            reason,
-            due_at,
-            to_claimant,
-        } => {
-            let takedown = Takedown {
-                id: TakedownId(*takedown),
-                dataset,
-                ground: *ground,
-                state: *state,
-                reason: reason.as_deref(),
-                due_at: due_at.as_ref().map(at),
-            };
-            takedown.words(*to_claimant, origin)
-        }
+        Notice::Takedown(takedown) => takedown.words(origin),
         Notice::WebhookDisabled {
             endpoint,
             url,

@@ -4,45 +4,52 @@ use comptoir_domain::{
     id::TakedownId,
     takedown::{Ground, TakedownState as State},
 };
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use uuid::Uuid;
 
-/// A takedown of a dataset, as it stood when this was written.
-pub(super) struct Takedown<'a> {
-    /// Which.
-    pub id: TakedownId,
+use super::at;
+
+/// A takedown as it stood when this was written, by the database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Takedown {
+    #[serde(rename = "takedown")]
+    id: Uuid,
     /// What the dataset is called.
-    pub dataset: &'a str,
+    dataset: String,
     /// Why it was filed.
-    pub ground: Ground,
+    ground: Ground,
     /// Where it stands.
-    pub state: State,
+    state: State,
     /// What an operator said of that.
-    pub reason: Option<&'a str>,
+    reason: Option<String>,
     /// When its clock has run out.
-    pub due_at: Option<String>,
+    #[serde(with = "time::serde::rfc3339::option")]
+    due_at: Option<OffsetDateTime>,
+    /// Is this for who filed it? Those that were written before it was told are for the seller.
+    #[serde(default)]
+    to_claimant: bool,
 }
 
-impl Takedown<'_> {
+impl Takedown {
     /// Subject and words for the seller, or for who filed it.
-    pub(super) fn words(&self, to_claimant: bool, origin: &str) -> (&'static str, String) {
-        let read = format!("{origin}/v1/takedowns/{}", self.id);
-        let due_at = self.due_at.as_deref().unwrap_or_default();
-        let (subject, what) = if to_claimant {
-            self.to_claimant(due_at)
+    pub(super) fn words(&self, origin: &str) -> (&'static str, String) {
+        let id = TakedownId(self.id);
+        let read = format!("{origin}/v1/takedowns/{id}");
+        let due_at = self.due_at.as_ref().map(at).unwrap_or_default();
+        let (subject, what) = if self.to_claimant {
+            self.to_claimant(&due_at)
         } else {
-            self.to_seller(due_at, &read)
+            self.to_seller((id, &read), &due_at)
         };
-        let reason = self.reason.map(|it| format!("\n\nWhy: {it}"));
+        let reason = self.reason.as_ref().map(|it| format!("\n\nWhy: {it}"));
         let reason = reason.unwrap_or_default();
-        let text = format!(
-            "{what}{reason}\n\nTakedown {}, with what both sides say: {read}",
-            self.id
-        );
+        let text = format!("{what}{reason}\n\nTakedown {id}, with what both sides say: {read}");
         (subject, text)
     }
 
-    fn to_seller(&self, due_at: &str, read: &str) -> (&'static str, String) {
+    fn to_seller(&self, (id, read): (TakedownId, &str), due_at: &str) -> (&'static str, String) {
         let Self {
-            id,
             dataset,
             ground,
             state,
