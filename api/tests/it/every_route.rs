@@ -288,6 +288,9 @@ async fn every_operation_refuses_a_stranger(db: PgPool) {
                 "{}",
                 operation.name()
             );
+            let dialect = comptoir_api::dialect_of(&operation.method, &operation.path);
+            let is_told = reply.json.get("error").is_some();
+            assert_eq!(is_told, dialect.is_some(), "{}", operation.name());
         }
     }
 }
