@@ -35,7 +35,7 @@ use std::future::ready;
 
 use axum::{
     Router,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware::{from_fn_with_state, map_response},
     response::Response,
 };
@@ -83,13 +83,21 @@ pub fn app(state: AppState) -> (Router, OpenApi) {
 #[must_use]
 pub fn is_call(path: &str) -> bool {
     let is_of_models = path.starts_with("/v1/models/") || path.starts_with("/v2/models/");
-    is_of_models && path.ends_with("/infer")
+    (is_of_models && path.ends_with("/infer")) || path == "/v1/embeddings"
 }
 
-/// In which form clients of this path expect problems; `None`: as problem documents.
+/// In which form clients of a route expect problems; `None`: as problem documents.
 #[must_use]
-pub fn dialect_of(path: &str) -> Option<Dialect> {
-    (path == "/v2" || path.starts_with("/v2/")).then_some(routes::inference_protocol::problem)
+pub fn dialect_of(method: &Method, path: &str) -> Option<Dialect> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    match path.split('/').collect::<Vec<_>>()[..] {
+        ["", "v2", ..] => Some(routes::inference_protocol::DIALECT),
+        ["", "v1", "embeddings"] => Some(routes::openai::DIALECT),
+        ["", "v1", "models"] | ["", "v1", "models", _] if is_read => {
+            Some(routes::openai::BESIDE_OURS)
+        }
+        _ => None,
+    }
 }
 
 /// What a 451 links to, as RFC 7725 asks: who blocks, which is the service.

@@ -42,6 +42,7 @@ const NO_SCOPES: [&str; 0] = [];
         (name = "market", description = "Offers of datasets, purchases, subscriptions and sales"),
         (name = "models", description = "Models, their versions and prices"),
         (name = "calls", description = "Calls of models, and what they cost"),
+        (name = "openai", description = "Models in the words of OpenAI's clients: embeddings"),
         (name = "inference-protocol", description = "Calls of models by the Open Inference Protocol"),
         (name = "contributions", description = "What others add to a dataset, for a reward and a share of its sales"),
         (name = "takedowns", description = "Datasets that somebody says must not be here, and what their sellers say to that"),

@@ -262,12 +262,18 @@ impl IntoResponse for Problem {
         let status = self.status();
         let headers = std::mem::take(&mut self.headers);
         self.request_id = request_id::current().map(Into::into);
-        let mut response = if let Some(told) = dialect::tell(&self) {
-            let code = [(PROBLEM, HeaderValue::from_static(self.code))];
-            (status, code, Json(told)).into_response()
-        } else {
-            let kind = HeaderValue::from_static("application/problem+json");
-            (status, [(header::CONTENT_TYPE, kind)], Json(self)).into_response()
+        let kind = HeaderValue::from_static("application/problem+json");
+        let kind = [(header::CONTENT_TYPE, kind)];
+        let mut response = match dialect::spoken() {
+            None => (status, kind, Json(self)).into_response(),
+            Some(told) if told.is_beside => {
+                (status, kind, Json(told.beside(&self))).into_response()
+            }
+            Some(told) => {
+                let code = [(PROBLEM, HeaderValue::from_static(self.code))];
+                let body = Json((told.body)(&self));
+                ((told.status)(status), code, body).into_response()
+            }
         };
         response.headers_mut().extend(*headers);
         response

@@ -24,6 +24,21 @@ pub enum Overlong {
     Cut,
 }
 
+/// What a row is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sequence<'a> {
+    /// A text.
+    Text(&'a str),
+    /// The tokens of a text, by whoever counted them already: nothing is put around them.
+    Tokens(&'a [u32]),
+}
+
+impl<'a> From<&'a str> for Sequence<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Text(text)
+    }
+}
+
 /// Texts as inputs of a program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fed {
@@ -67,6 +82,14 @@ pub enum FeedError {
         place: usize,
         /// What is wrong with it.
         source: EncodeError,
+    },
+    /// A token is given that there is not.
+    #[error("text {place}: there is no token {id}")]
+    NoSuchToken {
+        /// Its place, from 0.
+        place: usize,
+        /// The token.
+        id: u32,
     },
     /// A program computes nothing of no token.
     #[error("text {place} has no token")]
@@ -118,10 +141,10 @@ const fn specials(text: &TextInput) -> Specials {
 ///
 /// # Errors
 /// For too many texts, for too much text, and for a text that has no tokens or, unless it may be cut, too many.
-pub fn feed(
+pub fn feed<'a, S: Copy + Into<Sequence<'a>>>(
     (text, tokenizer): (&TextInput, &Tokenizer),
     infer: &ProgramFacts,
-    texts: &[&str],
+    texts: &[S],
     overlong: Overlong,
 ) -> Result<Fed, FeedError> {
     let undeclared = |name: &str| FeedError::Undeclared(name.to_owned());
@@ -130,21 +153,27 @@ pub fn feed(
         .and_then(|it| usize::try_from(it).ok());
     let width = width.ok_or_else(|| undeclared(&text.ids))?;
     check_rows(infer, texts.len() as u64)?;
-    let found = texts.iter().map(|it| it.len()).sum();
+    let found = texts.iter().map(|it| (*it).into().bytes()).sum();
     if found > TEXTS_BYTES_MAX {
         return Err(FeedError::TextsTooLong { found });
     }
     let mut rows = Vec::with_capacity(texts.len());
     for (place, it) in texts.iter().enumerate() {
-        let encoding = match overlong {
-            Overlong::Refuse => tokenizer.encode(it, specials(text), width),
-            Overlong::Cut => tokenizer.encode_cut(it, specials(text), width),
+        let ids = match (*it).into() {
+            Sequence::Text(it) => {
+                let encoding = match overlong {
+                    Overlong::Refuse => tokenizer.encode(it, specials(text), width),
+                    Overlong::Cut => tokenizer.encode_cut(it, specials(text), width),
+                };
+                let encoding = encoding.map_err(|source| FeedError::Text { place, source })?;
+                encoding.ids
+            }
+            Sequence::Tokens(ids) => taken(tokenizer, ids, (place, width), overlong)?.to_vec(),
         };
-        let encoding = encoding.map_err(|source| FeedError::Text { place, source })?;
-        if encoding.ids.is_empty() {
+        if ids.is_empty() {
             return Err(FeedError::NoToken { place });
         }
-        rows.push(encoding.ids);
+        rows.push(ids);
     }
     let inputs = infer.inputs.iter().map(|input| {
         let fill = Fill::of(text, &input.name).ok_or_else(|| undeclared(&input.name))?;
@@ -154,6 +183,38 @@ pub fn feed(
     let tokens = rows.iter().map(|ids| u32::try_from(ids.len()));
     let tokens = tokens.collect::<Result<_, _>>().expect("a text is limited");
     Ok(Fed { inputs, tokens })
+}
+
+impl Sequence<'_> {
+    /// Bytes that are limited: tokens are, by what a row takes.
+    const fn bytes(self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Tokens(_) => 0,
+        }
+    }
+}
+
+/// Tokens as they were given: those that there are, and as many as a row takes.
+fn taken<'a>(
+    tokenizer: &Tokenizer,
+    ids: &'a [u32],
+    (place, width): (usize, usize),
+    overlong: Overlong,
+) -> Result<&'a [u32], FeedError> {
+    let ids = match overlong {
+        Overlong::Cut => ids.get(..width).unwrap_or(ids),
+        Overlong::Refuse if ids.len() > width => {
+            let (found, max) = (ids.len(), width);
+            let source = EncodeError::TooManyTokens { found, max };
+            return Err(FeedError::Text { place, source });
+        }
+        Overlong::Refuse => ids,
+    };
+    match ids.iter().find(|id| !tokenizer.has(**id)) {
+        Some(id) => Err(FeedError::NoSuchToken { place, id: *id }),
+        None => Ok(ids),
+    }
 }
 
 /// Refuses more rows than the program takes, or a call carries, before anything is made of them.

@@ -10,7 +10,9 @@ mod sampling;
 mod stops;
 mod tokenizer;
 
-pub use feed::{Fed, FeedError, Overlong, ResultError, TEXTS_BYTES_MAX, feed, results, vocabulary};
+pub use feed::{
+    Fed, FeedError, Overlong, ResultError, Sequence, TEXTS_BYTES_MAX, feed, results, vocabulary,
+};
 pub use generation::{FinishReason, Generated, Generation, GenerationError, Limits};
 pub use outputs::{Applied, InvalidRows, Ranked, Rows, apply, normalise, softmax, top_k};
 pub use sampling::{InvalidLogits, InvalidSampling, Sampler, Sampling};

@@ -11,8 +11,8 @@ use comptoir_domain::{
     program::graph::ScalarType,
 };
 use comptoir_text::{
-    Applied, EncodeError, Fed, FeedError, InvalidRows, Overlong, ResultError, TEXTS_BYTES_MAX,
-    Tokenizer, feed, results, vocabulary,
+    Applied, EncodeError, Fed, FeedError, InvalidRows, Overlong, ResultError, Sequence,
+    TEXTS_BYTES_MAX, Tokenizer, feed, results, vocabulary,
 };
 use comptoir_wire::calls::{self, Ask, CALL_BYTES_MAX, Call, Tensor};
 use serde::Deserialize;
@@ -164,7 +164,7 @@ fn a_text_that_is_too_long_is_refused_with_its_count_unless_it_may_be_cut() {
     let cut = feed(
         (&declared(), &tokenizer()),
         &program(8),
-        &[&case.text],
+        &[case.text.as_str()],
         Overlong::Cut,
     );
     let cut = cut.unwrap();
@@ -175,6 +175,28 @@ fn a_text_that_is_too_long_is_refused_with_its_count_unless_it_may_be_cut() {
         "those around a text stay"
     );
     assert_eq!(cut.tokens, [8]);
+}
+
+#[test]
+fn tokens_that_are_given_are_taken_as_they_are_within_the_same_bounds() {
+    let (text, tokenizer, case) = (declared(), tokenizer(), &cases()[0]);
+    let feed = |ids: &[u32], overlong| {
+        let rows = [Sequence::Text(""), Sequence::Tokens(ids)];
+        feed((&text, &tokenizer), &program(8), &rows, overlong)
+    };
+    let ids = &case.plain[..3];
+    let fed_ids = feed(ids, Overlong::Refuse).unwrap();
+    assert_eq!(fed_ids.tokens, [2, 3], "nothing is put around them");
+    assert_eq!(numbers(&fed_ids.inputs[2])[8..11], *ids);
+    let long = ids.repeat(3);
+    let refused = feed(&long, Overlong::Refuse).unwrap_err().to_string();
+    assert_eq!(refused, "text 1: the text has 9 tokens, and may have 8");
+    assert_eq!(feed(&long, Overlong::Cut).unwrap().tokens, [2, 8]);
+    let refused = feed(&[u32::MAX], Overlong::Refuse);
+    let id = u32::MAX;
+    assert!(matches!(refused, Err(FeedError::NoSuchToken { place: 1, id: it }) if it == id));
+    let refused = feed(&[], Overlong::Refuse);
+    assert!(matches!(refused, Err(FeedError::NoToken { place: 1 })));
 }
 
 #[test]

@@ -10,6 +10,7 @@ use comptoir_domain::{
     model::Usage,
 };
 use comptoir_store::{allowances as stored, relay::NotSent, usage::UsageEvent};
+use comptoir_text::Applied;
 use comptoir_wire::calls::{
     self as wire, Answer, Ask, Call, Fault, FaultCause, Outputs, Routed, Tensor,
 };
@@ -48,6 +49,8 @@ pub(crate) struct Asked {
     pub inputs: Vec<Tensor>,
     /// What it comes to.
     pub usage: Usage,
+    /// Where the rows are texts, how many tokens each has.
+    pub texts: Option<Vec<u32>>,
 }
 
 /// A call that was answered, and recorded.
@@ -56,6 +59,8 @@ pub(crate) struct Answered {
     pub id: CallId,
     /// In the program's order, and fit for them.
     pub outputs: Outputs,
+    /// What the version makes of each row, where it says so.
+    pub results: Option<Vec<Applied>>,
     pub usage: Usage,
     pub cost: Atto,
     /// The receipt of the charge that it will be part of; `None`: it is free.
@@ -125,13 +130,13 @@ async fn pay_and_ask(
     let ran = async {
         let (host, outputs) = ask(&state.calls, id, &asked, started + CALL_TIMEOUT).await?;
         let owner = state.calls.owners.address(state, host.owner).await?;
-        Ok((host.worker, owner, outputs))
+        Ok((host.worker, owner, asked.results(outputs).await?))
     };
     match ran.await {
-        Ok((worker, owner, outputs)) => {
+        Ok((worker, owner, made)) => {
             let ran = (worker, owner);
             let event = means.event(state, caller, (id, &asked, ran), (full, started));
-            record(state, event, means, outputs).await
+            record(state, event, means, made).await
         }
         Err(problem) => {
             means.take_back(state, caller, &asked.callable).await;
@@ -228,7 +233,7 @@ async fn record(
     state: &AppState,
     event: UsageEvent,
     means: Means,
-    outputs: Outputs,
+    (outputs, results): (Outputs, Option<Vec<Applied>>),
 ) -> Result<Answered, Problem> {
     let (id, usage, cost) = (event.call, event.usage, event.cost);
     let recorded = state.calls.recorder.record(state, event).await;
@@ -241,6 +246,7 @@ async fn record(
     recorded.map(|receipt| Answered {
         id,
         outputs,
+        results,
         usage,
         cost,
         receipt,

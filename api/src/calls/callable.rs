@@ -16,6 +16,7 @@ use comptoir_store::{
 use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
 use time::{Duration, OffsetDateTime};
 
+use super::Asked;
 use crate::{AppState, Problem, reading};
 
 /// Room for what an answer has beside its tensors.
@@ -90,8 +91,43 @@ impl Callable {
         read
     }
 
-    /// What is counted of a call; refused where it has more rows than the program holds for, or its answer were too large.
-    pub(crate) fn usage_of(&self, inputs: &[Tensor]) -> Result<Usage, Problem> {
+    /// A call of tensors.
+    ///
+    /// # Errors
+    /// Where its answer were too large.
+    pub(crate) fn ask_tensors(self: &Arc<Self>, inputs: Vec<Tensor>) -> Result<Asked, Problem> {
+        let usage = self.usage_of("inputs", &inputs, self.tokens_of(&inputs))?;
+        Ok(Asked {
+            callable: Arc::clone(self),
+            inputs,
+            usage,
+            texts: None,
+        })
+    }
+
+    /// Tokens in tensors that somebody made for a version that takes texts: those that the mask counts, or all, where there is none.
+    fn tokens_of(&self, inputs: &[Tensor]) -> u64 {
+        let Some(text) = &self.version.manifest.text else {
+            return 0;
+        };
+        let counting = text.mask.as_ref().unwrap_or(&text.ids);
+        let mut named = self.facts.inputs.iter().zip(inputs);
+        let Some((_, tensor)) = named.find(|(input, _)| input.name == *counting) else {
+            return 0;
+        };
+        let size = usize::try_from(tensor.dtype.size()).unwrap_or(1);
+        let elements = tensor.bytes.chunks_exact(size.max(1));
+        let counts = |it: &&[u8]| text.mask.is_none() || it.iter().any(|byte| *byte != 0);
+        elements.filter(counts).count() as u64
+    }
+
+    /// What is counted of a call, of what a field has; refused where its answer were too large.
+    pub(super) fn usage_of(
+        &self,
+        field: &str,
+        inputs: &[Tensor],
+        tokens: u64,
+    ) -> Result<Usage, Problem> {
         let rows = inputs.first().and_then(Tensor::rows).unwrap_or_default();
         let outputs = self.facts.outputs.iter();
         let row_bytes = outputs.fold(0_u64, |sum, it| sum.saturating_add(it.row_bytes));
@@ -100,10 +136,11 @@ impl Callable {
             .saturating_add(ANSWER_OVERHEAD);
         if usize::try_from(bytes).unwrap_or(usize::MAX) > CALL_BYTES_MAX {
             let detail = format!("{rows} rows have an answer of more than {CALL_BYTES_MAX} bytes");
-            return Err(Problem::invalid("/inputs", detail));
+            return Err(Problem::invalid(format!("/{field}"), detail));
         }
         Ok(Usage {
             rows,
+            input_tokens: tokens,
             madds: u128::from(self.facts.madds_per_row).saturating_mul(rows.into()),
             ..Usage::default()
         })

@@ -7,6 +7,7 @@ mod callable;
 mod hosts;
 mod owners;
 mod recording;
+mod texts;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -23,6 +24,7 @@ pub use allowances::Terms;
 pub(crate) use answering::{Answered, Asked, answer};
 pub(crate) use bodies::read_body;
 pub(crate) use callable::{Callable, Target};
+pub(crate) use texts::{Asking, Texts, TextsBody, apart};
 
 use self::{
     allowances::Allowances, callable::Believed, hosts::Hosts, owners::Owners, recording::Recorder,

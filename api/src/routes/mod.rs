@@ -25,6 +25,7 @@ mod keys;
 mod library;
 mod models;
 mod offers;
+pub(crate) mod openai;
 mod passwords;
 mod prices;
 mod problems;
@@ -97,6 +98,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(library::router())
         .merge(models::router())
         .merge(offers::router())
+        .merge(openai::router())
         .merge(purchases::router())
         .merge(sales::router())
         .merge(subscriptions::router())

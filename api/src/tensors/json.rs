@@ -3,6 +3,7 @@
 use std::{cell::RefCell, fmt};
 
 use comptoir_domain::program::graph::ScalarType;
+use comptoir_text::Overlong;
 use comptoir_wire::calls::Tensor;
 use half::{bf16, f16};
 use serde::{
@@ -12,15 +13,25 @@ use serde::{
 };
 
 use super::{Port, Refusals, escape};
+use crate::calls::{Asking, Texts};
 
 /// Rows of one call at most, before a byte of them is kept.
 const ROWS_MAX: u64 = 65_536;
 
-/// Reads `{"inputs": {name: nested array}}`: tensors in the order of the ports, all with as many rows.
+/// What a body asks for.
+#[derive(Debug)]
+pub(crate) enum Sent {
+    /// Inputs, in the order of the ports, all with as many rows.
+    Tensors(Vec<Tensor>),
+    /// Texts.
+    Texts(Asking),
+}
+
+/// Reads `{"inputs": {name: nested array}}`, or `{"texts": …, "truncate": …}`.
 ///
 /// # Errors
 /// What does not fit: the first thing in the text, or every input that is missing.
-pub(crate) fn read_inputs(text: &[u8], ports: &[Port]) -> Result<Vec<Tensor>, Refusals> {
+pub(crate) fn read_body(text: &[u8], ports: &[Port]) -> Result<Sent, Refusals> {
     let at = RefCell::new(String::new());
     let refused = |detail: String| vec![(at.borrow().clone(), detail)];
     let mut json = serde_json::Deserializer::from_slice(text);
@@ -28,12 +39,16 @@ pub(crate) fn read_inputs(text: &[u8], ports: &[Port]) -> Result<Vec<Tensor>, Re
     let read = body.deserialize(&mut json);
     let read = read.map_err(|error| refused(error.to_string()))?;
     json.end().map_err(|error| refused(error.to_string()))?;
+    let read = match read {
+        Fields::Tensors(read) => read,
+        Fields::Texts(asking) => return Ok(Sent::Texts(asking)),
+    };
     let missing = ports.iter().zip(&read).filter(|(_, it)| it.is_none());
     let missing: Refusals = missing
         .map(|(port, _)| (port.pointer(), "it is missing".to_owned()))
         .collect();
     if missing.is_empty() {
-        Ok(read.into_iter().flatten().collect())
+        Ok(Sent::Tensors(read.into_iter().flatten().collect()))
     } else {
         Err(missing)
     }
@@ -48,38 +63,68 @@ struct Body<'a> {
 
 type Read = Vec<Option<Tensor>>;
 
-impl<'de> DeserializeSeed<'de> for Body<'_> {
-    type Value = Read;
+/// What a body has.
+enum Fields {
+    Tensors(Read),
+    Texts(Asking),
+}
 
-    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Read, D::Error> {
+impl<'de> DeserializeSeed<'de> for Body<'_> {
+    type Value = Fields;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Fields, D::Error> {
         from.deserialize_map(self)
     }
 }
 
 impl<'de> Visitor<'de> for Body<'_> {
-    type Value = Read;
+    type Value = Fields;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with `inputs`")
+        f.write_str("an object with `inputs` or `texts`")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Read, A::Error> {
-        let mut read = None;
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+        let (mut read, mut texts, mut truncate) = (None, None, None);
         while let Some(field) = map.next_key::<String>()? {
             *self.at.borrow_mut() = format!("/{}", escape(&field));
-            if field != "inputs" {
-                return Err(A::Error::custom("there is no such field"));
-            }
-            let inputs = Inputs {
-                ports: self.ports,
-                at: self.at,
+            let is_again = match field.as_str() {
+                "inputs" => {
+                    let inputs = Inputs {
+                        ports: self.ports,
+                        at: self.at,
+                    };
+                    read.replace(map.next_value_seed(inputs)?).is_some()
+                }
+                "texts" => texts.replace(map.next_value::<Texts>()?).is_some(),
+                "truncate" => truncate.replace(map.next_value::<bool>()?).is_some(),
+                _ => return Err(A::Error::custom("there is no such field")),
             };
-            if read.replace(map.next_value_seed(inputs)?).is_some() {
+            if is_again {
                 return Err(A::Error::custom("it is given twice"));
             }
         }
-        "/inputs".clone_into(&mut self.at.borrow_mut());
-        read.ok_or_else(|| A::Error::custom("it is missing"))
+        let wrong = |field: &str, why| {
+            field.clone_into(&mut self.at.borrow_mut());
+            Err(A::Error::custom(why))
+        };
+        match (read, texts, truncate) {
+            (Some(read), None, None) => {
+                "/inputs".clone_into(&mut self.at.borrow_mut());
+                Ok(Fields::Tensors(read))
+            }
+            (None, Some(texts), truncate) => Ok(Fields::Texts(Asking {
+                texts,
+                overlong: match truncate {
+                    Some(true) => Overlong::Cut,
+                    Some(false) | None => Overlong::Refuse,
+                },
+                field: "texts",
+            })),
+            (None, None, _) => wrong("/inputs", "it is missing, and so are `texts`"),
+            (Some(_), Some(_), _) => wrong("/texts", "a call has `inputs` or `texts`"),
+            (Some(_), None, Some(_)) => wrong("/truncate", "texts alone are cut"),
+        }
     }
 }
 

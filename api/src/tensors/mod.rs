@@ -6,7 +6,7 @@ mod safetensors;
 use comptoir_domain::{fit::RowShape, program::graph::ScalarType, tensors::dtype_of};
 
 pub(crate) use self::{
-    json::{Nested, read_inputs, read_numbers},
+    json::{Nested, Sent, read_body, read_numbers},
     safetensors::{read_file, write_file},
 };
 

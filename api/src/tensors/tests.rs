@@ -14,6 +14,13 @@ fn x() -> Vec<Port> {
     vec![port("x", ScalarType::F32, &[2])]
 }
 
+fn read_inputs(text: &[u8], ports: &[Port]) -> Result<Vec<Tensor>, Refusals> {
+    match read_body(text, ports)? {
+        Sent::Tensors(tensors) => Ok(tensors),
+        Sent::Texts(texts) => panic!("{texts:?}"),
+    }
+}
+
 fn floats(numbers: &[f32]) -> Vec<u8> {
     numbers.iter().flat_map(|it| it.to_le_bytes()).collect()
 }

@@ -46,7 +46,7 @@ pub type Behaviour = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
 pub struct World {
     pub app: TestApp,
     asset: Asset,
-    creator: Session,
+    pub creator: Session,
     pub caller: Session,
     payer: Address,
     pub path: String,
@@ -96,9 +96,14 @@ impl World {
     /// Calls it with so many rows of zeros, once a worker is there.
     pub async fn call(&self, rows: usize) -> Reply {
         let body = json!({ "inputs": { "x": vec![row(); rows] } });
+        self.once_hosted(async || self.infer(&body).await).await
+    }
+
+    /// What is answered once a worker is there.
+    pub async fn once_hosted(&self, call: impl AsyncFn() -> Reply) -> Reply {
         let calling = async {
             loop {
-                let reply = self.infer(&body).await;
+                let reply = call().await;
                 if reply.code() != "no_worker" || !self.asked.lock().unwrap().is_empty() {
                     return reply;
                 }
@@ -108,7 +113,7 @@ impl World {
         timeout(SOON, calling).await.expect("a worker is announced")
     }
 
-    async fn infer(&self, body: &Value) -> Reply {
+    pub async fn infer(&self, body: &Value) -> Reply {
         let call = self
             .app
             .request(Method::POST, &format!("{}/infer", self.path));

@@ -183,6 +183,12 @@ impl Operation {
         PUBLIC.contains(&(method.as_str(), self.path.as_str()))
     }
 
+    /// Are its problems told as documents, whatever others read beside them?
+    fn tells_documents(&self) -> bool {
+        let dialect = comptoir_api::dialect_of(&self.method, &self.path);
+        dialect.is_none_or(|it| it.is_beside)
+    }
+
     /// Is it for administrators? Those have tests of their own, in `admin.rs`.
     fn is_admins(&self) -> bool {
         self.definition["security"][0]["admin"].is_array()
@@ -282,6 +288,9 @@ async fn every_operation_refuses_a_stranger(db: PgPool) {
                 "{}",
                 operation.name()
             );
+            let dialect = comptoir_api::dialect_of(&operation.method, &operation.path);
+            let is_told = reply.json.get("error").is_some();
+            assert_eq!(is_told, dialect.is_some(), "{}", operation.name());
         }
     }
 }
@@ -295,7 +304,7 @@ async fn every_operation_refuses_a_parameter_that_it_does_not_document(db: PgPoo
         let reply = call.send().await;
         let name = operation.name();
         assert_eq!(reply.status, StatusCode::BAD_REQUEST, "{name}");
-        if comptoir_api::dialect_of(&operation.path).is_none() {
+        if operation.tells_documents() {
             assert_eq!(reply.text("/errors/0/pointer"), "?surprise", "{name}");
         }
     }
@@ -519,9 +528,10 @@ async fn the_document_says_what_clients_need(db: PgPool) {
         );
         if !operation.is_public() {
             let problem = &operation.definition["responses"]["4XX"]["content"];
-            let kind = match comptoir_api::dialect_of(&operation.path) {
-                Some(_) => "application/json",
-                None => "application/problem+json",
+            let kind = if operation.tells_documents() {
+                "application/problem+json"
+            } else {
+                "application/json"
             };
             assert!(
                 problem[kind].is_object(),

@@ -227,6 +227,28 @@ async fn reader(app: &TestApp, creator: &Session, tokenizer: &[u8]) -> Value {
     })
 }
 
+/// A public model of texts of the words `w0` to `w16`, at a base unit for each token that is read; its path. `result` is what it says of its output.
+pub async fn shown_reader(app: &TestApp, creator: &Session, result: Option<Value>) -> String {
+    let model = model(app, creator).await;
+    let mut manifest = reader(app, creator, &words(17)).await;
+    let output = manifest["result"]["output"].clone();
+    if let Some(mut result) = result {
+        result["output"] = output.clone();
+        let names: Vec<_> = (0..17).map(|it| format!("class {it}")).collect();
+        manifest["labels"] = json!({ "output": output, "names": names });
+        manifest["result"] = result;
+    }
+    let made = publish(app, creator, &model, &manifest).await;
+    made.expect(StatusCode::CREATED);
+    let body = json!({ "tariff": { "input_token_nano": "1000000000" } });
+    let call = app.post(&format!("{model}/prices"), &body);
+    call.by(creator).send().await.expect(StatusCode::CREATED);
+    show(app, creator, &model, "public")
+        .await
+        .expect(StatusCode::OK);
+    model
+}
+
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn a_version_of_texts_says_how_long_they_may_be_and_what_becomes_of_them(db: PgPool) {
     let app = TestApp::new(db).await;

@@ -122,6 +122,12 @@ pub struct CallArgs {
     /// A safetensors file with the inputs.
     #[arg(long, group = "input", value_name = "FILE")]
     pub tensors: Option<PathBuf>,
+    /// A text, where the version takes texts; several times: several.
+    #[arg(long = "text", group = "input", value_name = "TEXT")]
+    pub texts: Vec<String>,
+    /// Cuts texts that have more tokens than the version takes [default: they are refused].
+    #[arg(long, requires = "texts")]
+    pub truncate: bool,
     /// The version [default: the newest that is recommended].
     #[arg(long)]
     pub version: Option<String>,

@@ -50,7 +50,7 @@ const PRICE: &[&str] = &[
     "payees",
     "effective_at",
 ];
-const CALL: &[&str] = &["id", "model", "version", "outputs", "usage"];
+const CALL: &[&str] = &["id", "model", "version", "outputs", "results", "usage"];
 const SAFETENSORS: &str = "application/x-safetensors";
 
 /// The model verbs.
@@ -188,7 +188,8 @@ async fn call(api: &Api, args: &CallArgs) -> anyhow::Result<Value> {
             let bytes = bytes.with_context(|| format!("read {}", file.display()))?;
             request.header(CONTENT_TYPE, SAFETENSORS).body(bytes)
         }
-        None => request.json(&json!({ "inputs": inputs(args).await? })),
+        None if args.texts.is_empty() => request.json(&json!({ "inputs": inputs(args).await? })),
+        None => request.json(&json!({ "texts": args.texts, "truncate": args.truncate })),
     };
     let Some(out) = &args.out else {
         let request = request.header(ACCEPT, "application/json");
@@ -220,7 +221,7 @@ async fn inputs(args: &CallArgs) -> anyhow::Result<Value> {
             tokio::task::spawn_blocking(|| std::io::read_to_string(std::io::stdin())).await??
         }
         Some(text) => text.to_owned(),
-        None => anyhow::bail!("name --inputs or --tensors"),
+        None => anyhow::bail!("name --inputs, --tensors or --text"),
     };
     serde_json::from_str(&text).context("--inputs is no JSON")
 }

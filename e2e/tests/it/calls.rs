@@ -29,6 +29,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use tempfile::TempDir;
+use url::Url;
 
 use crate::{
     harness::{binary, checkout},
@@ -54,7 +55,7 @@ fn kills() -> usize {
 }
 
 /// A replica of the API, in a process of its own.
-struct Replica {
+pub struct Replica {
     command: Command,
     process: Child,
     api: Api,
@@ -62,7 +63,8 @@ struct Replica {
 }
 
 impl Replica {
-    async fn start(node: &Node, folder: &Path, redis: &str) -> Self {
+    /// Serves beside the node, with these settings of its own.
+    pub async fn start(node: &Node, folder: &Path, redis: &str, settings: &[(&str, &str)]) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
@@ -79,10 +81,11 @@ impl Replica {
             .env("COMPTOIR_SCHEDULER_URL", node.scheduler_url.as_str())
             .env(
                 "COMPTOIR_OBJECTS_URL",
-                url::Url::from_directory_path(folder.join("node/objects"))
+                Url::from_directory_path(folder.join("node/objects"))
                     .unwrap()
                     .as_str(),
             )
+            .envs(settings.iter().copied())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
@@ -95,6 +98,11 @@ impl Replica {
         };
         replica.is_ready().await;
         replica
+    }
+
+    /// Where it serves this.
+    pub fn url(&self, path: &str) -> Url {
+        self.api.base().join(path).unwrap()
     }
 
     async fn is_ready(&self) {
@@ -205,7 +213,7 @@ impl World {
         let worker = worker.await.unwrap();
         node.deposit_for(&caller, DEPOSIT_BASE).await.unwrap();
         Self {
-            replica: Replica::start(&node, folder.path(), &redis_url).await,
+            replica: Replica::start(&node, folder.path(), &redis_url, &[]).await,
             worker,
             caller,
             path: publish(&creator).await,

@@ -17,6 +17,7 @@ mod harness;
 mod market;
 mod models;
 mod node;
+mod openai;
 mod redis;
 mod terminal;
 mod up;

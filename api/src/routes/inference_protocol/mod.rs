@@ -17,6 +17,7 @@ use comptoir_domain::{
     fit::RowShape,
     id::{ModelId, ModelVersionId},
 };
+use comptoir_http::dialect::Dialect;
 use comptoir_wire::calls::CALL_BYTES_MAX;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -27,7 +28,7 @@ use self::body::{Asking, Written};
 use crate::{
     AppState, Problem,
     auth::{Caller, Need, needs},
-    calls::{self, Asked, Callable, Target, read_body},
+    calls::{self, Callable, Target, read_body},
     extract::Path,
     tensors::Port,
 };
@@ -49,12 +50,14 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .layer(DefaultBodyLimit::max(CALL_BYTES_MAX))
 }
 
-/// A problem in the words of the protocol.
-pub(crate) fn problem(of: &Problem) -> Value {
-    json!({ "error": of.message() })
-}
+/// Problems in the words of the protocol.
+pub(crate) const DIALECT: Dialect = Dialect {
+    body: |problem| json!({ "error": problem.message() }),
+    status: |status| status,
+    is_beside: false,
+};
 
-/// What went wrong, as [`problem`] says it.
+/// What went wrong, as [`DIALECT`] says it.
 #[derive(ToSchema)]
 #[schema(as = InferenceProtocolError)]
 #[expect(dead_code, reason = "it documents what every problem becomes here")]
@@ -252,12 +255,7 @@ async fn infer(
     } = Asking::read(&body, json_length(&headers)?, &ports)?;
     drop((body, permit));
     let wanted = outputs.of(&callable.facts.outputs)?;
-    let usage = callable.usage_of(&inputs)?;
-    let asked = Asked {
-        callable: callable.clone(),
-        inputs,
-        usage,
-    };
+    let asked = callable.ask_tensors(inputs)?;
     let answered = calls::answer(state, caller, asked).await?;
     let written = Written {
         id,

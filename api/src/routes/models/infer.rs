@@ -1,4 +1,4 @@
-//! `POST /v1/models/{model}/infer`: one call of a model, in tensors.
+//! `POST /v1/models/{model}/infer`: one call of a model, in tensors or texts.
 
 use axum::{
     extract::{DefaultBodyLimit, Request, State},
@@ -7,8 +7,9 @@ use axum::{
 };
 use comptoir_domain::{
     id::{CallId, ModelId, ModelVersionId, ReceiptId},
-    model::Usage,
+    model::{Manifest, Usage},
 };
+use comptoir_text::Applied;
 use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
 use utoipa::ToSchema;
@@ -17,9 +18,9 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use crate::{
     AppState, FieldError, Problem,
     auth::{Caller, needs},
-    calls::{self, Answered, Asked, Callable, Target, read_body},
+    calls::{self, Answered, Callable, Target, TextsBody, read_body},
     extract::{Path, Query},
-    tensors::{Nested, Port, Refusals, read_file, read_inputs, write_file},
+    tensors::{self, Nested, Port, Refusals, Sent, read_file, write_file},
 };
 
 /// The content type of safetensors files.
@@ -42,12 +43,33 @@ struct InferQuery {
     version: Option<ModelVersionId>,
 }
 
-/// Inputs by name: an array of rows each, nested as the version's `schema` says.
+/// Either inputs or texts.
 #[derive(ToSchema)]
+#[serde(untagged)]
 #[expect(dead_code, reason = "it documents what is read straight into tensors")]
-struct InferBody {
+enum InferBody {
+    Tensors(InferTensors),
+    Texts(InferTexts),
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it documents what is read straight into tensors")]
+struct InferTensors {
+    /// Inputs by name: an array of rows each, nested as the version's `schema` says.
     #[schema(value_type = Object, example = json!({"x": [[0.0, 1.0]]}))]
     inputs: (),
+}
+
+#[derive(ToSchema)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "it documents what is read straight into tensors")]
+struct InferTexts {
+    /// Where the version takes texts: 2,048 at most, of 2 MiB together.
+    texts: TextsBody,
+    /// Cut texts that have more tokens than the version takes? Otherwise they are refused.
+    #[schema(default = false)]
+    truncate: Option<bool>,
 }
 
 /// What came out, and what it cost.
@@ -59,10 +81,54 @@ struct Inferred<'a> {
     model: ModelId,
     #[schema(value_type = String)]
     version: ModelVersionId,
-    /// Outputs by name: an array of rows each. A number that JSON has no word for is `null`.
-    #[schema(value_type = Object)]
-    outputs: Named<'a>,
+    /// Outputs by name: an array of rows each. A number that JSON has no word for is `null`. Left out of a call of texts that has results.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, nullable = false)]
+    outputs: Option<Named<'a>>,
+    /// What the version makes of each row, where its manifest says so: in calls of texts, and in all calls where it takes none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    results: Option<Vec<ResultBody<'a>>>,
     usage: UsageBody,
+}
+
+/// What became of a row: an embedding or the numbers of all classes in their order, or the largest of them.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum ResultBody<'a> {
+    Vector(&'a [f32]),
+    Ranked(Vec<RankedBody<'a>>),
+}
+
+/// A class and its number.
+#[derive(Serialize, ToSchema)]
+struct RankedBody<'a> {
+    /// Its place among the classes.
+    index: u32,
+    score: f32,
+    /// What it is called, where the version says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    label: Option<&'a str>,
+}
+
+impl<'a> ResultBody<'a> {
+    fn of(manifest: &'a Manifest, applied: &'a Applied) -> Self {
+        let output = manifest.result.as_ref().map(|it| &it.output);
+        let labels = manifest.labels.as_ref();
+        let labels = labels.filter(|it| Some(&it.output) == output);
+        match applied {
+            Applied::Vector(numbers) => Self::Vector(numbers),
+            Applied::Ranked(ranked) => {
+                let ranked = ranked.iter().map(|it| RankedBody {
+                    index: it.index,
+                    score: it.score,
+                    label: labels.and_then(|labels| it.label(labels)),
+                });
+                Self::Ranked(ranked.collect())
+            }
+        }
+    }
 }
 
 /// What was counted of a call, and what that costs.
@@ -102,7 +168,8 @@ impl Serialize for Named<'_> {
 /// Call a model
 ///
 /// One call, in tensors: JSON arrays, or a safetensors file (`application/x-safetensors`), which is exact and faster. The answer is in the same
-/// form, unless `Accept` asks for the other. It is committed before it is answered; what is not answered costs nothing. A caller that
+/// form, unless `Accept` asks for the other; a file has the outputs of the program. A version that says how texts become its inputs takes
+/// `texts`, too. A call is committed before it is answered; what is not answered costs nothing. A caller that
 /// hangs up pays for what was computed.
 #[utoipa::path(
     post, path = "/v1/models/{model}/infer", tag = "calls", security(("session" = []), ("api_key" = ["models:call"])),
@@ -138,16 +205,15 @@ async fn infer(
     let form = Form::of_body(&headers)?;
     let answer_form = Form::wanted(&headers, form);
     let (body, permit) = read_body(request, &state).await?;
-    let inputs = callable.inputs(form, &body)?;
+    let sent = callable.sent(form, &body)?;
     drop((body, permit));
-    let usage = callable.usage_of(&inputs)?;
-    let asked = Asked {
-        callable: callable.clone(),
-        inputs,
-        usage,
+    let asked = match sent {
+        Sent::Tensors(inputs) => callable.ask_tensors(inputs)?,
+        Sent::Texts(asking) => callable.ask_texts(&state, asking).await?,
     };
+    let is_of_texts = asked.texts.is_some();
     let answered = calls::answer(&state, &caller, asked).await?;
-    Ok(answer_form.answer(&callable, &answered))
+    Ok(answer_form.answer(&callable, &answered, is_of_texts))
 }
 
 /// The form of a body.
@@ -180,8 +246,9 @@ impl Form {
         }
     }
 
-    fn answer(self, callable: &Callable, answered: &Answered) -> Response {
+    fn answer(self, callable: &Callable, answered: &Answered, is_of_texts: bool) -> Response {
         let tensors = &answered.outputs.tensors;
+        let results = answered.results.as_ref();
         let mut response = match self {
             Self::File => {
                 let names = callable.facts.outputs.iter().map(|it| it.name.as_str());
@@ -193,7 +260,12 @@ impl Form {
                 id: answered.id,
                 model: callable.model.id,
                 version: callable.version.id,
-                outputs: Named { callable, tensors },
+                outputs: (!is_of_texts || results.is_none()).then_some(Named { callable, tensors }),
+                results: results.map(|results| {
+                    let manifest = &callable.version.manifest;
+                    let results = results.iter();
+                    results.map(|it| ResultBody::of(manifest, it)).collect()
+                }),
                 usage: UsageBody::of(answered),
             })
             .into_response(),
@@ -223,12 +295,12 @@ impl UsageBody {
 }
 
 impl Callable {
-    fn inputs(&self, form: Form, body: &[u8]) -> Result<Vec<Tensor>, Problem> {
+    fn sent(&self, form: Form, body: &[u8]) -> Result<Sent, Problem> {
         let ports = Port::all(&self.facts.inputs);
         let ports = ports.ok_or_else(|| Problem::internal(&sqlx::Error::RowNotFound))?;
         let read = match form {
-            Form::Json => read_inputs(body, &ports),
-            Form::File => read_file(body, &ports),
+            Form::Json => tensors::read_body(body, &ports),
+            Form::File => read_file(body, &ports).map(Sent::Tensors),
         };
         read.map_err(refused)
     }

@@ -6,7 +6,8 @@ pub type Refusals = &'static [u16];
 
 const MALFORMED: Refusals = &[400];
 const INVALID: Refusals = &[422];
-const TOO_LARGE: Refusals = &[413];
+/// Routes that take more read it to its end.
+const TOO_LARGE: Refusals = &[413, 400];
 const EITHER: Refusals = &[400, 422];
 
 /// A body that no operation takes.
