@@ -15,7 +15,7 @@ use comptoir_domain::{
 };
 use comptoir_store::{
     assets, datasets, limits,
-    offers::{self, CreateOfferError, NewOffer, Offer, Price},
+    offers::{self, CreateOfferError, NewOffer, NewPrice, Offer, Price},
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -81,7 +81,8 @@ struct NewOfferBody {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewPrice {
+#[schema(as = NewPrice)]
+struct NewPriceBody {
     price: MoneyBody,
 }
 
@@ -373,7 +374,7 @@ async fn find_offer(
 #[utoipa::path(
     post, path = "/v1/offers/{offer}/prices", tag = "market", security(("session" = []), ("api_key" = ["datasets:write"])),
     params(("offer" = String, Path), ("Idempotency-Key" = String, Header)),
-    request_body = NewPrice,
+    request_body = NewPriceBody,
     responses(
         (status = 201, body = OfferBody, headers(("Location" = String))),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -383,7 +384,7 @@ async fn price_offer(
     State(state): State<AppState>,
     caller: Caller<needs::DatasetsWrite>,
     Path(id): Path<OfferId>,
-    request: IdempotentJson<NewPrice>,
+    request: IdempotentJson<NewPriceBody>,
 ) -> Result<Response, Problem> {
     let (now, account, wanted) = (state.now(), caller.account, request.body.price);
     let platform_ppm = state.config.market_ppm;
@@ -401,10 +402,7 @@ async fn price_offer(
             let asset = assets::find(tx, offer.asset_id).await.map_err(no_asset)?;
             let amount = wanted.amount_of(&asset, "/price")?;
             check_price(&offer.terms, amount)?;
-            let last = offer.next_price.unwrap_or(offer.price);
-            let number = last.number.checked_add(1);
-            let price = Price {
-                number: number.ok_or_else(closed)?,
+            let price = NewPrice {
                 amount,
                 platform_ppm,
                 effective_at: offer
