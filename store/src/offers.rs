@@ -274,6 +274,18 @@ pub async fn is_on_sale(conn: &mut PgConnection, id: OfferId) -> sqlx::Result<bo
     Ok(found.fetch_optional(conn).await?.unwrap_or_default())
 }
 
+/// Was its dataset listed, and taken off the list again? The connection must see everybody: whoever took nothing of it does not see it any more.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn was_withdrawn(conn: &mut PgConnection, id: OfferId) -> sqlx::Result<bool> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT d.state = 'withdrawn' AS "withdrawn!" FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1"#,
+        id.0,
+    );
+    Ok(found.fetch_optional(conn).await?.unwrap_or_default())
+}
+
 /// The offers of a dataset that the connection may see, newest first, older than `before`; closed ones for who made them alone.
 ///
 /// # Errors

@@ -14,8 +14,9 @@ use comptoir_domain::{
     sale::{Sale, SaleKind, Time},
 };
 use comptoir_store::{
-    assets, datasets, limits,
+    PgTransaction, assets, datasets, limits,
     offers::{self, CreateOfferError, NewOffer, NewPrice, Offer, Price},
+    tenant,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -418,6 +419,23 @@ async fn price_offer(
     .await
 }
 
+/// An offer that the caller may see. One that it does not see any more, because its dataset was withdrawn, is not on sale: that there was one is no
+/// secret. What was never listed stays one.
+pub(super) async fn offered(
+    tx: &mut PgTransaction<'_>,
+    id: OfferId,
+    now: OffsetDateTime,
+) -> Result<Option<Offer>, Problem> {
+    let offer = offers::find(tx, id, now).await?;
+    if offer.is_none() {
+        tenant::widen(tx).await?;
+        if offers::was_withdrawn(tx, id).await? {
+            return Err(closed());
+        }
+    }
+    Ok(offer)
+}
+
 /// What is told of an offer that is not on sale any more.
 pub(super) fn closed() -> Problem {
     Problem::new(
@@ -478,7 +496,7 @@ async fn quote_offer(
     Json(wish): Json<Wish>,
 ) -> Result<Response, Problem> {
     let mut connection = caller.read(&state).await?;
-    let offer = offers::find(&mut connection, id, state.now()).await?;
+    let offer = offered(&mut connection, id, state.now()).await?;
     let offer = offer.ok_or_else(Problem::not_found)?;
     let asset = assets::find(&mut connection, offer.asset_id)
         .await
