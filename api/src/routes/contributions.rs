@@ -348,7 +348,7 @@ async fn find_contribution(
 /// looked at before. Again changes nothing.
 #[utoipa::path(
     post, path = "/v1/contributions/{contribution}/accept", tag = "contributions",
-    security(("session" = []), ("api_key" = ["datasets:write"])),
+    security(("session" = []), ("api_key" = ["purchases:write"])),
     params(("contribution" = String, Path), ("Idempotency-Key" = String, Header)),
     request_body = AcceptanceBody,
     responses(
@@ -359,7 +359,7 @@ async fn find_contribution(
 )]
 async fn accept_contribution(
     State(state): State<AppState>,
-    caller: Caller<needs::DatasetsWrite>,
+    caller: Caller<needs::PurchasesWrite>,
     Path(id): Path<ContributionId>,
     request: IdempotentJson<AcceptanceBody>,
 ) -> Result<Response, Problem> {
