@@ -248,6 +248,10 @@ fn not_offered(error: OfferError) -> Problem {
             "/version",
             format!("it has {rows} rows, and the terms take {most} at once"),
         ),
+        OfferError::TooDear(rows) => Problem::invalid(
+            "/version",
+            format!("what its {rows} rows would earn is more than any amount"),
+        ),
         OfferError::TooManyPending => conflict(
             "too_many_contributions",
             "As many of your contributions to the dataset wait for an answer as may",
