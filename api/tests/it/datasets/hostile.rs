@@ -240,7 +240,12 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
             format!("{{\"a\":{}1{}}}\n", "[".repeat(500), "]".repeat(500)).into_bytes(),
             "recursion",
         ),
-        ("zero.jsonl", b"{\"a\\u0000\":1}\n".to_vec(), "control"),
+        ("zero.jsonl", b"{\"a\\u0000\":1}\n".to_vec(), "do not show"),
+        (
+            "turned.csv",
+            "a\u{202e}b\n1\n".as_bytes().to_vec(),
+            "do not show",
+        ),
         ("half.jsonl", b"{\"a\":1}\n{\"a\"".to_vec(), "line 2"),
         (
             "pickle.safetensors",
@@ -281,7 +286,8 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
     let files: Vec<_> = cases
         .iter()
         .map(|(path, bytes, _)| (*path, &bytes[..]))
-        .chain([("good.csv", &b"a\n1\n"[..])])
+        // The mark that spreadsheets begin their files with is no part of a name.
+        .chain([("good.csv", "\u{feff}a\n1\n".as_bytes())])
         .collect();
     fill(&app, &seller, &version, &files).await;
     let refused = submit(&app, &seller, &version).await;
