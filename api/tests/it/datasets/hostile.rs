@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use comptoir_domain::dataset::RECORD_BYTES_MAX;
 use parquet::{
     basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel},
@@ -317,8 +318,33 @@ async fn other_bytes_than_announced_are_refused_by_their_digest(db: PgPool) {
     let files = super::announce(&app, &seller, &version, &[("a.txt", b"these")]).await;
     super::put(&app, &seller, &files[0], 0, b"those")
         .await
-        .expect(axum::http::StatusCode::NO_CONTENT);
+        .expect(StatusCode::NO_CONTENT);
     let refused = submit(&app, &seller, &version).await;
     assert_eq!(refused.text("/state"), "refused");
     assert!(refused.text("/refusals/0/reason").contains("digest"));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_card_shows_all_that_it_says_of_a_dataset_as_of_a_model(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let owner = app.session().await;
+    for place in ["/v1/datasets", "/v1/models"] {
+        for (field, value, pointer) in [
+            ("title", json!("\u{202e}gpj.exe"), "/title"),
+            ("title", json!("\u{200b}"), "/title"),
+            ("tags", json!(["a\u{200b}"]), "/tags/0"),
+            ("description", json!("see\n\u{202e}gpj.exe"), "/description"),
+            ("provenance", json!("\u{2066}x"), "/provenance"),
+        ] {
+            let mut card = json!({ "name": "plain", "title": "Plain", "licence": "MIT" });
+            card[field] = value;
+            let refused = app.post(place, &card).by(&owner).send().await;
+            let refused =
+                refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+            assert_eq!(refused.text("/errors/0/pointer"), pointer, "{place}");
+        }
+        let card = json!({ "name": "plain", "title": "ספרות 🚀", "licence": "MIT", "description": "one\n\ttwo" });
+        let made = app.post(place, &card).by(&owner).send().await;
+        made.expect(StatusCode::CREATED);
+    }
 }
