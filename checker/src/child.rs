@@ -62,6 +62,16 @@ fn check(args: &CheckArgs) -> io::Result<()> {
     message::conclude(&mut pipe, &serde_json::to_vec(&found)?)
 }
 
+/// Does something else than reading, behind the walls of who reads, and tells what came of it as a refusal: for those who try the walls.
+///
+/// # Errors
+/// When a wall could not be closed, or nobody hears.
+pub fn act_enclosed(args: &CheckArgs, act: impl FnOnce() -> String) -> io::Result<()> {
+    let mut pipe = enclose(&args.limits)?;
+    let told = Found::Refused(act());
+    message::conclude(&mut pipe, &serde_json::to_vec(&told)?)
+}
+
 /// Reads a file that is at hand as this format, without walls: for those who look for what its readers stumble over.
 ///
 /// # Errors

@@ -32,8 +32,8 @@ pub fn tell(line: impl Display) {
     eprintln!("comptoir: {}", printable(&line.to_string()));
 }
 
-/// Text with the control characters that do more than break lines and set tabs written out, as JSON writes them: whoever put
-/// them into a name or a message would else write to the reader's terminal. JSON means the same afterwards.
+/// Text with the characters that do not show, or turn others around, written out as JSON writes them; line breaks and tabs stay. Whoever put them into a
+/// name or a message would else write to the reader's terminal. JSON means the same afterwards.
 #[must_use]
 pub fn printable(text: &str) -> Cow<'_, str> {
     if text.chars().all(is_readable) {
@@ -44,8 +44,9 @@ pub fn printable(text: &str) -> Cow<'_, str> {
         if is_readable(character) {
             written.push(character);
         } else {
-            // Every control character is below U+0100.
-            write!(written, "\\u{:04x}", u32::from(character)).expect("a string takes it");
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                write!(written, "\\u{unit:04x}").expect("a string takes it");
+            }
         }
     }
     Cow::Owned(written)
@@ -241,6 +242,11 @@ mod tests {
         let shown = "\\u001b[2J\\u009b31m\\u0007\\u000d\\u007fé\n\tend";
         assert_eq!(printable(foreign), shown);
         assert_eq!(text(&serde_json::json!(foreign)), shown);
+        let turned = "\u{202e}gpj.exe\u{200b}\u{e0041}";
+        assert_eq!(printable(turned), "\\u202egpj.exe\\u200b\\udb40\\udc41");
+        let document = serde_json::json!({ turned: turned });
+        let read: Value = serde_json::from_str(&printable(&document.to_string())).unwrap();
+        assert_eq!(read, document, "it means the same");
         assert_eq!(text(&serde_json::json!(["\u{9b}"])), r#"["\u009b"]"#);
         assert!(matches!(printable("plain\n"), Cow::Borrowed(_)));
         // Also in JSON, which leaves the one-byte escape as it is: it means the same.

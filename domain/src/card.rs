@@ -3,6 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use crate::name::{is_name, is_turning};
+
 /// Characters of a name.
 const NAME_CHARS_MAX: usize = 64;
 /// Characters of a title.
@@ -105,15 +107,16 @@ fn is_word(text: &str, chars: usize) -> bool {
 }
 
 fn line(text: &str, chars: usize) -> Option<String> {
-    let fits = (1..=chars).contains(&text.chars().count()) && !text.trim().is_empty();
-    (!fits || text.contains(char::is_control))
-        .then(|| format!("expected one line of 1 to {chars} characters"))
+    let fits = is_name(text, chars) && !text.trim().is_empty();
+    (!fits).then(|| format!("expected one line of 1 to {chars} characters, all of which show"))
 }
 
 fn text(text: &str, bytes: usize) -> Option<String> {
-    let is_control = |it: char| it.is_control() && !matches!(it, '\n' | '\r' | '\t');
-    (text.len() > bytes || text.contains(is_control))
-        .then(|| format!("expected at most {bytes} bytes of text without control characters"))
+    let is_hostile =
+        |it: char| is_turning(it) || (it.is_control() && !matches!(it, '\n' | '\r' | '\t'));
+    (text.len() > bytes || text.contains(is_hostile)).then(|| {
+        format!("expected at most {bytes} bytes of text without control and direction characters")
+    })
 }
 
 fn licence(text: &str) -> Option<String> {
@@ -156,7 +159,15 @@ mod tests {
         for name in ["", "-a", "a-", "A", "a b", "ä", &"a".repeat(65)] {
             assert_eq!(refused(|it| it.name = name.to_owned()), ["/name"], "{name}");
         }
-        for title in ["", "  ", "a\nb", "a\u{7}b", &"ä".repeat(201)] {
+        for title in [
+            "",
+            "  ",
+            "a\nb",
+            "a\u{7}b",
+            "\u{202e}gpj.exe",
+            "\u{200b}",
+            &"ä".repeat(201),
+        ] {
             assert_eq!(
                 refused(|it| it.title = title.to_owned()),
                 ["/title"],
@@ -168,6 +179,12 @@ mod tests {
             refused(|it| it.description = "x".repeat((64 << 10) + 1)),
             ["/description"]
         );
+        assert_eq!(
+            refused(|it| it.description = "# Digits\n\u{202e}gpj.exe".to_owned()),
+            ["/description"]
+        );
+        let lines = "\u{200f}ספרות\u{200f}\n\tn\u{200d}n";
+        assert!(refused(|it| it.description = lines.to_owned()).is_empty());
         assert_eq!(
             refused(|it| it.provenance = "\u{1b}[2J".to_owned()),
             ["/provenance"]

@@ -65,7 +65,7 @@ scopes! {
     UsageRead = "usage:read",
     /// See purchases, subscriptions and sales.
     PurchasesRead = "purchases:read",
-    /// Buy, rent and subscribe, and end what was bought; answer requests.
+    /// Buy, rent and subscribe, and end what was bought; answer requests; accept contributions, and pay for them.
     PurchasesWrite = "purchases:write",
     /// See the account's workers and join tokens.
     WorkersRead = "workers:read",

@@ -52,6 +52,17 @@ pub struct Price {
     pub effective_at: OffsetDateTime,
 }
 
+/// A price that is to be added to an offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewPrice {
+    /// Of the purchase, of a second, of a period, or of a job.
+    pub amount: Amount,
+    /// What the platform takes of it, in millionths.
+    pub platform_ppm: u32,
+    /// From when on it counts.
+    pub effective_at: OffsetDateTime,
+}
+
 /// An offer that is to be made.
 #[derive(Debug, Clone, Copy)]
 pub struct NewOffer<'a> {
@@ -138,8 +149,7 @@ pub async fn create(
             error.into()
         }
     })?;
-    let first = Price {
-        number: 1,
+    let first = NewPrice {
         amount: new.price,
         platform_ppm: new.platform_ppm,
         effective_at: now,
@@ -148,20 +158,20 @@ pub async fn create(
     Ok(id)
 }
 
-/// Adds a price to an offer, which is locked.
+/// Adds a price to an offer, which is locked: its number comes after those of all others, announced ones too.
 ///
 /// # Errors
 /// When the statement fails.
 pub async fn add_price(
     tx: &mut PgTransaction<'_>,
     offer: OfferId,
-    price: &Price,
+    price: &NewPrice,
     now: OffsetDateTime,
 ) -> sqlx::Result<()> {
     sqlx::query!(
-        "INSERT INTO offer_prices (offer_id, number, price_base, platform_ppm, effective_at, created_at) VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO offer_prices (offer_id, number, price_base, platform_ppm, effective_at, created_at)
+         VALUES ($1, (SELECT 1 + coalesce(max(number), 0) FROM offer_prices WHERE offer_id = $1), $2, $3, $4, $5)",
         offer.0,
-        price.number,
         to_numeric(price.amount),
         price.platform_ppm.cast_signed(),
         price.effective_at,
@@ -233,7 +243,7 @@ pub async fn find_all(
     rows.into_iter().map(Offer::try_from).collect()
 }
 
-/// Locks an offer against other changes of it: its newest price's number, and whose it is.
+/// Locks an offer of the account against other changes of it: is there one?
 ///
 /// # Errors
 /// When the statement fails.
@@ -259,6 +269,18 @@ pub async fn lock(
 pub async fn is_on_sale(conn: &mut PgConnection, id: OfferId) -> sqlx::Result<bool> {
     let found = sqlx::query_scalar!(
         r#"SELECT is_on_sale(o, d) AS "is_on_sale!" FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1"#,
+        id.0,
+    );
+    Ok(found.fetch_optional(conn).await?.unwrap_or_default())
+}
+
+/// Was its dataset listed, and taken off the list again? The connection must see everybody: whoever took nothing of it does not see it any more.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn was_withdrawn(conn: &mut PgConnection, id: OfferId) -> sqlx::Result<bool> {
+    let found = sqlx::query_scalar!(
+        r#"SELECT d.state = 'withdrawn' AS "withdrawn!" FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1"#,
         id.0,
     );
     Ok(found.fetch_optional(conn).await?.unwrap_or_default())

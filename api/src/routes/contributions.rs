@@ -248,6 +248,10 @@ fn not_offered(error: OfferError) -> Problem {
             "/version",
             format!("it has {rows} rows, and the terms take {most} at once"),
         ),
+        OfferError::TooDear(rows) => Problem::invalid(
+            "/version",
+            format!("what its {rows} rows would earn is more than any amount"),
+        ),
         OfferError::TooManyPending => conflict(
             "too_many_contributions",
             "As many of your contributions to the dataset wait for an answer as may",
@@ -348,7 +352,7 @@ async fn find_contribution(
 /// looked at before. Again changes nothing.
 #[utoipa::path(
     post, path = "/v1/contributions/{contribution}/accept", tag = "contributions",
-    security(("session" = []), ("api_key" = ["datasets:write"])),
+    security(("session" = []), ("api_key" = ["purchases:write"])),
     params(("contribution" = String, Path), ("Idempotency-Key" = String, Header)),
     request_body = AcceptanceBody,
     responses(
@@ -359,7 +363,7 @@ async fn find_contribution(
 )]
 async fn accept_contribution(
     State(state): State<AppState>,
-    caller: Caller<needs::DatasetsWrite>,
+    caller: Caller<needs::PurchasesWrite>,
     Path(id): Path<ContributionId>,
     request: IdempotentJson<AcceptanceBody>,
 ) -> Result<Response, Problem> {

@@ -14,8 +14,9 @@ use comptoir_domain::{
     sale::{Sale, SaleKind, Time},
 };
 use comptoir_store::{
-    assets, datasets, limits,
-    offers::{self, CreateOfferError, NewOffer, Offer, Price},
+    PgTransaction, assets, datasets, limits,
+    offers::{self, CreateOfferError, NewOffer, NewPrice, Offer, Price},
+    tenant,
 };
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -81,7 +82,8 @@ struct NewOfferBody {
 
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct NewPrice {
+#[schema(as = NewPrice)]
+struct NewPriceBody {
     price: MoneyBody,
 }
 
@@ -373,7 +375,7 @@ async fn find_offer(
 #[utoipa::path(
     post, path = "/v1/offers/{offer}/prices", tag = "market", security(("session" = []), ("api_key" = ["datasets:write"])),
     params(("offer" = String, Path), ("Idempotency-Key" = String, Header)),
-    request_body = NewPrice,
+    request_body = NewPriceBody,
     responses(
         (status = 201, body = OfferBody, headers(("Location" = String))),
         (status = "4XX", body = Problem, content_type = "application/problem+json"),
@@ -383,7 +385,7 @@ async fn price_offer(
     State(state): State<AppState>,
     caller: Caller<needs::DatasetsWrite>,
     Path(id): Path<OfferId>,
-    request: IdempotentJson<NewPrice>,
+    request: IdempotentJson<NewPriceBody>,
 ) -> Result<Response, Problem> {
     let (now, account, wanted) = (state.now(), caller.account, request.body.price);
     let platform_ppm = state.config.market_ppm;
@@ -401,10 +403,7 @@ async fn price_offer(
             let asset = assets::find(tx, offer.asset_id).await.map_err(no_asset)?;
             let amount = wanted.amount_of(&asset, "/price")?;
             check_price(&offer.terms, amount)?;
-            let last = offer.next_price.unwrap_or(offer.price);
-            let number = last.number.checked_add(1);
-            let price = Price {
-                number: number.ok_or_else(closed)?,
+            let price = NewPrice {
                 amount,
                 platform_ppm,
                 effective_at: offer
@@ -418,6 +417,23 @@ async fn price_offer(
         })
     })
     .await
+}
+
+/// An offer that the caller may see. One that it does not see any more, because its dataset was withdrawn, is not on sale: that there was one is no
+/// secret. What was never listed stays one.
+pub(super) async fn offered(
+    tx: &mut PgTransaction<'_>,
+    id: OfferId,
+    now: OffsetDateTime,
+) -> Result<Option<Offer>, Problem> {
+    let offer = offers::find(tx, id, now).await?;
+    if offer.is_none() {
+        tenant::widen(tx).await?;
+        if offers::was_withdrawn(tx, id).await? {
+            return Err(closed());
+        }
+    }
+    Ok(offer)
 }
 
 /// What is told of an offer that is not on sale any more.
@@ -480,7 +496,7 @@ async fn quote_offer(
     Json(wish): Json<Wish>,
 ) -> Result<Response, Problem> {
     let mut connection = caller.read(&state).await?;
-    let offer = offers::find(&mut connection, id, state.now()).await?;
+    let offer = offered(&mut connection, id, state.now()).await?;
     let offer = offer.ok_or_else(Problem::not_found)?;
     let asset = assets::find(&mut connection, offer.asset_id)
         .await

@@ -12,7 +12,7 @@ use comptoir_domain::{
     purchase::{Finality, PurchaseState},
 };
 use comptoir_store::{
-    PgTransaction, assets, limits, offers,
+    PgTransaction, assets, limits,
     purchases::{self, EndError, Filter, NewPurchase, Purchase, Side, TakeError},
     tenant,
 };
@@ -24,7 +24,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     accounts::in_task,
-    offers::{closed, seconds, too_dear},
+    offers::{closed, offered, seconds, too_dear},
     submit::above_spend_limit,
     takedowns::blocked,
     withdrawals::hold_refused,
@@ -232,14 +232,14 @@ async fn create_purchase(
     let (account, payer, spender) = (caller.account, caller.address, caller.spender());
     let available = {
         let mut tx = caller.read_by_index(&state).await?;
-        let offer = offers::find(&mut tx, body.offer, now).await?;
+        let offer = offered(&mut tx, body.offer, now).await?;
         let offer = offer.ok_or_else(|| Problem::invalid("/offer", "no such offer"))?;
         availability::require(&state, tx, (offer.dataset, offer.terms.version)).await
     };
     idempotency::run(&state, &caller, request.key, move |tx| {
         Box::pin(async move {
             limits::refuse_frozen(tx, account).await.map_err(limited)?;
-            let offer = offers::find(tx, body.offer, now).await?;
+            let offer = offered(tx, body.offer, now).await?;
             let offer = offer.ok_or_else(|| Problem::invalid("/offer", "no such offer"))?;
             let asset = assets::find(tx, offer.asset_id).await.map_err(no_asset)?;
             let expected = body.expected_price.amount_of(&asset, "/expected_price")?;

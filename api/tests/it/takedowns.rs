@@ -101,9 +101,9 @@ impl Shop {
         moved
     }
 
-    /// A rental of 1,000 seconds at 7 a second that a freeze ended after 100.
+    /// A rental of 1,000 seconds at 7 a second, 500 of them at least, that a freeze ended after 100.
     async fn rented_and_frozen(&self) -> String {
-        let terms = json!({ "kind": "rent", "period_seconds": HOUR, "minimum_seconds": 0 });
+        let terms = json!({ "kind": "rent", "period_seconds": HOUR, "minimum_seconds": 500 });
         let offer = self.offer(terms, 7).await;
         let mut wish = self.wish(&offer, 7_000);
         wish["seconds"] = json!(1_000);

@@ -15,6 +15,7 @@ use comptoir_store::{
     prices,
 };
 use sqlx::{Connection as _, PgConnection};
+use url::Url;
 
 use super::{Node, TOKEN};
 use crate::{admin, embedded::Embedded, keys::ChainKeys, service};
@@ -24,6 +25,9 @@ const ETHER_BASE: u128 = 1_000 * TOKEN;
 /// Prices of the local chain: 10 tokens per 10^12 multiply-adds on a CPU, at least 0.01 tokens a job.
 const RATE_NANO: u128 = 10_000_000 * TOKEN;
 const MINIMUM_BASE: u128 = TOKEN / 100;
+/// Of the chain's own accounts, so many are given so many tokens: whoever tries this with curl alone sells with one, and buys with another.
+const WALLETS: usize = 2;
+const WALLET_BASE: u128 = 100 * TOKEN;
 /// The platform's share on the local chain: 5 %.
 const PLATFORM_PPM: u32 = 50_000;
 
@@ -86,6 +90,7 @@ async fn deploy(
     let deployed = deploy::deploy(rpc.parse()?, keys.deployer.signer(), &plan)
         .await
         .context("deploy the contracts")?;
+    give_to_wallets(rpc, deployed.token, keys).await?;
     let now = service::now();
     let asset = admin::register(connection, &deployed, keys.platform.address(), now).await?;
     for device in [Device::Cpu, Device::Cuda] {
@@ -99,6 +104,17 @@ async fn deploy(
         prices::publish(connection, asset.id, price).await?;
     }
     Ok((asset, deployed.start_block))
+}
+
+/// Gives accounts whose keys the chain itself has tokens of the first supply.
+async fn give_to_wallets(rpc: &str, token: Address, keys: &ChainKeys) -> anyhow::Result<()> {
+    let rpc = rpc.parse()?;
+    let provider = ProviderBuilder::new().connect_http(Url::clone(&rpc));
+    for wallet in provider.get_accounts().await?.into_iter().take(WALLETS) {
+        let sent = keys.deployer.send_tokens(&rpc, token, wallet, WALLET_BASE);
+        sent.await.context("give tokens to the chain's accounts")?;
+    }
+    Ok(())
 }
 
 /// Gives an address ether on a local chain.

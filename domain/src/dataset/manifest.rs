@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{COLUMN_NAME_BYTES_MAX, COLUMNS_MAX, FACTS_BYTES_MAX, FilePath, Format};
-use crate::{digest::Sha256, settlement::merkle::Tree};
+use crate::{digest::Sha256, name::is_shown, settlement::merkle::Tree};
 
 const LEAF_TAG: &[u8] = b"comptoir dataset file v1\0";
 
@@ -42,7 +42,7 @@ pub enum InvalidFacts {
     #[error("more than {COLUMNS_MAX} columns")]
     Columns,
     #[error(
-        "the name of a column is empty, longer than {COLUMN_NAME_BYTES_MAX} bytes, or has control characters"
+        "the name of a column is empty, longer than {COLUMN_NAME_BYTES_MAX} bytes, or has characters that do not show"
     )]
     Name,
     #[error("two columns have one name")]
@@ -61,7 +61,7 @@ impl Facts {
             return Err(InvalidFacts::Columns);
         }
         let is_name = |name: &str| {
-            (1..=COLUMN_NAME_BYTES_MAX).contains(&name.len()) && !name.contains(char::is_control)
+            (1..=COLUMN_NAME_BYTES_MAX).contains(&name.len()) && name.chars().all(is_shown)
         };
         if !self
             .columns

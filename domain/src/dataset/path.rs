@@ -5,6 +5,8 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use unicode_normalization::UnicodeNormalization as _;
 
+use crate::name::is_shown;
+
 /// Bytes of a path.
 pub const PATH_BYTES_MAX: usize = 512;
 /// Bytes of one name between two slashes: what file systems take.
@@ -25,7 +27,7 @@ pub enum InvalidPath {
     Segment,
     #[error("a name is longer than {SEGMENT_BYTES_MAX} bytes")]
     LongSegment,
-    #[error("control characters and < > : \" | ? * \\ cannot be in a path")]
+    #[error("characters that do not show and < > : \" | ? * \\ cannot be in a path")]
     Character,
     #[error("a name ends with a dot or with a space, or begins with a space")]
     Edge,
@@ -89,10 +91,8 @@ impl fmt::Display for FilePath {
     }
 }
 
-/// Direction marks and joiners show a name as another one than it is.
 fn is_forbidden(character: char) -> bool {
-    let is_invisible = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}');
-    character.is_control() || is_invisible || r#"<>:"|?*\"#.contains(character)
+    !is_shown(character) || r#"<>:"|?*\"#.contains(character)
 }
 
 fn check_segment(name: &str) -> Result<(), InvalidPath> {
@@ -156,6 +156,7 @@ mod tests {
             ("a\0b", InvalidPath::Character),
             ("a\nb", InvalidPath::Character),
             ("a\u{202e}b", InvalidPath::Character),
+            ("a\u{200b}b", InvalidPath::Character),
             ("a?", InvalidPath::Character),
             ("...", InvalidPath::Edge),
             ("a./b", InvalidPath::Edge),

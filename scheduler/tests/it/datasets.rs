@@ -6,18 +6,23 @@ use comptoir_domain::{
     bill::DataPrice,
     digest::Sha256,
     envelope::{self, Chunk, PartKey},
-    id::DatasetFileId,
+    id::{DatasetFileId, PurchaseId},
     job::{Cause, JobSpec, JobState, Tier},
+    offer::{self, OfferKind},
+    purchase::{Finality, PurchaseState},
 };
 use comptoir_scheduler::stub::StubError;
 use comptoir_store::{
     blobs,
     dataset_inputs::QuotedData,
     jobs::CreateError,
+    offers::{self, NewOffer},
+    purchases::{self, Due, EndError, NewPurchase},
     withheld_results::{self, Released},
 };
 use comptoir_wire::dataset::SealedDataset;
 use sqlx::PgPool;
+use time::Duration;
 use uuid::Uuid;
 
 use crate::{
@@ -249,6 +254,89 @@ async fn who_bought_the_data_computes_on_it_for_nothing_and_cannot_give_it_back_
     let holds = [job, plain].map(|job| bench.job(client, job));
     let [on_data, without] = holds;
     assert_eq!(on_data.await.hold, without.await.hold);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_a_job_read_is_not_given_back_and_is_charged(db: PgPool) {
+    let bench = Bench::new(db).await;
+    let client = bench.client().await;
+    let (dataset, _) = offered(&bench).await;
+    let id = sold(&bench, client, &dataset).await;
+    let refund = async || {
+        let mut tx = bench.owner.begin().await.unwrap();
+        let purchase = purchases::lock(&mut tx, id).await.unwrap().unwrap();
+        let back = purchases::refund_to_buyer(&mut tx, &purchase, now()).await;
+        tx.rollback().await.unwrap();
+        back
+    };
+    refund().await.unwrap();
+    let spec = reading(&dataset, inference());
+    let data = QuotedData {
+        version: dataset.version,
+        price: None,
+    };
+    let job = bench.submit_on(client, &spec, Tier::None, data);
+    job.await.unwrap();
+    let worker = bench.worker(1).await;
+    let leased = lease(&worker).await;
+    worker.open_dataset(held(&leased)).await.unwrap();
+    worker.part(held(&leased), dataset.file, 0).await.unwrap();
+    let refused = refund().await;
+    assert!(matches!(refused, Err(EndError::Served)), "{refused:?}");
+    let mut tx = bench.owner.begin().await.unwrap();
+    let due = purchases::due(&mut tx, now(), 10).await.unwrap();
+    assert_eq!(due, [Due::Served(id)]);
+    purchases::step(&mut tx, due[0], now()).await.unwrap();
+    let settled = purchases::lock(&mut tx, id).await.unwrap().unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(
+        (settled.state, settled.finality),
+        (PurchaseState::Settled, Some(Finality::Served))
+    );
+    let seller = bench
+        .available(alloy_primitives::Address::repeat_byte(SELLER))
+        .await;
+    assert_eq!(seller, 450, "of 500, a tenth is the platform's");
+}
+
+/// Sells the dataset for 500 as the api does, to be given back for an hour: the purchase.
+async fn sold(bench: &Bench, buyer: Client, dataset: &Sealed) -> PurchaseId {
+    let terms = offer::Terms {
+        kind: OfferKind::Buy,
+        version: None,
+        answer_seconds: None,
+        refund_seconds: 3_600,
+        period_seconds: None,
+        minimum_seconds: 0,
+        programs: None,
+        output_bytes_max: None,
+        is_released_by_seller: false,
+    };
+    let new = NewOffer {
+        dataset: dataset.dataset,
+        account: dataset.seller,
+        asset_id: bench.asset,
+        terms: &terms,
+        price: base(500),
+        platform_ppm: 100_000,
+    };
+    let since = now() - Duration::seconds(1);
+    let mut tx = bench.owner.begin().await.unwrap();
+    let offer = offers::create(&mut tx, &new, since).await.unwrap();
+    let offer = offers::find(&mut tx, offer, since).await.unwrap();
+    let new = NewPurchase {
+        account: buyer.account,
+        payer: Some(buyer.address),
+        spender: None,
+        offer: offer.unwrap(),
+        expected: base(500),
+        seconds: None,
+        cap: None,
+        note: None,
+    };
+    let taken = purchases::take(&mut tx, &new, since).await.unwrap();
+    tx.commit().await.unwrap();
+    taken.id
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

@@ -52,6 +52,9 @@ pub enum OfferError {
     /// It has more rows than are taken at once.
     #[error("the version has {0} rows, and {1} are taken at once")]
     TooManyRows(u64, u64),
+    /// Its rows would earn more than any amount.
+    #[error("what its {0} rows would earn is above every amount")]
+    TooDear(u64),
     /// The contributor has as many that wait as it may.
     #[error("{PENDING_MAX} contributions of the account wait for an answer")]
     TooManyPending,
@@ -187,12 +190,11 @@ fn count(files: &[ManifestFile], terms: &Terms) -> Result<(u64, Amount), OfferEr
     if rows == 0 {
         return Err(OfferError::NoRows);
     }
-    let too_many = OfferError::TooManyRows(rows, terms.rows_max);
-    let within = Some(rows).filter(|rows| *rows <= terms.rows_max);
-    match within.and_then(|rows| terms.reward.times(rows)) {
-        Some(reward) => Ok((rows, reward)),
-        None => Err(too_many),
+    if rows > terms.rows_max {
+        return Err(OfferError::TooManyRows(rows, terms.rows_max));
     }
+    let reward = terms.reward.times(rows);
+    Ok((rows, reward.ok_or(OfferError::TooDear(rows))?))
 }
 
 /// Refuses bytes that are twice in a contribution, or in a ready version of the dataset.
@@ -241,4 +243,50 @@ async fn claim(
     let claimed: HashSet<_> = claimed.into_iter().collect();
     let other = files.iter().find(|it| !claimed.contains(&it.sha256.0[..]));
     other.map_or(Ok(()), |it| Err(OfferError::Duplicate(it.path.clone())))
+}
+
+#[cfg(test)]
+mod tests {
+    use comptoir_domain::{
+        contribution::ROWS_MAX,
+        dataset::{Facts, Format},
+        digest::Sha256,
+    };
+
+    use super::*;
+
+    fn of_rows(rows: u64) -> ManifestFile {
+        ManifestFile {
+            path: "more.csv".parse().expect("a path"),
+            sha256: Sha256([0; 32]),
+            bytes: 1,
+            format: Format::Csv,
+            is_sample: false,
+            facts: Some(Facts {
+                rows: Some(rows),
+                columns: Vec::new(),
+            }),
+        }
+    }
+
+    #[test]
+    fn rows_that_would_earn_more_than_any_amount_are_not_said_to_be_too_many() {
+        let terms = |reward, rows_max| Terms {
+            reward,
+            pool_ppm: 0,
+            rows_max,
+            is_open: true,
+        };
+        let one = Amount::from_base(1).expect("an amount");
+        let files = [of_rows(1), of_rows(2)];
+        let (rows, reward) = count(&files, &terms(one, 3)).expect("taken");
+        assert_eq!((rows, reward.base()), (3, 3));
+        let many = count(&files, &terms(one, 2));
+        assert!(
+            matches!(many, Err(OfferError::TooManyRows(3, 2))),
+            "{many:?}"
+        );
+        let dear = count(&files, &terms(Amount::MAX, ROWS_MAX));
+        assert!(matches!(dear, Err(OfferError::TooDear(3))), "{dear:?}");
+    }
 }

@@ -1,5 +1,6 @@
 use ::time::Duration;
 use axum::http::{Method, StatusCode};
+use comptoir_domain::scope::Scope;
 use serde_json::json;
 use sqlx::PgPool;
 
@@ -133,6 +134,26 @@ async fn what_is_answered_or_too_late_is_not_answered_again(db: PgPool) {
         .offer(&guild.giver, given.text("/version"))
         .await
         .expect(StatusCode::CREATED);
+    assert_eq!(guild.available(guild.purse).await, 93);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_key_that_may_buy_nothing_accepts_nothing(db: PgPool) {
+    let guild = Guild::open(db, 100).await;
+    let given = guild.given(&guild.giver, &["1,1"]).await;
+    let path = format!("/v1/contributions/{}/accept", given.text("/id"));
+    let body = json!({ "expected_reward": guild.money(7) });
+    let accept = async |scopes: &[Scope]| {
+        let scopes = scopes.iter().copied().collect();
+        let key = guild.app.api_key(&guild.owner, &scopes).await;
+        guild.app.post(&path, &body).by(&key).send().await
+    };
+    accept(&[Scope::DatasetsRead, Scope::DatasetsWrite])
+        .await
+        .expect_problem(StatusCode::FORBIDDEN, "insufficient_scope");
+    assert_eq!(guild.available(guild.purse).await, 100);
+    let accepted = accept(&[Scope::PurchasesWrite]).await;
+    assert_eq!(accepted.expect(StatusCode::OK).text("/state"), "accepted");
     assert_eq!(guild.available(guild.purse).await, 93);
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use comptoir_domain::dataset::RECORD_BYTES_MAX;
 use parquet::{
     basic::{BrotliLevel, Compression, GzipLevel, ZstdLevel},
@@ -240,7 +241,12 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
             format!("{{\"a\":{}1{}}}\n", "[".repeat(500), "]".repeat(500)).into_bytes(),
             "recursion",
         ),
-        ("zero.jsonl", b"{\"a\\u0000\":1}\n".to_vec(), "control"),
+        ("zero.jsonl", b"{\"a\\u0000\":1}\n".to_vec(), "do not show"),
+        (
+            "turned.csv",
+            "a\u{202e}b\n1\n".as_bytes().to_vec(),
+            "do not show",
+        ),
         ("half.jsonl", b"{\"a\":1}\n{\"a\"".to_vec(), "line 2"),
         (
             "pickle.safetensors",
@@ -281,7 +287,8 @@ async fn what_is_not_what_it_says_is_refused_file_by_file(db: PgPool) {
     let files: Vec<_> = cases
         .iter()
         .map(|(path, bytes, _)| (*path, &bytes[..]))
-        .chain([("good.csv", &b"a\n1\n"[..])])
+        // The mark that spreadsheets begin their files with is no part of a name.
+        .chain([("good.csv", "\u{feff}a\n1\n".as_bytes())])
         .collect();
     fill(&app, &seller, &version, &files).await;
     let refused = submit(&app, &seller, &version).await;
@@ -311,8 +318,33 @@ async fn other_bytes_than_announced_are_refused_by_their_digest(db: PgPool) {
     let files = super::announce(&app, &seller, &version, &[("a.txt", b"these")]).await;
     super::put(&app, &seller, &files[0], 0, b"those")
         .await
-        .expect(axum::http::StatusCode::NO_CONTENT);
+        .expect(StatusCode::NO_CONTENT);
     let refused = submit(&app, &seller, &version).await;
     assert_eq!(refused.text("/state"), "refused");
     assert!(refused.text("/refusals/0/reason").contains("digest"));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn a_card_shows_all_that_it_says_of_a_dataset_as_of_a_model(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let owner = app.session().await;
+    for place in ["/v1/datasets", "/v1/models"] {
+        for (field, value, pointer) in [
+            ("title", json!("\u{202e}gpj.exe"), "/title"),
+            ("title", json!("\u{200b}"), "/title"),
+            ("tags", json!(["a\u{200b}"]), "/tags/0"),
+            ("description", json!("see\n\u{202e}gpj.exe"), "/description"),
+            ("provenance", json!("\u{2066}x"), "/provenance"),
+        ] {
+            let mut card = json!({ "name": "plain", "title": "Plain", "licence": "MIT" });
+            card[field] = value;
+            let refused = app.post(place, &card).by(&owner).send().await;
+            let refused =
+                refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+            assert_eq!(refused.text("/errors/0/pointer"), pointer, "{place}");
+        }
+        let card = json!({ "name": "plain", "title": "ספרות 🚀", "licence": "MIT", "description": "one\n\ttwo" });
+        let made = app.post(place, &card).by(&owner).send().await;
+        made.expect(StatusCode::CREATED);
+    }
 }

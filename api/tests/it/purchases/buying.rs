@@ -141,6 +141,28 @@ async fn what_the_carries_of_many_sales_leave_adds_up_to_the_unit(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_a_job_read_is_not_given_back(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let terms = json!({ "kind": "buy", "refund_seconds": 3600 });
+    let offer = shop.offer(terms, 333).await;
+    let path = shop.taken(&shop.wish(&offer, 333)).await;
+    // What the scheduler notes before a worker has the first byte; the step that charges is yet to come.
+    let noted = sqlx::query(
+        "INSERT INTO purchase_servings (purchase_id, served_at) SELECT purchase_id, created_at FROM purchases",
+    );
+    noted.execute(&shop.app.owner).await.unwrap();
+    let back = shop.act(&format!("{path}/refund")).await;
+    back.expect_problem(StatusCode::CONFLICT, "purchase_final");
+    shop.pass(Duration::ZERO).await;
+    let settled = shop.read(&path).await;
+    assert_eq!(
+        (settled.text("/state"), settled.text("/final_because")),
+        ("settled", "served")
+    );
+    assert_eq!(shop.purse().await, (667, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn something_unread_is_given_back_whole_while_its_window_is_open(db: PgPool) {
     let shop = Shop::open(db, 1_000).await;
     let offer = shop

@@ -3,6 +3,7 @@
 mod buying;
 mod cases;
 mod links;
+mod prices;
 mod refusals;
 mod requests;
 mod serving;

@@ -84,8 +84,14 @@ async fn what_is_closed_or_withdrawn_is_not_sold(db: PgPool) {
     shop.sell(&format!("{}/withdraw", shop.dataset), &json!({}))
         .await
         .expect(StatusCode::OK);
-    let gone = shop.take(&wish).await;
-    gone.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+    let quote = format!("/v1/offers/{offer}/quote");
+    let quoted = async || {
+        let call = shop.app.post(&quote, &json!({})).by(&shop.buyer);
+        call.send().await
+    };
+    for gone in [shop.take(&wish).await, quoted().await] {
+        gone.expect_problem(StatusCode::CONFLICT, "not_on_sale");
+    }
     shop.sell(&format!("{}/list", shop.dataset), &json!({}))
         .await
         .expect(StatusCode::OK);
@@ -98,15 +104,30 @@ async fn what_is_closed_or_withdrawn_is_not_sold(db: PgPool) {
     shop.take(&wish)
         .await
         .expect_problem(StatusCode::CONFLICT, "not_on_sale");
-    let quote = format!("/v1/offers/{offer}/quote");
-    let quoted = shop
-        .app
-        .post(&quote, &json!({}))
-        .by(&shop.buyer)
-        .send()
-        .await;
-    quoted.expect_problem(StatusCode::CONFLICT, "not_on_sale");
+    quoted()
+        .await
+        .expect_problem(StatusCode::CONFLICT, "not_on_sale");
     assert_eq!(shop.purse().await, (1_000, 0));
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn offers_of_what_was_never_listed_are_offers_that_there_are_not(db: PgPool) {
+    let shop = Shop::open(db, 1_000).await;
+    let draft = datasets::dataset(&shop.app, &shop.seller).await;
+    let terms = json!({ "kind": "buy", "price": shop.money(333) });
+    let offers = format!("{draft}/offers");
+    let made = shop.app.post(&offers, &terms).by(&shop.seller).send().await;
+    let hidden = made.expect(StatusCode::CREATED).text("/id").to_owned();
+    let none = format!("off_{}", "0".repeat(26));
+    for offer in [&hidden, &none] {
+        let refused = shop.take(&shop.wish(offer, 333)).await;
+        let refused = refused.expect_problem(StatusCode::UNPROCESSABLE_ENTITY, "invalid_request");
+        assert_eq!(refused.text("/errors/0/pointer"), "/offer");
+        let quote = format!("/v1/offers/{offer}/quote");
+        let call = shop.app.post(&quote, &json!({})).by(&shop.buyer);
+        let refused = call.send().await;
+        refused.expect_problem(StatusCode::NOT_FOUND, "not_found");
+    }
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
