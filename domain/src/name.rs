@@ -4,7 +4,24 @@
 /// Is this a name of at most so many characters? It has one at least, and all of them show.
 #[must_use]
 pub fn is_name(text: &str, chars_max: usize) -> bool {
-    (1..=chars_max).contains(&text.chars().count()) && text.chars().all(is_shown)
+    (1..=chars_max).contains(&text.chars().count()) && is_written_with(text, is_shown)
+}
+
+/// Are all of its characters so? A joiner is, between two that are not ASCII: Persian, Hindi and some pictures are written with them.
+fn is_written_with(text: &str, is_so: impl Fn(char) -> bool) -> bool {
+    let mut characters = text.chars().peekable();
+    let mut before = None;
+    while let Some(character) = characters.next() {
+        let beside = [before.replace(character), characters.peek().copied()];
+        let joins = matches!(character, '\u{200c}' | '\u{200d}')
+            && beside
+                .into_iter()
+                .all(|it| it.is_some_and(|it| !it.is_ascii() && is_shown(it)));
+        if !joins && !is_so(character) {
+            return false;
+        }
+    }
+    true
 }
 
 /// Does this character show, and leave those around it where they are?
@@ -24,7 +41,7 @@ pub const fn is_turning(character: char) -> bool {
 /// Is this a remark of at most so many characters? Of those that do not show it has line breaks and tabs alone.
 #[must_use]
 pub fn is_remark(text: &str, chars_max: usize) -> bool {
-    text.chars().count() <= chars_max && text.chars().all(is_readable)
+    text.chars().count() <= chars_max && is_written_with(text, is_readable)
 }
 
 /// The beginning of a text that is a remark of at most so many characters, without what a remark cannot have.
@@ -64,8 +81,23 @@ mod tests {
 
     #[test]
     fn a_name_has_no_character_that_does_not_show() {
-        for good in ["a", "Job 7", "обучение", "名前", "שם", "🚀"] {
+        let joined = [
+            "\u{645}\u{6cc}\u{200c}\u{634}",
+            "\u{1f469}\u{200d}\u{1f680}",
+        ];
+        for good in ["a", "Job 7", "обучение", "名前", "שם", "🚀"]
+            .into_iter()
+            .chain(joined)
+        {
             assert!(is_name(good, 8), "{good}");
+        }
+        for bad in [
+            "a\u{200d}b",
+            "\u{200d}",
+            "\u{645}\u{200c}",
+            "\u{645}\u{200d}\u{200d}\u{645}",
+        ] {
+            assert!(!is_name(bad, 8), "{bad:?}");
         }
         for hidden in HIDDEN.into_iter().chain(['\n', '\t']) {
             for bad in [format!("{hidden}"), format!("a{hidden}b")] {
