@@ -170,7 +170,7 @@ async fn a_reward_that_cannot_be_paid_leaves_the_contribution_pending(db: PgPool
     let changed = changed.expect_problem(StatusCode::CONFLICT, "price_changed");
     assert!(changed.text("/detail").contains("14"), "{}", changed.json);
     let limit = json!({ "amount": guild.money(13), "period": "day" });
-    let key = json!({ "name": "k", "scopes": ["datasets:write"], "spend_limit": limit });
+    let key = json!({ "name": "k", "scopes": ["datasets:write", "purchases:write"], "spend_limit": limit });
     let key = guild
         .app
         .post("/v1/keys", &key)
@@ -194,7 +194,7 @@ async fn a_reward_that_cannot_be_paid_leaves_the_contribution_pending(db: PgPool
 async fn a_key_with_a_limit_pays_rewards_out_of_it(db: PgPool) {
     let guild = Guild::open(db, 100).await;
     let limit = json!({ "amount": guild.money(20), "period": "day" });
-    let key = json!({ "name": "k", "scopes": ["datasets:write"], "spend_limit": limit });
+    let key = json!({ "name": "k", "scopes": ["datasets:write", "purchases:write"], "spend_limit": limit });
     let key = guild
         .app
         .post("/v1/keys", &key)
