@@ -83,7 +83,8 @@ pub fn app(state: AppState) -> (Router, OpenApi) {
 #[must_use]
 pub fn is_call(path: &str) -> bool {
     let is_of_models = path.starts_with("/v1/models/") || path.starts_with("/v2/models/");
-    (is_of_models && path.ends_with("/infer")) || path == "/v1/embeddings"
+    let is_by_verb = path.ends_with("/infer") || path.ends_with("/generate");
+    (is_of_models && is_by_verb) || matches!(path, "/v1/embeddings" | "/v1/chat/completions")
 }
 
 /// In which form clients of a route expect problems; `None`: as problem documents.
@@ -92,7 +93,7 @@ pub fn dialect_of(method: &Method, path: &str) -> Option<Dialect> {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     match path.split('/').collect::<Vec<_>>()[..] {
         ["", "v2", ..] => Some(routes::inference_protocol::DIALECT),
-        ["", "v1", "embeddings"] => Some(routes::openai::DIALECT),
+        ["", "v1", "embeddings"] | ["", "v1", "chat", "completions"] => Some(routes::openai::DIALECT),
         ["", "v1", "models"] | ["", "v1", "models", _] if is_read => {
             Some(routes::openai::BESIDE_OURS)
         }

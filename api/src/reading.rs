@@ -6,6 +6,7 @@ use bytes::Bytes;
 use comptoir_domain::{
     digest::Sha256,
     fit::{NoFacts, ProgramFacts},
+    model::Chat,
     program::{Archive, ArchiveError},
     tensors::{InvalidTensors, PREFIX_BYTES, TensorsHeader, head_bytes},
 };
@@ -15,7 +16,11 @@ use comptoir_store::{
     objects::{GetError, Objects, ReadPartError},
     quotes::{self, QuoteError},
 };
-use comptoir_text::{Tokenizer, limits::FILE_BYTES_MAX};
+use comptoir_text::{
+    Tokenizer,
+    chat::{ChatTemplate, Message, PromptError, Role},
+    limits::FILE_BYTES_MAX,
+};
 use tokio::{sync::Semaphore, task::JoinError};
 
 use crate::{AppState, Problem, sealed::SealedFile};
@@ -155,6 +160,24 @@ pub(crate) async fn tokenizer(
     let tokenizer = Arc::new(tokenizer);
     kept.put(sha256, Arc::clone(&tokenizer));
     Ok(tokenizer)
+}
+
+/// A chat template. It is tried on a single message: what fails at that fails at all.
+pub(crate) async fn template(chat: Chat) -> Result<ChatTemplate, ReadError> {
+    let read = move || {
+        let template = ChatTemplate::new(&chat.template, chat.specials);
+        let template = template.map_err(|error| ReadError::Refused(chain(&error)))?;
+        let message = Message {
+            role: Role::User,
+            content: "?".to_owned(),
+        };
+        match template.prompt(&[message], true) {
+            // It may want a conversation of another kind.
+            Ok(_) | Err(PromptError::Raised(_)) => Ok(template),
+            Err(error) => Err(ReadError::Refused(chain(&error))),
+        }
+    };
+    tokio::task::spawn_blocking(read).await?
 }
 
 /// The head of a blob of tensors. Read once, then remembered.

@@ -38,6 +38,7 @@ pub mod release;
 pub mod replay;
 pub mod root_keys;
 pub mod sale;
+pub mod sampling;
 pub mod scope;
 pub mod seal;
 pub mod segment;

@@ -6,7 +6,6 @@ pub mod chat;
 mod feed;
 mod generation;
 mod outputs;
-mod sampling;
 mod stops;
 mod tokenizer;
 
@@ -15,7 +14,6 @@ pub use feed::{
 };
 pub use generation::{FinishReason, Generated, Generation, GenerationError, Limits};
 pub use outputs::{Applied, InvalidRows, Ranked, Rows, apply, normalise, softmax, top_k};
-pub use sampling::{InvalidLogits, InvalidSampling, Sampler, Sampling};
 pub use stops::{InvalidStops, STOP_BYTES_MAX, STOPS_MAX, Scanned, StopFilter, Stops};
 pub use tokenizer::{
     DecodeError, EncodeError, Encoding, InvalidPattern, InvalidTokenizer, Specials, Stream,

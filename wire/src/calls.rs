@@ -7,7 +7,7 @@
 //! Frames are postcard documents (<https://postcard.jamesmunns.com/wire-format>). Nothing of them is stored, so both ends change together;
 //! [`SUBPROTOCOL`] names the version.
 
-use comptoir_domain::program::graph::ScalarType;
+use comptoir_domain::{program::graph::ScalarType, sampling::Sampling};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use uuid::Uuid;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::work::BlobSize;
 
 /// What both ends of the WebSocket must speak.
-pub const SUBPROTOCOL: &str = "comptoir-calls-1";
+pub const SUBPROTOCOL: &str = "comptoir-calls-2";
 /// Bytes of one call at most, encoded, and of one answer.
 pub const CALL_BYTES_MAX: usize = 16 << 20;
 /// Bytes of one message at most: one call of the largest size, and some small ones beside it.
@@ -26,6 +26,10 @@ pub const FRAMES_MAX: usize = 4_096;
 pub const TENSORS_MAX: usize = 64;
 /// Dimensions of a tensor at most.
 pub const DIMENSIONS_MAX: usize = 8;
+/// Tokens of a text that is written, its prompt included, at most.
+pub const TOKENS_MAX: usize = 1 << 18;
+/// Tokens that end a text, at most.
+pub const ENDS_MAX: usize = 16;
 /// Versions of models that a worker hosts at a time, at most.
 pub const HOSTED_MAX: usize = 256;
 
@@ -87,10 +91,29 @@ pub struct HostOrder {
     pub program: BlobSize,
     /// What it computes with, where that is not in the archive.
     pub weights: Option<BlobSize>,
+    /// How it writes texts, if it does.
+    pub writing: Option<WritingOrder>,
     /// Memory that it needs, its largest batch included, in bytes.
     pub memory_bytes: u64,
     /// Rows of one batch at most.
     pub batch_max: u32,
+}
+
+/// How a version writes texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WritingOrder {
+    /// The archive that takes one token at a time, with the weights of the other.
+    pub program: BlobSize,
+    /// Its input that takes the number of a token.
+    pub ids: String,
+    /// Its input that takes a token's place.
+    pub positions: String,
+    /// Its output with a number for each token that may be next.
+    pub logits: String,
+    /// Tokens that a text may have.
+    pub context: u32,
+    /// Texts that are written at a time, at most.
+    pub texts_max: u32,
 }
 
 /// The header that carries a [`HostOrder::ticket`].
@@ -125,6 +148,25 @@ pub struct Heading {
 pub enum Ask {
     /// These inputs through the program once, in the program's order; all have the same number of rows.
     Infer(Vec<Tensor>),
+    /// The tokens that come next, in as many answers as it takes.
+    Write(Write),
+}
+
+/// A text that goes on. What is drawn follows from the tokens, the settings and the places alone, so another worker can go on where one ended.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Write {
+    /// The tokens that are there: the prompt, and what was written before. At most [`TOKENS_MAX`], and at least one.
+    pub tokens: Vec<u32>,
+    /// How many of them were written before: the place that the next one is drawn at.
+    pub written: u32,
+    /// How many more are written at most: at least one.
+    pub tokens_max: u32,
+    /// Tokens below this number may be drawn, and no others.
+    pub vocabulary_end: u32,
+    /// Tokens that end it, which are the last ones then. At most [`ENDS_MAX`].
+    pub ends: Vec<u32>,
+    /// How tokens are drawn.
+    pub sampling: Sampling,
 }
 
 /// A tensor: its elements in row-major order, little-endian.
@@ -145,8 +187,19 @@ pub struct Tensor {
 pub enum Answer {
     /// The program's outputs, in its order, with as many rows as went in.
     Outputs(Outputs),
+    /// The next tokens of a text.
+    Written(Written),
     /// It has none.
     Fault(Fault),
+}
+
+/// Tokens that were written: at least one, and the last answer ends with one that ends the text, or with as many as were asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// They follow what was written before.
+    pub tokens: Vec<u32>,
+    /// Whether the version had to be loaded first.
+    pub was_cold: bool,
 }
 
 /// What came out.
@@ -308,6 +361,7 @@ pub fn call(bytes: &[u8]) -> Result<Call, Malformed> {
     let call: Call = bounded(bytes)?;
     match &call.ask {
         Ask::Infer(tensors) => check(tensors)?,
+        Ask::Write(write) => write.check()?,
     }
     Ok(call)
 }
@@ -331,10 +385,13 @@ pub fn answer(bytes: &[u8]) -> Result<Answer, Malformed> {
     let answer: Answer = bounded(bytes)?;
     match &answer {
         Answer::Outputs(outputs) => check(&outputs.tensors)?,
+        Answer::Written(written) if !(1..=TOKENS_MAX).contains(&written.tokens.len()) => {
+            return Err(Malformed::Misfit("no tokens, or too many"));
+        }
         Answer::Fault(fault) if fault.detail.chars().count() > crate::DETAIL_CHARS_MAX => {
             return Err(Malformed::Misfit("a detail is too long"));
         }
-        Answer::Fault(_) => {}
+        Answer::Written(_) | Answer::Fault(_) => {}
     }
     Ok(answer)
 }
@@ -369,6 +426,22 @@ fn check(tensors: &[Tensor]) -> Result<(), Malformed> {
         }
     }
     Ok(())
+}
+
+impl Write {
+    fn check(&self) -> Result<(), Malformed> {
+        let (there, written) = (self.tokens.len(), self.written as usize);
+        if !(1..=TOKENS_MAX).contains(&there) || written >= there {
+            return Err(Malformed::Misfit("no tokens to go on from, or too many"));
+        }
+        if self.tokens_max == 0 || self.tokens_max as usize > TOKENS_MAX - there {
+            return Err(Malformed::Misfit("no tokens are asked for, or too many"));
+        }
+        if self.vocabulary_end == 0 || self.ends.len() > ENDS_MAX {
+            return Err(Malformed::Misfit("no tokens to draw, or too many that end it"));
+        }
+        Ok(())
+    }
 }
 
 impl Tensor {
@@ -468,6 +541,23 @@ mod tests {
         assert!(refused(vec![tensor(&[1], 4); TENSORS_MAX + 1]));
         assert!(refused(vec![tensor(&[1; DIMENSIONS_MAX + 1], 4)]));
         assert!(!refused(vec![tensor(&[1; DIMENSIONS_MAX], 4)]));
+        let write = |there: usize, written, tokens_max, ends: usize| {
+            let ask = Ask::Write(Write {
+                tokens: vec![7; there],
+                written,
+                tokens_max,
+                vocabulary_end: 9,
+                ends: vec![8; ends],
+                sampling: Sampling::default(),
+            });
+            call(&encode(&Call { ask, ..asking(Vec::new()) })).is_ok()
+        };
+        assert!(write(2, 1, 1, ENDS_MAX));
+        assert!(!write(0, 0, 1, 0), "no prompt");
+        assert!(!write(2, 2, 1, 0), "nothing but what was written");
+        assert!(!write(2, 0, 0, 0), "nothing is asked for");
+        assert!(!write(2, 0, u32::try_from(TOKENS_MAX).unwrap() - 1, 0));
+        assert!(!write(2, 0, 1, ENDS_MAX + 1));
         let long = Answer::fault(FaultCause::Worker, "x".repeat(crate::DETAIL_CHARS_MAX + 1));
         assert!(answer(&encode(&long)).is_ok(), "it is cut where it is made");
     }

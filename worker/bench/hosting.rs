@@ -112,6 +112,7 @@ impl Hosted {
         let task = HostTask {
             program: "program".into(),
             weights: None,
+            writing: None,
             batch_max: TOGETHER,
         };
         let limits = Limits {
@@ -173,7 +174,7 @@ impl Hosted {
             };
             to_send.clear();
             for frame in frames {
-                let FromHost::Answer { id, answer } = frame else {
+                let FromHost::Answer { id, answer, .. } = frame else {
                     anyhow::bail!("no answer: {frame:?}");
                 };
                 let Answer::Outputs(_) = calls::answer(&answer)? else {

@@ -2,40 +2,31 @@
 
 use std::{sync::Arc, time::Duration};
 
-use alloy_primitives::Address;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use comptoir_domain::{
     atto::Atto,
-    id::{AllowanceId, CallId, ReceiptId, WorkerId},
+    id::{CallId, ReceiptId},
     model::Usage,
 };
-use comptoir_store::{allowances as stored, relay::NotSent, usage::UsageEvent};
 use comptoir_text::Applied;
-use comptoir_wire::calls::{
-    self as wire, Answer, Ask, Call, Fault, FaultCause, Outputs, Routed, Tensor,
-};
-use serde_bytes::ByteBuf;
-use time::OffsetDateTime;
-use tokio::time::{Instant, timeout_at};
+use comptoir_wire::calls::{Answer, Ask, Fault, FaultCause, Outputs, Tensor};
+use tokio::time::Instant;
 
 use super::{
     Calls,
-    allowances::{Payer, Reservation},
+    asking::Tries,
     callable::Callable,
-    hosts::{Answers, Came, Host},
+    hosts::Host,
+    paying::{Served, means},
 };
 use crate::{
     AppState, Problem,
     auth::Identity,
-    metrics::{CALL_RETRIES, CALL_SECONDS, CALLS},
+    metrics::{CALL_SECONDS, CALLS},
 };
 
 /// How long a call may take, loading the version included.
-const CALL_TIMEOUT: Duration = Duration::from_mins(1);
-/// Workers that are asked for one call.
-const TRIES_MAX: usize = 2;
-/// When a caller may try again whom nobody could answer.
-const RETRY_AFTER_S: u32 = 5;
+pub(super) const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 const CALL: HeaderName = HeaderName::from_static("comptoir-call");
 const COST: HeaderName = HeaderName::from_static("comptoir-cost");
@@ -70,29 +61,27 @@ pub(crate) struct Answered {
 impl Answered {
     /// Says which call it was, what it costs, and the receipt it will be part of.
     pub(crate) fn tell(&self, headers: &mut HeaderMap) {
-        let fields = [
-            (CALL, Some(self.id.to_string())),
-            (COST, Some(self.cost.decimal())),
-            (RECEIPT, self.receipt.map(|it| it.to_string())),
-        ];
-        for (name, text) in fields {
-            let Some(text) = text else { continue };
-            let value = HeaderValue::try_from(text).expect("identifiers and numbers are ASCII");
-            headers.insert(name, value);
-        }
+        tell(headers, self.id, Some((self.cost, self.receipt)));
     }
 }
 
-/// What pays for a call.
-#[derive(Debug)]
-enum Means {
-    /// One of the free calls of the day.
-    Free {
-        /// Which day that is.
-        taken_at: OffsetDateTime,
-    },
-    /// What is reserved for it.
-    Paid(Reservation),
+/// Says which call it is; once it was charged what it costs, and the receipt it will be part of.
+pub(crate) fn tell(
+    headers: &mut HeaderMap,
+    id: CallId,
+    charged: Option<(Atto, Option<ReceiptId>)>,
+) {
+    let (cost, receipt) = charged.unzip();
+    let fields = [
+        (CALL, Some(id.to_string())),
+        (COST, cost.map(|it| it.decimal())),
+        (RECEIPT, receipt.flatten().map(|it| it.to_string())),
+    ];
+    for (name, text) in fields {
+        let Some(text) = text else { continue };
+        let value = HeaderValue::try_from(text).expect("identifiers and numbers are ASCII");
+        headers.insert(name, value);
+    }
 }
 
 /// Has a call answered: reserves what it costs, asks a worker, another one where that one is lost, and records it. Goes on to its end
@@ -107,14 +96,19 @@ pub(crate) async fn answer(
     let answering = async move { pay_and_ask(&state, &caller, asked, started).await };
     let answered = tokio::spawn(answering).await;
     let answered = answered.map_err(|error| Problem::internal(&error))?;
-    let outcome = match &answered {
+    note(&answered, started);
+    answered
+}
+
+/// Counts a call.
+pub(super) fn note<T>(answered: &Result<T, Problem>, started: Instant) {
+    let outcome = match answered {
         Ok(_) => "answered",
         Err(problem) if problem.status().is_server_error() => "failed",
         Err(_) => "refused",
     };
     metrics::counter!(CALLS, "outcome" => outcome).increment(1);
     metrics::histogram!(CALL_SECONDS).record(started.elapsed().as_secs_f64());
-    answered
 }
 
 async fn pay_and_ask(
@@ -123,133 +117,36 @@ async fn pay_and_ask(
     asked: Asked,
     started: Instant,
 ) -> Result<Answered, Problem> {
-    let tariff = &asked.callable.price.tariff;
-    let full = tariff.cost(&asked.usage).ok_or_else(too_dear)?;
-    let means = means(state, caller, &asked.callable, full).await?;
+    let callable = &asked.callable;
+    let means = means(state, caller, callable, &asked.usage).await?;
     let id = CallId::generate();
     let ran = async {
         let (host, outputs) = ask(&state.calls, id, &asked, started + CALL_TIMEOUT).await?;
         let owner = state.calls.owners.address(state, host.owner).await?;
         Ok((host.worker, owner, asked.results(outputs).await?))
     };
-    match ran.await {
-        Ok((worker, owner, made)) => {
-            let ran = (worker, owner);
-            let event = means.event(state, caller, (id, &asked, ran), (full, started));
-            record(state, event, means, made).await
-        }
+    let (worker, worker_owner, (outputs, results)) = match ran.await {
+        Ok(ran) => ran,
         Err(problem) => {
-            means.take_back(state, caller, &asked.callable).await;
-            Err(problem)
+            means.take_back(state, caller, callable).await;
+            return Err(problem);
         }
-    }
-}
-
-/// A free call where one is left, else what the call costs.
-async fn means(
-    state: &AppState,
-    caller: &Identity,
-    callable: &Callable,
-    cost: Atto,
-) -> Result<Means, Problem> {
-    let per_day = callable.price.tariff.free_calls_per_day;
-    if per_day > 0 {
-        let mut conn = state.db.acquire().await?;
-        let (account, model) = (caller.account, callable.model.id);
-        let taken_at = state.now();
-        if stored::take_free(&mut conn, account, model, per_day, taken_at).await? {
-            return Ok(Means::Free { taken_at });
-        }
-    }
-    let payer = Payer {
-        account: caller.account,
-        key: caller.api_key().map(|it| it.id),
-        address: caller.owner()?,
-        asset_id: callable.price.asset_id,
     };
-    let reserved = state.calls.allowances.reserve(state, payer, cost).await?;
-    Ok(Means::Paid(reserved))
-}
-
-impl Means {
-    fn allowance(&self) -> Option<AllowanceId> {
-        match self {
-            Self::Free { .. } => None,
-            Self::Paid(reservation) => Some(reservation.allowance),
-        }
-    }
-
-    fn event(
-        &self,
-        state: &AppState,
-        caller: &Identity,
-        (call, asked, (worker, worker_owner)): (CallId, &Asked, (WorkerId, Address)),
-        (full, started): (Atto, Instant),
-    ) -> UsageEvent {
-        UsageEvent {
-            call,
-            allowance: self.allowance(),
-            account: caller.account,
-            key: caller.api_key().map(|it| it.id),
-            model: asked.callable.model.id,
-            version: asked.callable.version.id,
-            price: asked.callable.price.number,
-            worker,
-            worker_owner,
-            usage: asked.usage,
-            cost: match self {
-                Self::Free { .. } => Atto::ZERO,
-                Self::Paid(_) => full,
-            },
-            at: state.now(),
-            duration_us: u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX),
-        }
-    }
-
-    /// The call has no answer: nothing was paid.
-    async fn take_back(self, state: &AppState, caller: &Identity, callable: &Callable) {
-        let taken_at = match self {
-            Self::Paid(reservation) => return reservation.settle(Atto::ZERO),
-            Self::Free { taken_at } => taken_at,
-        };
-        let given_back = async {
-            let mut conn = state.db.acquire().await?;
-            let (account, model) = (caller.account, callable.model.id);
-            stored::give_back_free(&mut conn, account, model, taken_at).await
-        };
-        if let Err(error) = given_back.await {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "a free call that failed is not given back");
-        }
-    }
-}
-
-/// Commits the call before it is answered.
-///
-/// # Errors
-/// When it is not taken, or it is not known whether it is. Then it is not answered, and what it reserved stays reserved until its allowance is
-/// closed, which knows.
-async fn record(
-    state: &AppState,
-    event: UsageEvent,
-    means: Means,
-    (outputs, results): (Outputs, Option<Vec<Applied>>),
-) -> Result<Answered, Problem> {
-    let (id, usage, cost) = (event.call, event.usage, event.cost);
-    let recorded = state.calls.recorder.record(state, event).await;
-    if let Means::Paid(reservation) = means {
-        match &recorded {
-            Ok(_) => reservation.settle(cost),
-            Err(_) => reservation.give_up(),
-        }
-    }
-    recorded.map(|receipt| Answered {
+    let served = Served {
+        call: id,
+        worker,
+        worker_owner,
+        usage: asked.usage,
+        started,
+    };
+    let charged = means.charge(state, caller, callable, served).await?;
+    Ok(Answered {
         id,
         outputs,
         results,
-        usage,
-        cost,
-        receipt,
+        usage: asked.usage,
+        cost: charged.cost,
+        receipt: charged.receipt,
     })
 }
 
@@ -260,95 +157,26 @@ async fn ask(
     asked: &Asked,
     until: Instant,
 ) -> Result<(Host, Outputs), Problem> {
-    let callable = &asked.callable;
-    let of = (callable.version.id, callable.hosting.memory_bytes);
-    let mut tried = Vec::with_capacity(TRIES_MAX);
-    let mut last = None;
-    while tried.len() < TRIES_MAX {
-        let Some((host, answers)) = calls.hosts.choose(id.0, of, &tried) else {
-            break;
-        };
-        let waiting = Waiting { calls, id };
-        let sent = waiting.send(&host, asked, until);
-        let answer = match sent {
-            Ok(()) => first_answer(answers, until).await,
-            Err(problem) => return Err(problem),
-        };
-        drop(waiting);
-        match answer {
-            Answer::Outputs(outputs) if asked.fits(&outputs) => return Ok((host, outputs)),
-            Answer::Outputs(_) => {
-                tracing::warn!(worker = %host.worker, version = %callable.version.id, "a worker answers with what the program does not make");
-                last = Some(FaultCause::Worker);
+    let mut tries = Tries::new(calls, id);
+    loop {
+        let mut asking = tries.ask(&asked.callable, Ask::Infer(asked.inputs.clone()), until)?;
+        let fault = match asking.next(until).await {
+            (Answer::Outputs(outputs), true) if asked.fits(&outputs) => {
+                return Ok((asking.host.clone(), outputs));
             }
-            Answer::Fault(fault) => match fault.cause {
-                FaultCause::Caller => return Err(not_computed(&fault)),
-                FaultCause::Version => return Err(broken(&fault)),
-                FaultCause::Late => return Err(late()),
-                cause @ (FaultCause::Worker | FaultCause::Busy | FaultCause::Lost) => {
-                    tracing::info!(worker = %host.worker, ?cause, detail = fault.detail, "a call is asked elsewhere");
-                    last = Some(cause);
+            (Answer::Fault(fault), _) => fault,
+            (Answer::Outputs(_) | Answer::Written(_), _) => {
+                tracing::warn!(worker = %asking.host.worker, version = %asked.callable.version.id, "a worker answers with what the program does not make");
+                let detail = "it answers with what the program does not make";
+                Fault {
+                    cause: FaultCause::Worker,
+                    detail: detail.to_owned(),
                 }
-            },
-        }
-        metrics::counter!(CALL_RETRIES).increment(1);
-        tried.push(host.worker);
-    }
-    Err(unanswered(calls, last))
-}
-
-/// A call that was sent; whoever has it is told when nobody waits any more.
-struct Waiting<'a> {
-    calls: &'a Calls,
-    id: CallId,
-}
-
-impl Waiting<'_> {
-    fn send(&self, host: &Host, asked: &Asked, until: Instant) -> Result<(), Problem> {
-        let within = until.saturating_duration_since(Instant::now());
-        let version = asked.callable.version.id.0;
-        let call = Call {
-            id: self.id.0,
-            version,
-            within_ms: u32::try_from(within.as_millis()).unwrap_or(u32::MAX),
-            ask: Ask::Infer(asked.inputs.clone()),
+            }
         };
-        let routed = Routed::Call {
-            worker: host.worker.0,
-            version,
-            call: self.id.0,
-            reply_to: self.calls.process,
-            body: ByteBuf::from(wire::encode(&call)),
-        };
-        let sent = self
-            .calls
-            .relay
-            .send(&host.mailbox, wire::encode(&routed).into());
-        sent.map_err(not_sent)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if let Some(host) = self.calls.hosts.give_up(self.id.0) {
-            let cancel = wire::encode(&Routed::Cancel { call: self.id.0 });
-            // Where it does not arrive, the worker computes it for nobody.
-            self.calls.relay.send(&host.mailbox, cancel.into()).ok();
-        }
-    }
-}
-
-async fn first_answer(mut answers: Answers, until: Instant) -> Answer {
-    let lost = || Answer::fault(FaultCause::Lost, "");
-    match timeout_at(until, answers.recv()).await {
-        Ok(Some(Came::Answer { is_last: false, .. })) => Answer::fault(
-            FaultCause::Worker,
-            "it answers in parts that nobody asked for",
-        ),
-        Ok(Some(Came::Answer { answer, .. })) => wire::answer(&answer)
-            .unwrap_or_else(|error| Answer::fault(FaultCause::Worker, error.to_string())),
-        Ok(Some(Came::Lost) | None) => lost(),
-        Err(_) => Answer::fault(FaultCause::Late, ""),
+        let host = asking.host.clone();
+        drop(asking);
+        tries.note(&host, &fault)?;
     }
 }
 
@@ -365,66 +193,4 @@ impl Asked {
                     && port.dtype == comptoir_domain::tensors::dtype_name(tensor.dtype)
             })
     }
-}
-
-fn too_dear() -> Problem {
-    Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "cost_too_high",
-        "The call costs more than any amount",
-    )
-}
-
-/// The program cannot compute these inputs.
-fn not_computed(fault: &Fault) -> Problem {
-    Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "not_computed",
-        "The model does not compute these inputs",
-    )
-    .detail(fault.detail.clone())
-}
-
-fn broken(fault: &Fault) -> Problem {
-    Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "version_not_served",
-        "The version cannot be loaded",
-    )
-    .detail(fault.detail.clone())
-}
-
-fn late() -> Problem {
-    let problem = Problem::new(
-        StatusCode::GATEWAY_TIMEOUT,
-        "call_timeout",
-        "No worker answered in time",
-    );
-    problem
-        .detail("Nothing is charged")
-        .retry_after(RETRY_AFTER_S)
-}
-
-fn not_sent(error: NotSent) -> Problem {
-    let detail = format!("{error}: nothing is charged");
-    Problem::unavailable(detail).retry_after(RETRY_AFTER_S)
-}
-
-fn unanswered(calls: &Calls, last: Option<FaultCause>) -> Problem {
-    if !calls.relay.is_connected() {
-        return not_sent(NotSent::Away);
-    }
-    let detail = match last {
-        Some(FaultCause::Busy) => "Every worker that hosts it is busy",
-        Some(_) => "The workers that were asked did not answer",
-        None => "No worker is connected that has the memory for it",
-    };
-    let problem = Problem::new(
-        StatusCode::SERVICE_UNAVAILABLE,
-        "no_worker",
-        "No worker could answer the call",
-    );
-    problem
-        .detail(format!("{detail}; nothing is charged"))
-        .retry_after(RETRY_AFTER_S)
 }

@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use comptoir_domain::{
+    digest::Sha256,
     fit::{self, Hosting, ProgramFacts},
     id::{AccountId, ModelId, ModelVersionId},
-    model::{Usage, Visibility},
+    model::{Manifest, Usage, Visibility},
 };
 use comptoir_store::{
     model_prices::{self, ModelPrice},
     model_versions::{self, Version},
     models::{self, Model},
 };
+use comptoir_text::chat::ChatTemplate;
 use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
 use time::{Duration, OffsetDateTime};
 
@@ -40,8 +42,44 @@ pub(crate) struct Callable {
     pub model: Model,
     pub version: Version,
     pub facts: Arc<ProgramFacts>,
+    /// How it writes texts, if it does.
+    pub writing: Option<Writing>,
     pub hosting: Hosting,
     pub price: ModelPrice,
+}
+
+/// How a version writes texts.
+#[derive(Debug)]
+pub(crate) struct Writing {
+    pub facts: Arc<ProgramFacts>,
+    /// How a conversation becomes a prompt, where it says so.
+    pub chat: Option<Arc<ChatTemplate>>,
+}
+
+impl Writing {
+    async fn read(state: &AppState, manifest: &Manifest) -> Result<Option<Self>, Problem> {
+        let Some((program, generator)) = manifest.programs.generate.zip(manifest.generation.as_ref())
+        else {
+            return Ok(None);
+        };
+        let chat = match &generator.chat {
+            Some(chat) => {
+                let read = reading::template(chat.clone()).await;
+                // It was read when the version was published.
+                Some(Arc::new(read.map_err(|error| Problem::internal(&error))?))
+            }
+            None => None,
+        };
+        let facts = known(state, program).await?;
+        Ok(Some(Self { facts, chat }))
+    }
+}
+
+/// What was read of a program when its version was published.
+async fn known(state: &AppState, program: Sha256) -> Result<Arc<ProgramFacts>, Problem> {
+    let facts = reading::known_program(state, program).await;
+    let facts = facts.map_err(|error| Problem::internal(&error))?;
+    facts.ok_or_else(|| Problem::internal(&sqlx::Error::RowNotFound))
 }
 
 /// What is kept of a target.
@@ -171,11 +209,11 @@ impl Callable {
             None => conflict("no_version", "The model has no version that can be called"),
         })?;
         let price = price.ok_or_else(|| conflict("no_price", "The model has no price yet"))?;
-        let facts = reading::known_program(state, version.manifest.programs.infer).await;
-        let facts = facts.map_err(|error| Problem::internal(&error))?;
-        let facts = facts.ok_or_else(|| Problem::internal(&sqlx::Error::RowNotFound))?;
+        let facts = known(state, version.manifest.programs.infer).await?;
+        let writing = Writing::read(state, &version.manifest).await?;
         Ok(Self {
-            hosting: fit::hosting(&facts),
+            hosting: fit::hosting(&facts, writing.as_ref().map(|it| &*it.facts)),
+            writing,
             model,
             version,
             facts,

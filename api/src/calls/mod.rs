@@ -2,12 +2,16 @@
 
 mod allowances;
 mod answering;
+mod asking;
 mod bodies;
 mod callable;
 mod hosts;
 mod owners;
+mod paying;
 mod recording;
 mod texts;
+mod wishes;
+mod writing;
 
 use std::{num::NonZeroUsize, sync::Arc, time::Duration};
 
@@ -21,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use allowances::Terms;
-pub(crate) use answering::{Answered, Asked, answer};
+pub(crate) use answering::{Answered, Asked, answer, tell};
 pub(crate) use bodies::read_body;
 pub(crate) use callable::{Callable, Target};
 pub(crate) use texts::{Asking, Texts, TextsBody, apart};
+pub(crate) use wishes::{Prompt, Wish, WishFields};
+pub(crate) use writing::{Piece, Pieces, Written, write};
 
 use self::{
     allowances::Allowances, callable::Believed, hosts::Hosts, owners::Owners, recording::Recorder,

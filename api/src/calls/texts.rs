@@ -9,7 +9,10 @@ use serde::{
     Deserialize, Deserializer,
     de::{Error as _, SeqAccess, Visitor},
 };
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::spawn_blocking,
+};
 use utoipa::ToSchema;
 
 use super::{Asked, Callable};
@@ -90,6 +93,15 @@ pub(crate) async fn apart<T: Send + 'static>(
     done.map_err(|error| Problem::internal(&error))
 }
 
+/// Waits until so much text may be tokenized; what is little need not wait.
+pub(super) async fn large(bytes: usize) -> Option<SemaphorePermit<'static>> {
+    if bytes > LARGE_BYTES {
+        Some(LARGE.acquire().await.expect("it is never closed"))
+    } else {
+        None
+    }
+}
+
 impl Callable {
     /// A call of texts.
     ///
@@ -109,11 +121,7 @@ impl Callable {
         // It was read when the version was published.
         let tokenizer = tokenizer.map_err(|error| Problem::internal(&error))?;
         let (this, bytes) = (Arc::clone(self), asking.texts.bytes());
-        let permit = if bytes > LARGE_BYTES {
-            Some(LARGE.acquire().await.expect("it is never closed"))
-        } else {
-            None
-        };
+        let permit = large(bytes).await;
         let fed = apart(bytes, move || {
             // It goes on when the caller hangs up, and counts until it is over.
             let _permit = permit;

@@ -39,8 +39,8 @@ const IMPATIENT: Terms = Terms {
     idle: Duration::from_millis(300),
 };
 
-/// What a worker does with a call; `None`: it says nothing.
-pub type Behaviour = dyn Fn(&Call) -> Option<Answer> + Send + Sync;
+/// What a worker does with a call: everything that it says, which may be nothing.
+pub type Behaviour = dyn Fn(&Call) -> Vec<Answer> + Send + Sync;
 
 /// A public model, somebody who calls it, and workers of one owner who host it.
 pub struct World {
@@ -202,12 +202,20 @@ impl Scheduler {
         let (_, behaviour) = self.workers.iter().find(|(it, _)| *it == worker).unwrap();
         let asked = wire::call(&body).unwrap();
         assert_eq!(asked.id, call);
-        if let Some(answer) = behaviour(&asked) {
-            let answer = ByteBuf::from(wire::encode(&answer));
+        let mut written = 0;
+        for answer in behaviour(&asked) {
+            let is_last = match (&asked.ask, &answer) {
+                (Ask::Write(ask), Answer::Written(it)) => {
+                    written += it.tokens.len();
+                    let is_full = written >= usize::try_from(ask.tokens_max).unwrap();
+                    is_full || it.tokens.last().is_some_and(|it| ask.ends.contains(it))
+                }
+                _ => true,
+            };
             let returned = Returned {
                 call,
-                is_last: true,
-                answer,
+                is_last,
+                answer: ByteBuf::from(wire::encode(&answer)),
             };
             self.send(&mailbox(reply_to), wire::encode(&returned));
         }
@@ -240,17 +248,19 @@ fn outputs(rows: u64, classes: u64) -> Answer {
 }
 
 fn rows_of(call: &Call) -> u64 {
-    let Ask::Infer(inputs) = &call.ask;
+    let Ask::Infer(inputs) = &call.ask else {
+        panic!("a text is asked for")
+    };
     inputs[0].rows().unwrap()
 }
 
 /// Answers as the program would: ten numbers for each row.
 pub fn good() -> Arc<Behaviour> {
-    Arc::new(|call| Some(outputs(rows_of(call), 10)))
+    Arc::new(|call| vec![outputs(rows_of(call), 10)])
 }
 
 fn faulty(cause: FaultCause) -> Arc<Behaviour> {
-    Arc::new(move |_| Some(Answer::fault(cause, "why")))
+    Arc::new(move |_| vec![Answer::fault(cause, "why")])
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -293,11 +303,11 @@ async fn a_call_whose_worker_is_lost_is_asked_of_another_one_and_charged_once(db
     let flaky: Arc<Behaviour> = Arc::new(move |call| {
         let is_first = std::mem::take(&mut *first.lock().unwrap());
         let lost = Answer::fault(FaultCause::Lost, "it went away");
-        Some(if is_first {
+        vec![if is_first {
             lost
         } else {
             outputs(rows_of(call), 10)
-        })
+        }]
     });
     let mut world = World::new(db, 1_000, vec![Arc::clone(&flaky), flaky]).await;
     world.call(1).await.expect(StatusCode::OK);
@@ -323,7 +333,7 @@ async fn what_is_not_computed_is_the_callers_to_mend_and_costs_nothing(db: PgPoo
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
 async fn an_answer_that_the_program_does_not_make_is_none_and_costs_nothing(db: PgPool) {
-    let liar: Arc<Behaviour> = Arc::new(|call| Some(outputs(rows_of(call), 9)));
+    let liar: Arc<Behaviour> = Arc::new(|call| vec![outputs(rows_of(call), 9)]);
     let mut world = World::new(db, 1_000, vec![Arc::clone(&liar), liar]).await;
     let refused = world.call(1).await;
     refused.expect_problem(StatusCode::SERVICE_UNAVAILABLE, "no_worker");
@@ -358,11 +368,11 @@ async fn free_calls_of_the_day_come_first_and_one_that_fails_is_not_used_up(db: 
     let once: Arc<Behaviour> = Arc::new(move |call| {
         let fails = std::mem::take(&mut *fails.lock().unwrap());
         let refused = Answer::fault(FaultCause::Caller, "no");
-        Some(if fails {
+        vec![if fails {
             refused
         } else {
             outputs(rows_of(call), 10)
-        })
+        }]
     });
     let mut world = World::new(db, 1_000, vec![once]).await;
     let tariff = json!({ "tariff": { "call_nano": "7000000000", "free_calls_per_day": 1 } });
@@ -388,7 +398,7 @@ async fn a_caller_that_hangs_up_pays_for_what_was_computed(db: PgPool) {
     let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
     let telling: Arc<Behaviour> = Arc::new(move |call| {
         told.send(()).unwrap();
-        Some(outputs(rows_of(call), 10))
+        vec![outputs(rows_of(call), 10)]
     });
     let mut world = World::new(db, 1_000, vec![telling]).await;
     {

@@ -9,6 +9,7 @@ use crate::{
     digest::Sha256,
     job::{InferenceSpec, JobSpec, Loss, TensorRef, Tier, TrainingSpec},
     price::Meter,
+    program::contiguous_bytes,
     replay::PIECE_STEPS_MAX,
     tensors::{TensorInfo, TensorsHeader, dtype_name},
 };
@@ -27,18 +28,26 @@ const HOSTED_ROWS_MAX: u32 = 256;
 /// Bytes of all values of one batch of a hosted program, as far as one row allows.
 const HOSTED_VALUE_BYTES: u64 = 512 << 20;
 
+/// Texts that one hosted program writes at a time, at most.
+const TEXTS_MAX: u64 = 32;
+/// Bytes that they keep from one token to the next, as far as one text allows.
+const WRITING_KEPT_BYTES: u64 = 1 << 30;
+
 /// What it takes to answer calls of a program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hosting {
     /// Rows of one batch at most.
     pub batch_max: u32,
+    /// Texts that are written at a time, at most; 0 where there is no program for that.
+    pub texts_max: u32,
     /// Memory that it needs, in bytes.
     pub memory_bytes: u64,
 }
 
-/// How a program is hosted: batches as large as its export holds for and a part of a machine's memory allows.
+/// How a program is hosted, with one that writes texts beside it if there is one: batches as large as its export holds for and a part of a machine's memory
+/// allows, and as many texts at a time as another part has room for what each keeps.
 #[must_use]
-pub fn hosting(program: &ProgramFacts) -> Hosting {
+pub fn hosting(program: &ProgramFacts, generate: Option<&ProgramFacts>) -> Hosting {
     let least = u32::try_from(program.batch_min.max(1)).unwrap_or(u32::MAX);
     let most = u32::try_from(program.batch_max).unwrap_or(u32::MAX);
     let fits = |rows: u32| values(program, rows.into()).saturating_mul(2) <= HOSTED_VALUE_BYTES;
@@ -57,10 +66,37 @@ pub fn hosting(program: &ProgramFacts) -> Hosting {
     let memory_bytes = memory_bytes
         .into_iter()
         .fold(MEMORY_FIXED_BYTES, u64::saturating_add);
+    let (texts_max, for_texts) = generate.map_or((0, 0), writing);
     Hosting {
         batch_max,
-        memory_bytes,
+        texts_max,
+        memory_bytes: memory_bytes.saturating_add(for_texts),
     }
+}
+
+/// Texts that a program writes at a time, and the bytes that it needs for that.
+fn writing(generate: &ProgramFacts) -> (u32, u64) {
+    let kept = kept_bytes(generate);
+    let texts_max = (WRITING_KEPT_BYTES / kept.max(1)).clamp(1, TEXTS_MAX);
+    let bytes = [
+        generate.stored_bytes,
+        kept.saturating_mul(texts_max),
+        values(generate, 1).saturating_mul(2),
+    ];
+    let bytes = bytes.into_iter().fold(0, u64::saturating_add);
+    (u32::try_from(texts_max).unwrap_or(u32::MAX), bytes)
+}
+
+/// Bytes that a program keeps from one step to the next: its buffers that are not saved, and what is constant, which is little.
+fn kept_bytes(program: &ProgramFacts) -> u64 {
+    let kept = program.weights.iter();
+    let kept = kept.filter(|(name, it)| !it.is_needed && it.saved_as == **name);
+    let bytes = kept.map(|(_, it)| {
+        let dtype = crate::tensors::dtype_of(&it.dtype);
+        let bytes = dtype.and_then(|dtype| contiguous_bytes(dtype, &it.sizes));
+        bytes.unwrap_or(u64::MAX)
+    });
+    bytes.fold(0, u64::saturating_add)
 }
 
 /// One thing that does not fit.

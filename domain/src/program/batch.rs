@@ -1,4 +1,4 @@
-//! The batch: the one dimension an export leaves open.
+//! The batch: the one dimension an export leaves open, or a fixed one of a single row.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,13 @@ use super::{
     symbolic::{Expr, ExprError, Polynomial},
 };
 
+/// The first size of what goes in and comes out of a program that takes a single row.
+const ONE_ROW: SymInt = SymInt::Int(1);
+
 /// The symbol of the batch and the sizes for which the export holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Batch {
-    /// Such as `s77`.
+    /// Such as `s77`; empty where the export holds for a single row.
     pub symbol: String,
     /// At least 1.
     pub min: u64,
@@ -45,9 +48,56 @@ impl Batch {
             } => Some(&tensor.name),
             _ => None,
         });
+        let inputs: Vec<&String> = inputs.collect();
+        let is_one = |name: &&String| graph.tensor_values[*name].sizes.first() == Some(&ONE_ROW);
+        let batch = if !inputs.is_empty() && inputs.iter().all(is_one) {
+            Self::one_row(graph, signature, &inputs)?
+        } else {
+            Self::open(graph, signature, ranges, &inputs)?
+        };
+        for (name, meta) in &graph.tensor_values {
+            // Sizes that depend on anything but the batch could be neither priced nor compared.
+            if !batch
+                .sizes(meta, batch.min)
+                .is_ok_and(|sizes| sizes.iter().all(|size| *size >= 0))
+            {
+                return Err(InvalidProgram::Undescribed(name.clone()));
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Every first dimension is 1, as in exports that keep something from one step to the next.
+    fn one_row(
+        graph: &Graph,
+        signature: &GraphSignature,
+        inputs: &[&String],
+    ) -> Result<Self, InvalidProgram> {
+        for name in inputs {
+            if !are_fixed(&graph.tensor_values[*name].sizes[1..]) {
+                return Err(InvalidProgram::NotBatched(format!(
+                    "input `{name}` has a dynamic dimension that is not the first"
+                )));
+            }
+        }
+        check_outputs(graph, signature, |first| *first == ONE_ROW)?;
+        Ok(Self {
+            symbol: String::new(),
+            min: 1,
+            max: 1,
+        })
+    }
+
+    /// The first dimension of every input is the same symbol.
+    fn open(
+        graph: &Graph,
+        signature: &GraphSignature,
+        ranges: &BTreeMap<String, RangeConstraint>,
+        inputs: &[&String],
+    ) -> Result<Self, InvalidProgram> {
         let mut symbol = None;
         for name in inputs {
-            let meta = &graph.tensor_values[name];
+            let meta = &graph.tensor_values[*name];
             let Some(SymInt::Expr(first)) = meta.sizes.first() else {
                 return Err(InvalidProgram::NotBatched(format!(
                     "input `{name}` has a fixed first dimension"
@@ -63,10 +113,7 @@ impl Batch {
                     "the inputs have different batches".to_owned(),
                 ));
             }
-            if !meta.sizes[1..]
-                .iter()
-                .all(|size| matches!(size, SymInt::Int(0..)))
-            {
+            if !are_fixed(&meta.sizes[1..]) {
                 return Err(InvalidProgram::NotBatched(format!(
                     "input `{name}` has a second dynamic dimension"
                 )));
@@ -75,7 +122,9 @@ impl Batch {
         let symbol = symbol
             .ok_or_else(|| InvalidProgram::NotBatched("it has no input".to_owned()))?
             .clone();
-        check_outputs(graph, signature, &symbol)?;
+        let is_batch =
+            |first: &SymInt| matches!(first, SymInt::Expr(it) if it.expr == Expr::Symbol(symbol.clone()));
+        check_outputs(graph, signature, is_batch)?;
         let range = ranges.get(&symbol);
         let bound = |bound: Option<i64>, absent: u64| {
             bound.map_or(absent, |bound| u64::try_from(bound).unwrap_or(0))
@@ -87,17 +136,7 @@ impl Batch {
                 "no batch is in {min} to {max}"
             )));
         }
-        let batch = Self { symbol, min, max };
-        for (name, meta) in &graph.tensor_values {
-            // Sizes that depend on anything but the batch could be neither priced nor compared.
-            if !batch
-                .sizes(meta, min)
-                .is_ok_and(|sizes| sizes.iter().all(|size| *size >= 0))
-            {
-                return Err(InvalidProgram::Undescribed(name.clone()));
-            }
-        }
-        Ok(batch)
+        Ok(Self { symbol, min, max })
     }
 
     /// Whether a job of these rows can run in batches of this size: every batch, the last one too, must be in range.
@@ -143,7 +182,7 @@ impl Batch {
 fn check_outputs(
     graph: &Graph,
     signature: &GraphSignature,
-    symbol: &str,
+    is_batch: impl Fn(&SymInt) -> bool,
 ) -> Result<(), InvalidProgram> {
     for spec in &signature.output_specs {
         let OutputSpec::UserOutput {
@@ -153,13 +192,8 @@ fn check_outputs(
             continue;
         };
         let meta = &graph.tensor_values[&tensor.name];
-        let is_batch = |size: &SymInt| matches!(size, SymInt::Expr(it) if it.expr == Expr::Symbol(symbol.to_owned()));
-        let (first, rest) = meta
-            .sizes
-            .split_first()
-            .map_or((None, &[][..]), |(first, rest)| (Some(first), rest));
-        if !first.is_some_and(is_batch) || !rest.iter().all(|size| matches!(size, SymInt::Int(0..)))
-        {
+        let sizes = meta.sizes.split_first();
+        if !sizes.is_some_and(|(first, rest)| is_batch(first) && are_fixed(rest)) {
             let name = &tensor.name;
             return Err(InvalidProgram::NotBatched(format!(
                 "output `{name}` does not have one row for each row of input"
@@ -167,4 +201,8 @@ fn check_outputs(
         }
     }
     Ok(())
+}
+
+fn are_fixed(sizes: &[SymInt]) -> bool {
+    sizes.iter().all(|size| matches!(size, SymInt::Int(0..)))
 }

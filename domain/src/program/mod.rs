@@ -38,7 +38,7 @@ pub struct Program {
     pub signature: GraphSignature,
     /// Parameters, buffers and constants, by their names in the module.
     pub tensors: BTreeMap<String, StoredTensor>,
-    /// The one dimension left open.
+    /// The one dimension left open, if it is.
     pub batch: Batch,
     /// Whether it was exported as training IR; other dialects can only infer.
     pub training_ir: bool,
@@ -77,7 +77,7 @@ pub enum InvalidProgram {
     #[error("no stored tensor for `{0}`")]
     NotStored(String),
     #[error(
-        "export the program with one dynamic dimension, the batch, first in every input and output: {0}"
+        "export the program with one dynamic dimension, the batch, first in every input and output, or for a single row: {0}"
     )]
     NotBatched(String),
 }

@@ -11,7 +11,10 @@ use comptoir_domain::{
     id::{ModelVersionId, WorkerId},
 };
 use comptoir_store::{model_versions, queue, quotes};
-use comptoir_wire::{calls::HostOrder, work::BlobSize};
+use comptoir_wire::{
+    calls::{HostOrder, WritingOrder},
+    work::BlobSize,
+};
 use lru::LruCache;
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime};
@@ -61,11 +64,12 @@ impl Orders {
         let Some(facts) = quotes::find_facts(&mut conn, program).await? else {
             return Ok(());
         };
-        let wanted: Vec<Sha256> = [Some(program), found.manifest.weights]
-            .into_iter()
-            .flatten()
-            .collect();
-        let sizes = queue::blob_sizes(&mut conn, wanted).await?;
+        let generate = found.manifest.programs.generate;
+        let written = match generate {
+            Some(generate) => quotes::find_facts(&mut conn, generate).await?,
+            None => None,
+        };
+        let sizes = queue::blob_sizes(&mut conn, found.manifest.hosted()).await?;
         let size = |sha256: Sha256| {
             let bytes = *sizes.get(&sha256)?;
             Some(BlobSize { sha256, bytes })
@@ -73,12 +77,24 @@ impl Orders {
         let (Some(program), weights) = (size(program), found.manifest.weights.map(size)) else {
             return Ok(());
         };
-        let hosting = fit::hosting(&facts);
+        let hosting = fit::hosting(&facts, written.as_ref());
+        let generator = found.manifest.generation.zip(generate);
+        let writing = generator.and_then(|(it, generate)| {
+            Some(WritingOrder {
+                program: size(generate)?,
+                ids: it.ids,
+                positions: it.positions,
+                logits: it.logits,
+                context: it.context,
+                texts_max: hosting.texts_max,
+            })
+        });
         let order = HostOrder {
             version: version.0,
             ticket: String::new(),
             program,
             weights: weights.flatten(),
+            writing,
             memory_bytes: hosting.memory_bytes,
             batch_max: hosting.batch_max,
         };

@@ -220,7 +220,7 @@ async fn blob(
     let mut conn = state.db.acquire().await?;
     let version = model_versions::find_hosted(&mut conn, ticket.version).await?;
     let manifest = version.ok_or_else(Problem::not_found)?.manifest;
-    if sha256 != manifest.programs.infer && Some(sha256) != manifest.weights {
+    if !manifest.hosted().contains(&sha256) {
         return Err(Problem::not_found());
     }
     let sizes = queue::blob_sizes(&mut conn, [sha256]).await?;

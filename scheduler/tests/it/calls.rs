@@ -230,11 +230,13 @@ async fn publish(bench: &Bench, account: AccountId) -> ModelVersionId {
         programs: Programs {
             infer: program,
             train: None,
+            generate: None,
         },
         weights: Some(weights),
         labels: None,
         text: None,
         result: None,
+        generation: None,
     };
     let (model, version) = (ModelId::generate(), ModelVersionId::generate());
     sqlx::query("INSERT INTO models VALUES ($1, $2, 'm', 'm', '', 'MIT', '', '{}', 'private', NULL, now(), now())")

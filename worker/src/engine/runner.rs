@@ -34,6 +34,14 @@ pub struct Runner {
     mutated: Vec<(Tensor, Slot)>,
 }
 
+/// Where a stored tensor goes.
+#[derive(Debug)]
+pub struct Seat {
+    slots: Vec<Slot>,
+    /// Places among the buffers that take a value when a run has ended.
+    mutated: Vec<usize>,
+}
+
 impl Runner {
     /// Prepares a program.
     pub fn new(program: &Program, phase: Phase, device: Device) -> Result<Self, Failure> {
@@ -58,6 +66,32 @@ impl Runner {
         for (buffer, slot) in &self.plan.mutations {
             self.mutated
                 .push((state.tensor(buffer)?.shallow_clone(), *slot));
+        }
+        Ok(())
+    }
+
+    /// Where a stored tensor goes that runs change, by each of its names.
+    pub fn seat(&self, names: &[&String]) -> Seat {
+        let is_named = |name: &String| names.contains(&name);
+        let stored = self.plan.stored.iter().filter(|(name, _)| is_named(name));
+        let mutations = self.plan.mutations.iter().enumerate();
+        let mutations = mutations.filter(|(_, (name, _))| is_named(name));
+        Seat {
+            slots: stored.map(|(_, slot)| *slot).collect(),
+            mutated: mutations.map(|(at, _)| at).collect(),
+        }
+    }
+
+    /// Puts another tensor there, of the same shape and element type, for the runs that follow.
+    pub fn exchange(&mut self, seat: &Seat, tensor: &Tensor) -> Result<(), Failure> {
+        for slot in &seat.slots {
+            let name = &self.plan.names[*slot];
+            self.tape
+                .keep(*slot, tensor)
+                .map_err(|error| during(name, &error))?;
+        }
+        for at in &seat.mutated {
+            self.mutated[*at].0 = tensor.shallow_clone();
         }
         Ok(())
     }

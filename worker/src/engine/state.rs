@@ -147,6 +147,33 @@ impl State {
         }
     }
 
+    /// Takes the parameters and saved buffers of another program, by name, so that both compute with the same memory.
+    pub fn share(&mut self, other: &Self) -> Result<(), Failure> {
+        let wrong = |name: &str, reason: &str| {
+            let reason = format!("weight `{name}` {reason}");
+            Failure::new(Code::InvalidProgram, reason)
+        };
+        let mut shared = BTreeMap::new();
+        let saved = |(_, first): &(&String, &String)| self.saved.contains(*first);
+        for (name, first) in self.first_names.iter().filter(saved) {
+            let Some(theirs) = other.tensors.get(name) else {
+                continue;
+            };
+            let (ours, kind) = (&self.tensors[name], theirs.f_kind());
+            if ours.size() != theirs.size() || !matches!((ours.f_kind(), kind), (Ok(a), Ok(b)) if a == b)
+            {
+                return Err(wrong(name, "has another shape or element type there"));
+            }
+            shared.insert(first, theirs);
+        }
+        for (name, first) in self.first_names.iter().filter(saved) {
+            let theirs = shared.get(first);
+            let theirs = theirs.ok_or_else(|| wrong(name, "is not of the program that answers"))?;
+            self.tensors.insert(name.clone(), theirs.shallow_clone());
+        }
+        Ok(())
+    }
+
     /// A tensor by any of its names.
     pub fn tensor(&self, name: &str) -> Result<&Tensor, Failure> {
         let unknown = || {
@@ -163,6 +190,14 @@ impl State {
         self.tensors
             .iter()
             .filter(|(name, _)| self.first_names[*name] == **name)
+    }
+
+    /// Every name of a tensor, by the first.
+    #[must_use]
+    pub fn names_of(&self, first: &str) -> Vec<&String> {
+        let names = self.first_names.iter();
+        let names = names.filter(|(_, it)| *it == first);
+        names.map(|(name, _)| name).collect()
     }
 
     /// What a result holds.

@@ -155,6 +155,7 @@ impl Calls {
             ticket: TICKET.to_owned(),
             program: self.serve(&mlp, &mlp),
             weights: None,
+            writing: None,
             memory_bytes,
             batch_max: 64,
         }

@@ -19,14 +19,14 @@ const MODEL_BYTES: u64 = 100 << 20;
 fn outputs(answer: Answer) -> Outputs {
     match answer {
         Answer::Outputs(outputs) => outputs,
-        Answer::Fault(fault) => panic!("no outputs: {fault:?}"),
+        other => panic!("no outputs: {other:?}"),
     }
 }
 
 fn fault(answer: Answer) -> Fault {
     match answer {
         Answer::Fault(fault) => fault,
-        Answer::Outputs(_) => panic!("it was computed"),
+        other => panic!("it was computed: {other:?}"),
     }
 }
 
@@ -36,6 +36,7 @@ async fn until_answered(connection: &mut Connection, version: u128) -> Outputs {
     for id in 1_000.. {
         match connection.ask(version, id).await {
             Answer::Outputs(outputs) => return outputs,
+            Answer::Written(written) => panic!("nobody asked for a text: {written:?}"),
             Answer::Fault(fault) => {
                 assert_eq!(fault.cause, FaultCause::Worker);
                 assert!(started.elapsed() < PATIENCE, "{fault:?}");

@@ -47,6 +47,7 @@ impl Hosted {
         let task = HostTask {
             program: "program".into(),
             weights: weights.map(|_| "weights".into()),
+            writing: None,
             batch_max,
         };
         let host = launcher
@@ -98,7 +99,7 @@ impl Hosted {
         let mut answers = Vec::new();
         while answers.len() < count {
             for frame in self.said().await? {
-                let FromHost::Answer { id, answer } = frame else {
+                let FromHost::Answer { id, answer, .. } = frame else {
                     panic!("no answer: {frame:?}")
                 };
                 answers.push((id, calls::answer(&answer).unwrap()));
@@ -137,14 +138,14 @@ fn within(within_ms: u32, id: u128, inputs: Vec<Tensor>) -> ToHost {
 fn outputs(answer: Answer) -> Outputs {
     match answer {
         Answer::Outputs(outputs) => outputs,
-        Answer::Fault(fault) => panic!("no outputs: {fault:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn fault(answer: Answer) -> Fault {
     match answer {
         Answer::Fault(fault) => fault,
-        Answer::Outputs(_) => panic!("it was computed"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -450,6 +451,7 @@ async fn without_walls_nothing_is_hosted() {
     let task = HostTask {
         program: "program".into(),
         weights: None,
+        writing: None,
         batch_max: 1,
     };
     let refused = launcher.host(LIMITS, (Device::Cpu, 1), task, scratch.path());

@@ -201,6 +201,7 @@ impl Scene {
         let task = HostTask {
             program: "program".into(),
             weights: None,
+            writing: None,
             batch_max: 1,
         };
         let host = launcher.host(limits, (Device::Cpu, 2), task, &self.own());

@@ -6,6 +6,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use comptoir_domain::{
+    atto::Atto,
     id::{CallId, ModelId, ModelVersionId, ReceiptId},
     model::{Manifest, Usage},
 };
@@ -266,7 +267,7 @@ impl Form {
                     let results = results.iter();
                     results.map(|it| ResultBody::of(manifest, it)).collect()
                 }),
-                usage: UsageBody::of(answered),
+                usage: UsageBody::of(answered.usage, answered.cost, answered.receipt),
             })
             .into_response(),
         };
@@ -276,20 +277,20 @@ impl Form {
 }
 
 impl UsageBody {
-    fn of(answered: &Answered) -> Self {
+    pub(super) fn of(usage: Usage, cost: Atto, receipt: Option<ReceiptId>) -> Self {
         let Usage {
             rows,
             input_tokens,
             output_tokens,
             madds,
-        } = answered.usage;
+        } = usage;
         Self {
             rows,
             input_tokens,
             output_tokens,
             madds: madds.to_string(),
-            cost: answered.cost.decimal(),
-            receipt: answered.receipt,
+            cost: cost.decimal(),
+            receipt,
         }
     }
 }

@@ -97,6 +97,10 @@ pub(super) async fn check(
             vocabulary = Some(read.map_err(|error| Problem::internal(&error))?);
         }
     }
+    if let Some(chat) = manifest.generation.as_ref().and_then(|it| it.chat.clone()) {
+        let pointer = "/manifest/generation/chat/template".to_owned();
+        noted(reading::template(chat).await, pointer, &mut errors)?;
+    }
     let misfits = manifest.misfits(Parts {
         programs: &programs,
         weights: weights.as_deref(),

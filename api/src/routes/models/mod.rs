@@ -1,6 +1,7 @@
 //! `/v1/models`: what creators say of their models, and who may find them. Descriptions are kept and handed on as text: nothing of them is
 //! rendered here.
 
+mod generate;
 mod infer;
 mod manifest;
 mod prices;
@@ -47,6 +48,7 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
         .merge(versions::router())
         .merge(prices::router())
         .merge(infer::router())
+        .merge(generate::router())
 }
 
 #[derive(Deserialize, ToSchema)]

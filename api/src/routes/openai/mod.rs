@@ -1,6 +1,7 @@
-//! Routes that clients of `OpenAI` know: `/v1/embeddings`, beside `/v1/models`, which serves both. Fields that are not known are ignored, and errors
+//! Routes that clients of `OpenAI` know: `/v1/embeddings` and `/v1/chat/completions`, beside `/v1/models`, which serves both. Fields that are not known are ignored, and errors
 //! are `{"error": {…}}` (docs/adr/0026).
 
+mod chat;
 mod embeddings;
 
 use axum::http::StatusCode;
@@ -14,7 +15,9 @@ use utoipa_axum::router::OpenApiRouter;
 use crate::{AppState, Problem, calls::Target};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
-    OpenApiRouter::new().merge(embeddings::router())
+    OpenApiRouter::new()
+        .merge(embeddings::router())
+        .merge(chat::router())
 }
 
 /// Problems as these clients read them.

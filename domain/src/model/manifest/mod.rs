@@ -1,5 +1,6 @@
 //! What a version of a model consists of. Nothing of it ever changes, and its digest names all of it.
 
+mod generator;
 mod labels;
 mod outcome;
 mod text;
@@ -15,6 +16,7 @@ use crate::{
     tensors::TensorsHeader,
 };
 
+pub use generator::{CHAT_SPECIALS_MAX, Chat, ENDS_MAX, Generator};
 pub use labels::{LABEL_CHARS_MAX, LABELS_MAX, Labels};
 pub use outcome::{Given, Outcome, Pooling, TOP_K_MAX};
 pub use text::{TEXT_TOKENS_MAX, TextInput, Vocabulary, ZEROS_MAX};
@@ -45,6 +47,10 @@ pub struct Manifest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub result: Option<Outcome>,
+    /// How texts are written. Absent: it writes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub generation: Option<Generator>,
 }
 
 /// `.pt2` archives by what they are for. They share the names of what they store.
@@ -59,6 +65,10 @@ pub struct Programs {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, nullable = false)]
     pub train: Option<Sha256>,
+    /// Writes texts, a token at a time: `generation` says how.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false)]
+    pub generate: Option<Sha256>,
 }
 
 /// One of the programs of a version.
@@ -68,6 +78,8 @@ pub enum Program {
     Infer,
     /// Goes on learning.
     Train,
+    /// Writes texts.
+    Generate,
 }
 
 impl Program {
@@ -77,6 +89,7 @@ impl Program {
         match self {
             Self::Infer => "infer",
             Self::Train => "train",
+            Self::Generate => "generate",
         }
     }
 }
@@ -85,7 +98,9 @@ impl Programs {
     /// Those that there are.
     pub fn iter(&self) -> impl Iterator<Item = (Program, Sha256)> {
         let train = self.train.map(|sha256| (Program::Train, sha256));
-        std::iter::once((Program::Infer, self.infer)).chain(train)
+        let generate = self.generate.map(|sha256| (Program::Generate, sha256));
+        let infer = std::iter::once((Program::Infer, self.infer));
+        infer.chain(train).chain(generate)
     }
 }
 
@@ -108,11 +123,13 @@ impl Manifest {
             programs: Programs {
                 infer: program,
                 train: Some(program),
+                generate: None,
             },
             weights: Some(weights),
             labels: None,
             text: None,
             result: None,
+            generation: None,
         }
     }
 
@@ -133,10 +150,21 @@ impl Manifest {
         blobs
     }
 
+    /// The blobs that whoever answers calls needs.
+    #[must_use]
+    pub fn hosted(&self) -> Vec<Sha256> {
+        let Programs {
+            infer, generate, ..
+        } = self.programs;
+        let others = [generate, self.weights].into_iter().flatten();
+        std::iter::once(infer).chain(others).collect()
+    }
+
     /// What does not fit together: JSON pointers into the manifest and reasons, [`MISFITS_MAX`] at most.
     #[must_use]
     pub fn misfits(&self, parts: Parts<'_>) -> Vec<Misfit> {
         let mut misfits = self.program_misfits(parts);
+        misfits.extend(self.generation_misfits(parts));
         if let Some(infer) = parts.programs.get(&self.programs.infer) {
             let (text, labels) = (self.text.as_ref(), self.labels.as_ref());
             misfits.extend(labels.iter().flat_map(|it| it.misfits(infer)));
@@ -171,12 +199,8 @@ impl Manifest {
                 misfits.push(misfit("/weights", detail));
             }
         }
-        if self.weights.is_none()
-            && self
-                .programs
-                .train
-                .is_some_and(|it| it != self.programs.infer)
-        {
+        let mut archives = self.programs.iter().map(|(_, sha256)| sha256);
+        if self.weights.is_none() && archives.any(|it| it != self.programs.infer) {
             let why = "programs of two archives share one file of weights; name it";
             misfits.push(misfit("/weights", why));
         }

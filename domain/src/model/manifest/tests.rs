@@ -57,6 +57,7 @@ fn manifest() -> Manifest {
         programs: Programs {
             infer: INFER,
             train: Some(TRAIN),
+            generate: None,
         },
         weights: Some(WEIGHTS),
         labels: Some(Labels {
@@ -65,6 +66,7 @@ fn manifest() -> Manifest {
         }),
         text: None,
         result: None,
+        generation: None,
     }
 }
 
@@ -106,6 +108,7 @@ fn two_archives_share_one_file_of_weights() {
         programs: Programs {
             infer: INFER,
             train: Some(INFER),
+            generate: None,
         },
         ..without
     };
@@ -148,6 +151,7 @@ fn what_names_a_version_changes_with_every_part_of_it() {
             programs: Programs {
                 infer: INFER,
                 train: None,
+                generate: None,
             },
             ..manifest()
         },
@@ -155,6 +159,7 @@ fn what_names_a_version_changes_with_every_part_of_it() {
             programs: Programs {
                 infer: TRAIN,
                 train: Some(TRAIN),
+                generate: None,
             },
             ..manifest()
         },

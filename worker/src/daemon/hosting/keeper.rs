@@ -29,7 +29,7 @@ use crate::{
     },
     engine::{
         Code, Failure, Host, HostTask, Limits,
-        host::{FromHost, Happened},
+        host::{FromHost, Happened, WritingTask},
     },
 };
 
@@ -121,7 +121,8 @@ impl Hosting {
             Ok(Err(gone)) => return gone,
             Err(_) => return Gone::worker("its files take too long to come"),
         };
-        let files: Vec<PathBuf> = [Some(&task.program), task.weights.as_ref()]
+        let writing = task.writing.as_ref().map(|it| &it.program);
+        let files: Vec<PathBuf> = [Some(&task.program), task.weights.as_ref(), writing]
             .into_iter()
             .flatten()
             .map(|name| scratch.path().join(name))
@@ -159,7 +160,12 @@ impl Hosting {
         keeper: &Keeper,
         scratch: &Path,
     ) -> Result<HostTask, Gone> {
-        let blobs = [Some(order.program), order.weights];
+        let writing = order.writing.as_ref();
+        let blobs = [
+            Some(order.program),
+            order.weights,
+            writing.map(|it| it.program),
+        ];
         let sizes = blobs.iter().flatten().map(|blob| blob.bytes);
         let bytes = sizes.fold(0_u64, u64::saturating_add);
         if bytes > INPUT_BYTES_MAX {
@@ -181,6 +187,17 @@ impl Hosting {
             program: fetch("program", order.program).await?,
             weights: match order.weights {
                 Some(weights) => Some(fetch("weights", weights).await?),
+                None => None,
+            },
+            writing: match writing {
+                Some(writing) => Some(WritingTask {
+                    program: fetch("writing", writing.program).await?,
+                    ids: writing.ids.clone(),
+                    positions: writing.positions.clone(),
+                    logits: writing.logits.clone(),
+                    context: writing.context,
+                    texts_max: writing.texts_max,
+                }),
                 None => None,
             },
             batch_max: order.batch_max,
@@ -248,13 +265,20 @@ impl Hosting {
         frames: Vec<FromHost>,
         loaded: &mut Option<impl FnOnce()>,
     ) -> Result<(), Gone> {
-        let mut answers: Vec<(Uuid, ByteBuf)> = Vec::with_capacity(frames.len());
+        let mut answers: Vec<(Uuid, bool, ByteBuf)> = Vec::with_capacity(frames.len());
         for frame in frames {
             match (frame, loaded.take()) {
                 (FromHost::Loaded, Some(loaded)) => loaded(),
-                (FromHost::Answer { id, answer }, None) if answer.len() <= CALL_BYTES_MAX => {
-                    if self.table().answered(version, id) {
-                        answers.push((id, answer));
+                (
+                    FromHost::Answer {
+                        id,
+                        is_last,
+                        answer,
+                    },
+                    None,
+                ) if answer.len() <= CALL_BYTES_MAX => {
+                    if self.table().answered(version, id, is_last) {
+                        answers.push((id, is_last, answer));
                     }
                 }
                 _ => return Err(Gone::worker("the child says what it must not")),

@@ -68,13 +68,13 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Answers calls.
-    pub fn add(&self, answers: impl IntoIterator<Item = (Uuid, ByteBuf)>) {
+    /// Answers calls: whether nothing more comes for each, and what comes.
+    pub fn add(&self, answers: impl IntoIterator<Item = (Uuid, bool, ByteBuf)>) {
         let mut frames = self.lock();
-        for (call, answer) in answers {
+        for (call, is_last, answer) in answers {
             let frame = FromWorker::Answer {
                 call,
-                is_last: true,
+                is_last,
                 answer,
             };
             frames.bytes += frame.bytes();
@@ -88,7 +88,7 @@ impl Outbox {
     pub fn add_fault(&self, calls: impl IntoIterator<Item = Uuid>, fault: &Fault) {
         let answer = encode(&Answer::Fault(fault.clone()));
         let answers = calls.into_iter();
-        self.add(answers.map(|call| (call, ByteBuf::from(answer.clone()))));
+        self.add(answers.map(|call| (call, true, ByteBuf::from(answer.clone()))));
     }
 
     /// Waits until there is something.

@@ -370,8 +370,8 @@ impl Table {
         })
     }
 
-    /// A child answered. Does somebody wait for it?
-    pub fn answered(&mut self, version: Uuid, id: Uuid) -> bool {
+    /// A child answered, and maybe not for the last time. Does somebody wait for it?
+    pub fn answered(&mut self, version: Uuid, id: Uuid, is_last: bool) -> bool {
         if self.calls.get(&id) != Some(&version) {
             return false;
         }
@@ -382,8 +382,11 @@ impl Table {
             // It cannot know of it yet.
             return false;
         }
-        self.calls.remove(&id);
         version.backoff.reset();
+        if !is_last {
+            return version.held.get(&id).is_some_and(|it| !it.is_cancelled);
+        }
+        self.calls.remove(&id);
         version.forget(id)
     }
 

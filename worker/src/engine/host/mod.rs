@@ -3,10 +3,12 @@
 //! It begins as every child does, with one JSON order. What follows it, in both directions, are packs of frames behind their length:
 //! [`ToHost`] down, [`FromHost`] up, until the child's standard input closes.
 
+mod faults;
 mod model;
 mod parent;
 mod queue;
 mod serve;
+mod writer;
 
 use std::{io, path::PathBuf};
 
@@ -29,14 +31,34 @@ pub struct HostTask {
     pub program: PathBuf,
     /// What it computes with, where that is not in the archive; in the scratch folder too.
     pub weights: Option<PathBuf>,
+    /// How it writes texts, if it does.
+    pub writing: Option<WritingTask>,
     /// Rows of one batch at most.
     pub batch_max: u32,
+}
+
+/// How a version writes texts; as in [`calls::WritingOrder`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WritingTask {
+    /// The archive, in the scratch folder; its hash was checked.
+    pub program: PathBuf,
+    /// Its input that takes the number of a token.
+    pub ids: String,
+    /// Its input that takes a token's place.
+    pub positions: String,
+    /// Its output with a number for each token that may be next.
+    pub logits: String,
+    /// Tokens that a text may have.
+    pub context: u32,
+    /// Texts that are written at a time, at most.
+    pub texts_max: u32,
 }
 
 /// Parent to child.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToHost {
-    /// A call, which has one answer whatever happens.
+    /// A call, which is answered whatever happens.
     Call {
         /// Its name.
         id: Uuid,
@@ -56,10 +78,12 @@ pub enum ToHost {
 pub enum FromHost {
     /// It is loaded.
     Loaded,
-    /// The only answer to a call: a [`calls::Answer`], encoded.
+    /// An answer to a call: a [`calls::Answer`], encoded.
     Answer {
         /// The call.
         id: Uuid,
+        /// Whether nothing more comes for it.
+        is_last: bool,
         /// The answer.
         answer: ByteBuf,
     },
@@ -153,6 +177,7 @@ mod tests {
     fn answer(bytes: usize) -> FromHost {
         FromHost::Answer {
             id: Uuid::from_u128(u128::MAX),
+            is_last: true,
             answer: ByteBuf::from(vec![7; bytes]),
         }
     }

@@ -56,6 +56,7 @@ pub struct Model {
     rows_max: u64,
     kept: Vec<Kept>,
     draws: bool,
+    state: State,
 }
 
 /// What came out of rows.
@@ -77,13 +78,7 @@ pub enum Stopped {
 impl Model {
     /// Loads files of the scratch folder.
     pub fn load(task: &HostTask, device: Device) -> Result<Self, Failure> {
-        let open = |path: &Path| {
-            File::open(path).map_err(|error| {
-                Failure::new(Code::Machine, format_args!("open the program: {error}"))
-            })
-        };
-        let mut archive =
-            ProgramFile::open(BufReader::new(open(&task.program)?)).map_err(unreadable)?;
+        let mut archive = open_program(&task.program)?;
         let program = archive.program().clone();
         let mut runner = Runner::new(&program, Phase::Inference, device)?;
         let mut state = State::load(&mut archive, device)?;
@@ -111,7 +106,14 @@ impl Model {
             draws: program.graph.nodes.iter().any(|node| draws(&node.target)),
             runner,
             device,
+            state,
         })
+    }
+
+    /// The tensors that it computes with.
+    #[must_use]
+    pub const fn state(&self) -> &State {
+        &self.state
     }
 
     /// Rows of one run at most.
@@ -321,12 +323,20 @@ fn kept(program: &Program, state: &State) -> Result<Vec<Kept>, AtenError> {
     state.firsts().map(keep).collect()
 }
 
-fn copy_of(tensor: &Tensor) -> Result<Tensor, AtenError> {
+/// An archive of the scratch folder.
+pub(super) fn open_program(path: &Path) -> Result<ProgramFile, Failure> {
+    let file = File::open(path).map_err(|error| {
+        Failure::new(Code::Machine, format_args!("open the program: {error}"))
+    })?;
+    ProgramFile::open(BufReader::new(file)).map_err(unreadable)
+}
+
+pub(super) fn copy_of(tensor: &Tensor) -> Result<Tensor, AtenError> {
     let mut copy = tensor.f_empty_like()?;
     copy.f_copy_(tensor)?;
     Ok(copy)
 }
 
-fn failed(what: &str, error: &AtenError) -> Failure {
+pub(super) fn failed(what: &str, error: &AtenError) -> Failure {
     Failure::from_aten(Code::Machine, what, error)
 }

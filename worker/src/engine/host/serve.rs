@@ -6,35 +6,34 @@ use std::{
     time::{Duration, Instant},
 };
 
-use comptoir_domain::{job::Cause, name::to_remark};
-use comptoir_wire::{
-    DETAIL_CHARS_MAX,
-    calls::{self, Answer, Ask, Fault, FaultCause, Outputs, Tensor},
-};
+use comptoir_wire::calls::{self, Answer, Ask, Fault, FaultCause, Outputs, Tensor};
 use nix::sys::signal::{Signal, raise};
 use serde_bytes::ByteBuf;
 use tch::Device;
 use uuid::Uuid;
 
 use super::{
-    FramesError, FromHost, HostTask, Model, ToHost, encode, fitting,
+    FramesError, FromHost, HostTask, Model, ToHost, encode,
+    faults::{fault, of},
+    fitting,
     model::Stopped,
     queue::{Queue, Waiting},
     read,
+    writer::{Wanted, Writer},
 };
 use crate::engine::failure::Failure;
 
 /// Hosts a version until nobody is left to answer. Ends with an error where it cannot go on; the parent was told then.
 pub fn serve(task: &HostTask, device: Device, mut pipe: File) -> Result<(), FramesError> {
     let _guard = tch::no_grad_guard();
-    let failure = match Model::load(task, device) {
-        Ok(model) => {
+    let failure = match Loaded::load(task, device) {
+        Ok(loaded) => {
             send(&mut pipe, &[FromHost::Loaded])?;
             let queue: &'static Queue = Box::leak(Box::default());
             std::thread::Builder::new()
                 .name("calls".to_owned())
                 .spawn(move || listen(queue))?;
-            answer(model, queue, &mut pipe)?
+            loaded.answer(queue, &mut pipe)?
         }
         Err(failure) => failure,
     };
@@ -60,9 +59,7 @@ fn listen(queue: &Queue) {
                     ends_at: now + Duration::from_millis(within_ms.into()),
                     was_cold,
                     is_cancelled: false,
-                    inputs: calls::call(&call).map(|call| match call.ask {
-                        Ask::Infer(inputs) => inputs,
-                    }),
+                    ask: calls::call(&call).map(|call| call.ask),
                 }),
                 ToHost::Cancel(id) => {
                     queue.cancel(id);
@@ -77,33 +74,31 @@ fn listen(queue: &Queue) {
     raise(Signal::SIGKILL).expect("a process may end itself");
 }
 
-/// Answers calls until the program does what no program may.
-fn answer(mut model: Model, queue: &Queue, pipe: &mut File) -> Result<Failure, FramesError> {
-    loop {
-        let taken = queue.take(model.rows_max());
-        let mut frames = Vec::with_capacity(taken.len());
-        let mut add = |id: Uuid, answer: &Answer| {
-            frames.push(FromHost::Answer {
-                id,
-                answer: ByteBuf::from(calls::encode(answer)),
-            });
-        };
-        let mut batch = Vec::with_capacity(taken.len());
-        for call in taken {
-            match judge(&model, call) {
-                Ok(call) => batch.push(call),
-                Err((id, fault)) => add(id, &Answer::Fault(fault)),
-            }
-        }
-        let ended = run(&mut model, &batch, &mut add);
-        send(pipe, &frames)?;
-        if let Err(failure) = ended {
-            return Ok(failure);
-        }
+/// A version: the program that answers, and the one that writes texts.
+struct Loaded {
+    model: Model,
+    writer: Option<Writer>,
+}
+
+/// Frames that leave together.
+#[derive(Default)]
+struct Said(Vec<FromHost>);
+
+impl Said {
+    fn say(&mut self, id: Uuid, is_last: bool, answer: &Answer) {
+        self.0.push(FromHost::Answer {
+            id,
+            is_last,
+            answer: ByteBuf::from(calls::encode(answer)),
+        });
+    }
+
+    fn refuse(&mut self, id: Uuid, fault: Fault) {
+        self.say(id, true, &Answer::Fault(fault));
     }
 }
 
-/// A call that is computed.
+/// A call that is computed with others.
 struct Judged {
     id: Uuid,
     was_cold: bool,
@@ -111,33 +106,85 @@ struct Judged {
     rows: u64,
 }
 
-/// Looks whether a call can be computed, and still has to be.
-fn judge(model: &Model, call: Waiting) -> Result<Judged, (Uuid, Fault)> {
-    let refuse = |cause, detail: &str| (call.id, fault(cause, detail));
-    if call.is_cancelled {
-        return Err(refuse(FaultCause::Late, "it was cancelled"));
+impl Loaded {
+    fn load(task: &HostTask, device: Device) -> Result<Self, Failure> {
+        let model = Model::load(task, device)?;
+        let writer = task.writing.as_ref();
+        let writer = writer.map(|it| Writer::load(it, model.state(), device));
+        Ok(Self {
+            writer: writer.transpose()?,
+            model,
+        })
     }
-    if call.ends_at <= Instant::now() {
-        return Err(refuse(FaultCause::Late, "nobody waits for it any more"));
+
+    /// Answers calls until a program does what no program may.
+    fn answer(mut self, queue: &Queue, pipe: &mut File) -> Result<Failure, FramesError> {
+        loop {
+            let is_writing = self.writer.as_ref().is_some_and(Writer::is_busy);
+            let taken = queue.take(self.model.rows_max(), is_writing);
+            let mut said = Said::default();
+            let mut batch = Vec::with_capacity(taken.calls.len());
+            for call in taken.calls {
+                let id = call.id;
+                match self.judge(call) {
+                    Ok(call) => batch.extend(call),
+                    Err(fault) => said.refuse(id, fault),
+                }
+            }
+            let ended = run(&mut self.model, &batch, &mut said).and_then(|()| {
+                let Some(writer) = &mut self.writer else {
+                    return Ok(());
+                };
+                for id in taken.cancelled {
+                    writer.cancel(id);
+                }
+                writer.turn(&mut |id, is_last, answer| said.say(id, is_last, answer))
+            });
+            send(pipe, &said.0)?;
+            if let Err(failure) = ended {
+                return Ok(failure);
+            }
+        }
     }
-    let caller = |reason: &str| refuse(FaultCause::Caller, reason);
-    let rows = match &call.inputs {
-        Ok(inputs) => model.rows(inputs).map_err(|reason| caller(&reason))?,
-        Err(malformed) => return Err(caller(&malformed.to_string())),
-    };
-    Ok(Judged {
-        id: call.id,
-        was_cold: call.was_cold,
-        inputs: call.inputs.unwrap_or_default(),
-        rows,
-    })
+
+    /// Looks whether a call can be computed, and still has to be. A text goes to its writer.
+    fn judge(&mut self, call: Waiting) -> Result<Option<Judged>, Fault> {
+        if call.is_cancelled {
+            return Err(fault(FaultCause::Late, "it was cancelled"));
+        }
+        if call.ends_at <= Instant::now() {
+            return Err(fault(FaultCause::Late, "nobody waits for it any more"));
+        }
+        let caller = |reason: String| fault(FaultCause::Caller, &reason);
+        match call.ask {
+            Ok(Ask::Infer(inputs)) => Ok(Some(Judged {
+                rows: self.model.rows(&inputs).map_err(caller)?,
+                id: call.id,
+                was_cold: call.was_cold,
+                inputs,
+            })),
+            Ok(Ask::Write(ask)) => {
+                let writer = self.writer.as_mut();
+                let writer = writer.ok_or_else(|| caller("it writes no texts".to_owned()))?;
+                let wanted = Wanted {
+                    id: call.id,
+                    ends_at: call.ends_at,
+                    was_cold: call.was_cold,
+                    ask,
+                };
+                writer.take(wanted).map_err(caller)?;
+                Ok(None)
+            }
+            Err(malformed) => Err(caller(malformed.to_string())),
+        }
+    }
 }
 
 /// Computes calls together. Where that fails, each is computed alone, so that only those fail that make it fail.
 fn run(
     model: &mut Model,
     batch: &[Judged],
-    add: &mut dyn FnMut(Uuid, &Answer),
+    said: &mut Said,
 ) -> Result<(), Failure> {
     if batch.is_empty() {
         return Ok(());
@@ -156,37 +203,20 @@ fn run(
                     compute_us,
                     was_cold: call.was_cold,
                 };
-                add(call.id, &Answer::Outputs(outputs));
+                said.say(call.id, true, &Answer::Outputs(outputs));
                 start += call.rows;
             }
             Ok(())
         }
         (Err(Stopped::Program(failure)), _) => Err(failure),
         (Err(Stopped::Rows(failure)), [call]) => {
-            add(call.id, &Answer::Fault(of(&failure)));
+            said.refuse(call.id, of(&failure));
             Ok(())
         }
         (Err(Stopped::Rows(_)), calls) => {
             let mut each = calls.chunks(1);
-            each.try_for_each(|call| run(model, call, add))
+            each.try_for_each(|call| run(model, call, said))
         }
-    }
-}
-
-/// What a failed run says of the calls in it.
-fn of(failure: &Failure) -> Fault {
-    let cause = match failure.cause() {
-        Cause::Client => FaultCause::Caller,
-        Cause::Worker | Cause::Operator | Cause::Chain => FaultCause::Worker,
-    };
-    fault(cause, &failure.to_string())
-}
-
-/// A fault whose detail may be what a library or a program said.
-fn fault(cause: FaultCause, detail: &str) -> Fault {
-    Fault {
-        cause,
-        detail: to_remark(detail, DETAIL_CHARS_MAX),
     }
 }
 

@@ -15,6 +15,7 @@ fn order(version: u128, memory_bytes: u64) -> HostOrder {
             bytes: 0,
         },
         weights: None,
+        writing: None,
         memory_bytes,
         batch_max: 8,
     }
@@ -60,7 +61,7 @@ impl Bench {
         };
         self.table.loaded(id(version));
         self.table.frames(id(version), self.now);
-        assert!(self.table.answered(id(version), id(self.calls)));
+        assert!(self.table.answered(id(version), id(self.calls), true));
         evicted
     }
 
@@ -121,7 +122,7 @@ fn calls_are_bounded_in_number_and_in_bytes() {
     assert_eq!(bench.refused(1, 1), FaultCause::Busy);
     bench.table.loaded(id(1));
     bench.table.frames(id(1), bench.now);
-    assert!(bench.table.answered(id(1), id(1)));
+    assert!(bench.table.answered(id(1), id(1), true));
     assert!(matches!(bench.call(1, 1), Taken::Queued(_)));
 }
 
@@ -166,7 +167,7 @@ fn a_cancelled_call_is_not_answered() {
         [ToHost::Cancel(id(2))]
     );
     assert!(bench.table.is_silent());
-    assert!(!bench.table.answered(id(1), id(2)));
+    assert!(!bench.table.answered(id(1), id(2), true));
     assert_eq!(bench.table.waits(id(1)), (false, false));
 }
 
@@ -175,11 +176,11 @@ fn a_child_answers_what_it_was_asked_and_nothing_else() {
     let mut bench = Bench::new();
     bench.call(1, 1);
     bench.call(2, 1);
-    assert!(!bench.table.answered(id(1), id(1)), "it was not told yet");
+    assert!(!bench.table.answered(id(1), id(1), true), "it was not told yet");
     bench.table.frames(id(1), bench.now);
-    assert!(!bench.table.answered(id(2), id(1)), "it is another's");
-    assert!(bench.table.answered(id(1), id(1)));
-    assert!(!bench.table.answered(id(1), id(1)), "once");
+    assert!(!bench.table.answered(id(2), id(1), true), "it is another's");
+    assert!(bench.table.answered(id(1), id(1), true));
+    assert!(!bench.table.answered(id(1), id(1), true), "once");
 }
 
 #[test]
