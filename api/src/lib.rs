@@ -93,7 +93,9 @@ pub fn dialect_of(method: &Method, path: &str) -> Option<Dialect> {
     let is_read = matches!(*method, Method::GET | Method::HEAD);
     match path.split('/').collect::<Vec<_>>()[..] {
         ["", "v2", ..] => Some(routes::inference_protocol::DIALECT),
-        ["", "v1", "embeddings"] | ["", "v1", "chat", "completions"] => Some(routes::openai::DIALECT),
+        ["", "v1", "embeddings"] | ["", "v1", "chat", "completions"] => {
+            Some(routes::openai::DIALECT)
+        }
         ["", "v1", "models"] | ["", "v1", "models", _] if is_read => {
             Some(routes::openai::BESIDE_OURS)
         }

@@ -438,7 +438,9 @@ impl Write {
             return Err(Malformed::Misfit("no tokens are asked for, or too many"));
         }
         if self.vocabulary_end == 0 || self.ends.len() > ENDS_MAX {
-            return Err(Malformed::Misfit("no tokens to draw, or too many that end it"));
+            return Err(Malformed::Misfit(
+                "no tokens to draw, or too many that end it",
+            ));
         }
         Ok(())
     }
@@ -550,7 +552,11 @@ mod tests {
                 ends: vec![8; ends],
                 sampling: Sampling::default(),
             });
-            call(&encode(&Call { ask, ..asking(Vec::new()) })).is_ok()
+            call(&encode(&Call {
+                ask,
+                ..asking(Vec::new())
+            }))
+            .is_ok()
         };
         assert!(write(2, 1, 1, ENDS_MAX));
         assert!(!write(0, 0, 1, 0), "no prompt");

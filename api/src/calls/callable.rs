@@ -58,7 +58,8 @@ pub(crate) struct Writing {
 
 impl Writing {
     async fn read(state: &AppState, manifest: &Manifest) -> Result<Option<Self>, Problem> {
-        let Some((program, generator)) = manifest.programs.generate.zip(manifest.generation.as_ref())
+        let Some((program, generator)) =
+            manifest.programs.generate.zip(manifest.generation.as_ref())
         else {
             return Ok(None);
         };

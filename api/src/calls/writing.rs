@@ -142,7 +142,11 @@ impl Writing {
         let callable = &self.wish.callable;
         let wrote = async {
             let ended = self.write().await?;
-            let owner = self.state.calls.owners.address(&self.state, ended.host.owner);
+            let owner = self
+                .state
+                .calls
+                .owners
+                .address(&self.state, ended.host.owner);
             Ok((owner.await?, ended))
         };
         let (worker_owner, ended) = match wrote.await {

@@ -133,7 +133,7 @@ impl World {
     }
 
     /// Calls that were recorded.
-    async fn events(&self) -> i64 {
+    pub async fn events(&self) -> i64 {
         let events = sqlx::query_scalar("SELECT count(*) FROM usage_events");
         events.fetch_one(&self.app.owner).await.unwrap()
     }

@@ -45,3 +45,4 @@ mod verdict;
 mod waiting;
 mod webhooks;
 mod workers;
+mod writing;

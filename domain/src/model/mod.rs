@@ -10,8 +10,9 @@ use utoipa::ToSchema;
 use crate::job::state::text_enum;
 
 pub use manifest::{
-    CHAT_SPECIALS_MAX, Chat, ENDS_MAX, Generator, Given, LABEL_CHARS_MAX, LABELS_MAX, Labels, MISFITS_MAX, Manifest, Outcome, Parts, Pooling,
-    Program, Programs, TEXT_TOKENS_MAX, TOP_K_MAX, TextInput, Vocabulary, ZEROS_MAX,
+    CHAT_SPECIALS_MAX, Chat, ENDS_MAX, Generator, Given, LABEL_CHARS_MAX, LABELS_MAX, Labels,
+    MISFITS_MAX, Manifest, Outcome, Parts, Pooling, Program, Programs, TEXT_TOKENS_MAX, TOP_K_MAX,
+    TextInput, Vocabulary, ZEROS_MAX,
 };
 pub use tariff::{PAYEES_MAX, Payee, Shares, Tariff, Usage, WORKER_PPM_MAX, WORKER_PPM_MIN};
 

@@ -122,8 +122,7 @@ impl Batch {
         let symbol = symbol
             .ok_or_else(|| InvalidProgram::NotBatched("it has no input".to_owned()))?
             .clone();
-        let is_batch =
-            |first: &SymInt| matches!(first, SymInt::Expr(it) if it.expr == Expr::Symbol(symbol.clone()));
+        let is_batch = |first: &SymInt| matches!(first, SymInt::Expr(it) if it.expr == Expr::Symbol(symbol.clone()));
         check_outputs(graph, signature, is_batch)?;
         let range = ranges.get(&symbol);
         let bound = |bound: Option<i64>, absent: u64| {

@@ -171,6 +171,8 @@ pub(super) const OPERATORS: &[(&str, Rule)] = &[
     ("torch.ops.aten.hardtanh.default", Free),
     ("torch.ops.aten.hardtanh_.default", Free),
     ("torch.ops.aten.index.Tensor", Free),
+    ("torch.ops.aten.index_copy.default", Free),
+    ("torch.ops.aten.index_copy_.default", Free),
     ("torch.ops.aten.index_select.default", Free),
     ("torch.ops.aten.instance_norm.default", Free),
     ("torch.ops.aten.isfinite.default", Free),

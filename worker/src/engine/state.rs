@@ -160,7 +160,8 @@ impl State {
                 continue;
             };
             let (ours, kind) = (&self.tensors[name], theirs.f_kind());
-            if ours.size() != theirs.size() || !matches!((ours.f_kind(), kind), (Ok(a), Ok(b)) if a == b)
+            if ours.size() != theirs.size()
+                || !matches!((ours.f_kind(), kind), (Ok(a), Ok(b)) if a == b)
             {
                 return Err(wrong(name, "has another shape or element type there"));
             }

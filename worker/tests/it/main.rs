@@ -10,3 +10,4 @@ mod inference;
 mod minilm;
 mod refusals;
 mod training;
+mod writing;

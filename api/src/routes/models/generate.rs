@@ -10,9 +10,7 @@ use axum::{
         sse::{Event, KeepAlive, Sse},
     },
 };
-use comptoir_domain::{
-    id::{CallId, ModelId, ModelVersionId},
-};
+use comptoir_domain::id::{CallId, ModelId, ModelVersionId};
 use comptoir_text::{FinishReason, chat::Message};
 use futures::stream;
 use serde::{Deserialize, Serialize};

@@ -282,7 +282,10 @@ mod tests {
         };
         let twice = ["/generation/positions", "/generation"];
         assert_eq!(renamed(|it| it.positions = it.ids.clone()), twice);
-        assert_eq!(renamed(|it| "y".clone_into(&mut it.logits)), ["/generation/logits"]);
+        assert_eq!(
+            renamed(|it| "y".clone_into(&mut it.logits)),
+            ["/generation/logits"]
+        );
         assert_eq!(renamed(|it| it.context = 1), ["/generation/context"]);
         assert_eq!(renamed(|it| it.ends = vec![8, 9]), ["/generation/ends/1"]);
         assert_eq!(renamed(|it| it.ends = vec![1; 17]), ["/generation/ends"]);
@@ -295,8 +298,14 @@ mod tests {
             change(&mut it);
             pointers(&manifest(generator()), it)
         };
-        assert_eq!(refused(|it| it.inputs[0].row = vec![2]), ["/generation/ids"]);
-        assert_eq!(refused(|it| it.outputs[0].row = vec![2, 9]), ["/generation/logits"]);
+        assert_eq!(
+            refused(|it| it.inputs[0].row = vec![2]),
+            ["/generation/ids"]
+        );
+        assert_eq!(
+            refused(|it| it.outputs[0].row = vec![2, 9]),
+            ["/generation/logits"]
+        );
         assert_eq!(refused(|it| it.batch_min = 2), ["/programs/generate"]);
         let float = |it: &mut ProgramFacts| it.inputs[1].dtype = "F32".to_owned();
         assert_eq!(refused(float), ["/generation/positions"]);

@@ -325,9 +325,8 @@ fn kept(program: &Program, state: &State) -> Result<Vec<Kept>, AtenError> {
 
 /// An archive of the scratch folder.
 pub(super) fn open_program(path: &Path) -> Result<ProgramFile, Failure> {
-    let file = File::open(path).map_err(|error| {
-        Failure::new(Code::Machine, format_args!("open the program: {error}"))
-    })?;
+    let file = File::open(path)
+        .map_err(|error| Failure::new(Code::Machine, format_args!("open the program: {error}")))?;
     ProgramFile::open(BufReader::new(file)).map_err(unreadable)
 }
 

@@ -181,11 +181,7 @@ impl Loaded {
 }
 
 /// Computes calls together. Where that fails, each is computed alone, so that only those fail that make it fail.
-fn run(
-    model: &mut Model,
-    batch: &[Judged],
-    said: &mut Said,
-) -> Result<(), Failure> {
+fn run(model: &mut Model, batch: &[Judged], said: &mut Said) -> Result<(), Failure> {
     if batch.is_empty() {
         return Ok(());
     }

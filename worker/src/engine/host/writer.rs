@@ -306,7 +306,9 @@ fn ports(program: &Program, task: &WritingTask) -> Result<([Port; 2], usize), Fa
             return Err(invalid(format_args!("nothing fills the input `{name}`")));
         }
         if !matches!(meta.dtype, ScalarType::I64 | ScalarType::I32) {
-            return Err(invalid(format_args!("input `{name}` takes no numbers of tokens")));
+            return Err(invalid(format_args!(
+                "input `{name}` takes no numbers of tokens"
+            )));
         }
         ports.push(Port {
             dtype: meta.dtype,

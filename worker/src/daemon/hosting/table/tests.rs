@@ -176,7 +176,10 @@ fn a_child_answers_what_it_was_asked_and_nothing_else() {
     let mut bench = Bench::new();
     bench.call(1, 1);
     bench.call(2, 1);
-    assert!(!bench.table.answered(id(1), id(1), true), "it was not told yet");
+    assert!(
+        !bench.table.answered(id(1), id(1), true),
+        "it was not told yet"
+    );
     bench.table.frames(id(1), bench.now);
     assert!(!bench.table.answered(id(2), id(1), true), "it is another's");
     assert!(bench.table.answered(id(1), id(1), true));
