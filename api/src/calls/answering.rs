@@ -74,7 +74,7 @@ pub(crate) fn tell(
     let (cost, receipt) = charged.unzip();
     let fields = [
         (CALL, Some(id.to_string())),
-        (COST, cost.map(|it| it.decimal())),
+        (COST, cost.map(Atto::decimal)),
         (RECEIPT, receipt.flatten().map(|it| it.to_string())),
     ];
     for (name, text) in fields {

@@ -48,6 +48,8 @@ pub enum Model {
     Price(PriceArgs),
     /// Calls a model, and pays for it.
     Call(CallArgs),
+    /// Has a model write a text, and pays for it: shown as it comes on a terminal.
+    Generate(GenerateArgs),
     /// Says who may find a model and call it.
     Visibility {
         /// Its id.
@@ -88,6 +90,9 @@ pub struct PublishArgs {
     /// The `.pt2` archive that goes on learning.
     #[arg(long, requires = "infer")]
     pub train: Option<PathBuf>,
+    /// The `.pt2` archive that writes texts; the manifest says how.
+    #[arg(long, requires = "infer", requires = "manifest")]
+    pub generate: Option<PathBuf>,
     /// A safetensors file with the weights of both [default: what the archive holds].
     #[arg(long, requires = "infer")]
     pub weights: Option<PathBuf>,
@@ -134,6 +139,37 @@ pub struct CallArgs {
     /// A safetensors file to write the outputs to [default: they are printed].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("source").required(true)))]
+pub struct GenerateArgs {
+    /// The model's id.
+    pub model: String,
+    /// A text that is gone on from.
+    #[arg(long, group = "source", value_name = "TEXT")]
+    pub prompt: Option<String>,
+    /// What is said to the model, which answers; several times: said and answered by turns.
+    #[arg(long = "message", group = "source", value_name = "TEXT")]
+    pub messages: Vec<String>,
+    /// Tokens that are written at most [default: as many as the version has room for].
+    #[arg(long)]
+    pub tokens_max: Option<u32>,
+    /// 0 takes the likeliest token each time; up to 2 [default: 1].
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Only the likeliest tokens that together have this probability [default: 1].
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Where chance begins [default: somewhere].
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// A text that ends it; several times: any of them.
+    #[arg(long = "stop", value_name = "TEXT")]
+    pub stops: Vec<String>,
+    /// The version [default: the newest that is recommended].
+    #[arg(long)]
+    pub version: Option<String>,
 }
 
 #[derive(Debug, Args)]

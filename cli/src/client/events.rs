@@ -94,8 +94,55 @@ async fn read(
     Err(Break::Cut)
 }
 
-/// Takes the first whole event from the buffer; comments and `retry` are skipped.
+/// Takes the first whole event of a job from the buffer.
 fn take_event(buffer: &mut Vec<u8>) -> anyhow::Result<Option<Event>> {
+    while let Some(message) = take_message(buffer)? {
+        if let Some(id) = message.id {
+            return Ok(Some(Event {
+                seq: id.parse().context("an event without a number")?,
+                kind: message.kind,
+                data: message.data,
+            }));
+        }
+    }
+    Ok(None)
+}
+
+/// A server-sent event.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Message {
+    /// Its identifier, where it has one.
+    pub id: Option<String>,
+    /// What it is called.
+    pub kind: String,
+    /// What it says.
+    pub data: Value,
+}
+
+/// Gives every event of an answer to `on_message`, until that breaks or the answer ends.
+///
+/// # Errors
+/// When the answer breaks off, or is no stream of events.
+pub async fn each(
+    response: reqwest::Response,
+    mut on_message: impl FnMut(Message) -> ControlFlow<()>,
+) -> anyhow::Result<()> {
+    let mut stream = response.bytes_stream();
+    let mut buffer = Vec::new();
+    while let Some(chunk) = stream.try_next().await? {
+        buffer.extend_from_slice(&chunk);
+        while let Some(message) = take_message(&mut buffer)? {
+            if on_message(message).is_break() {
+                return Ok(());
+            }
+        }
+        anyhow::ensure!(buffer.len() <= EVENT_BYTES_MAX, "an event without an end");
+    }
+    Ok(())
+}
+
+/// Takes the first whole event from the buffer; comments and `retry` are skipped.
+fn take_message(buffer: &mut Vec<u8>) -> anyhow::Result<Option<Message>> {
     while let Some(end) = buffer.windows(2).position(|pair| pair == b"\n\n") {
         let block: Vec<u8> = buffer.drain(..end + 2).collect();
         let text = std::str::from_utf8(&block)?;
@@ -104,9 +151,9 @@ fn take_event(buffer: &mut Vec<u8>) -> anyhow::Result<Option<Event>> {
                 .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
                 .map(str::trim_start)
         };
-        if let (Some(id), Some(data)) = (field("id"), field("data")) {
-            return Ok(Some(Event {
-                seq: id.parse().context("an event without a number")?,
+        if let Some(data) = field("data") {
+            return Ok(Some(Message {
+                id: field("id").map(str::to_owned),
                 kind: field("event").unwrap_or("message").to_owned(),
                 data: serde_json::from_str(data).context("an event that is not JSON")?,
             }));

@@ -6,6 +6,7 @@ pub mod card;
 pub mod contributions;
 pub mod datasets;
 pub mod events;
+mod generate;
 pub mod http;
 pub mod jobs;
 pub mod models;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::{
     Context,
     blobs::upload,
-    card,
+    card, generate,
     http::{self, Api},
     idempotency_key,
     jobs::list_path,
@@ -85,6 +85,7 @@ pub async fn run(context: &Context, verb: &Model) -> anyhow::Result<()> {
         }
         Model::Price(args) => output.object(&set_price(&api, args).await?, PRICE),
         Model::Call(args) => output.object(&call(&api, args).await?, CALL),
+        Model::Generate(args) => generate::run(&api, output, args).await?,
         Model::Visibility { id, visibility } => {
             let path = format!("/v1/models/{id}/visibility");
             output.object(
@@ -150,6 +151,7 @@ async fn manifest(api: &Api, args: &PublishArgs) -> anyhow::Result<Value> {
     let files = [
         (&args.infer, "/programs/infer"),
         (&args.train, "/programs/train"),
+        (&args.generate, "/programs/generate"),
         (&args.weights, "/weights"),
         (&args.tokenizer, "/text/tokenizer"),
     ];

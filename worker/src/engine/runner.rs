@@ -71,6 +71,7 @@ impl Runner {
     }
 
     /// Where a stored tensor goes that runs change, by each of its names.
+    #[must_use]
     pub fn seat(&self, names: &[&String]) -> Seat {
         let is_named = |name: &String| names.contains(&name);
         let stored = self.plan.stored.iter().filter(|(name, _)| is_named(name));

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::harness::{LIMITS, launcher};
 
 /// Longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const WITHIN_MS: u32 = 60_000;
 const GREEDY: Sampling = Sampling {
     temperature: 0.0,
