@@ -4,7 +4,9 @@
 OPENAI_API_KEY by itself. MODEL is an embedding model of the words `w0` to `w16`, of 16 tokens at most.
 """
 
+import asyncio
 import base64
+import concurrent.futures
 import json
 import math
 import os
@@ -78,7 +80,6 @@ class Embeddings(unittest.TestCase):
         self.assertTrue(raw.headers["x-request-id"])
 
     def test_many_at_once_have_their_own_vectors(self):
-        import concurrent.futures
 
         shared = client()
 
@@ -132,6 +133,85 @@ class Errors(unittest.TestCase):
 
     def test_a_body_that_is_too_large_is_refused(self):
         self.raises(openai.APIStatusError, 413, "payload_too_large", input="w1 " * (3 << 20))
+
+
+class Chat(unittest.TestCase):
+    """WRITER is the model of examples/gpt, which costs a base unit for each token that is read and ten for each that is written."""
+
+    def setUp(self):
+        cases = json.loads(pathlib.Path(os.environ["WRITTEN"]).read_text())["cases"]
+        self.case = cases[0]
+        self.asked = {
+            "model": os.environ["WRITER"],
+            "messages": [{"role": "user", "content": "Who comes here?"}],
+            "temperature": 0,
+            "max_completion_tokens": len(self.case["written"]),
+        }
+
+    def test_a_conversation_is_answered_as_pytorch_would(self):
+        said = client().chat.completions.create(**self.asked)
+        (choice,) = said.choices
+        self.assertEqual((choice.message.role, choice.message.content), ("assistant", self.case["text"]))
+        self.assertEqual(choice.finish_reason, "length")
+        read, wrote = len(self.case["ids"]), len(self.case["written"])
+        self.assertEqual((said.usage.prompt_tokens, said.usage.completion_tokens), (read, wrote))
+        self.assertEqual(said.usage.total_tokens, read + wrote)
+        self.assertEqual(said.usage.cost, str(read + 10 * wrote))
+        self.assertTrue(said.id.startswith("call_"))
+
+    def test_what_is_streamed_is_the_same_and_ends_with_what_it_cost(self):
+        chunks = list(client().chat.completions.create(**self.asked, stream=True))
+        text = "".join(it.choices[0].delta.content or "" for it in chunks)
+        self.assertEqual(text, self.case["text"])
+        self.assertGreater(len(chunks), 10, "as it comes")
+        self.assertEqual(chunks[-1].choices[0].finish_reason, "length")
+        self.assertEqual(chunks[-1].usage.completion_tokens, len(self.case["written"]))
+        options = {"include_usage": True}
+        *chunks, last = client().chat.completions.create(**self.asked, stream=True, stream_options=options)
+        self.assertEqual((last.choices, last.usage.prompt_tokens), ([], len(self.case["ids"])))
+        self.assertTrue(all(it.usage is None for it in chunks))
+
+    def test_stops_end_it_and_a_seed_draws_the_same_again(self):
+        stop = self.case["text"][8:12]
+        said = client().chat.completions.create(**self.asked, stop=stop)
+        self.assertEqual(said.choices[0].message.content, self.case["text"].split(stop)[0])
+        self.assertEqual(said.choices[0].finish_reason, "stop")
+        drawn = {**self.asked, "temperature": 1.2, "top_p": 0.9}
+
+        def content(seed):
+            return client().chat.completions.create(**drawn, seed=seed).choices[0].message.content
+
+        self.assertEqual(content(7), content(7))
+        self.assertNotEqual(content(7), content(8))
+
+    def test_many_conversations_at_once_have_their_own_answers(self):
+        def answer(_):
+            return client().chat.completions.create(**self.asked).choices[0].message.content
+
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            self.assertEqual(set(pool.map(answer, range(16))), {self.case["text"]})
+
+    def test_the_asynchronous_client_reads_a_stream_and_may_leave_it(self):
+        async def read():
+            stream = await openai.AsyncOpenAI(max_retries=0).chat.completions.create(**self.asked, stream=True)
+            async with stream:
+                async for chunk in stream:
+                    if chunk.choices[0].delta.content:
+                        return chunk.choices[0].delta.content
+
+        self.assertTrue(self.case["text"].startswith(asyncio.run(read())))
+
+    def test_what_does_not_fit_is_a_bad_request_that_names_its_field(self):
+        for changed, param in [({"n": 2}, "n"), ({"temperature": 3}, "temperature"), ({"max_completion_tokens": 1000}, "max_completion_tokens"),
+                               ({"messages": []}, "messages"), ({"model": MODEL}, "model")]:
+            with self.assertRaises(openai.BadRequestError) as raised:
+                client().chat.completions.create(**{**self.asked, **changed})
+            self.assertEqual(raised.exception.param, param)
+
+    def test_who_has_no_money_is_told_so(self):
+        with self.assertRaises(openai.APIStatusError) as raised:
+            client(api_key=os.environ["POOR_KEY"]).chat.completions.create(**self.asked, stream=True)
+        self.assertEqual((raised.exception.status_code, raised.exception.code), (402, "insufficient_funds"))
 
 
 class Limited(unittest.TestCase):

@@ -109,7 +109,7 @@ impl World {
         self.worker = Some(started.await.unwrap());
     }
 
-    /// Publishes a model that everybody may call, for a base unit for each token that is read; its id.
+    /// Publishes a model that everybody may call, for a base unit for each token that is read and ten for each that is written; its id.
     async fn publish(&self, name: &str, manifest: Value) -> String {
         let api = &self.creator.api;
         let create = async |path: &str, body: Value| {
@@ -121,7 +121,9 @@ impl World {
         let model = model["id"].as_str().unwrap().to_owned();
         let path = format!("/v1/models/{model}");
         create(&format!("{path}/versions"), json!({ "manifest": manifest })).await;
-        let price = json!({ "tariff": { "input_token_nano": "1000000000" } });
+        let tariff =
+            json!({ "input_token_nano": "1000000000", "output_token_nano": "10000000000" });
+        let price = json!({ "tariff": tariff });
         create(&format!("{path}/prices"), price).await;
         let public = json!({ "visibility": "public" });
         let visibility = format!("{path}/visibility");
@@ -152,6 +154,34 @@ impl World {
             "result": { "output": facts.outputs[0].name, "pooling": "mean", "normalise": true },
         });
         self.publish("words", manifest).await
+    }
+
+    /// The model that writes.
+    async fn publish_gpt(&self) -> String {
+        let folder = checkout().join("examples/gpt");
+        for file in [
+            "gpt.pt2",
+            "generate.pt2",
+            "weights.safetensors",
+            "tokenizer.json",
+        ] {
+            self.upload(&folder.join(file)).await;
+        }
+        let manifest = std::fs::read(folder.join("manifest.json")).unwrap();
+        let manifest = serde_json::from_slice(&manifest).unwrap();
+        self.publish("playwright", manifest).await
+    }
+
+    /// What the command line says as JSON.
+    async fn by_hand(&self, key: &str, args: &[&str]) -> Value {
+        let mut command = Command::new(binary("comptoir"));
+        let command = command
+            .args(args)
+            .env("COMPTOIR_URL", self.node.api_url.as_str())
+            .env("COMPTOIR_API_KEY", key);
+        let said = command.output().await.unwrap();
+        assert!(said.status.success(), "{said:?}");
+        serde_json::from_slice(&said.stdout).unwrap()
     }
 
     /// What `make minilm` made, where it was run.
@@ -202,16 +232,31 @@ async fn the_official_client_needs_another_base_url_and_nothing_else() {
     let all = ["Models", "Embeddings", "Errors"];
     assert_passed(&all, end(suite(&all, &settings)).await);
 
-    let mut by_hand = Command::new(binary("comptoir"));
-    let by_hand = by_hand
-        .args(["model", "call", &words, "--text", "w1 w2", "--text", "w3"])
-        .env("COMPTOIR_URL", world.node.api_url.as_str())
-        .env("COMPTOIR_API_KEY", &caller);
-    let by_hand = by_hand.output().await.unwrap();
-    assert!(by_hand.status.success(), "{by_hand:?}");
-    let by_hand: Value = serde_json::from_slice(&by_hand.stdout).unwrap();
+    let call = ["model", "call", &words, "--text", "w1 w2", "--text", "w3"];
+    let by_hand = world.by_hand(&caller, &call).await;
     assert_eq!(by_hand["usage"]["input_tokens"], 3);
     assert_eq!(by_hand["results"].as_array().unwrap().len(), 2);
+
+    let writer = world.publish_gpt().await;
+    let written = checkout().join("examples/gpt/vectors/vectors.json");
+    let of_chat = [
+        &settings[..],
+        &[
+            ("WRITER", writer.as_str()),
+            ("WRITTEN", written.to_str().unwrap()),
+        ],
+    ]
+    .concat();
+    assert_passed(&["Chat"], end(suite(&["Chat"], &of_chat)).await);
+    let says = ["--message", "Who comes here?", "--temperature", "0"];
+    let generate = [&["model", "generate", writer.as_str()][..], &says].concat();
+    let by_hand = world.by_hand(&caller, &generate).await;
+    let vectors: Value = serde_json::from_slice(&std::fs::read(&written).unwrap()).unwrap();
+    let begins = vectors["cases"][0]["text"].as_str().unwrap();
+    assert!(
+        by_hand["text"].as_str().unwrap().starts_with(begins),
+        "{by_hand}"
+    );
 
     let elsewhere = world.limited.url("v1");
     let few = [
