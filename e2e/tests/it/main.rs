@@ -4,6 +4,7 @@
 mod admin;
 mod books;
 mod calls;
+mod clients;
 mod command_line;
 mod demo;
 mod documents;
@@ -20,4 +21,5 @@ mod node;
 mod openai;
 mod redis;
 mod terminal;
+mod triton;
 mod up;

@@ -164,9 +164,10 @@ impl InputBody<'_> {
         }
         let rows = self.shape.first().copied().unwrap_or_default();
         if rows == 0 || self.shape.get(1..) != Some(port.row.as_slice()) {
-            let (row, found) = (&port.row, &self.shape);
+            let row: String = port.row.iter().map(|size| format!(", {size}")).collect();
+            let found = &self.shape;
             return Err(format!(
-                "a shape of [rows, {row:?}] is wanted, and {found:?} found"
+                "a shape of [rows{row}] is wanted, and {found:?} found"
             ));
         }
         if self.parameters.shared_memory_region.is_some() {
