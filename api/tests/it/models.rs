@@ -320,7 +320,9 @@ async fn what_is_said_of_writing_fits_the_program_and_its_template(db: PgPool) {
         assert_eq!(first, format!("/manifest{pointer}"), "{place}");
     }
     let made = publish(&app, &creator, &model, &good).await;
-    made.expect(StatusCode::CREATED);
+    let made = made.expect(StatusCode::CREATED);
+    let writing = json!({ "context": 128, "chats": true });
+    assert_eq!(made.json["schema"]["writing"], writing);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

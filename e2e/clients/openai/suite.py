@@ -218,15 +218,19 @@ class Limited(unittest.TestCase):
     """At a service that takes thirty calls a minute of a key."""
 
     def test_who_asks_too_often_is_told_and_the_client_waits_by_itself(self):
+        hasty, patient = client(), openai.OpenAI(max_retries=5)
         with self.assertRaises(openai.RateLimitError) as raised:
-            for _ in range(40):
-                client().embeddings.create(model=MODEL, input="w1")
+            for _ in range(100):
+                hasty.embeddings.create(model=MODEL, input="w1")
         self.assertEqual((raised.exception.code, raised.exception.type), ("rate_limited", "rate_limit_error"))
         self.assertGreaterEqual(int(raised.exception.response.headers["retry-after"]), 1)
-        patient = openai.OpenAI(max_retries=5)
-        raw = patient.embeddings.with_raw_response.create(model=MODEL, input="w1")
+        # On a busy machine another call is free by now; not many are.
+        for _ in range(100):
+            raw = patient.embeddings.with_raw_response.create(model=MODEL, input="w1")
+            self.assertEqual(len(raw.parse().data), 1)
+            if raw.retries_taken > 0:
+                break
         self.assertGreaterEqual(raw.retries_taken, 1)
-        self.assertEqual(len(raw.parse().data), 1)
 
 
 class Away(unittest.TestCase):

@@ -164,10 +164,11 @@ impl InputBody<'_> {
         }
         let rows = self.shape.first().copied().unwrap_or_default();
         if rows == 0 || self.shape.get(1..) != Some(port.row.as_slice()) {
-            let row: String = port.row.iter().map(|size| format!(", {size}")).collect();
-            let found = &self.shape;
+            let row = port.row.iter().map(u64::to_string);
+            let wanted: Vec<String> = std::iter::once("rows".to_owned()).chain(row).collect();
+            let (wanted, found) = (wanted.join(", "), &self.shape);
             return Err(format!(
-                "a shape of [rows{row}] is wanted, and {found:?} found"
+                "a shape of [{wanted}] is wanted, and {found:?} found"
             ));
         }
         if self.parameters.shared_memory_region.is_some() {

@@ -25,6 +25,15 @@ struct TextPort {
     tokens_max: u64,
 }
 
+/// A version that writes texts.
+#[derive(Serialize, ToSchema)]
+struct WritingPort {
+    /// Tokens that a text may have, those of its prompt included.
+    context: u32,
+    /// Does it answer conversations, beside going on with prompts?
+    chats: bool,
+}
+
 /// What each row becomes.
 #[derive(Serialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -66,6 +75,10 @@ pub(super) struct CallSchema {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     text: Option<TextPort>,
+    /// Where it writes texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    writing: Option<WritingPort>,
     /// What is made of an output.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -93,6 +106,10 @@ impl CallSchema {
             rows_max: infer.batch_max,
             madds_per_row: infer.madds_per_row.to_string(),
             text: tokens_max.map(|tokens_max| TextPort { tokens_max }),
+            writing: manifest.generation.as_ref().map(|it| WritingPort {
+                context: it.context,
+                chats: it.chat.is_some(),
+            }),
             result: result.and_then(|it| ResultPort::new(it, manifest, infer)),
         }
     }
