@@ -13,7 +13,7 @@ use comptoir_domain::{
     asset::Asset,
     digest::Sha256,
     fit::ProgramFacts,
-    id::{AccountId, DatasetVersionId},
+    id::{AccountId, DatasetVersionId, ModelVersionId},
     job::Device,
     price::PriceVersion,
     tensors::TensorsHeader,
@@ -23,7 +23,7 @@ use comptoir_store::{
     blobs::Blob,
     prices, unstable,
 };
-use comptoir_text::Tokenizer;
+use comptoir_text::{Tokenizer, chat::ChatTemplate};
 use lru::LruCache;
 use sqlx::{PgConnection, PgPool};
 use time::{Duration, OffsetDateTime};
@@ -48,6 +48,8 @@ pub(crate) struct Facts {
     pub heads: Kept<Sha256, Arc<TensorsHeader>>,
     /// Tokenizers of models.
     pub tokenizers: Kept<Sha256, Arc<Tokenizer>>,
+    /// How conversations become prompts.
+    pub templates: Kept<ModelVersionId, Arc<ChatTemplate>>,
     /// Versions that could be served, and when that was seen.
     pub available: Kept<DatasetVersionId, OffsetDateTime>,
     terms: Mutex<Option<Arc<Terms>>>,
@@ -75,6 +77,7 @@ impl Default for Facts {
             programs: Kept::new(FILES_MAX),
             heads: Kept::new(FILES_MAX),
             tokenizers: Kept::new(TOKENIZERS_MAX),
+            templates: Kept::new(FILES_MAX),
             available: Kept::new(OWNED_MAX),
             terms: Mutex::default(),
             unstable: Mutex::default(),

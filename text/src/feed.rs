@@ -129,7 +129,9 @@ pub fn vocabulary(tokenizer: &Tokenizer, text: &TextInput) -> Vocabulary {
     }
 }
 
-const fn specials(text: &TextInput) -> Specials {
+/// What goes around a text, as its version declares it.
+#[must_use]
+pub const fn specials(text: &TextInput) -> Specials {
     if text.special_tokens {
         Specials::Keep
     } else {

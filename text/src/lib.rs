@@ -10,7 +10,8 @@ mod stops;
 mod tokenizer;
 
 pub use feed::{
-    Fed, FeedError, Overlong, ResultError, Sequence, TEXTS_BYTES_MAX, feed, results, vocabulary,
+    Fed, FeedError, Overlong, ResultError, Sequence, TEXTS_BYTES_MAX, feed, results, specials,
+    vocabulary,
 };
 pub use generation::{FinishReason, Generated, Generation, GenerationError, Limits};
 pub use outputs::{Applied, InvalidRows, Ranked, Rows, apply, normalise, softmax, top_k};

@@ -7,7 +7,11 @@
 //! Frames are postcard documents (<https://postcard.jamesmunns.com/wire-format>). Nothing of them is stored, so both ends change together;
 //! [`SUBPROTOCOL`] names the version.
 
-use comptoir_domain::{program::graph::ScalarType, sampling::Sampling};
+use comptoir_domain::{
+    model::{ENDS_MAX, TEXT_TOKENS_MAX},
+    program::graph::ScalarType,
+    sampling::Sampling,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_bytes::ByteBuf;
 use uuid::Uuid;
@@ -26,10 +30,6 @@ pub const FRAMES_MAX: usize = 4_096;
 pub const TENSORS_MAX: usize = 64;
 /// Dimensions of a tensor at most.
 pub const DIMENSIONS_MAX: usize = 8;
-/// Tokens of a text that is written, its prompt included, at most.
-pub const TOKENS_MAX: usize = 1 << 18;
-/// Tokens that end a text, at most.
-pub const ENDS_MAX: usize = 16;
 /// Versions of models that a worker hosts at a time, at most.
 pub const HOSTED_MAX: usize = 256;
 
@@ -155,7 +155,7 @@ pub enum Ask {
 /// A text that goes on. What is drawn follows from the tokens, the settings and the places alone, so another worker can go on where one ended.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Write {
-    /// The tokens that are there: the prompt, and what was written before. At most [`TOKENS_MAX`], and at least one.
+    /// The tokens that are there: the prompt, and what was written before. At most [`TEXT_TOKENS_MAX`], and at least one.
     pub tokens: Vec<u32>,
     /// How many of them were written before: the place that the next one is drawn at.
     pub written: u32,
@@ -385,7 +385,9 @@ pub fn answer(bytes: &[u8]) -> Result<Answer, Malformed> {
     let answer: Answer = bounded(bytes)?;
     match &answer {
         Answer::Outputs(outputs) => check(&outputs.tensors)?,
-        Answer::Written(written) if !(1..=TOKENS_MAX).contains(&written.tokens.len()) => {
+        Answer::Written(written)
+            if !(1..=TEXT_TOKENS_MAX).contains(&(written.tokens.len() as u64)) =>
+        {
             return Err(Malformed::Misfit("no tokens, or too many"));
         }
         Answer::Fault(fault) if fault.detail.chars().count() > crate::DETAIL_CHARS_MAX => {
@@ -430,11 +432,11 @@ fn check(tensors: &[Tensor]) -> Result<(), Malformed> {
 
 impl Write {
     fn check(&self) -> Result<(), Malformed> {
-        let (there, written) = (self.tokens.len(), self.written as usize);
-        if !(1..=TOKENS_MAX).contains(&there) || written >= there {
+        let (there, written) = (self.tokens.len() as u64, u64::from(self.written));
+        if !(1..=TEXT_TOKENS_MAX).contains(&there) || written >= there {
             return Err(Malformed::Misfit("no tokens to go on from, or too many"));
         }
-        if self.tokens_max == 0 || self.tokens_max as usize > TOKENS_MAX - there {
+        if self.tokens_max == 0 || u64::from(self.tokens_max) > TEXT_TOKENS_MAX - there {
             return Err(Malformed::Misfit("no tokens are asked for, or too many"));
         }
         if self.vocabulary_end == 0 || self.ends.len() > ENDS_MAX {

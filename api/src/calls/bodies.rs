@@ -2,9 +2,11 @@
 
 use axum::{body::Bytes, extract::Request, http::header};
 use comptoir_wire::calls::CALL_BYTES_MAX;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::{AppState, Problem};
+use super::texts::apart;
+use crate::{AppState, Problem, extract};
 
 /// Bytes of bodies of calls that are read at once, in all.
 const BODIES_BYTES_MAX: usize = 512 << 20;
@@ -23,6 +25,20 @@ pub(crate) async fn read_body(
     let permit = BODIES.try_acquire_many(permits).map_err(|_| {
         Problem::unavailable("Too many large calls are read at once").retry_after(1)
     })?;
-    let body = crate::extract::read_body(request, state).await?;
+    let body = extract::read_body(request, state).await?;
     Ok((body, permit))
+}
+
+/// Reads a JSON body whole; what is large is parsed apart, so that nobody else waits for it.
+pub(crate) async fn read_json<T>(request: Request, state: &AppState) -> Result<T, Problem>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    let headers = request.headers().clone();
+    extract::require_json(&headers)?;
+    let (body, permit) = read_body(request, state).await?;
+    let bytes = body.len();
+    let parsed = apart(bytes, move || extract::parse_json(&headers, &body)).await?;
+    drop(permit);
+    parsed
 }

@@ -7,7 +7,7 @@ use comptoir_domain::{
     digest::Sha256,
     fit::{self, Hosting, ProgramFacts},
     id::{AccountId, ModelId, ModelVersionId},
-    model::{Manifest, Usage, Visibility},
+    model::{Usage, Visibility},
 };
 use comptoir_store::{
     model_prices::{self, ModelPrice},
@@ -57,19 +57,23 @@ pub(crate) struct Writing {
 }
 
 impl Writing {
-    async fn read(state: &AppState, manifest: &Manifest) -> Result<Option<Self>, Problem> {
+    async fn read(state: &AppState, version: &Version) -> Result<Option<Self>, Problem> {
+        let manifest = &version.manifest;
         let Some((program, generator)) =
             manifest.programs.generate.zip(manifest.generation.as_ref())
         else {
             return Ok(None);
         };
-        let chat = match &generator.chat {
-            Some(chat) => {
+        let kept = &state.submissions.facts.templates;
+        let chat = match (kept.get(&version.id), &generator.chat) {
+            (None, Some(chat)) => {
                 let read = reading::template(chat.clone()).await;
                 // It was read when the version was published.
-                Some(Arc::new(read.map_err(|error| Problem::internal(&error))?))
+                let read = Arc::new(read.map_err(|error| Problem::internal(&error))?);
+                kept.put(version.id, Arc::clone(&read));
+                Some(read)
             }
-            None => None,
+            (kept, _) => kept,
         };
         let facts = known(state, program).await?;
         Ok(Some(Self { facts, chat }))
@@ -211,7 +215,7 @@ impl Callable {
         })?;
         let price = price.ok_or_else(|| conflict("no_price", "The model has no price yet"))?;
         let facts = known(state, version.manifest.programs.infer).await?;
-        let writing = Writing::read(state, &version.manifest).await?;
+        let writing = Writing::read(state, &version).await?;
         Ok(Self {
             hosting: fit::hosting(&facts, writing.as_ref().map(|it| &*it.facts)),
             writing,

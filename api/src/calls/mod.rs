@@ -26,9 +26,9 @@ use uuid::Uuid;
 
 pub use allowances::Terms;
 pub(crate) use answering::{Answered, Asked, answer, tell};
-pub(crate) use bodies::read_body;
+pub(crate) use bodies::{read_body, read_json};
 pub(crate) use callable::{Callable, Target};
-pub(crate) use texts::{Asking, Texts, TextsBody, apart};
+pub(crate) use texts::{Asking, Texts, TextsBody};
 pub(crate) use wishes::{Prompt, Wish, WishFields};
 pub(crate) use writing::{Piece, Pieces, Written, write};
 

@@ -9,6 +9,7 @@ use comptoir_domain::{
 use comptoir_text::{
     EncodeError, Limits, Specials, Stops, Tokenizer,
     chat::{Message, PromptError},
+    specials,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
@@ -220,14 +221,8 @@ impl Callable {
         let place = prompt.field();
         let (text, specials) = match prompt {
             Prompt::Text(text) => {
-                let text_input = self.version.manifest.text.as_ref();
-                let has_specials = text_input.is_some_and(|it| it.special_tokens);
-                let specials = if has_specials {
-                    Specials::Keep
-                } else {
-                    Specials::Skip
-                };
-                (text, specials)
+                let declared = self.version.manifest.text.as_ref();
+                (text, declared.map_or(Specials::Skip, specials))
             }
             // A template writes what goes around its text.
             Prompt::Conversation(messages) => (self.prompt(&messages)?, Specials::Skip),

@@ -40,6 +40,7 @@ mod subscriptions;
 mod takedowns;
 mod usage;
 mod verdict;
+mod version_query;
 mod webhook_deliveries;
 mod webhook_endpoints;
 mod webhook_events;

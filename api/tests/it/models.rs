@@ -28,7 +28,7 @@ pub async fn make(app: &TestApp, owner: &Session) -> Vec<String> {
 }
 
 /// A model's path.
-async fn model(app: &TestApp, creator: &Session) -> String {
+pub async fn model(app: &TestApp, creator: &Session) -> String {
     let name = uuid::Uuid::now_v7().to_string();
     let card = json!({ "name": name, "title": "Digits", "licence": "MIT" });
     let made = app.post("/v1/models", &card).by(creator).send().await;
@@ -44,7 +44,7 @@ async fn digits(app: &TestApp, creator: &Session) -> Value {
     json!({ "programs": { "infer": Sha256::of(&program) } })
 }
 
-async fn publish(app: &TestApp, creator: &Session, model: &str, manifest: &Value) -> Reply {
+pub async fn publish(app: &TestApp, creator: &Session, model: &str, manifest: &Value) -> Reply {
     let body = json!({ "manifest": manifest });
     let call = app.post(&format!("{model}/versions"), &body);
     call.by(creator).send().await
@@ -247,82 +247,6 @@ pub async fn shown_reader(app: &TestApp, creator: &Session, result: Option<Value
         .await
         .expect(StatusCode::OK);
     model
-}
-
-/// What `examples/gpt` holds.
-pub fn gpt(name: &str) -> Vec<u8> {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/gpt");
-    std::fs::read(format!("{folder}/{name}")).unwrap()
-}
-
-/// The manifest of a model that writes texts, whose files are uploaded.
-async fn writer(app: &TestApp, creator: &Session) -> Value {
-    for file in [
-        "gpt.pt2",
-        "generate.pt2",
-        "weights.safetensors",
-        "tokenizer.json",
-    ] {
-        upload(app, creator, &gpt(file)).await;
-    }
-    serde_json::from_slice(&gpt("manifest.json")).unwrap()
-}
-
-/// A public model that writes texts: a base unit for each token that is read, ten for each that is written. Its path.
-pub async fn shown_writer(app: &TestApp, creator: &Session) -> String {
-    let model = model(app, creator).await;
-    let manifest = writer(app, creator).await;
-    publish(app, creator, &model, &manifest)
-        .await
-        .expect(StatusCode::CREATED);
-    let tariff = json!({ "input_token_nano": "1000000000", "output_token_nano": "10000000000" });
-    let call = app.post(&format!("{model}/prices"), &json!({ "tariff": tariff }));
-    call.by(creator).send().await.expect(StatusCode::CREATED);
-    show(app, creator, &model, "public")
-        .await
-        .expect(StatusCode::OK);
-    model
-}
-
-#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn what_is_said_of_writing_fits_the_program_and_its_template(db: PgPool) {
-    let app = TestApp::new(db).await;
-    let creator = app.session().await;
-    let model = model(&app, &creator).await;
-    let good = writer(&app, &creator).await;
-    let wrong_program = good["programs"]["infer"].clone();
-    for (place, value, pointer) in [
-        ("/generation/ids", json!("x"), "/generation/ids"),
-        ("/generation/logits", json!("x"), "/generation/logits"),
-        ("/generation/context", json!(1), "/generation/context"),
-        ("/generation/ends", json!([512]), "/generation/ends/0"),
-        (
-            "/generation/chat/template",
-            json!("{% for %}"),
-            "/generation/chat/template",
-        ),
-        (
-            "/generation/chat/template",
-            json!("{{ 1 // 0 }}"),
-            "/generation/chat/template",
-        ),
-        ("/programs/generate", wrong_program, "/generation/ids"),
-        ("/weights", Value::Null, "/weights"),
-    ] {
-        let mut manifest = good.clone();
-        *manifest.pointer_mut(place).unwrap() = value;
-        if manifest["weights"].is_null() {
-            manifest.as_object_mut().unwrap().remove("weights");
-        }
-        let refused = publish(&app, &creator, &model, &manifest).await;
-        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{place}");
-        let first = refused.text("/errors/0/pointer");
-        assert_eq!(first, format!("/manifest{pointer}"), "{place}");
-    }
-    let made = publish(&app, &creator, &model, &good).await;
-    let made = made.expect(StatusCode::CREATED);
-    let writing = json!({ "context": 128, "chats": true });
-    assert_eq!(made.json["schema"]["writing"], writing);
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]

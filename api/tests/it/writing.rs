@@ -10,8 +10,9 @@ use sqlx::PgPool;
 
 use crate::{
     calls::{Behaviour, World},
-    harness::Reply,
-    models::{self, gpt},
+    harness::{Reply, Session, TestApp},
+    market::upload,
+    models,
 };
 
 /// What the caller has.
@@ -61,7 +62,7 @@ fn cost(prompt: &str, written: usize) -> u128 {
 /// Somebody before a model that writes.
 async fn world(db: PgPool, workers: Vec<Arc<Behaviour>>) -> World {
     let mut world = World::new(db, PURSE, workers).await;
-    world.path = models::shown_writer(&world.app, &world.creator).await;
+    world.path = shown_writer(&world.app, &world.creator).await;
     world
 }
 
@@ -97,6 +98,41 @@ fn events(reply: &Reply) -> Vec<(String, String)> {
 
 fn data(event: &(String, String)) -> Value {
     serde_json::from_str(&event.1).unwrap()
+}
+
+/// What `examples/gpt` holds.
+fn gpt(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/gpt");
+    std::fs::read(format!("{folder}/{name}")).unwrap()
+}
+
+/// The manifest of a model that writes texts, whose files are uploaded.
+async fn manifest(app: &TestApp, creator: &Session) -> Value {
+    for file in [
+        "gpt.pt2",
+        "generate.pt2",
+        "weights.safetensors",
+        "tokenizer.json",
+    ] {
+        upload(app, creator, &gpt(file)).await;
+    }
+    serde_json::from_slice(&gpt("manifest.json")).unwrap()
+}
+
+/// A public model that writes texts: a base unit for each token that is read, ten for each that is written. Its path.
+async fn shown_writer(app: &TestApp, creator: &Session) -> String {
+    let model = models::model(app, creator).await;
+    let manifest = manifest(app, creator).await;
+    models::publish(app, creator, &model, &manifest)
+        .await
+        .expect(StatusCode::CREATED);
+    let tariff = json!({ "input_token_nano": "1000000000", "output_token_nano": "10000000000" });
+    let call = app.post(&format!("{model}/prices"), &json!({ "tariff": tariff }));
+    call.by(creator).send().await.expect(StatusCode::CREATED);
+    models::show(app, creator, &model, "public")
+        .await
+        .expect(StatusCode::OK);
+    model
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -356,4 +392,45 @@ async fn what_cannot_be_answered_is_refused_in_the_form_of_openai(db: PgPool) {
         assert_eq!(reply.text("/error/type"), "invalid_request_error");
     }
     assert_eq!(world.asked(), 0);
+}
+
+#[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
+async fn what_is_said_of_writing_fits_the_program_and_its_template(db: PgPool) {
+    let app = TestApp::new(db).await;
+    let creator = app.session().await;
+    let model = models::model(&app, &creator).await;
+    let good = manifest(&app, &creator).await;
+    let wrong_program = good["programs"]["infer"].clone();
+    for (place, value, pointer) in [
+        ("/generation/ids", json!("x"), "/generation/ids"),
+        ("/generation/logits", json!("x"), "/generation/logits"),
+        ("/generation/context", json!(1), "/generation/context"),
+        ("/generation/ends", json!([512]), "/generation/ends/0"),
+        (
+            "/generation/chat/template",
+            json!("{% for %}"),
+            "/generation/chat/template",
+        ),
+        (
+            "/generation/chat/template",
+            json!("{{ 1 // 0 }}"),
+            "/generation/chat/template",
+        ),
+        ("/programs/generate", wrong_program, "/generation/ids"),
+        ("/weights", Value::Null, "/weights"),
+    ] {
+        let mut manifest = good.clone();
+        *manifest.pointer_mut(place).unwrap() = value;
+        if manifest["weights"].is_null() {
+            manifest.as_object_mut().unwrap().remove("weights");
+        }
+        let refused = models::publish(&app, &creator, &model, &manifest).await;
+        assert_eq!(refused.status, StatusCode::UNPROCESSABLE_ENTITY, "{place}");
+        let first = refused.text("/errors/0/pointer");
+        assert_eq!(first, format!("/manifest{pointer}"), "{place}");
+    }
+    let made = models::publish(&app, &creator, &model, &good).await;
+    let made = made.expect(StatusCode::CREATED);
+    let writing = json!({ "context": 128, "chats": true });
+    assert_eq!(made.json["schema"]["writing"], writing);
 }

@@ -9,7 +9,10 @@ use std::{
 
 use comptoir_cli::{
     client::{blobs, http::Api, idempotency_key},
-    demo::people::{Person, WorkerProcess},
+    demo::{
+        books::wait,
+        people::{Person, WorkerProcess},
+    },
     embedded::{Embedded, Provided, open_to_others},
     up::{Node, NodeOptions},
 };
@@ -56,14 +59,14 @@ pub fn assert_passed(classes: &[&str], ended: ExitStatus) {
 /// Everything, and who takes part. Fields end in this order.
 pub struct World {
     pub limited: Replica,
-    pub worker: Option<WorkerProcess>,
+    worker: Option<WorkerProcess>,
     owner: Person,
     creator: Person,
     pub caller: Person,
     pub poor: Person,
     pub node: Node,
     _redis: Embedded,
-    pub folder: TempDir,
+    folder: TempDir,
 }
 
 impl World {
@@ -143,6 +146,34 @@ impl World {
     pub async fn upload(&self, file: &Path) -> Sha256 {
         let uploaded = blobs::upload(&self.creator.api, file).await;
         uploaded.unwrap()
+    }
+
+    /// The worker goes, and one comes once the suite's class `Away` says, by its file AWAY, that none is there.
+    pub async fn answers_late(&mut self, client: &str, settings: &[(&str, &str)]) {
+        self.stop_worker().await;
+        let away = self.away();
+        let waiting = suite(client, &["Away"], settings);
+        let told = wait("nobody is told that no worker is there", async || {
+            Ok(away.exists().then_some(()))
+        });
+        told.await.unwrap();
+        self.start_worker().await;
+        assert_passed(&["Away"], end(waiting).await);
+    }
+
+    /// The file AWAY.
+    pub fn away(&self) -> PathBuf {
+        self.folder.path().join("away")
+    }
+
+    async fn stop_worker(&mut self) {
+        self.worker.take().unwrap().stop().await.unwrap();
+    }
+
+    /// Everything ends.
+    pub async fn stop(mut self) {
+        self.stop_worker().await;
+        self.node.stop().await.unwrap();
     }
 
     /// A model of words.

@@ -1,7 +1,6 @@
 //! The official client of `OpenAI`, from `PyPI`, against a service and a worker that run: a program that was written for it needs another base URL,
 //! and nothing else.
 
-use comptoir_cli::demo::books::wait;
 use serde_json::Value;
 
 use crate::{
@@ -50,7 +49,7 @@ async fn the_official_client_needs_another_base_url_and_nothing_else() {
     );
     let poor = key(&world.poor, &scopes).await;
     let reader = key(&world.caller, &scopes[..1]).await;
-    let away = world.folder.path().join("away");
+    let away = world.away();
     let settings = [
         ("OPENAI_BASE_URL", base.as_str()),
         ("OPENAI_API_KEY", &caller),
@@ -91,14 +90,6 @@ async fn the_official_client_needs_another_base_url_and_nothing_else() {
         assert_passed(&["Reference"], end(reference).await);
     }
 
-    world.worker.take().unwrap().stop().await.unwrap();
-    let waiting = suite(OPENAI, &["Away"], &settings);
-    let told = wait("nobody is told that no worker is there", async || {
-        Ok(away.exists().then_some(()))
-    });
-    told.await.unwrap();
-    world.start_worker().await;
-    assert_passed(&["Away"], end(waiting).await);
-    world.worker.take().unwrap().stop().await.unwrap();
-    world.node.stop().await.unwrap();
+    world.answers_late(OPENAI, &settings).await;
+    world.stop().await;
 }

@@ -1,7 +1,6 @@
 //! The client of Triton, from `PyPI`, against a service and a worker that run: a program that was written for it needs another address and a
 //! header with a key, and nothing else.
 
-use comptoir_cli::demo::books::wait;
 use serde_json::json;
 
 use crate::{
@@ -26,9 +25,9 @@ async fn the_client_of_triton_needs_another_address_and_a_key_and_nothing_else()
     let manifest = json!({ "programs": { "infer": program } });
     let tariff = json!({ "call_nano": "7000000000" });
     let digits = world.publish_at("digits", manifest, tariff).await;
-    let address = world.node.api_url.as_str();
+    let address = world.node.api_url.to_string();
     let address = address.trim_start_matches("http://").trim_end_matches('/');
-    let away = world.folder.path().join("away");
+    let away = world.away();
     let settings = [
         ("ADDRESS", address),
         ("KEY", &caller),
@@ -41,14 +40,6 @@ async fn the_client_of_triton_needs_another_address_and_a_key_and_nothing_else()
     let all = ["Server", "Infer", "Errors"];
     assert_passed(&all, end(suite(TRITON, &all, &settings)).await);
 
-    world.worker.take().unwrap().stop().await.unwrap();
-    let waiting = suite(TRITON, &["Away"], &settings);
-    let told = wait("nobody is told that no worker is there", async || {
-        Ok(away.exists().then_some(()))
-    });
-    told.await.unwrap();
-    world.start_worker().await;
-    assert_passed(&["Away"], end(waiting).await);
-    world.worker.take().unwrap().stop().await.unwrap();
-    world.node.stop().await.unwrap();
+    world.answers_late(TRITON, &settings).await;
+    world.stop().await;
 }

@@ -7,6 +7,7 @@ mod values;
 
 use std::{collections::BTreeMap, fmt, io};
 
+use comptoir_domain::model::CHAT_SPECIALS_MAX;
 use minijinja::{Environment, Error, ErrorKind, Value, machinery, syntax::SyntaxConfig};
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +26,6 @@ const STACK_BYTES: usize = 32 << 20;
 const RECURSION_MAX: usize = 32;
 /// Characters that a template may say with `raise_exception`.
 const RAISED_CHARS_MAX: usize = 1_000;
-/// Named texts that a template is given beside the messages.
-const SPECIALS_MAX: usize = 32;
 const NAME: &str = "chat";
 
 /// One message of a conversation.
@@ -79,7 +78,7 @@ pub enum InvalidTemplate {
     #[error("start a thread for the template")]
     Thread(#[from] io::Error),
     /// It is given too much.
-    #[error("the template is given {0} texts, and may be given {SPECIALS_MAX}")]
+    #[error("the template is given {0} texts, and may be given {CHAT_SPECIALS_MAX}")]
     TooManySpecials(usize),
 }
 
@@ -125,7 +124,7 @@ impl ChatTemplate {
         if source.len() > TEMPLATE_BYTES_MAX {
             return Err(InvalidTemplate::TooLong(source.len()));
         }
-        if specials.len() > SPECIALS_MAX {
+        if specials.len() > CHAT_SPECIALS_MAX {
             return Err(InvalidTemplate::TooManySpecials(specials.len()));
         }
         on_stack(|| Self::read(source, specials))?

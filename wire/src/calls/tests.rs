@@ -66,7 +66,7 @@ fn limits_hold_before_anything_is_made_of_a_message() {
     assert!(!write(0, 0, 1, 0), "no prompt");
     assert!(!write(2, 2, 1, 0), "nothing but what was written");
     assert!(!write(2, 0, 0, 0), "nothing is asked for");
-    assert!(!write(2, 0, u32::try_from(TOKENS_MAX).unwrap() - 1, 0));
+    assert!(!write(2, 0, u32::try_from(TEXT_TOKENS_MAX).unwrap() - 1, 0));
     assert!(!write(2, 0, 1, ENDS_MAX + 1));
     let long = Answer::fault(FaultCause::Worker, "x".repeat(crate::DETAIL_CHARS_MAX + 1));
     assert!(answer(&encode(&long)).is_ok(), "it is cut where it is made");

@@ -21,8 +21,9 @@ use super::infer::UsageBody;
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
-    calls::{self, Callable, Piece, Pieces, Prompt, Target, WishFields, Written, read_body},
-    extract::{self, Path, Query},
+    calls::{self, Callable, Piece, Pieces, Prompt, WishFields, Written, read_json},
+    extract::{Path, Query},
+    routes::version_query::VersionQuery,
 };
 
 /// Bytes of a body: a prompt of 2 MiB, in JSON that spells most of its characters.
@@ -32,17 +33,6 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(generate))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-}
-
-#[derive(Deserialize, ToSchema, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct GenerateQuery {
-    /// The version; left out: the newest that is recommended.
-    #[serde(default)]
-    #[param(value_type = Option<String>)]
-    #[schema(value_type = Option<String>, nullable = false)]
-    version: Option<ModelVersionId>,
 }
 
 /// What a text goes on from, and how it is written: either a prompt or messages.
@@ -118,7 +108,7 @@ enum FinishBody {
 /// is there. A text that fails costs nothing. Who hangs up pays for what was written until then.
 #[utoipa::path(
     post, path = "/v1/models/{model}/generate", tag = "calls", security(("session" = []), ("api_key" = ["models:call"])),
-    params(("model" = String, Path), GenerateQuery),
+    params(("model" = String, Path), VersionQuery),
     request_body = GenerateRequest,
     responses(
         (status = 200, content((Generated = "application/json"), (String = "text/event-stream")), headers(
@@ -135,21 +125,11 @@ async fn generate(
     State(state): State<AppState>,
     caller: Caller<needs::ModelsCall>,
     Path(model): Path<ModelId>,
-    Query(query): Query<GenerateQuery>,
+    Query(query): Query<VersionQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let target = Target {
-        model,
-        version: query.version,
-    };
-    let callable = Callable::find(&state, caller.account, target).await?;
-    let headers = request.headers().clone();
-    extract::require_json(&headers)?;
-    let (body, permit) = read_body(request, &state).await?;
-    let bytes = body.len();
-    let read = move || extract::parse_json::<GenerateRequest>(&headers, &body);
-    let asked = calls::apart(bytes, read).await??;
-    drop(permit);
+    let callable = Callable::find(&state, caller.account, query.of(model)).await?;
+    let asked: GenerateRequest = read_json(request, &state).await?;
     let is_streamed = asked.stream;
     let prompt = asked.prompt()?;
     let tokens_max = (asked.tokens_max, "/tokens_max");

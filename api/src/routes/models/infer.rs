@@ -12,15 +12,16 @@ use comptoir_domain::{
 };
 use comptoir_text::Applied;
 use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap as _};
+use serde::{Serialize, Serializer, ser::SerializeMap as _};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     AppState, FieldError, Problem,
     auth::{Caller, needs},
-    calls::{self, Answered, Callable, Target, TextsBody, read_body},
+    calls::{self, Answered, Callable, TextsBody, read_body},
     extract::{Path, Query},
+    routes::version_query::VersionQuery,
     tensors::{self, Nested, Port, Refusals, Sent, read_file, write_file},
 };
 
@@ -31,17 +32,6 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
         .routes(routes!(infer))
         .layer(DefaultBodyLimit::max(CALL_BYTES_MAX))
-}
-
-#[derive(Deserialize, ToSchema, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct InferQuery {
-    /// The version; left out: the newest that is recommended.
-    #[serde(default)]
-    #[param(value_type = Option<String>)]
-    #[schema(value_type = Option<String>, nullable = false)]
-    version: Option<ModelVersionId>,
 }
 
 /// Either inputs or texts.
@@ -174,7 +164,7 @@ impl Serialize for Named<'_> {
 /// hangs up pays for what was computed.
 #[utoipa::path(
     post, path = "/v1/models/{model}/infer", tag = "calls", security(("session" = []), ("api_key" = ["models:call"])),
-    params(("model" = String, Path), InferQuery),
+    params(("model" = String, Path), VersionQuery),
     request_body(content(
         (InferBody = "application/json"),
         (Vec<u8> = "application/x-safetensors"),
@@ -194,14 +184,10 @@ async fn infer(
     State(state): State<AppState>,
     caller: Caller<needs::ModelsCall>,
     Path(model): Path<ModelId>,
-    Query(query): Query<InferQuery>,
+    Query(query): Query<VersionQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let target = Target {
-        model,
-        version: query.version,
-    };
-    let callable = Callable::find(&state, caller.account, target).await?;
+    let callable = Callable::find(&state, caller.account, query.of(model)).await?;
     let headers = request.headers().clone();
     let form = Form::of_body(&headers)?;
     let answer_form = Form::wanted(&headers, form);

@@ -20,12 +20,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ErrorBody, VersionQuery, told};
+use super::{ErrorBody, told};
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
-    calls::{self, Callable, Piece, Pieces, Prompt, WishFields, Written, read_body},
-    extract::{self, Query},
+    calls::{self, Callable, Piece, Pieces, Prompt, WishFields, Written, read_json},
+    extract::Query,
+    routes::version_query::VersionQuery,
 };
 
 /// Bytes of a body: messages of 2 MiB, in JSON that spells most of their characters.
@@ -233,17 +234,11 @@ async fn create_chat_completion(
     Query(query): Query<VersionQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let headers = request.headers().clone();
-    extract::require_json(&headers)?;
-    let (body, permit) = read_body(request, &state).await?;
-    let bytes = body.len();
-    let read = move || extract::parse_json::<ChatRequest>(&headers, &body);
-    let asked = calls::apart(bytes, read).await??;
-    drop(permit);
+    let asked: ChatRequest = read_json(request, &state).await?;
     if asked.n.is_some_and(|it| it != 1) {
         return Err(Problem::invalid("/n", "one answer is written at a time"));
     }
-    let target = query.of(&asked.model)?;
+    let target = query.of_named(&asked.model)?;
     let callable = Callable::find(&state, caller.account, target).await?;
     let tokens_max = match (asked.max_completion_tokens, asked.max_tokens) {
         (None, Some(older)) => (Some(older), "/max_tokens"),

@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ErrorBody, ListObject, VersionQuery};
+use super::{ErrorBody, ListObject};
 use crate::{
     AppState, Problem,
     auth::{Caller, needs},
-    calls::{self, Answered, Asking, Callable, Texts, TextsBody, apart, read_body},
-    extract::{self, Query},
+    calls::{self, Answered, Asking, Callable, Texts, TextsBody, read_json},
+    extract::Query,
+    routes::version_query::VersionQuery,
 };
 
 /// Bytes of a body: texts of 2 MiB, in JSON that spells most of their characters.
@@ -120,14 +121,8 @@ async fn create_embeddings(
     Query(query): Query<VersionQuery>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let headers = request.headers().clone();
-    extract::require_json(&headers)?;
-    let (body, permit) = read_body(request, &state).await?;
-    let bytes = body.len();
-    let read = move || extract::parse_json::<EmbeddingsRequest>(&headers, &body);
-    let asked = apart(bytes, read).await??;
-    drop(permit);
-    let target = query.of(&asked.model)?;
+    let asked: EmbeddingsRequest = read_json(request, &state).await?;
+    let target = query.of_named(&asked.model)?;
     let callable = Callable::find(&state, caller.account, target).await?;
     asked.check(&callable)?;
     let asking = Asking {

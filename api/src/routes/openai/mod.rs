@@ -5,14 +5,13 @@ mod chat;
 mod embeddings;
 
 use axum::http::StatusCode;
-use comptoir_domain::id::{ModelId, ModelVersionId};
 use comptoir_http::dialect::Dialect;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 use utoipa_axum::router::OpenApiRouter;
 
-use crate::{AppState, Problem, calls::Target};
+use crate::{AppState, Problem};
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new()
@@ -79,26 +78,6 @@ struct ErrorDetail {
     param: Option<String>,
     /// The kind of the problem: `/problems/<code>` explains it.
     code: String,
-}
-
-#[derive(Deserialize, ToSchema, utoipa::IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct VersionQuery {
-    /// The version; left out: the newest that is recommended.
-    #[serde(default)]
-    #[param(value_type = Option<String>)]
-    #[schema(value_type = Option<String>, nullable = false)]
-    version: Option<ModelVersionId>,
-}
-
-impl VersionQuery {
-    /// Which version is called of a model that the body names; what is no name of a model names none.
-    fn of(self, model: &str) -> Result<Target, Problem> {
-        let model: ModelId = model.parse().map_err(|_| Problem::not_found())?;
-        let version = self.version;
-        Ok(Target { model, version })
-    }
 }
 
 #[derive(Clone, Copy, Serialize, ToSchema)]
