@@ -12,9 +12,9 @@ use comptoir_store::{
     tenant,
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use time::Duration;
+use time::{Duration, OffsetDateTime};
 
-use crate::{AppState, Problem, metrics::DATASETS_UNAVAILABLE, sealed::SealedFile};
+use crate::{AppState, Problem, facts::Facts, metrics::DATASETS_UNAVAILABLE, sealed::SealedFile};
 
 /// Bytes of each file that are opened: one chunk.
 const LOOKED_AT: u64 = 65_536;
@@ -42,11 +42,8 @@ pub(crate) async fn require(
     let Some(version) = ready else {
         return Err(nothing_ready());
     };
-    let (kept, now) = (&state.submissions.facts.available, state.now());
-    if kept
-        .get(&version.id)
-        .is_some_and(|at| now - at < BELIEVED_FOR)
-    {
+    let (facts, now) = (&state.submissions.facts, state.now());
+    if is_believed(facts, version.id, now) {
         return Ok(());
     }
     let files = dataset_files::all(&mut tx, version.id).await?;
@@ -56,8 +53,14 @@ pub(crate) async fn require(
         tracing::error!(version.id = %version.id, %error, "a version that is on sale cannot be served");
         return Err(unavailable());
     }
-    kept.put(version.id, now);
+    facts.available.put(version.id, now);
     Ok(())
+}
+
+/// Was it seen a moment ago that the version can be served?
+pub(crate) fn is_believed(facts: &Facts, version: DatasetVersionId, now: OffsetDateTime) -> bool {
+    let seen = facts.available.get(&version);
+    seen.is_some_and(|at| now - at < BELIEVED_FOR)
 }
 
 /// What is told where nothing of a dataset can be sold.

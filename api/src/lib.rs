@@ -9,6 +9,7 @@ mod dataset_inputs;
 mod docs;
 pub mod etag;
 mod facts;
+mod grouped;
 pub mod idempotency;
 mod limiting;
 pub mod mail;
@@ -47,7 +48,7 @@ use utoipa::openapi::OpenApi;
 
 pub use comptoir_http::{FieldError, Problem, extract};
 pub use comptoir_store::data_keys::RootKeyRing;
-pub use routes::{AdminDb, Submissions};
+pub use routes::{AdminDb, Purchases, Rereads, Submissions};
 pub use state::{AppState, Config};
 pub use uploading::Uploads;
 

@@ -10,7 +10,7 @@ use sqlx::PgPool;
 use time::OffsetDateTime;
 
 use crate::{
-    AdminDb, Submissions,
+    AdminDb, Purchases, Rereads, Submissions,
     auth::{
         callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
         sign_ins::SignIns,
@@ -54,10 +54,14 @@ pub struct AppState {
     pub sign_ins: SignIns,
     /// Finds out who calls.
     pub callers: Callers,
+    /// Looks again whether bytes that are under way may leave.
+    pub rereads: Rereads,
     /// Takes bodies as they come, so many at once.
     pub uploads: Uploads,
     /// Commits submissions in groups.
     pub submissions: Submissions,
+    /// Commits purchases in groups.
+    pub purchases: Purchases,
     /// Has calls of models answered.
     pub calls: Calls,
 }

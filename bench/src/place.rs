@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path, sync::Arc};
 use alloy_primitives::Address;
 use anyhow::{Context as _, ensure};
 use comptoir_api::{
-    AppState, Config, RootKeyRing, Submissions, Uploads,
+    AppState, Config, Purchases, Rereads, RootKeyRing, Submissions, Uploads,
     auth::{
         callers::Callers,
         keys::{Keys, Secrets, random},
@@ -333,7 +333,9 @@ fn api_state(
         contract_wallets: None,
         webhooks: Webhooks::new(Guard::new(Vec::new()))?,
         callers: Callers::default(),
+        rereads: Rereads::default(),
         submissions: Submissions::default(),
+        purchases: Purchases::default(),
         calls: Calls::new(Relay::local(), Terms::default()),
         uploads: Uploads::default(),
     })

@@ -187,6 +187,24 @@ pub async fn lock(tx: &mut PgTransaction<'_>, id: AccountId) -> sqlx::Result<Opt
     .transpose()
 }
 
+/// Locks accounts, in one order, so that each changes for one at a time.
+///
+/// # Errors
+/// When the statement fails.
+pub(crate) async fn lock_all(
+    tx: &mut PgTransaction<'_>,
+    accounts: impl IntoIterator<Item = AccountId>,
+) -> sqlx::Result<()> {
+    let ids: Vec<_> = accounts.into_iter().map(|it| it.0).collect();
+    sqlx::query_scalar!(
+        "SELECT account_id FROM accounts WHERE account_id = ANY ($1) ORDER BY account_id FOR NO KEY UPDATE",
+        &ids,
+    )
+    .fetch_all(&mut **tx)
+    .await
+    .map(drop)
+}
+
 /// Decides whether earnings are released without being asked for.
 pub async fn set_auto_release(
     connection: &mut PgConnection,

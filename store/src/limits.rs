@@ -1,6 +1,6 @@
 //! What an account may have and do: its own limits or the deployment's, and whether an operator froze it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alloy_primitives::Address;
 use comptoir_domain::{
@@ -183,17 +183,29 @@ fn earliest_id(moment: OffsetDateTime) -> Uuid {
 /// # Errors
 /// [`LimitError::Frozen`]
 pub async fn refuse_frozen(conn: &mut PgConnection, account: AccountId) -> Result<(), LimitError> {
-    let frozen = sqlx::query_scalar!(
-        r#"SELECT EXISTS (SELECT FROM account_controls WHERE account_id = $1 AND frozen_at IS NOT NULL) AS "frozen!""#,
-        account.0,
-    )
-    .fetch_one(conn)
-    .await?;
-    if frozen {
-        Err(LimitError::Frozen)
-    } else {
+    if frozen(conn, &[account]).await?.is_empty() {
         Ok(())
+    } else {
+        Err(LimitError::Frozen)
     }
+}
+
+/// Those of these accounts that are frozen.
+///
+/// # Errors
+/// When the statement fails.
+pub async fn frozen(
+    conn: &mut PgConnection,
+    accounts: &[AccountId],
+) -> sqlx::Result<HashSet<AccountId>> {
+    let ids: Vec<_> = accounts.iter().map(|it| it.0).collect();
+    let frozen = sqlx::query_scalar!(
+        "SELECT account_id FROM account_controls WHERE account_id = ANY ($1) AND frozen_at IS NOT NULL",
+        &ids,
+    )
+    .fetch_all(conn)
+    .await?;
+    Ok(frozen.into_iter().map(AccountId).collect())
 }
 
 /// Is somebody else's account frozen?

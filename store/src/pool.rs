@@ -92,18 +92,39 @@ pub async fn connect_patiently(
 /// it.
 const GROUP_LOCK_SHARE: u32 = 2;
 
-/// A few connections beside the pool of a service, for the statements of so many kinds of groups: in the same role, with plans that
-/// are made once and kept. They loop over indexes and nothing else, so that what Postgres knows or does not know of a table changes
-/// nothing.
+/// A few connections beside the pool of a service, for the statements of so many kinds of groups, with plans as [`keeping_plans`] has them.
 ///
 /// # Panics
 /// Outside of a tokio runtime.
 #[must_use]
 pub fn for_groups(of: &PgPool, kinds: u32) -> PgPool {
-    let acquire_timeout = of.options().get_acquire_timeout();
-    let lock_timeout = (acquire_timeout / GROUP_LOCK_SHARE).as_millis().to_string();
-    let options = of.connect_options().as_ref().clone().options([
-        ("lock_timeout", lock_timeout.as_str()),
+    let lock_timeout = (of.options().get_acquire_timeout() / GROUP_LOCK_SHARE).as_millis();
+    let lock_timeout = lock_timeout.to_string();
+    beside(
+        of,
+        group::AT_ONCE * kinds,
+        [("lock_timeout", lock_timeout.as_str())],
+    )
+}
+
+/// A few connections beside the pool of a service, in the same role, with plans that are made once and kept: for single statements that find their
+/// rows by keys, and would take longer to plan than to run. They loop over indexes and nothing else, so that what Postgres knows or does not know of
+/// a table changes nothing.
+///
+/// # Panics
+/// Outside of a tokio runtime.
+#[must_use]
+pub fn keeping_plans(of: &PgPool, connections_max: u32) -> PgPool {
+    beside(of, connections_max, [])
+}
+
+fn beside<const N: usize>(
+    of: &PgPool,
+    connections_max: u32,
+    settings: [(&str, &str); N],
+) -> PgPool {
+    let options = of.connect_options().as_ref().clone().options(settings);
+    let options = options.options([
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),
         ("enable_bitmapscan", "off"),
@@ -112,8 +133,8 @@ pub fn for_groups(of: &PgPool, kinds: u32) -> PgPool {
         ("enable_material", "off"),
     ]);
     PgPoolOptions::new()
-        .max_connections(group::AT_ONCE * kinds)
-        .acquire_timeout(acquire_timeout)
+        .max_connections(connections_max)
+        .acquire_timeout(of.options().get_acquire_timeout())
         .test_before_acquire(false)
         .connect_lazy_with(options)
 }

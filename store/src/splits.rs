@@ -2,7 +2,10 @@
 //!
 //! Carries change only under the lock on the version's `split_dust` account.
 
+use std::collections::HashMap;
+
 use comptoir_domain::{
+    digest::Sha256,
     id::{JournalEntryId, SplitVersionId},
     ledger::{AccountKey, EntryKind, Lines, Source},
     split::{InvalidSplit, Party, Split},
@@ -96,6 +99,29 @@ pub(crate) async fn open_version(
     .execute(&mut **tx)
     .await?;
     Ok(id)
+}
+
+/// The open versions that a transaction looked up: each once.
+#[derive(Debug, Default)]
+pub(crate) struct OpenVersions(HashMap<(i32, Sha256), SplitVersionId>);
+
+impl OpenVersions {
+    /// As [`open_version`].
+    pub(crate) async fn of(
+        &mut self,
+        tx: &mut PgTransaction<'_>,
+        asset_id: i32,
+        split: &Split,
+        now: OffsetDateTime,
+    ) -> sqlx::Result<SplitVersionId> {
+        let parties = (asset_id, split.digest());
+        let version = match self.0.get(&parties) {
+            Some(version) => *version,
+            None => open_version(tx, asset_id, split, now).await?,
+        };
+        self.0.insert(parties, version);
+        Ok(version)
+    }
 }
 
 async fn find_open(

@@ -13,7 +13,7 @@ use crate::{
     PgTransaction, accounts,
     codec::{to_amount, to_enum, to_numeric},
     holds::HoldError,
-    limits, offers,
+    limits, offers, payees,
     purchases::{self, EndError, Period, Purchase, TakeError},
 };
 
@@ -59,12 +59,11 @@ pub enum RenewError {
 /// Makes a subscription.
 pub(crate) async fn create(
     tx: &mut PgTransaction<'_>,
+    id: SubscriptionId,
     (account, spender): (AccountId, Option<ApiKeyId>),
-    offer: OfferId,
-    cap: Amount,
+    (offer, cap): (OfferId, Amount),
     now: OffsetDateTime,
-) -> sqlx::Result<SubscriptionId> {
-    let id = SubscriptionId::generate();
+) -> sqlx::Result<()> {
     sqlx::query!(
         "INSERT INTO subscriptions (subscription_id, account_id, offer_id, cap_base, state, created_at, api_key_id) VALUES ($1, $2, $3, $4, 'active', $5, $6)",
         id.0,
@@ -75,24 +74,8 @@ pub(crate) async fn create(
         spender.map(|it| it.0),
     )
     .execute(&mut **tx)
-    .await?;
-    Ok(id)
-}
-
-/// The account's subscription of this offer that has not ended.
-pub(crate) async fn standing(
-    conn: &mut PgConnection,
-    account: AccountId,
-    offer: OfferId,
-) -> sqlx::Result<Option<SubscriptionId>> {
-    let id = sqlx::query_scalar!(
-        "SELECT subscription_id FROM subscriptions WHERE account_id = $1 AND offer_id = $2 AND state <> 'ended'",
-        account.0,
-        offer.0,
-    )
-    .fetch_optional(conn)
-    .await?;
-    Ok(id.map(SubscriptionId))
+    .await
+    .map(drop)
 }
 
 /// Ends a subscription; its periods are ended by whoever calls. Again changes nothing.
@@ -265,20 +248,23 @@ async fn begin_next(
         return Ok(Some(SubscriptionEnd::PriceAboveCap));
     }
     let account = accounts::find(tx, last.account).await?;
+    let payees = payees::of(tx, offer.dataset).await?;
     let period = Period {
         account: last.account,
         payer: account.and_then(|it| it.address),
         // A key that is gone since does not end it; its limit does.
         spender: subscription.spender,
         offer: &offer,
+        payees: &payees,
         held: offer.price.amount,
         seconds: last.seconds,
-        subscription: Some(subscription.id),
+        subscription: Some((subscription.id, None)),
         note: None,
+        answer_seconds: None,
         starts_at,
     };
     let mut point = sqlx::Acquire::begin(&mut **tx).await?;
-    match purchases::begin_period(&mut point, &period, now).await {
+    match purchases::begin_period(&mut point, period, now).await {
         Ok(_) => {
             point.commit().await?;
             Ok(None)

@@ -53,7 +53,9 @@ use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 pub use admin::AdminDb;
+pub use datasets::Rereads;
 pub(crate) use datasets::require_ready;
+pub use purchases::Purchases;
 pub use submissions::Submissions;
 pub(crate) use submit::above_spend_limit;
 pub(crate) use takedowns::blocked;

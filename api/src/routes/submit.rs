@@ -32,7 +32,7 @@ use super::{
     job_body::JobBody,
     jobs::read,
     quotes::{default_device, default_tier, not_quoted},
-    submissions::{Asked, Order, Source},
+    submissions::{Repriced, Source, Submission},
     withdrawals::hold_refused,
 };
 use crate::{
@@ -40,7 +40,8 @@ use crate::{
     auth::{Caller, Identity, needs},
     dataset_inputs,
     extract::Json,
-    idempotency::{self, IdempotentJson, Key},
+    grouped::Asked,
+    idempotency::{self, IdempotentJson},
     money::MoneyBody,
     quoting::{self, Wanted},
 };
@@ -160,6 +161,7 @@ pub(super) async fn create_job(
     let asked = Asked {
         account: caller.account,
         key: request.key,
+        at: state.now(),
     };
     let response = submit(&state, &caller, asked, &request.body).await?;
     match wait_seconds(&headers) {
@@ -177,8 +179,8 @@ async fn submit(
 ) -> Result<Response, Problem> {
     for _ in 0..PRICINGS_MAX {
         // Prepared before the transaction, which must not wait for files; judged in it, after a repetition is recognised.
-        let order = match prepare(state, caller, &asked.key, body).await {
-            Ok(order) => order,
+        let submission = match prepare(state, caller, &asked, body).await {
+            Ok(submission) => submission,
             Err(problem) => {
                 return idempotency::run(state, caller, asked.key, move |_| {
                     Box::pin(async move { Err(problem) })
@@ -186,9 +188,10 @@ async fn submit(
                 .await;
             }
         };
-        let outcome = state.submissions.submit(state, order).await?;
-        if let Some(answer) = outcome.answer(state, &asked) {
-            return answer;
+        let outcome = state.submissions.submit(state, submission).await?;
+        match outcome.answer(state, &asked) {
+            Ok(answer) => return answer,
+            Err(Repriced) => {}
         }
     }
     Err(Problem::unavailable("The prices are changing").retry_after(RETRY_AFTER_SECONDS))
@@ -197,9 +200,9 @@ async fn submit(
 async fn prepare(
     state: &AppState,
     caller: &Identity,
-    key: &Key,
+    asked: &Asked,
     body: &NewJobBody,
-) -> Result<Order, Problem> {
+) -> Result<Submission, Problem> {
     let now = state.now();
     let deadline_at = body.deadline_at.unwrap_or(now + DEADLINE_DEFAULT);
     check(body, deadline_at, now)?;
@@ -227,9 +230,11 @@ async fn prepare(
         MaxCost::Money(money) => money.amount_of(&terms.asset, "/max_cost")?,
         MaxCost::Base(amount) => *amount,
     };
-    Ok(Order {
-        key: key.clone(),
-        account: caller.account,
+    Ok(Submission {
+        asked: Asked {
+            at: now,
+            ..asked.clone()
+        },
         payer,
         spender: caller.spender(),
         source,
@@ -237,7 +242,6 @@ async fn prepare(
         max_cost,
         deadline_at,
         asset_id: terms.asset.id,
-        now,
     })
 }
 

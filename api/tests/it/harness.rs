@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderMap, HeaderName, Method, Request, StatusCode, header, request::Builder},
 };
 use comptoir_api::{
-    AppState, Config, RootKeyRing, Submissions, Uploads,
+    AppState, Config, Purchases, Rereads, RootKeyRing, Submissions, Uploads,
     auth::{
         callers::Callers,
         contract_wallets::ContractWallets,
@@ -189,7 +189,9 @@ impl TestApp {
             contract_wallets: None,
             webhooks: Webhooks::new(crate::webhooks::guard()).unwrap(),
             callers: Callers::default(),
+            rereads: Rereads::default(),
             submissions: Submissions::default(),
+            purchases: Purchases::default(),
             calls: Calls::new(relay.clone(), Terms::default()),
             uploads: Uploads::default(),
         };

@@ -13,7 +13,6 @@ use comptoir_domain::id::{AccountId, DatasetId, DatasetVersionId};
 use comptoir_store::{
     entitlements::{self, Standing},
     pool::{self, ServiceRole},
-    tenant,
 };
 use sqlx::{PgConnection, PgPool};
 use tokio::time::Instant;
@@ -49,9 +48,9 @@ struct Right {
 /// What is asked about a right.
 #[derive(Debug, Clone, Copy)]
 enum Question {
-    /// May the account read the version? As the api asks before it serves.
+    /// May the account read the version? As the api asks before it serves, and again while it does.
     Standing,
-    /// What is in the row of this key? Without a wall, and without its transaction.
+    /// What is in the row of this key?
     Row,
 }
 
@@ -105,17 +104,18 @@ async fn give_rights(books: &Books) -> anyhow::Result<Vec<Right>> {
 }
 
 async fn ask(db: &PgPool, right: Right, question: Question) -> anyhow::Result<()> {
+    let mut connection = db.acquire().await?;
     match question {
         Question::Standing => {
-            let mut walled = tenant::read_by_index(db, (right.account, None)).await?;
-            let standing = entitlements::standing(&mut walled, right.account, right.place, now());
+            let standing =
+                entitlements::standing(&mut connection, right.account, right.place, now());
             ensure!(
                 matches!(standing.await?, Standing::Active(_)),
                 "{} has no right",
                 right.account
             );
         }
-        Question::Row => row(&mut *db.acquire().await?, right).await?,
+        Question::Row => row(&mut connection, right).await?,
     }
     Ok(())
 }
@@ -157,13 +157,14 @@ async fn asked(
     Ok(answers / began.elapsed().as_secs_f64())
 }
 
-/// Beside a bare SELECT by primary key on the same table, as the same role.
+/// Beside a bare SELECT by primary key on the same table, over the same connections: those that look again while bytes leave, which keep their plans.
 pub async fn checks(setting: &Setting) -> anyhow::Result<Rounds> {
     let books = Books::make(setting.database()?, "rights").await?;
     let rights = Arc::new(give_rights(&books).await?);
     println!("{} rights of {ACCOUNTS} accounts", rights.len());
     let connections = u32::try_from(CONNECTIONS)?;
-    let db = pool::connect(books.options.clone(), ServiceRole::Api, connections).await?;
+    let api = pool::connect(books.options.clone(), ServiceRole::Api, 1).await?;
+    let db = pool::keeping_plans(&api, connections);
     for question in [Question::Standing, Question::Row] {
         let warm = asked(&db, &rights, question, WARM_UP).await?;
         println!("{question:?}: {warm:.0} a second");
@@ -176,6 +177,7 @@ pub async fn checks(setting: &Setting) -> anyhow::Result<Rounds> {
         rounds.note(ours, plain);
     }
     db.close().await;
+    api.close().await;
     books.clear().await?;
     Ok(rounds)
 }

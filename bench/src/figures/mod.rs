@@ -110,7 +110,7 @@ pub const FIGURES: &[(&str, Goal, &str)] = &[
     (
         "entitlement",
         AtLeast(0.8),
-        "checks of a right behind its account's wall, of 100,000 rights / a bare SELECT by primary key",
+        "checks of a right among 100,000, one statement each / bare SELECTs by primary key over the same connections",
     ),
     (
         "download",

@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, sync::Arc};
 
 use anyhow::Context as _;
 use comptoir_api::{
-    AppState, Config, RootKeyRing, Submissions, Uploads,
+    AppState, Config, Purchases, Rereads, RootKeyRing, Submissions, Uploads,
     auth::{
         callers::Callers, contract_wallets::ContractWallets, keys::Keys, password::Hasher,
         sign_ins::SignIns,
@@ -82,7 +82,9 @@ pub async fn start(args: ApiArgs, stop: CancellationToken) -> anyhow::Result<Run
             .clone()
             .map(|rpc| Arc::new(ContractWallets::new(rpc))),
         callers: Callers::default(),
+        rereads: Rereads::default(),
         submissions: Submissions::default(),
+        purchases: Purchases::default(),
         calls: Calls::new(parts::relay(&args.web)?, Terms::default()),
         uploads: Uploads::default(),
     };

@@ -328,7 +328,7 @@ async fn sold(bench: &Bench, buyer: Client, dataset: &Sealed) -> PurchaseId {
         account: buyer.account,
         payer: Some(buyer.address),
         spender: None,
-        offer: offer.unwrap(),
+        offer: offer.unwrap().id,
         expected: base(500),
         seconds: None,
         cap: None,

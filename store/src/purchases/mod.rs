@@ -4,7 +4,9 @@
 mod due;
 mod end;
 mod requests;
+mod stall;
 mod take;
+mod write;
 
 use alloy_primitives::Address;
 use comptoir_domain::{
@@ -29,8 +31,10 @@ pub use due::{Due, due, put_off, step};
 pub use end::{EndError, end_by_buyer, make_final, refund, refund_to_buyer};
 pub(crate) use end::{give_back_upcoming, take_back};
 pub use requests::{AnswerError, approve, deny};
-pub use take::{NewPurchase, TakeError, Taken, take};
-pub(crate) use take::{Period, begin_period, owned};
+pub use stall::{Stall, Stand};
+pub(crate) use take::owned;
+pub use take::{NewPurchase, TakeError, take, take_all};
+pub(crate) use write::{Period, begin_period};
 
 /// What a buyer took of an offer.
 #[derive(Debug, Clone)]

@@ -6,7 +6,7 @@ use comptoir_domain::{
 };
 use time::OffsetDateTime;
 
-use super::{EndError, Purchase, TakeError, end, lock, take};
+use super::{EndError, Purchase, TakeError, end, lock, stall, take, write};
 use crate::{PgTransaction, accounts, datasets, subscriptions};
 
 /// Why a request is not answered.
@@ -59,7 +59,7 @@ async fn grant(
 ) -> Result<(), TakeError> {
     // As taking does: one at a time for each buyer.
     accounts::lock(tx, request.account).await?;
-    take::require_ready(tx, (request.dataset, request.version)).await?;
+    stall::require_ready(tx, (request.dataset, request.version)).await?;
     let it = (request.dataset, request.version, request.kind);
     if let Some(owned) = take::owned(tx, request.account, it, now).await? {
         let reason = format!("the buyer has it already, by {owned}");
@@ -72,7 +72,7 @@ async fn grant(
     }
     let of = (request.account, request.dataset, request.offer);
     let starts_at = take::begins_at(tx, of, (request.kind, request.seconds), now).await?;
-    take::grant(tx, request, starts_at, now).await
+    write::grant(tx, request, starts_at, now).await
 }
 
 /// Denies a request: its price goes back. The transaction must see everybody. Again changes nothing.

@@ -1,29 +1,26 @@
-//! Taking an offer: the hold, the purchase and the right, all or nothing. One at a time for each buyer, so that nobody pays twice for
-//! what is his already, and rentals follow one another.
+//! Taking offers: the hold, the purchase and the right, all or nothing for each, in a few statements for all of a group. One at a time for each
+//! buyer, so that nobody pays twice for what is his already, and rentals follow one another.
+
+use std::collections::HashSet;
 
 use alloy_primitives::Address;
 use comptoir_domain::{
     amount::Amount,
     id::{
-        AccountId, ApiKeyId, DatasetId, DatasetVersionId, OfferId, PurchaseId, SplitVersionId,
-        SubscriptionId, TakedownId,
+        AccountId, ApiKeyId, DatasetId, DatasetVersionId, OfferId, PurchaseId, SubscriptionId,
+        TakedownId,
     },
     offer::OfferKind,
-    purchase::{DELIVERY_SECONDS, Finality, PurchaseState},
-    split::{InvalidSplit, Split},
+    split::InvalidSplit,
 };
 use time::{Duration, OffsetDateTime};
 
-use super::{EndError, Purchase, end, lock};
-use crate::{
-    PgTransaction, accounts, assets,
-    codec::to_numeric,
-    holds::{self, Hold, HoldError, HoldSource},
-    offers::Offer,
-    payees,
-    spending::{AboveSpendLimit, Budgets},
-    splits, subscriptions,
+use super::{
+    EndError, Purchase, Stall, find_all,
+    stall::Stand,
+    write::{Books, Period, write_all},
 };
+use crate::{PgTransaction, assets, codec, holds::HoldError, spending::AboveSpendLimit};
 
 /// An offer that is to be taken.
 #[derive(Debug, Clone)]
@@ -34,8 +31,8 @@ pub struct NewPurchase {
     pub payer: Option<Address>,
     /// The API key that it is counted against; `None` where that has no limit.
     pub spender: Option<ApiKeyId>,
-    /// The offer, as the buyer may see it.
-    pub offer: Offer,
+    /// The offer.
+    pub offer: OfferId,
     /// What the buyer expects to be held.
     pub expected: Amount,
     /// How long a rental lasts, in seconds.
@@ -46,16 +43,12 @@ pub struct NewPurchase {
     pub note: Option<String>,
 }
 
-/// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Taken {
-    /// The purchase.
-    pub id: PurchaseId,
-}
-
 /// Why an offer is not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum TakeError {
+    /// There is none that the buyer may know of.
+    #[error("no such offer")]
+    NoOffer,
     /// It is the buyer's own.
     #[error("the dataset is the buyer's own")]
     Own,
@@ -115,6 +108,13 @@ pub enum TakeError {
     Database(#[from] sqlx::Error),
 }
 
+impl TakeError {
+    /// Is it what one buyer is told? Else the transaction is over.
+    pub(super) const fn is_refusal(&self) -> bool {
+        !matches!(self, Self::End(_) | Self::Asset(_) | Self::Database(_))
+    }
+}
+
 /// Takes an offer. The transaction must be one that sees everybody ([`crate::tenant::widen`]): it pays the seller.
 ///
 /// # Errors
@@ -123,144 +123,252 @@ pub async fn take(
     tx: &mut PgTransaction<'_>,
     new: &NewPurchase,
     now: OffsetDateTime,
-) -> Result<Taken, TakeError> {
-    let (offer, terms) = (&new.offer, &new.offer.terms);
-    accounts::lock(tx, new.account).await?;
+) -> Result<Purchase, TakeError> {
+    let stall = Stall::lock(tx, &[(new.account, new.offer)], now).await?;
+    let taken = take_all(tx, &stall, std::slice::from_ref(new), now).await?;
+    taken.into_iter().next().ok_or(TakeError::NoOffer)?
+}
+
+/// Takes offers of a stall, each with its own outcome: one that is refused does not concern the others.
+///
+/// # Errors
+/// When a statement fails: then none is taken, and the transaction is over.
+pub async fn take_all(
+    tx: &mut PgTransaction<'_>,
+    stall: &Stall,
+    new: &[NewPurchase],
+    now: OffsetDateTime,
+) -> Result<Vec<Result<Purchase, TakeError>>, TakeError> {
+    let mut books = Books::open(tx, new.iter().filter_map(|it| it.spender), now).await?;
+    let mut outcomes: Vec<Option<Result<PurchaseId, TakeError>>> =
+        new.iter().map(|_| None).collect();
+    // What a buyer may take depends on what was taken before, so that each has one turn in a round.
+    let mut waiting: Vec<usize> = (0..new.len()).collect();
+    while !waiting.is_empty() {
+        let mut buyers = HashSet::new();
+        let (round, later): (Vec<_>, Vec<_>) = waiting
+            .into_iter()
+            .partition(|place| buyers.insert(new[*place].account));
+        let wanted = round.iter().map(|place| &new[*place]);
+        let wanted: Vec<_> = wanted
+            .map(|new| (new, stall.find(new.account, new.offer)))
+            .collect();
+        let histories = histories(tx, &wanted, now).await?;
+        let mut periods = Vec::with_capacity(round.len());
+        for ((place, (new, stand)), history) in round.into_iter().zip(wanted).zip(histories) {
+            match judge(tx, new, stand, history, now).await {
+                Ok(period) => periods.push((place, period)),
+                Err(refused) if refused.is_refusal() => outcomes[place] = Some(Err(refused)),
+                Err(error) => return Err(error),
+            }
+        }
+        for (place, outcome) in write_all(tx, &mut books, periods, now).await? {
+            outcomes[place] = Some(outcome);
+        }
+        waiting = later;
+    }
+    read(tx, outcomes).await
+}
+
+/// What was taken, as it stands now.
+async fn read(
+    tx: &mut PgTransaction<'_>,
+    outcomes: Vec<Option<Result<PurchaseId, TakeError>>>,
+) -> Result<Vec<Result<Purchase, TakeError>>, TakeError> {
+    let taken = outcomes.iter().flatten().filter_map(|it| it.as_ref().ok());
+    let taken: Vec<_> = taken.copied().collect();
+    let mut found = find_all(tx, &taken).await?;
+    let mut purchase = |id| {
+        let place = found.iter().position(|it: &Purchase| it.id == id);
+        place
+            .map(|place| found.swap_remove(place))
+            .ok_or(TakeError::NoOffer)
+    };
+    let outcomes = outcomes.into_iter();
+    Ok(outcomes
+        .map(|outcome| outcome.unwrap_or(Err(TakeError::NoOffer)))
+        .map(|outcome| outcome.and_then(&mut purchase))
+        .collect())
+}
+
+/// What the buyer has to do with an offer already.
+#[derive(Debug, Clone, Copy, Default)]
+struct History {
+    requested: Option<PurchaseId>,
+    subscribed: Option<SubscriptionId>,
+    owned: Option<PurchaseId>,
+}
+
+/// What is written when the offer is taken, unless it is refused.
+async fn judge<'a>(
+    tx: &mut PgTransaction<'_>,
+    new: &'a NewPurchase,
+    stand: Option<&'a Stand>,
+    history: History,
+    now: OffsetDateTime,
+) -> Result<Period<'a>, TakeError> {
+    let stand = stand.ok_or(TakeError::NoOffer)?;
+    let (offer, terms) = (&stand.offer, &stand.offer.terms);
     if offer.account == new.account {
         return Err(TakeError::Own);
     }
-    require_on_sale(tx, offer).await?;
-    require_ready(tx, (offer.dataset, terms.version)).await?;
+    stand.require_on_sale()?;
     if terms.kind == OfferKind::ComputeOnly && terms.answer_seconds.is_none() {
         return Err(TakeError::NothingToTake);
     }
-    refuse_again(tx, new, now).await?;
-    let seconds = match terms.kind {
-        OfferKind::Subscribe => terms.period_seconds,
-        _ => new.seconds,
+    history.refuse_again()?;
+    let subscribes = terms.kind == OfferKind::Subscribe;
+    let seconds = if subscribes {
+        terms.period_seconds
+    } else {
+        new.seconds
     };
     let held = terms.held(offer.price.amount, seconds);
     let held = held.ok_or(TakeError::TooDear)?;
     if held != new.expected {
         return Err(TakeError::PriceChanged(held));
     }
-    let subscription = match terms.kind {
-        OfferKind::Subscribe => {
-            let cap = new.cap.unwrap_or(held);
-            if held > cap {
-                return Err(TakeError::AboveCap(held));
-            }
-            let by = (new.account, new.spender);
-            Some(subscriptions::create(tx, by, offer.id, cap, now).await?)
-        }
-        _ => None,
-    };
-    let period = Period {
+    let cap = subscribes.then(|| new.cap.unwrap_or(held));
+    if cap.is_some_and(|cap| held > cap) {
+        return Err(TakeError::AboveCap(held));
+    }
+    Ok(Period {
         account: new.account,
         payer: new.payer,
         spender: new.spender,
         offer,
+        payees: &stand.payees,
         held,
         seconds,
-        subscription,
+        subscription: cap.map(|cap| (SubscriptionId::generate(), Some(cap))),
         note: new.note.as_deref(),
-        starts_at: starts_at(tx, new, now).await?,
-    };
-    let id = begin(tx, &period, terms.answer_seconds, now).await?;
-    Ok(Taken { id })
+        answer_seconds: terms.answer_seconds,
+        starts_at: starts_at(tx, (new, stand), now).await?,
+    })
 }
 
-/// The offer is open, its dataset listed and not blocked, and its seller not frozen. None of the offer and the dataset changes until the end of the
-/// transaction.
-async fn require_on_sale(tx: &mut PgTransaction<'_>, offer: &Offer) -> Result<(), TakeError> {
-    let found = sqlx::query!(
-        r#"SELECT is_on_sale(o, d) AS "is_on_sale!", d.blocked_by
-           FROM offers o JOIN datasets d USING (dataset_id) WHERE offer_id = $1 FOR SHARE"#,
-        offer.id.0,
-    )
-    .fetch_optional(&mut **tx)
-    .await?;
-    let Some(found) = found else {
-        return Err(TakeError::NotOnSale);
-    };
-    match (found.blocked_by, found.is_on_sale) {
-        (Some(takedown), _) => Err(TakeError::Blocked(TakedownId(takedown))),
-        (None, true) => Ok(()),
-        (None, false) => Err(TakeError::NotOnSale),
+impl History {
+    /// Refuses what the buyer has for good, asked for, or subscribes to.
+    fn refuse_again(self) -> Result<(), TakeError> {
+        match self {
+            Self {
+                requested: Some(asked),
+                ..
+            } => Err(TakeError::Requested(asked)),
+            Self {
+                subscribed: Some(standing),
+                ..
+            } => Err(TakeError::Subscribed(standing)),
+            Self {
+                owned: Some(owned), ..
+            } => Err(TakeError::Owned(owned)),
+            Self { .. } => Ok(()),
+        }
     }
 }
 
-/// What is sold is there: the version, or the newest one where none is named, is not shredded before the transaction ends.
-pub(super) async fn require_ready(
+/// What each buyer has to do with the offer that is wanted; nothing, where there is none.
+async fn histories(
     tx: &mut PgTransaction<'_>,
-    (dataset, version): (DatasetId, Option<DatasetVersionId>),
-) -> Result<(), TakeError> {
-    let ready = sqlx::query_scalar!(
-        "SELECT version_id FROM dataset_versions WHERE dataset_id = $1 AND state = 'ready' AND ($2::uuid IS NULL OR version_id = $2)
-         ORDER BY number DESC LIMIT 1 FOR SHARE",
-        dataset.0,
-        version.map(|it| it.0),
-    )
-    .fetch_optional(&mut **tx)
-    .await?;
-    ready.map(drop).ok_or(TakeError::NothingReady)
-}
-
-/// Refuses what the buyer has for good, asked for, or subscribes to.
-async fn refuse_again(
-    tx: &mut PgTransaction<'_>,
-    new: &NewPurchase,
+    wanted: &[(&NewPurchase, Option<&Stand>)],
     now: OffsetDateTime,
-) -> Result<(), TakeError> {
-    let offer = &new.offer;
-    let asked = sqlx::query_scalar!(
-        "SELECT purchase_id FROM purchases WHERE account_id = $1 AND offer_id = $2 AND state = 'requested'",
-        new.account.0,
-        offer.id.0,
+) -> sqlx::Result<Vec<History>> {
+    let (mut buyers, mut offers, mut owning) = (vec![], vec![], vec![]);
+    for (new, stand) in wanted {
+        buyers.push(new.account.0);
+        offers.push(new.offer.0);
+        owning.push(stand.map(|it| {
+            let offer = &it.offer;
+            let what = (offer.dataset, offer.terms.version, offer.terms.kind);
+            (new.account, what)
+        }));
+    }
+    let rows = sqlx::query!(
+        r#"SELECT place AS "place!",
+             (SELECT purchase_id FROM purchases WHERE account_id = it.buyer AND offer_id = it.offer AND state = 'requested') AS requested,
+             (SELECT subscription_id FROM subscriptions WHERE account_id = it.buyer AND offer_id = it.offer AND state <> 'ended' LIMIT 1) AS subscribed
+           FROM UNNEST($1::uuid[], $2::uuid[]) WITH ORDINALITY AS it (buyer, offer, place)"#,
+        &buyers,
+        &offers,
     )
-    .fetch_optional(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
-    if let Some(asked) = asked {
-        return Err(TakeError::Requested(PurchaseId(asked)));
+    let mut histories = vec![History::default(); wanted.len()];
+    for row in rows {
+        let history = History {
+            requested: row.requested.map(PurchaseId),
+            subscribed: row.subscribed.map(SubscriptionId),
+            owned: None,
+        };
+        codec::put(&mut histories, row.place, history);
     }
-    if let Some(standing) = subscriptions::standing(tx, new.account, offer.id).await? {
-        return Err(TakeError::Subscribed(standing));
+    let places: Vec<_> = (0..wanted.len())
+        .filter(|it| owning[*it].is_some())
+        .collect();
+    let owning: Vec<_> = owning.into_iter().flatten().collect();
+    for (place, owned) in places.into_iter().zip(owned_all(tx, &owning, now).await?) {
+        histories[place].owned = owned;
     }
-    let it = (offer.dataset, offer.terms.version, offer.terms.kind);
-    let owned = owned(tx, new.account, it, now).await?;
-    owned.map_or(Ok(()), |owned| Err(TakeError::Owned(owned)))
+    Ok(histories)
 }
+
+/// What an offer is about.
+type What = (DatasetId, Option<DatasetVersionId>, OfferKind);
 
 /// The purchase by which the buyer has for good at least what such an offer is about.
 pub(crate) async fn owned(
     tx: &mut PgTransaction<'_>,
     buyer: AccountId,
-    (dataset, version, kind): (DatasetId, Option<DatasetVersionId>, OfferKind),
+    what: What,
     now: OffsetDateTime,
 ) -> sqlx::Result<Option<PurchaseId>> {
-    let owned = sqlx::query_scalar!(
-        r#"SELECT purchase_id AS "purchase_id!" FROM entitlements
-         WHERE purchase_id IS NOT NULL AND account_id = $1 AND dataset_id = $2 AND ended_at IS NULL AND ends_at IS NULL AND starts_at <= $5
-             AND (version_id IS NULL OR version_id = $3) AND (allows = 'download' OR allows = $4)
-         LIMIT 1"#,
-        buyer.0,
-        dataset.0,
-        version.map(|it| it.0),
-        kind.allows().as_str(),
+    let owned = owned_all(tx, &[(buyer, what)], now).await?;
+    Ok(owned.into_iter().next().flatten())
+}
+
+async fn owned_all(
+    tx: &mut PgTransaction<'_>,
+    asked: &[(AccountId, What)],
+    now: OffsetDateTime,
+) -> sqlx::Result<Vec<Option<PurchaseId>>> {
+    let (mut buyers, mut datasets, mut versions, mut allows) = (vec![], vec![], vec![], vec![]);
+    for (buyer, (dataset, version, kind)) in asked {
+        buyers.push(buyer.0);
+        datasets.push(dataset.0);
+        versions.push(version.map(|it| it.0));
+        allows.push(kind.allows().as_str().to_owned());
+    }
+    let rows = sqlx::query!(
+        r#"SELECT place AS "place!", e.purchase_id AS "purchase_id!"
+           FROM UNNEST($1::uuid[], $2::uuid[], $3::uuid[], $4::text[]) WITH ORDINALITY AS it (buyer, dataset, version, allows, place)
+           CROSS JOIN LATERAL (
+               SELECT purchase_id FROM entitlements AS e
+               WHERE purchase_id IS NOT NULL AND account_id = it.buyer AND dataset_id = it.dataset AND ended_at IS NULL AND ends_at IS NULL AND starts_at <= $5
+                   AND (version_id IS NULL OR version_id = it.version) AND (e.allows = 'download' OR e.allows = it.allows)
+               LIMIT 1
+           ) e"#,
+        &buyers,
+        &datasets,
+        &versions as &[Option<uuid::Uuid>],
+        &allows,
         now,
     )
-    .fetch_optional(&mut **tx)
+    .fetch_all(&mut **tx)
     .await?;
-    Ok(owned.map(PurchaseId))
+    let mut owned = vec![None; asked.len()];
+    for row in rows {
+        codec::put(&mut owned, row.place, Some(PurchaseId(row.purchase_id)));
+    }
+    Ok(owned)
 }
 
 /// When something that is taken begins, unless that is a rental which reaches further than the offer lets.
 async fn starts_at(
     tx: &mut PgTransaction<'_>,
-    new: &NewPurchase,
+    (new, stand): (&NewPurchase, &Stand),
     now: OffsetDateTime,
 ) -> Result<OffsetDateTime, TakeError> {
-    let (offer, terms) = (&new.offer, &new.offer.terms);
+    let (offer, terms) = (&stand.offer, &stand.offer.terms);
     let of = (new.account, offer.dataset, offer.id);
     let starts_at = begins_at(tx, of, (terms.kind, new.seconds), now).await?;
     let (OfferKind::Rent, Some(seconds), Some(longest)) =
@@ -304,161 +412,4 @@ pub(super) async fn begins_at(
     .fetch_one(&mut **tx)
     .await?;
     Ok(free_from)
-}
-
-/// A purchase that is to be written.
-pub(crate) struct Period<'a> {
-    pub account: AccountId,
-    pub payer: Option<Address>,
-    pub spender: Option<ApiKeyId>,
-    pub offer: &'a Offer,
-    pub held: Amount,
-    pub seconds: Option<u32>,
-    pub subscription: Option<SubscriptionId>,
-    pub note: Option<&'a str>,
-    pub starts_at: OffsetDateTime,
-}
-
-/// Writes the next period of a subscription, which nobody has to approve again.
-pub(crate) async fn begin_period(
-    tx: &mut PgTransaction<'_>,
-    period: &Period<'_>,
-    now: OffsetDateTime,
-) -> Result<PurchaseId, TakeError> {
-    begin(tx, period, None, now).await
-}
-
-/// Writes a purchase: asked for, or granted.
-async fn begin(
-    tx: &mut PgTransaction<'_>,
-    it: &Period<'_>,
-    answer_seconds: Option<u32>,
-    now: OffsetDateTime,
-) -> Result<PurchaseId, TakeError> {
-    let (id, offer) = (PurchaseId::generate(), it.offer);
-    let split = match it.payer {
-        _ if it.held.is_zero() => None,
-        Some(_) => Some(split(tx, offer, now).await?),
-        None => return Err(TakeError::NoAddress("buyer")),
-    };
-    let due = |seconds: u32| now.saturating_add(Duration::seconds(i64::from(seconds)));
-    sqlx::query!(
-        "INSERT INTO purchases (purchase_id, account_id, payer, asset_id, seller_id, dataset_id, version_id, offer_id, price_number, kind,
-             subscription_id, state, amount_base, split_version_id, seconds, note, created_at, answer_due_at, starts_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, 'requested', $12, $13, $14, $15, $16, $17, $18)",
-        id.0,
-        it.account.0,
-        it.payer.map(|it| it.to_vec()),
-        offer.asset_id,
-        offer.account.0,
-        offer.dataset.0,
-        offer.terms.version.map(|it| it.0),
-        offer.id.0,
-        offer.price.number,
-        offer.terms.kind.as_str(),
-        it.subscription.map(|it| it.0),
-        to_numeric(it.held),
-        split.map(|it| it.0),
-        it.seconds.map(u32::cast_signed),
-        it.note,
-        now,
-        answer_seconds.map(due),
-        it.subscription.map(|_| it.starts_at),
-    )
-    .execute(&mut **tx)
-    .await?;
-    hold(tx, id, it, now).await?;
-    if answer_seconds.is_none() {
-        let purchase = lock(tx, id).await?.ok_or(sqlx::Error::RowNotFound)?;
-        grant(tx, &purchase, it.starts_at, now).await?;
-    }
-    Ok(id)
-}
-
-/// Holds the price, within what the API key may spend.
-async fn hold(
-    tx: &mut PgTransaction<'_>,
-    id: PurchaseId,
-    it: &Period<'_>,
-    now: OffsetDateTime,
-) -> Result<(), TakeError> {
-    if it.held.is_zero() {
-        return Ok(());
-    }
-    let wanted = Hold {
-        source: HoldSource::Purchase(id),
-        owner: it.payer.ok_or(TakeError::NoAddress("buyer"))?,
-        asset_id: it.offer.asset_id,
-        amount: it.held,
-    };
-    let mut budgets = Budgets::lock(tx, it.spender, now).await?;
-    if let Some(key) = it.spender {
-        budgets.take(key, it.held)?;
-    }
-    holds::place(tx, &wanted, now).await?;
-    let made = it.spender.map(|key| (key, wanted.source, it.held));
-    Ok(budgets.keep(tx, made.as_slice()).await?)
-}
-
-/// Gives a buyer its right. What costs nothing is final at once; everything else stays held until something of it is read or its time is over.
-pub(super) async fn grant(
-    tx: &mut PgTransaction<'_>,
-    purchase: &Purchase,
-    starts_at: OffsetDateTime,
-    now: OffsetDateTime,
-) -> Result<(), TakeError> {
-    let after = |seconds: u32| starts_at.saturating_add(Duration::seconds(i64::from(seconds)));
-    let ends_at = purchase.seconds.map(after);
-    let final_at = ends_at.unwrap_or_else(|| after(purchase.refund_seconds.max(DELIVERY_SECONDS)));
-    sqlx::query!(
-        "UPDATE purchases SET state = 'granted', starts_at = $2, ends_at = $3, final_at = $4, granted_at = $5 WHERE purchase_id = $1",
-        purchase.id.0,
-        starts_at,
-        ends_at,
-        final_at,
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    sqlx::query!(
-        "INSERT INTO entitlements (entitlement_id, account_id, dataset_id, version_id, purchase_id, allows, starts_at, ends_at, created_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-        comptoir_domain::id::EntitlementId::generate().0,
-        purchase.account.0,
-        purchase.dataset.0,
-        purchase.version.map(|it| it.0),
-        purchase.id.0,
-        purchase.kind.allows().as_str(),
-        starts_at,
-        ends_at,
-        now,
-    )
-    .execute(&mut **tx)
-    .await?;
-    if purchase.seconds.is_none() && purchase.amount.is_zero() {
-        let granted = Purchase {
-            state: PurchaseState::Granted,
-            starts_at: Some(starts_at),
-            ends_at,
-            final_at: Some(final_at),
-            ..purchase.clone()
-        };
-        end::settle(tx, &granted, Finality::AtOnce, now, now).await?;
-    }
-    Ok(())
-}
-
-/// The version of the split that shares what this offer brings.
-async fn split(
-    tx: &mut PgTransaction<'_>,
-    offer: &Offer,
-    now: OffsetDateTime,
-) -> Result<SplitVersionId, TakeError> {
-    let platform = assets::platform(tx, offer.asset_id).await?;
-    let payees = payees::of(tx, offer.dataset).await?;
-    if payees.is_empty() {
-        return Err(TakeError::NoAddress("seller"));
-    }
-    let split = Split::new(platform, offer.price.platform_ppm, &payees)?;
-    Ok(splits::open_version(tx, offer.asset_id, &split, now).await?)
 }

@@ -245,7 +245,7 @@ impl History {
             account: self.buyer,
             payer: Some(BOB),
             spender: None,
-            offer,
+            offer: offer.id,
             expected: held,
             seconds: Some(seconds),
             cap: None,

@@ -183,7 +183,7 @@ impl Market {
             seconds,
             cap: None,
             note: None,
-            offer,
+            offer: offer.id,
         };
         match purchases::take(&mut tx, &new, self.now).await {
             Ok(_) => {

@@ -24,13 +24,15 @@ use comptoir_store::{
     purchases::{self, EndError},
     tenant,
 };
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use sqlx::PgConnection;
 use time::format_description::well_known::Rfc3339;
-use tokio::time::{Duration, Instant};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::versions::{read_version, require_ready};
+use super::{
+    rereads::{Reads, while_allowed},
+    versions::{read_version, require_ready},
+};
 use crate::{
     AppState, Problem,
     auth::{Caller, Identity, needs},
@@ -40,11 +42,6 @@ use crate::{
     routes::{blobs::Binary, blocked},
     sealed::SealedFile,
 };
-
-/// After so many bytes of one answer its right is looked at again,
-const RECHECK_BYTES: u64 = 64 << 20;
-/// and after so much time.
-const RECHECK_AFTER: Duration = Duration::from_mins(1);
 
 pub(super) fn router() -> OpenApiRouter<AppState> {
     OpenApiRouter::new().routes(routes!(get_dataset_content))
@@ -120,18 +117,7 @@ impl Reader {
 }
 
 /// What is read by whom: a version of a dataset.
-type Place = (DatasetId, DatasetVersionId);
-
-/// Why an answer ends before its last byte.
-#[derive(Debug, thiserror::Error)]
-enum Cut {
-    #[error("read a file of a dataset")]
-    Read(#[from] ReadPartError),
-    #[error("the right is over")]
-    RightIsOver,
-    #[error("look at the right again")]
-    Database(#[from] sqlx::Error),
-}
+pub(super) type Place = (DatasetId, DatasetVersionId);
 
 /// Opens a file for somebody who may have its bytes: its seller, who has a right to it, or everybody where it is a sample of a listed dataset. This
 /// is the one place that decides it. 404 for who may not know of the file at all; 402, 403 and 410 for who may not have its bytes; 451 for
@@ -276,53 +262,6 @@ async fn give_back(state: &AppState, id: PurchaseId) -> Result<bool, Problem> {
     tx.commit().await?;
     tracing::warn!(purchase.id = %purchase.id, "a purchase that could not be served is refunded");
     Ok(true)
-}
-
-/// What is being read, by whom.
-#[derive(Debug, Clone, Copy)]
-struct Reads {
-    account: AccountId,
-    place: Place,
-    /// Else it is the reader's own, or a sample: everybody's, until it is blocked.
-    needs_right: bool,
-}
-
-impl Reads {
-    async fn are_allowed(&self, state: &AppState) -> sqlx::Result<bool> {
-        let mut connection = state.db.acquire().await?;
-        if !self.needs_right {
-            let blocked_by = datasets::blocked_by(&mut connection, self.place.0).await?;
-            return Ok(blocked_by.is_none());
-        }
-        let now = state.now();
-        let standing = entitlements::standing(&mut connection, self.account, self.place, now);
-        Ok(matches!(standing.await?, Standing::Active(_)))
-    }
-}
-
-/// The rest of an answer, for as long as it may be read.
-fn while_allowed(
-    state: AppState,
-    reads: Reads,
-    pieces: impl Stream<Item = Result<Piece, ReadPartError>> + Send + Unpin + 'static,
-) -> impl Stream<Item = Result<Piece, Cut>> + Send + 'static {
-    let begin = (state, pieces, 0_u64, Instant::now());
-    stream::try_unfold(begin, move |(state, mut pieces, sent, since)| async move {
-        let is_due = sent >= RECHECK_BYTES || since.elapsed() >= RECHECK_AFTER;
-        let (sent, since) = if is_due {
-            if !reads.are_allowed(&state).await? {
-                return Err(Cut::RightIsOver);
-            }
-            (0, Instant::now())
-        } else {
-            (sent, since)
-        };
-        let piece = pieces.try_next().await?;
-        Ok(piece.map(|piece| {
-            let sent = sent.saturating_add(piece.len() as u64);
-            (piece, (state, pieces, sent, since))
-        }))
-    })
 }
 
 /// Downloads a file of a ready version, whole or in part: one of yours, one that you have a right to, or a sample of a listed dataset. The first byte

@@ -6,6 +6,7 @@ mod files;
 mod links;
 mod parts;
 mod releases;
+mod rereads;
 mod servings;
 mod versions;
 
@@ -30,6 +31,7 @@ use time::OffsetDateTime;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
+pub use rereads::Rereads;
 pub(crate) use versions::require_ready;
 
 use super::accounts::in_task;
