@@ -10,7 +10,7 @@ use comptoir_domain::{
         SplitVersionId, SubscriptionId,
     },
     offer::OfferKind,
-    purchase::{DELIVERY_SECONDS, Finality},
+    purchase::{DELIVERY_SECONDS, Finality, PurchaseState},
     split::Split,
 };
 use sqlx::types::BigDecimal;
@@ -95,10 +95,11 @@ pub(super) async fn write_all<'a>(
     open_subscriptions(tx, &covered_purchases, now).await?;
     insert(tx, &covered_purchases, now).await?;
     books.keep(tx, &covered_purchases).await?;
-    let granted = covered_purchases.iter();
-    let granted = granted.filter(|it| it.period.answer_seconds.is_none());
-    let granted: Vec<_> = granted.map(|it| it.grant()).collect();
-    grant_all(tx, &granted, now).await?;
+    let granted: Vec<_> = covered_purchases
+        .iter()
+        .filter_map(|it| it.grant())
+        .collect();
+    give_rights(tx, &granted, now).await?;
     outcomes.extend(covered.iter().map(|(place, it)| (*place, Ok(it.id))));
     Ok(outcomes)
 }
@@ -213,9 +214,11 @@ impl Priced<'_> {
         })
     }
 
-    fn grant(&self) -> Grant {
+    /// The right that it gives at once, where nobody has to be asked.
+    fn grant(&self) -> Option<Grant> {
         let (period, offer) = (&self.period, self.period.offer);
-        Grant {
+        let is_granted = period.answer_seconds.is_none();
+        is_granted.then(|| Grant {
             purchase: self.id,
             account: period.account,
             dataset: offer.dataset,
@@ -225,7 +228,7 @@ impl Priced<'_> {
             refund_seconds: offer.terms.refund_seconds,
             is_free: period.held.is_zero(),
             starts_at: period.starts_at,
-        }
+        })
     }
 }
 
@@ -262,7 +265,11 @@ struct Columns {
     seconds: Vec<Option<i32>>,
     notes: Vec<Option<String>>,
     answers_due: Vec<Option<OffsetDateTime>>,
+    states: Vec<String>,
     starts: Vec<Option<OffsetDateTime>>,
+    ends: Vec<Option<OffsetDateTime>>,
+    finals: Vec<Option<OffsetDateTime>>,
+    granted: Vec<Option<OffsetDateTime>>,
 }
 
 impl Columns {
@@ -286,8 +293,18 @@ impl Columns {
         self.seconds.push(period.seconds.map(u32::cast_signed));
         self.notes.push(period.note.map(str::to_owned));
         self.answers_due.push(period.answer_seconds.map(due));
-        self.starts
-            .push(period.subscription.map(|_| period.starts_at));
+        let grant = it.grant();
+        let state = match grant {
+            Some(_) => PurchaseState::Granted,
+            None => PurchaseState::Requested,
+        };
+        self.states.push(state.as_str().to_owned());
+        // A period begins when it does, whenever it is granted.
+        let begins = grant.is_some() || period.subscription.is_some();
+        self.starts.push(begins.then_some(period.starts_at));
+        self.ends.push(grant.as_ref().and_then(Grant::ends_at));
+        self.finals.push(grant.as_ref().map(Grant::final_at));
+        self.granted.push(grant.map(|_| now));
     }
 }
 
@@ -302,13 +319,11 @@ async fn insert(
     }
     sqlx::query!(
         "INSERT INTO purchases (purchase_id, account_id, payer, asset_id, seller_id, dataset_id, version_id, offer_id, price_number, kind,
-             subscription_id, state, amount_base, split_version_id, seconds, note, created_at, answer_due_at, starts_at)
-         SELECT it.id, it.account, it.payer, it.asset, it.seller, it.dataset, it.version, it.offer, it.price_number, it.kind,
-             it.subscription, 'requested', it.amount, it.split, it.seconds, it.note, $18, it.answer_due, it.starts
+             subscription_id, amount_base, split_version_id, seconds, note, answer_due_at, state, starts_at, ends_at, final_at, granted_at, created_at)
+         SELECT it.*, $22
          FROM UNNEST($1::uuid[], $2::uuid[], $3::bytea[], $4::integer[], $5::uuid[], $6::uuid[], $7::uuid[], $8::uuid[], $9::integer[], $10::text[],
-             $11::uuid[], $12::numeric[], $13::uuid[], $14::integer[], $15::text[], $16::timestamptz[], $17::timestamptz[])
-             AS it (id, account, payer, asset, seller, dataset, version, offer, price_number, kind,
-             subscription, amount, split, seconds, note, answer_due, starts)",
+             $11::uuid[], $12::numeric[], $13::uuid[], $14::integer[], $15::text[], $16::timestamptz[], $17::text[],
+             $18::timestamptz[], $19::timestamptz[], $20::timestamptz[], $21::timestamptz[]) AS it",
         &columns.ids,
         &columns.accounts,
         &columns.payers as &[Option<Vec<u8>>],
@@ -325,7 +340,11 @@ async fn insert(
         &columns.seconds as &[Option<i32>],
         &columns.notes as &[Option<String>],
         &columns.answers_due as &[Option<OffsetDateTime>],
+        &columns.states,
         &columns.starts as &[Option<OffsetDateTime>],
+        &columns.ends as &[Option<OffsetDateTime>],
+        &columns.finals as &[Option<OffsetDateTime>],
+        &columns.granted as &[Option<OffsetDateTime>],
         now,
     )
     .execute(&mut **tx)
@@ -363,7 +382,7 @@ impl Grant {
     }
 }
 
-/// Gives the buyer of a request its right, as [`grant_all`] does.
+/// Gives the buyer of a request its right.
 pub(super) async fn grant(
     tx: &mut PgTransaction<'_>,
     request: &Purchase,
@@ -381,32 +400,26 @@ pub(super) async fn grant(
         is_free: request.amount.is_zero(),
         starts_at,
     };
-    grant_all(tx, &[grant], now).await
-}
-
-/// Gives buyers their rights. What costs nothing is final at once; everything else stays held until something of it is read or its time is over.
-async fn grant_all(
-    tx: &mut PgTransaction<'_>,
-    grants: &[Grant],
-    now: OffsetDateTime,
-) -> Result<(), TakeError> {
-    let ids: Vec<_> = grants.iter().map(|it| it.purchase.0).collect();
-    let starts: Vec<_> = grants.iter().map(|it| it.starts_at).collect();
-    let ends: Vec<_> = grants.iter().map(Grant::ends_at).collect();
-    let finals: Vec<_> = grants.iter().map(Grant::final_at).collect();
     sqlx::query!(
-        "UPDATE purchases SET state = 'granted', starts_at = it.starts_at, ends_at = it.ends_at, final_at = it.final_at, granted_at = $5
-         FROM UNNEST($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[]) AS it (id, starts_at, ends_at, final_at)
-         WHERE purchase_id = it.id",
-        &ids,
-        &starts,
-        &ends as &[Option<OffsetDateTime>],
-        &finals,
+        "UPDATE purchases SET state = 'granted', starts_at = $2, ends_at = $3, final_at = $4, granted_at = $5 WHERE purchase_id = $1",
+        grant.purchase.0,
+        starts_at,
+        grant.ends_at(),
+        grant.final_at(),
         now,
     )
     .execute(&mut **tx)
     .await?;
-    give_rights(tx, grants, now).await?;
+    give_rights(tx, &[grant], now).await
+}
+
+/// Gives buyers their rights. What costs nothing is final at once; everything else stays held until something of it is read or its time is over.
+async fn give_rights(
+    tx: &mut PgTransaction<'_>,
+    grants: &[Grant],
+    now: OffsetDateTime,
+) -> Result<(), TakeError> {
+    insert_entitlements(tx, grants, now).await?;
     let at_once = grants
         .iter()
         .filter(|it| it.is_free && it.seconds.is_none());
@@ -418,7 +431,7 @@ async fn grant_all(
     Ok(())
 }
 
-async fn give_rights(
+async fn insert_entitlements(
     tx: &mut PgTransaction<'_>,
     grants: &[Grant],
     now: OffsetDateTime,

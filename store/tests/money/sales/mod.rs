@@ -1,6 +1,9 @@
 //! Random histories of purchases: whatever is taken, given back, ended, answered and renewed, and whichever datasets are blocked and back, the
 //! books add up after every step, and the leaves explain them.
 
+mod checks;
+mod groups;
+
 use std::collections::BTreeMap;
 
 use alloy_primitives::Address;
@@ -9,7 +12,7 @@ use comptoir_domain::{
     dataset::VersionState,
     id::{AccountId, DatasetId, DatasetVersionId, OfferId, PurchaseId},
     offer::{OfferKind, Terms},
-    purchase::{Finality, PurchaseState},
+    purchase::PurchaseState,
     takedown::{Act, Ground},
 };
 use comptoir_store::{
@@ -19,19 +22,15 @@ use comptoir_store::{
     dataset_versions::{self, ShredError},
     datasets,
     holdback::proceeds,
-    ledger,
     offers::{self, NewOffer},
     purchases::{self, NewPurchase, Purchase, TakeError},
-    receipts, releases, subscriptions,
+    subscriptions,
     takedowns::{self, FileError, NewTakedown},
 };
 use sqlx::PgPool;
 use time::{Duration, OffsetDateTime};
 
-use crate::{
-    harness::{ALICE, BOB, CAROL, Money, NOW, PLATFORM},
-    movements,
-};
+use crate::harness::{ALICE, BOB, CAROL, Money, NOW};
 
 const SELLER: Address = CAROL;
 const DAVE: Address = Address::repeat_byte(0xda);
@@ -166,25 +165,34 @@ impl Market {
         self.money.api.begin().await.unwrap()
     }
 
-    /// Takes an offer; what cannot be taken now is refused for a reason that a buyer may meet.
-    async fn take(&self, buyer: usize, offer: usize, seconds: u32) -> bool {
-        let mut tx = self.begin().await;
-        let offer = offers::find(&mut tx, self.offers[offer], self.now)
-            .await
-            .unwrap()
-            .unwrap();
+    /// What somebody takes who looked at the price.
+    async fn wish(
+        &self,
+        tx: &mut PgTransaction<'_>,
+        buyer: usize,
+        offer: usize,
+        seconds: u32,
+    ) -> NewPurchase {
+        let found = offers::find(tx, self.offers[offer], self.now).await;
+        let offer = found.unwrap().unwrap();
         let rents = offer.terms.kind == OfferKind::Rent;
         let seconds = rents.then_some(seconds);
-        let new = NewPurchase {
+        NewPurchase {
             account: self.buyers[buyer],
             payer: Some(BUYERS[buyer]),
             spender: None,
+            offer: offer.id,
             expected: offer.terms.held(offer.price.amount, seconds).unwrap(),
             seconds,
             cap: None,
             note: None,
-            offer: offer.id,
-        };
+        }
+    }
+
+    /// Takes an offer; what cannot be taken now is refused for a reason that a buyer may meet.
+    async fn take(&self, buyer: usize, offer: usize, seconds: u32) -> bool {
+        let mut tx = self.begin().await;
+        let new = self.wish(&mut tx, buyer, offer, seconds).await;
         match purchases::take(&mut tx, &new, self.now).await {
             Ok(_) => {
                 tx.commit().await.unwrap();
@@ -375,33 +383,6 @@ impl Market {
         }
     }
 
-    /// What was forfeited: to whom, and by whom.
-    async fn forfeited(&self) -> [BTreeMap<Address, u128>; 2] {
-        let rows: Vec<(Vec<u8>, Vec<u8>, sqlx::types::BigDecimal)> = sqlx::query_as(
-            "SELECT payer, owner, amount_base FROM held_proceeds WHERE state = 'forfeited'",
-        )
-        .fetch_all(&self.money.owner)
-        .await
-        .unwrap();
-        let [mut to, mut by] = [const { BTreeMap::new() }; 2];
-        for (payer, owner, base) in rows {
-            let base: u128 = base.to_string().parse().unwrap();
-            *to.entry(Address::from_slice(&payer)).or_default() += base;
-            *by.entry(Address::from_slice(&owner)).or_default() += base;
-        }
-        [to, by]
-    }
-
-    /// What everybody has is what was deposited and what the leaves say.
-    async fn is_explained(&self) {
-        let snapshot = movements::snapshot(&self.money).await;
-        for (account, deposited) in [(BUYERS[0], MONEY), (BUYERS[1], MONEY), (SELLER, 0)] {
-            let moved = movements::has(&snapshot, account) - deposited.cast_signed();
-            let explained = movements::explained(&snapshot.receipts, account);
-            assert_eq!(moved, explained, "{account}");
-        }
-    }
-
     /// An offer that somebody has for some time now.
     async fn lasting(&self) -> Option<usize> {
         let purchases = self.purchases().await;
@@ -420,93 +401,6 @@ impl Market {
         let ids: Vec<_> = ids.into_iter().map(PurchaseId).collect();
         let mut connection = self.money.owner.acquire().await.unwrap();
         purchases::find_all(&mut connection, &ids).await.unwrap()
-    }
-
-    /// Who ended what was read paid for its least time, and nobody else for more than was used; says how many paid more than for that.
-    async fn least_is_paid(&self) -> usize {
-        let mut connection = self.money.owner.acquire().await.unwrap();
-        let mut raised = 0;
-        for it in self.purchases().await {
-            let (Some(agreed), Some(charged)) = (it.seconds, it.charged) else {
-                continue;
-            };
-            let passed = it.ended_at.unwrap() - it.starts_at.unwrap();
-            let used = u32::try_from(passed.whole_seconds().max(0)).unwrap();
-            let cost = |seconds: u32| match it.kind {
-                OfferKind::Rent => it.price.times(seconds.into()).unwrap(),
-                _ => it.price.part(seconds.into(), agreed.into()),
-            };
-            let was_read = dataset_servings::has_begun(&mut connection, it.id)
-                .await
-                .unwrap();
-            let is_early = it.finality == Some(Finality::EndedByBuyer);
-            let least = if was_read && is_early { MINIMUM } else { 0 };
-            let due = cost(used.max(least).min(agreed));
-            assert_eq!(charged, due, "{it:?}");
-            raised += usize::from(charged > cost(used.min(agreed)));
-        }
-        raised
-    }
-
-    /// What must hold after every step.
-    async fn adds_up(&self) {
-        let purchases = self.purchases().await;
-        let mut connection = self.money.owner.acquire().await.unwrap();
-        let asset = self.money.asset;
-        let (mut held, mut charged) = (
-            BTreeMap::<Address, u128>::new(),
-            BTreeMap::<Address, u128>::new(),
-        );
-        for it in &purchases {
-            let payer = it.payer.unwrap();
-            if matches!(it.state, PurchaseState::Requested | PurchaseState::Granted) {
-                *held.entry(payer).or_default() += it.amount.base();
-            }
-            let paid = it.charged.unwrap_or_default();
-            assert_eq!(
-                it.receipt.is_some(),
-                !paid.is_zero(),
-                "a charge has a receipt, and nothing else has: {it:?}"
-            );
-            if let Some(receipt) = it.receipt {
-                let receipt = receipts::find(&mut connection, receipt)
-                    .await
-                    .unwrap()
-                    .unwrap();
-                assert_eq!((receipt.gross, receipt.payer), (paid, payer));
-            }
-            *charged.entry(payer).or_default() += paid.base();
-        }
-        let [to, by] = self.forfeited().await;
-        let of = |map: &BTreeMap<Address, u128>, who| map.get(&who).copied().unwrap_or_default();
-        for buyer in BUYERS {
-            let it = ledger::balances(&mut connection, buyer, asset)
-                .await
-                .unwrap();
-            assert_eq!(it.held.base(), of(&held, buyer));
-            let rest = MONEY - of(&charged, buyer) + of(&to, buyer);
-            assert_eq!(it.available.base() + it.held.base(), rest);
-        }
-        // One split shares all of it: what the seller has is rounded once over all sales.
-        let gross: u128 = charged.values().sum();
-        let seller = ledger::balances(&mut connection, SELLER, asset)
-            .await
-            .unwrap();
-        // What is held back is not on its way to the chain.
-        let queued = releases::queued_of(&mut connection, asset, SELLER).await;
-        assert_eq!(queued.unwrap(), seller.available);
-        let earned = seller.available.base() + seller.held_back.base() + of(&by, SELLER);
-        assert_eq!(earned, gross * u128::from(1_000_000 - PPM) / 1_000_000);
-        let house = ledger::house_balances(&mut connection, asset)
-            .await
-            .unwrap();
-        let own = ledger::balances(&mut connection, PLATFORM, asset)
-            .await
-            .unwrap();
-        let own = own.available.base() + own.held_back.base() + of(&by, PLATFORM);
-        let dust = house.split_dust.base();
-        assert_eq!(earned + house.fees.base() + own + dust, gross);
-        assert!(house.split_dust.base() < 2);
     }
 }
 
