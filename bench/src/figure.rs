@@ -9,6 +9,8 @@ use serde::Serialize;
 pub enum Goal {
     /// At least that.
     AtLeast(f64),
+    /// At least that, or ours alone at least so much.
+    AtLeastOr(f64, f64),
     /// At most that.
     AtMost(f64),
 }
@@ -36,6 +38,7 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtLeast(bound) => write!(f, ">={bound}"),
+            Self::AtLeastOr(bound, value) => write!(f, ">={bound} or value>={value}"),
             Self::AtMost(bound) => write!(f, "<={bound}"),
         }
     }

@@ -36,6 +36,22 @@ const REFERENCES: &[(&str, &[&str])] = &[
     ("releases", &["asset_id", "account_id"]),
     ("journal_entries", &["asset_id", "reverses"]),
     ("idempotency_keys", &["account_id"]),
+    (
+        "purchases",
+        &[
+            "account_id",
+            "asset_id",
+            "seller_id",
+            "dataset_id",
+            "version_id",
+            "subscription_id",
+            "split_version_id",
+        ],
+    ),
+    (
+        "entitlements",
+        &["account_id", "dataset_id", "version_id", "purchase_id"],
+    ),
 ];
 
 /// Leaves of a table its columns and the trigger that judges its references, so that one reference can be tried alone.
@@ -120,6 +136,10 @@ async fn what_may_be_referred_to_is_never_deleted(db: PgPool) {
         "receipts",
         "journal_entries",
         "ledger_accounts",
+        "datasets",
+        "dataset_versions",
+        "subscriptions",
+        "purchases",
     ] {
         let error = sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}")))
             .execute(&money.owner)
