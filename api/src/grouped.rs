@@ -107,7 +107,10 @@ impl<A> Outcome<A> {
 }
 
 /// Commits requests of one kind in groups. Clones share the queue, which starts with the first request.
-pub(crate) struct Grouped<W: Work>(Arc<OnceLock<Group<W::Order, Outcome<W::Again>>>>);
+pub(crate) struct Grouped<W: Work>(Arc<OnceLock<Queue<W>>>);
+
+/// Orders on their way to be committed, and what became of them on its way back.
+type Queue<W> = Group<<W as Work>::Order, Outcome<<W as Work>::Again>>;
 
 impl<W: Work> Grouped<W> {
     /// Has the order committed, with whatever waits beside it. `work` is made for the first one.

@@ -10,7 +10,7 @@ pub enum Goal {
     /// At least that.
     AtLeast(f64),
     /// At least that, or ours alone at least so much.
-    AtLeastOr(f64, f64),
+    EitherAtLeast(f64, f64),
     /// At most that.
     AtMost(f64),
 }
@@ -38,7 +38,7 @@ impl fmt::Display for Goal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AtLeast(bound) => write!(f, ">={bound}"),
-            Self::AtLeastOr(bound, value) => write!(f, ">={bound} or value>={value}"),
+            Self::EitherAtLeast(bound, value) => write!(f, ">={bound} or value>={value}"),
             Self::AtMost(bound) => write!(f, "<={bound}"),
         }
     }

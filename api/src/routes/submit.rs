@@ -32,7 +32,7 @@ use super::{
     job_body::JobBody,
     jobs::read,
     quotes::{default_device, default_tier, not_quoted},
-    submissions::{Repriced, Source, Submission},
+    submissions::{Source, Submission},
     withdrawals::hold_refused,
 };
 use crate::{
@@ -189,9 +189,8 @@ async fn submit(
             }
         };
         let outcome = state.submissions.submit(state, submission).await?;
-        match outcome.answer(state, &asked) {
-            Ok(answer) => return answer,
-            Err(Repriced) => {}
+        if let Ok(answer) = outcome.answer(state, &asked) {
+            return answer;
         }
     }
     Err(Problem::unavailable("The prices are changing").retry_after(RETRY_AFTER_SECONDS))

@@ -76,10 +76,10 @@ pub(crate) async fn begin_period(
 ///
 /// # Errors
 /// When a statement fails: then none is written, and the transaction is over.
-pub(super) async fn write_all<'a>(
+pub(super) async fn write_all(
     tx: &mut PgTransaction<'_>,
     books: &mut Books,
-    periods: Vec<(usize, Period<'a>)>,
+    periods: Vec<(usize, Period<'_>)>,
     now: OffsetDateTime,
 ) -> Result<Vec<(usize, Result<PurchaseId, TakeError>)>, TakeError> {
     let (mut outcomes, mut priced) = (Vec::with_capacity(periods.len()), Vec::new());
