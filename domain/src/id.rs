@@ -135,6 +135,8 @@ typed_ids! {
     DatasetLinkId = "dsl",
     /// A model that can be called.
     ModelId = "mdl",
+    /// That an account may call a gated model, or asked for it.
+    AdmissionId = "adm",
     /// One version of a model.
     ModelVersionId = "mdv",
     /// A call of a model.

@@ -2,6 +2,7 @@
 //!
 //! Pure: no database, no network, no clock. Whatever happens outside is an argument.
 
+pub mod admission;
 pub mod amount;
 pub mod asset;
 pub mod atto;

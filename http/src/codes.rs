@@ -67,6 +67,11 @@ pub const ALL: &[Code] = &[
         "The API key is valid but was not given the scope that this operation needs.",
     ),
     code(
+        "admission_required",
+        403,
+        "The model is gated: its creator decides who calls it. Ask with `POST /v1/models/{model}/admissions`; calls are answered once that is granted.",
+    ),
+    code(
         "session_required",
         403,
         "Only somebody who signed in may do this; an API key is not enough.",
@@ -300,6 +305,31 @@ pub const ALL: &[Code] = &[
         "dataset_name_taken",
         409,
         "The account has a dataset of that name. Choose another one: a dataset's name stays.",
+    ),
+    code(
+        "own_model",
+        409,
+        "The model is your own: whoever made it calls it without being let in.",
+    ),
+    code(
+        "model_not_gated",
+        409,
+        "Nobody has to be let in: whoever finds the model calls it.",
+    ),
+    code(
+        "already_asked",
+        409,
+        "You have asked to call the model already, or are let in; `detail` names the admission.",
+    ),
+    code(
+        "asked_too_soon",
+        409,
+        "You were denied or sent away less than a day ago; `detail` says when you may ask again.",
+    ),
+    code(
+        "admission_state",
+        409,
+        "Only what is requested is granted or denied, and only what is granted is revoked; `detail` says what it is.",
     ),
     code(
         "model_name_taken",

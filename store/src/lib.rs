@@ -11,6 +11,7 @@ pub mod admin_jobs;
 pub mod admin_outbox;
 pub mod admin_workers;
 pub mod admins;
+pub mod admissions;
 pub mod allowances;
 pub mod api_keys;
 pub mod assets;

@@ -22,6 +22,8 @@ pub struct Model {
     pub card: Card,
     /// Who may find it and call it.
     pub visibility: Visibility,
+    /// Does its creator decide who calls it, of those who find it?
+    pub is_gated: bool,
     /// When others could call it first: from then on they are told of what gets worse.
     pub shown_at: Option<OffsetDateTime>,
     /// When it was made.
@@ -74,6 +76,7 @@ struct Row {
     provenance: String,
     tags: Vec<String>,
     visibility: String,
+    is_gated: bool,
     shown_at: Option<OffsetDateTime>,
     created_at: OffsetDateTime,
     updated_at: OffsetDateTime,
@@ -95,6 +98,7 @@ impl TryFrom<Row> for Model {
                 tags: row.tags,
             },
             visibility: to_enum("visibility", &row.visibility, Visibility::parse)?,
+            is_gated: row.is_gated,
             shown_at: row.shown_at,
             created_at: row.created_at,
             updated_at: row.updated_at,
@@ -141,6 +145,7 @@ pub async fn create(
         account,
         card: card.clone(),
         visibility,
+        is_gated: false,
         shown_at: None,
         created_at: now,
         updated_at: now,
@@ -158,7 +163,7 @@ pub async fn find(
 ) -> sqlx::Result<Option<Model>> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT model_id, account_id, name, title, description, licence, provenance, tags, visibility, shown_at, created_at, updated_at
+        "SELECT model_id, account_id, name, title, description, licence, provenance, tags, visibility, is_gated, shown_at, created_at, updated_at
          FROM models WHERE model_id = $1 AND (account_id = $2 OR visibility <> 'private')",
         id.0,
         account.0,
@@ -175,7 +180,7 @@ pub async fn find(
 pub async fn find_called(conn: &mut PgConnection, id: ModelId) -> sqlx::Result<Option<Model>> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT model_id, account_id, name, title, description, licence, provenance, tags, visibility, shown_at, created_at, updated_at
+        "SELECT model_id, account_id, name, title, description, licence, provenance, tags, visibility, is_gated, shown_at, created_at, updated_at
          FROM models WHERE model_id = $1",
         id.0,
     )
@@ -195,7 +200,7 @@ pub async fn lock(
 ) -> sqlx::Result<Option<Model>> {
     let row = sqlx::query_as!(
         Row,
-        "SELECT model_id, account_id, name, title, description, licence, provenance, tags, visibility, shown_at, created_at, updated_at
+        "SELECT model_id, account_id, name, title, description, licence, provenance, tags, visibility, is_gated, shown_at, created_at, updated_at
          FROM models WHERE model_id = $1 AND account_id = $2 FOR NO KEY UPDATE",
         id.0,
         account.0,
@@ -220,7 +225,7 @@ pub async fn list(
     let rows = sqlx::query_as!(
         Row,
         r#"SELECT model_id AS "model_id!", account_id AS "account_id!", name AS "name!", title AS "title!", description AS "description!",
-               licence AS "licence!", provenance AS "provenance!", tags AS "tags!", visibility AS "visibility!", shown_at, created_at AS "created_at!",
+               licence AS "licence!", provenance AS "provenance!", tags AS "tags!", visibility AS "visibility!", is_gated AS "is_gated!", shown_at, created_at AS "created_at!",
                updated_at AS "updated_at!"
            FROM (
                (SELECT * FROM models WHERE account_id = $1 AND ($2::uuid IS NULL OR model_id < $2) ORDER BY model_id DESC LIMIT $3)
@@ -257,17 +262,17 @@ pub async fn update(tx: &mut PgTransaction<'_>, model: &Model) -> sqlx::Result<(
     .map(drop)
 }
 
-/// Lets others find a model that is locked, or nobody. Again changes nothing.
+/// Lets others find a model that is locked, or nobody, and says whether its creator decides who calls it. Again changes nothing.
 ///
 /// # Errors
 /// When others are to find it, and it has nothing to call or no price.
 pub async fn show(
     tx: &mut PgTransaction<'_>,
     model: &Model,
-    visibility: Visibility,
+    (visibility, is_gated): (Visibility, bool),
     now: OffsetDateTime,
 ) -> Result<(), ShowModelError> {
-    if model.visibility == visibility {
+    if (model.visibility, model.is_gated) == (visibility, is_gated) {
         return Ok(());
     }
     let has = sqlx::query!(
@@ -283,11 +288,12 @@ pub async fn show(
         (_, _, false) => return Err(ShowModelError::NoPrice),
     }
     sqlx::query!(
-        "UPDATE models SET visibility = $2, updated_at = $3, shown_at = CASE WHEN $2 = 'private' THEN shown_at ELSE coalesce(shown_at, $3) END
+        "UPDATE models SET visibility = $2, is_gated = $4, updated_at = $3, shown_at = CASE WHEN $2 = 'private' THEN shown_at ELSE coalesce(shown_at, $3) END
          WHERE model_id = $1",
         model.id.0,
         visibility.as_str(),
         now,
+        is_gated,
     )
     .execute(&mut **tx)
     .await?;

@@ -10,6 +10,7 @@ use comptoir_domain::{
     model::{Usage, Visibility},
 };
 use comptoir_store::{
+    admissions,
     model_prices::{self, ModelPrice},
     model_versions::{self, Version},
     models::{self, Model},
@@ -19,7 +20,7 @@ use comptoir_wire::calls::{CALL_BYTES_MAX, Tensor};
 use time::{Duration, OffsetDateTime};
 
 use super::Asked;
-use crate::{AppState, Problem, reading};
+use crate::{AppState, Problem, facts::Kept, reading, routes::admissions::required};
 
 /// Room for what an answer has beside its tensors.
 const ANSWER_OVERHEAD: u64 = 64 << 10;
@@ -87,6 +88,9 @@ async fn known(state: &AppState, program: Sha256) -> Result<Arc<ProgramFacts>, P
     facts.ok_or_else(|| Problem::internal(&sqlx::Error::RowNotFound))
 }
 
+/// Whether an account was let in to a gated model, and when that was looked up.
+pub(crate) type Admitted = Kept<(AccountId, ModelId), (OffsetDateTime, bool)>;
+
 /// What is kept of a target.
 pub(crate) type Believed = (OffsetDateTime, Arc<Callable>);
 
@@ -110,6 +114,9 @@ impl Callable {
         };
         if !found.may_be_called_by(caller) {
             return Err(Problem::not_found());
+        }
+        if found.model.is_gated && found.model.account != caller {
+            require_admission(state, caller, found.model.id, now).await?;
         }
         if found.version.retires_at.is_some_and(|at| at <= now) {
             return Err(retired(&found.version));
@@ -224,6 +231,32 @@ impl Callable {
             facts,
             price,
         })
+    }
+}
+
+/// Looked up at most so often as what is called.
+async fn require_admission(
+    state: &AppState,
+    caller: AccountId,
+    model: ModelId,
+    now: OffsetDateTime,
+) -> Result<(), Problem> {
+    let kept = &state.calls.admitted;
+    let believed = kept.get(&(caller, model));
+    let believed = believed.filter(|(at, _)| (now - *at).abs() < BELIEVED_FOR);
+    let is_granted = match believed {
+        Some((_, is_granted)) => is_granted,
+        None => {
+            let mut conn = state.db.acquire().await?;
+            let is_granted = admissions::is_granted(&mut conn, caller, model).await?;
+            kept.put((caller, model), (now, is_granted));
+            is_granted
+        }
+    };
+    if is_granted {
+        Ok(())
+    } else {
+        Err(required(model))
     }
 }
 

@@ -33,7 +33,7 @@ pub(crate) use wishes::{Prompt, Wish, WishFields};
 pub(crate) use writing::{Piece, Pieces, Written, write};
 
 use self::{
-    allowances::Allowances, callable::Believed, hosts::Hosts, owners::Owners, recording::Recorder,
+    allowances::Allowances, callable::{Admitted, Believed}, hosts::Hosts, owners::Owners, recording::Recorder,
 };
 use crate::{
     AppState,
@@ -43,6 +43,8 @@ use crate::{
 
 /// Versions of models of which it is remembered what they are.
 const CALLABLES_MAX: NonZeroUsize = NonZeroUsize::new(1_024).expect("above zero");
+/// Accounts of which it is remembered whether they call a gated model.
+const ADMITTED_MAX: NonZeroUsize = NonZeroUsize::new(16_384).expect("above zero");
 /// How often it is looked what is due.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// How often it is said that this process is alive, so that its allowances stay open.
@@ -60,6 +62,7 @@ pub struct Calls {
     recorder: Recorder,
     owners: Arc<Owners>,
     pub(super) callables: Arc<Kept<Target, Believed>>,
+    pub(super) admitted: Arc<Admitted>,
 }
 
 impl Calls {
@@ -75,6 +78,7 @@ impl Calls {
             recorder: Recorder::default(),
             owners: Arc::default(),
             callables: Arc::new(Kept::new(CALLABLES_MAX)),
+            admitted: Arc::new(Kept::new(ADMITTED_MAX)),
         }
     }
 

@@ -3,6 +3,7 @@
 mod accounts;
 mod address;
 mod admin;
+pub(crate) mod admissions;
 mod auth;
 mod balance;
 mod balance_alert;
@@ -106,6 +107,7 @@ fn document_router() -> OpenApiRouter<AppState> {
         .merge(sales::router())
         .merge(subscriptions::router())
         .merge(takedowns::router())
+        .merge(admissions::router())
         .merge(usage::router())
         .merge(quotes::router())
         .merge(receipts::router())

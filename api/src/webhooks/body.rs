@@ -4,7 +4,7 @@ use comptoir_domain::{
     amount::Amount,
     asset::Asset,
     id::{
-        BatchId, ContributionId, DatasetId, DepositId, JobId, OfferId, PurchaseId, SubscriptionId,
+        AdmissionId, BatchId, ContributionId, DatasetId, DepositId, JobId, ModelId, OfferId, PurchaseId, SubscriptionId,
         TakedownId, WebhookEndpointId, WebhookEventId, WorkerId,
     },
     purchase::SubscriptionEnd,
@@ -127,6 +127,20 @@ pub struct DatasetData {
     dataset_id: DatasetId,
 }
 
+/// Something about an admission to a gated model, told to who asked and to the creator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = WebhookAdmission)]
+pub struct AdmissionData {
+    #[schema(value_type = String, example = "adm_01h455vb4pex5vsknk084sn02q")]
+    admission_id: AdmissionId,
+    #[schema(value_type = String)]
+    model_id: ModelId,
+    /// Why it was denied or revoked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+}
+
 /// A batch that is final on the chain.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[schema(as = WebhookBatch)]
@@ -205,6 +219,8 @@ pub enum Data {
     Takedown(TakedownData),
     /// Of `dataset.*`.
     Dataset(DatasetData),
+    /// Of `admission.*`.
+    Admission(AdmissionData),
     /// Of `batch.anchored`.
     Batch(BatchData),
     /// Of `payout.paid`.
@@ -310,6 +326,12 @@ struct StoredTakedown {
 }
 
 #[derive(Deserialize)]
+struct StoredAdmission {
+    model_id: Uuid,
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
 struct StoredBatch {
     number: i64,
     hash: String,
@@ -374,6 +396,17 @@ impl Data {
             E::DatasetBlocked | E::DatasetRestored => Self::Dataset(DatasetData {
                 dataset_id: DatasetId(subject()?),
             }),
+            E::AdmissionRequested
+            | E::AdmissionGranted
+            | E::AdmissionDenied
+            | E::AdmissionRevoked => {
+                let StoredAdmission { model_id, reason } = stored(event)?;
+                Self::Admission(AdmissionData {
+                    admission_id: AdmissionId(subject()?),
+                    model_id: ModelId(model_id),
+                    reason,
+                })
+            }
             E::BatchAnchored => {
                 let StoredBatch { number, hash } = stored(event)?;
                 let batch_id = BatchId(subject()?);

@@ -69,6 +69,9 @@ const OBJECTS: &[(&str, MakeObject)] = &[
     ("/v1/datasets/{dataset}", |app, owner| {
         Box::pin(crate::datasets::make(app, owner))
     }),
+    ("/v1/admissions/{admission}", |app, creator| {
+        Box::pin(crate::admissions::make(app, creator))
+    }),
     ("/v1/models/{model}", |app, owner| {
         Box::pin(crate::models::make(app, owner))
     }),
@@ -145,6 +148,7 @@ const BODIES: &[(&str, &str)] = &[
     ),
     ("/takedowns", r#"{"ground":"other","statement":"no"}"#),
     ("/contest", r#"{"statement":"no"}"#),
+    ("/revoke", r#"{"reason":"no"}"#),
     (
         "/accept",
         r#"{"expected_reward":{"amount":"0","asset":"","decimals":18}}"#,

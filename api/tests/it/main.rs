@@ -9,6 +9,7 @@ mod admin_accounts;
 mod admin_audit;
 mod admin_money;
 mod admin_work;
+mod admissions;
 mod auth;
 mod bad_input;
 mod blobs;

@@ -57,7 +57,12 @@ pub enum Model {
         /// Who.
         #[arg(value_parser = ["private", "unlisted", "public"])]
         visibility: String,
+        /// Do you decide who of those who find it calls it? [default: as it is]
+        #[arg(long)]
+        gated: Option<bool>,
     },
+    #[command(flatten)]
+    Admission(crate::client::admissions::Admission),
     /// Says that a version is not recommended any more.
     Deprecate {
         /// The model.

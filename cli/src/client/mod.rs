@@ -1,6 +1,7 @@
 //! The client verbs: one module per noun, over the REST API and, for money, the chain.
 
 pub mod account;
+pub mod admissions;
 pub mod blobs;
 pub mod card;
 pub mod contributions;

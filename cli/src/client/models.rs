@@ -10,7 +10,7 @@ use reqwest::{
 use serde_json::{Value, json};
 
 use super::{
-    Context,
+    Context, admissions,
     blobs::upload,
     card, generate,
     http::{self, Api},
@@ -25,6 +25,7 @@ const MODEL: &[&str] = &[
     "name",
     "title",
     "visibility",
+    "gated",
     "licence",
     "owned_by",
     "created_at",
@@ -86,13 +87,16 @@ pub async fn run(context: &Context, verb: &Model) -> anyhow::Result<()> {
         Model::Price(args) => output.object(&set_price(&api, args).await?, PRICE),
         Model::Call(args) => output.object(&call(&api, args).await?, CALL),
         Model::Generate(args) => generate::run(&api, output, args).await?,
-        Model::Visibility { id, visibility } => {
+        Model::Visibility {
+            id,
+            visibility,
+            gated,
+        } => {
             let path = format!("/v1/models/{id}/visibility");
-            output.object(
-                &post(&path, json!({ "visibility": visibility })).await?,
-                MODEL,
-            );
+            let body = json!({ "visibility": visibility, "gated": gated });
+            output.object(&post(&path, body).await?, MODEL);
         }
+        Model::Admission(verb) => admissions::run(context, &api, verb).await?,
         Model::Deprecate {
             id,
             version,

@@ -102,6 +102,14 @@ event_types! {
     DatasetBlocked = "dataset.blocked",
     /// Such a dataset is back.
     DatasetRestored = "dataset.restored",
+    /// Somebody asked to call a gated model.
+    AdmissionRequested = "admission.requested",
+    /// A creator lets an account call a gated model.
+    AdmissionGranted = "admission.granted",
+    /// A creator does not.
+    AdmissionDenied = "admission.denied",
+    /// A creator took back that an account calls a gated model.
+    AdmissionRevoked = "admission.revoked",
     /// A batch in which the account pays or is paid is final on the chain.
     BatchAnchored = "batch.anchored",
     /// The contract paid the account's address, and the block is final.

@@ -55,6 +55,8 @@ pub(super) fn router() -> OpenApiRouter<AppState> {
 #[serde(deny_unknown_fields)]
 struct Showing {
     visibility: Visibility,
+    /// Do you decide who of those who find it calls it? Left out: as it is.
+    gated: Option<bool>,
 }
 
 #[derive(Deserialize, ToSchema, utoipa::IntoParams)]
@@ -92,6 +94,8 @@ struct ModelBody {
     provenance: String,
     tags: Vec<String>,
     visibility: Visibility,
+    /// Its creator decides who calls it: ask with `POST /v1/models/{model}/admissions`.
+    gated: bool,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
     #[serde(with = "time::serde::rfc3339")]
@@ -112,6 +116,7 @@ impl From<Model> for ModelBody {
             provenance: model.card.provenance,
             tags: model.card.tags,
             visibility: model.visibility,
+            gated: model.is_gated,
             created_at: model.created_at,
             updated_at: model.updated_at,
         }
@@ -232,8 +237,8 @@ async fn update_model(
     .await
 }
 
-/// Says who may find a model and call it: `private` takes it back from everybody but you. What is shown has a version and a price. Again changes
-/// nothing.
+/// Says who may find a model and call it: `private` takes it back from everybody but you, and where it is `gated` you decide who calls it. What is shown
+/// has a version and a price. Again changes nothing.
 #[utoipa::path(
     post, path = "/v1/models/{model}/visibility", tag = "models", security(("session" = []), ("api_key" = ["models:write"])),
     params(("model" = String, Path)),
@@ -247,7 +252,7 @@ async fn show_model(
     State(state): State<AppState>,
     caller: Caller<needs::ModelsWrite>,
     Path(id): Path<ModelId>,
-    Json(Showing { visibility }): Json<Showing>,
+    Json(Showing { visibility, gated }): Json<Showing>,
 ) -> Result<Response, Problem> {
     let identity = Identity::clone(&caller);
     in_task(async move {
@@ -259,7 +264,8 @@ async fn show_model(
                 .await
                 .map_err(limited)?;
         }
-        let shown = models::show(&mut tx, &model, visibility, state.now()).await;
+        let showing = (visibility, gated.unwrap_or(model.is_gated));
+        let shown = models::show(&mut tx, &model, showing, state.now()).await;
         shown.map_err(not_shown)?;
         let found = models::find(&mut tx, identity.account, id).await?;
         let model = found.ok_or_else(Problem::not_found)?;
