@@ -143,10 +143,10 @@ pub async fn answer(
     .await?;
     let before = locked.ok_or(AnswerError::NotFound)?.state;
     let before = to_enum("state", &before, AdmissionState::parse)?;
-    use AdmissionState as S;
     match (before, state) {
         (before, state) if before == state => return Ok(()),
-        (S::Requested, S::Granted | S::Denied) | (S::Granted, S::Revoked) => {}
+        (AdmissionState::Requested, AdmissionState::Granted | AdmissionState::Denied)
+        | (AdmissionState::Granted, AdmissionState::Revoked) => {}
         (before, _) => return Err(AnswerError::Stands(before)),
     }
     sqlx::query!(
@@ -155,7 +155,7 @@ pub async fn answer(
         state.as_str(),
         reason,
         now,
-        (state != S::Granted).then_some(now),
+        (state != AdmissionState::Granted).then_some(now),
     )
     .execute(&mut **tx)
     .await?;

@@ -244,14 +244,13 @@ async fn require_admission(
     let kept = &state.calls.admitted;
     let believed = kept.get(&(caller, model));
     let believed = believed.filter(|(at, _)| (now - *at).abs() < BELIEVED_FOR);
-    let is_granted = match believed {
-        Some((_, is_granted)) => is_granted,
-        None => {
-            let mut conn = state.db.acquire().await?;
-            let is_granted = admissions::is_granted(&mut conn, caller, model).await?;
-            kept.put((caller, model), (now, is_granted));
-            is_granted
-        }
+    let is_granted = if let Some((_, is_granted)) = believed {
+        is_granted
+    } else {
+        let mut conn = state.db.acquire().await?;
+        let is_granted = admissions::is_granted(&mut conn, caller, model).await?;
+        kept.put((caller, model), (now, is_granted));
+        is_granted
     };
     if is_granted {
         Ok(())

@@ -33,7 +33,11 @@ pub(crate) use wishes::{Prompt, Wish, WishFields};
 pub(crate) use writing::{Piece, Pieces, Written, write};
 
 use self::{
-    allowances::Allowances, callable::{Admitted, Believed}, hosts::Hosts, owners::Owners, recording::Recorder,
+    allowances::Allowances,
+    callable::{Admitted, Believed},
+    hosts::Hosts,
+    owners::Owners,
+    recording::Recorder,
 };
 use crate::{
     AppState,

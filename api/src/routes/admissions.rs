@@ -78,6 +78,7 @@ struct AdmissionFilter {
     state: Option<AdmissionState>,
     /// Those to this model alone.
     #[param(value_type = Option<String>)]
+    #[schema(value_type = Option<String>)]
     model: Option<ModelId>,
 }
 

@@ -4,8 +4,8 @@ use comptoir_domain::{
     amount::Amount,
     asset::Asset,
     id::{
-        AdmissionId, BatchId, ContributionId, DatasetId, DepositId, JobId, ModelId, OfferId, PurchaseId, SubscriptionId,
-        TakedownId, WebhookEndpointId, WebhookEventId, WorkerId,
+        AdmissionId, BatchId, ContributionId, DatasetId, DepositId, JobId, ModelId, OfferId,
+        PurchaseId, SubscriptionId, TakedownId, WebhookEndpointId, WebhookEventId, WorkerId,
     },
     purchase::SubscriptionEnd,
     takedown::Ground,
@@ -399,35 +399,11 @@ impl Data {
             E::AdmissionRequested
             | E::AdmissionGranted
             | E::AdmissionDenied
-            | E::AdmissionRevoked => {
-                let StoredAdmission { model_id, reason } = stored(event)?;
-                Self::Admission(AdmissionData {
-                    admission_id: AdmissionId(subject()?),
-                    model_id: ModelId(model_id),
-                    reason,
-                })
-            }
-            E::BatchAnchored => {
-                let StoredBatch { number, hash } = stored(event)?;
-                let batch_id = BatchId(subject()?);
-                Self::Batch(BatchData {
-                    batch_id,
-                    number,
-                    hash,
-                })
-            }
+            | E::AdmissionRevoked => Self::admission(event)?,
+            E::BatchAnchored => Self::batch(event)?,
             E::PayoutPaid => Self::payout(event)?,
             E::DepositCredited => Self::deposit(event)?,
-            E::BalanceLow => {
-                let StoredBalance {
-                    available_base,
-                    threshold_base,
-                } = stored(event)?;
-                Self::Balance(BalanceData {
-                    available: money(event, available_base)?,
-                    threshold: money(event, threshold_base)?,
-                })
-            }
+            E::BalanceLow => Self::balance(event)?,
             E::WorkerOffline => {
                 let StoredWorker { last_seen_at } = stored(event)?;
                 let worker_id = WorkerId(subject()?);
@@ -503,6 +479,34 @@ impl Data {
             dataset_id: DatasetId(it.dataset_id),
             ground: it.ground,
             reason: it.reason,
+        }))
+    }
+
+    fn admission(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let StoredAdmission { model_id, reason } = stored(event)?;
+        let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
+        Ok(Self::Admission(AdmissionData {
+            admission_id: AdmissionId(subject),
+            model_id: ModelId(model_id),
+            reason,
+        }))
+    }
+
+    fn batch(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let StoredBatch { number, hash } = stored(event)?;
+        let subject = event.subject.ok_or(UnreadableEvent::Lacking(event.id))?;
+        Ok(Self::Batch(BatchData {
+            batch_id: BatchId(subject),
+            number,
+            hash,
+        }))
+    }
+
+    fn balance(event: &WebhookEvent) -> Result<Self, UnreadableEvent> {
+        let it: StoredBalance = stored(event)?;
+        Ok(Self::Balance(BalanceData {
+            available: money(event, it.available_base)?,
+            threshold: money(event, it.threshold_base)?,
         }))
     }
 

@@ -1,6 +1,7 @@
 //! Admissions over HTTP: who calls a gated model, who decides that, and who is told.
 
 use axum::http::{Method, StatusCode, header};
+use comptoir_domain::id::ModelId;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 use time::Duration;
@@ -45,7 +46,9 @@ async fn asked(app: &TestApp, by: &Session, model: &str) -> String {
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
-async fn a_gated_model_is_looked_at_by_everybody_and_called_by_whom_its_creator_lets_in(db: PgPool) {
+async fn a_gated_model_is_looked_at_by_everybody_and_called_by_whom_its_creator_lets_in(
+    db: PgPool,
+) {
     let world = World::new(db, 100, vec![good()]).await;
     let (app, model) = (&world.app, &world.path);
     world.call(1).await.expect(StatusCode::OK);
@@ -56,7 +59,11 @@ async fn a_gated_model_is_looked_at_by_everybody_and_called_by_whom_its_creator_
     assert_eq!(shown.expect(StatusCode::OK).json["gated"], true);
     let refused = world.call(1).await;
     let refused = refused.expect_problem(StatusCode::FORBIDDEN, "admission_required");
-    assert!(refused.text("/detail").contains(&format!("{model}/admissions")));
+    assert!(
+        refused
+            .text("/detail")
+            .contains(&format!("{model}/admissions"))
+    );
 
     let admission = asked(app, &world.caller, model).await;
     app.pass(BELIEVED);
@@ -102,7 +109,9 @@ async fn nobody_asks_twice_nor_for_what_needs_no_asking(db: PgPool) {
     ask(&app, &caller, &model, &none)
         .await
         .expect_problem(conflict, "model_not_gated");
-    gate(&app, &creator, &model, true).await.expect(StatusCode::OK);
+    gate(&app, &creator, &model, true)
+        .await
+        .expect(StatusCode::OK);
     ask(&app, &creator, &model, &none)
         .await
         .expect_problem(conflict, "own_model");
@@ -140,7 +149,9 @@ async fn an_admission_is_listed_by_both_sides_and_answered_by_the_creator_alone(
     let (creator, _) = app.bound_session().await;
     let [caller, stranger] = [app.session().await, app.session().await];
     let model = models::shown(&app, &creator).await;
-    gate(&app, &creator, &model, true).await.expect(StatusCode::OK);
+    gate(&app, &creator, &model, true)
+        .await
+        .expect(StatusCode::OK);
     let admission = asked(&app, &caller, &model).await;
     let listed = async |by: &Session, query: &str| {
         let page = get(&app, by, &format!("/v1/admissions?{query}")).await;
@@ -161,7 +172,10 @@ async fn an_admission_is_listed_by_both_sides_and_answered_by_the_creator_alone(
         }
     }
     let read = get(&app, &caller, &admission).await.expect(StatusCode::OK);
-    assert_eq!((read.text("/state"), read.text("/note")), ("requested", "for a paper"));
+    assert_eq!(
+        (read.text("/state"), read.text("/note")),
+        ("requested", "for a paper")
+    );
 }
 
 #[sqlx::test(migrator = "comptoir_store::MIGRATOR")]
@@ -174,10 +188,14 @@ async fn both_sides_are_told_what_becomes_of_an_admission(db: PgPool) {
         webhooks::make(&app, by).await;
     }
     let model = models::shown(&app, &creator).await;
-    gate(&app, &creator, &model, true).await.expect(StatusCode::OK);
+    gate(&app, &creator, &model, true)
+        .await
+        .expect(StatusCode::OK);
     let admission = asked(&app, &caller, &model).await;
     for act in ["grant", "revoke"] {
-        say(&app, &creator, &admission, act).await.expect(StatusCode::OK);
+        say(&app, &creator, &admission, act)
+            .await
+            .expect(StatusCode::OK);
     }
     for by in [&creator, &caller] {
         let events = get(&app, by, "/v1/events").await.expect(StatusCode::OK);
@@ -201,9 +219,15 @@ async fn both_sides_are_told_what_becomes_of_an_admission(db: PgPool) {
 /// For the walk over every route: an admission to a model of the owner's.
 pub async fn make(app: &TestApp, owner: &Session) -> Vec<String> {
     let caller = app.session().await;
-    let model = models::make(app, owner).await;
-    let model = format!("/v1/models/{}", model[0]);
-    gate(app, owner, &model, true).await;
+    let model = models::make(app, owner).await.remove(0);
+    // Without a token there is no price, and without a price nothing is shown.
+    let id: ModelId = model.parse().unwrap();
+    sqlx::query("UPDATE models SET visibility = 'unlisted', is_gated = true, shown_at = created_at WHERE model_id = $1")
+        .bind(id.0)
+        .execute(&app.owner)
+        .await
+        .unwrap();
+    let model = format!("/v1/models/{model}");
     let asked = asked(app, &caller, &model).await;
     vec![asked.rsplit('/').next().unwrap().to_owned()]
 }

@@ -3,10 +3,9 @@
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::accounts::filtered;
 use crate::{
     args::ListArgs,
-    client::{Context, http::Api, idempotency_key},
+    client::{Context, http::Api, idempotency_key, jobs::filtered},
     output::base_units,
 };
 

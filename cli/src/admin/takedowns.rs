@@ -3,10 +3,9 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::accounts::filtered;
 use crate::{
     args::ListArgs,
-    client::{Context, takedowns::TAKEDOWN},
+    client::{Context, jobs::filtered, takedowns::TAKEDOWN},
 };
 
 /// What administrators do with takedowns.

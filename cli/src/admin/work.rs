@@ -3,8 +3,10 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::accounts::filtered;
-use crate::{args::ListArgs, client::Context};
+use crate::{
+    args::ListArgs,
+    client::{Context, jobs::filtered},
+};
 
 const STUCK: &[&str] = &[
     "id",

@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde_json::json;
 
-use super::{Context, http, idempotency_key, jobs::list_path};
+use super::{Context, http, idempotency_key, jobs::filtered};
 use crate::args::ListArgs;
 
 const ADMISSION: &[&str] = &[
@@ -84,12 +84,9 @@ pub async fn run(context: &Context, api: &http::Api, verb: &Admission) -> anyhow
             page,
         } => {
             let side = if *received { "received" } else { "asked" };
-            let mut path = format!("{}&side={side}", list_path("/v1/admissions", page));
-            for (name, value) in [("state", state), ("model", model)] {
-                if let Some(value) = value {
-                    path.push_str(&format!("&{name}={value}"));
-                }
-            }
+            let side = Some(side.to_owned());
+            let filters = [("side", &side), ("state", state), ("model", model)];
+            let path = filtered("/v1/admissions", page, &filters);
             output.list(&api.get(&path).await?, ADMISSION);
             return Ok(());
         }

@@ -346,9 +346,38 @@ pub fn list_path(path: &str, page: &ListArgs) -> String {
     }
 }
 
+/// The path of a page of a list with filters.
+#[must_use]
+pub fn filtered(path: &str, page: &ListArgs, filters: &[(&str, &Option<String>)]) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in filters {
+        if let Some(value) = value {
+            query.append_pair(name, value);
+        }
+    }
+    let query = query.finish();
+    let path = list_path(path, page);
+    if query.is_empty() {
+        path
+    } else {
+        format!("{path}&{query}")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_cannot_add_another() {
+        let page = ListArgs {
+            limit: 5,
+            cursor: None,
+        };
+        let email = Some("a&role=platform".to_owned());
+        let path = filtered("/v1/admin/accounts", &page, &[("email", &email)]);
+        assert_eq!(path, "/v1/admin/accounts?limit=5&email=a%26role%3Dplatform");
+    }
 
     #[test]
     fn an_output_cannot_name_a_path() {

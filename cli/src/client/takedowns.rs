@@ -3,7 +3,7 @@
 use clap::{Subcommand, ValueEnum};
 use serde_json::json;
 
-use super::{Context, http, idempotency_key, jobs::list_path};
+use super::{Context, http, idempotency_key, jobs::filtered};
 use crate::args::ListArgs;
 
 pub(crate) const TAKEDOWN: &[&str] = &[
@@ -87,16 +87,9 @@ pub async fn run(context: &Context, api: &http::Api, verb: &Takedown) -> anyhow:
             state,
             page,
         } => {
-            let mut path = list_path("/v1/takedowns", page);
-            path.push_str(if *received {
-                "&side=received"
-            } else {
-                "&side=filed"
-            });
-            if let Some(state) = state {
-                path.push_str("&state=");
-                path.push_str(state);
-            }
+            let side = if *received { "received" } else { "filed" };
+            let side = Some(side.to_owned());
+            let path = filtered("/v1/takedowns", page, &[("side", &side), ("state", state)]);
             output.list(&api.get(&path).await?, TAKEDOWN);
             return Ok(());
         }
